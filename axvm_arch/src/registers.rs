@@ -1,0 +1,206 @@
+//! The registers of one CPU, as a value: what `axvm_boot` computes, `axvm_kvm` loads, and every
+//! explanation prints.
+//!
+//! Source: Intel SDM volume 3, chapter 2 "System Architecture Overview", 3.4.5 "Segment Descriptors".
+
+/// CR0 bits (SDM 3, 2.5).
+pub mod cr0 {
+    /// Protection enable.
+    pub const PE: u64 = 1 << 0;
+    /// Extension type; fixed to 1 on every CPU since the 486.
+    pub const ET: u64 = 1 << 4;
+    /// Numeric error.
+    pub const NE: u64 = 1 << 5;
+    /// Write protect.
+    pub const WP: u64 = 1 << 16;
+    /// Paging.
+    pub const PG: u64 = 1 << 31;
+}
+
+/// CR4 bits (SDM 3, 2.5).
+pub mod cr4 {
+    /// Physical address extension.
+    pub const PAE: u64 = 1 << 5;
+}
+
+/// IA32_EFER bits (SDM 3, 2.2.1).
+pub mod efer {
+    /// Long mode enable.
+    pub const LME: u64 = 1 << 8;
+    /// Long mode active.
+    pub const LMA: u64 = 1 << 10;
+}
+
+/// RFLAGS with only the always-one bit: interrupts off.
+pub const RFLAGS_RESERVED: u64 = 1 << 1;
+
+/// General registers, instruction pointer and flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub rip: u64,
+    pub rflags: u64,
+}
+
+/// A segment register with its hidden part: selector, and the descriptor the CPU cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Linear base address.
+    pub base: u64,
+    /// Last valid offset, in bytes (already scaled by the granularity bit).
+    pub limit: u32,
+    /// Index into the GDT, table bit and RPL.
+    pub selector: u16,
+    /// Type field, 4 bits (0xb: code, read, accessed; 0x3: data, write, accessed; 0xb for TR: busy TSS).
+    pub kind: u8,
+    /// P: present.
+    pub present: bool,
+    /// DPL: privilege level, 0 to 3.
+    pub dpl: u8,
+    /// D/B: 32-bit default operand size.
+    pub db: bool,
+    /// S: code or data (true), system (false).
+    pub code_or_data: bool,
+    /// L: 64-bit code.
+    pub long: bool,
+    /// G: limit counts 4 KiB pages.
+    pub granularity: bool,
+}
+
+impl Segment {
+    /// A flat 4 GiB segment (base 0), as the boot protocol asks for.
+    const fn flat(selector: u16, kind: u8, db: bool, long: bool) -> Segment {
+        Segment {
+            base: 0,
+            limit: 0xffff_ffff,
+            selector,
+            kind,
+            present: true,
+            dpl: 0,
+            db,
+            code_or_data: true,
+            long,
+            granularity: true,
+        }
+    }
+
+    /// Flat 32-bit code, execute/read.
+    pub const fn code32(selector: u16) -> Segment {
+        Segment::flat(selector, 0xb, true, false)
+    }
+
+    /// Flat 64-bit code, execute/read.
+    pub const fn code64(selector: u16) -> Segment {
+        Segment::flat(selector, 0xb, false, true)
+    }
+
+    /// Flat data, read/write.
+    pub const fn data(selector: u16) -> Segment {
+        Segment::flat(selector, 0x3, true, false)
+    }
+
+    /// A busy 32/64-bit TSS of the smallest size, at `base`.
+    pub const fn tss(selector: u16, base: u64) -> Segment {
+        Segment {
+            base,
+            limit: 0x67,
+            selector,
+            kind: 0xb,
+            present: true,
+            dpl: 0,
+            db: false,
+            code_or_data: false,
+            long: false,
+            granularity: false,
+        }
+    }
+
+    /// The 8-byte GDT entry this segment is loaded from (SDM 3, figure 3-8).
+    pub const fn descriptor(&self) -> u64 {
+        let limit = if self.granularity { self.limit >> 12 } else { self.limit } as u64;
+        let base = self.base;
+        (limit & 0xffff)
+            | (base & 0xff_ffff) << 16
+            | (self.kind as u64 & 0xf) << 40
+            | (self.code_or_data as u64) << 44
+            | (self.dpl as u64 & 3) << 45
+            | (self.present as u64) << 47
+            | (limit >> 16 & 0xf) << 48
+            | (self.long as u64) << 53
+            | (self.db as u64) << 54
+            | (self.granularity as u64) << 55
+            | (base >> 24 & 0xff) << 56
+    }
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DescriptorTable {
+    /// Linear address of entry 0.
+    pub base: u64,
+    /// Size in bytes, minus one.
+    pub limit: u16,
+}
+
+/// Segments, descriptor tables and control registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SystemRegisters {
+    pub cs: Segment,
+    pub ds: Segment,
+    pub es: Segment,
+    pub fs: Segment,
+    pub gs: Segment,
+    pub ss: Segment,
+    pub tr: Segment,
+    pub gdt: DescriptorTable,
+    pub idt: DescriptorTable,
+    pub cr0: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+}
+
+/// Everything a CPU needs to take its first instruction: the entry state of the BSP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuState {
+    /// General registers.
+    pub regs: Registers,
+    /// Segments, tables and control registers.
+    pub system: SystemRegisters,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_match_the_classic_encodings() {
+        assert_eq!(Segment::code32(0x10).descriptor(), 0x00cf_9b00_0000_ffff);
+        assert_eq!(Segment::code64(0x10).descriptor(), 0x00af_9b00_0000_ffff);
+        assert_eq!(Segment::data(0x18).descriptor(), 0x00cf_9300_0000_ffff);
+        assert_eq!(Segment::tss(0x20, 0).descriptor(), 0x0000_8b00_0000_0067);
+    }
+
+    #[test]
+    fn a_base_address_is_split_over_the_descriptor() {
+        let tss = Segment::tss(0x20, 0x1234_5678);
+        assert_eq!(tss.descriptor(), 0x1200_8b34_5678_0067);
+    }
+}

@@ -1,0 +1,200 @@
+//! The bus: which chip answers at which address.
+//!
+//! ```text
+//!  BusBuilder::plug(range, name, chip) ...  --finish-->  Bus (frozen, sorted, no lock)
+//!                                                         | read/write(address)
+//!                                                         v
+//!                                                       chip.read/write(offset)
+//! ```
+//!
+//! One type serves both I/O ports and MMIO. An address nobody answers reads as all ones, as on a
+//! PC, and swallows writes.
+
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A chip on a bus. It knows offsets into its own registers, never its address.
+///
+/// `&self`: two vCPUs may arrive at once. `data.len()` is the width of the access in bytes: 1, 2,
+/// 4 or 8. A chip must accept any offset and width; it ignores what it does not have.
+pub trait BusDevice: Send + Sync {
+    /// The guest reads `data.len()` bytes at `offset`. `data` arrives filled with 0xff.
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// The guest writes `data` at `offset`.
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
+/// A new slot does not fit on the bus.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PlugError {
+    /// Two chips claim an address.
+    #[error("Cannot plug {new} at {base:#x} ({len:#x} bytes): {old} is already there")]
+    Overlap {
+        /// Name of the chip that came late.
+        new: &'static str,
+        /// Its first address.
+        base: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// Name of the chip that was there.
+        old: &'static str,
+    },
+    /// The range is empty or wraps around.
+    #[error("Cannot plug {new} at {base:#x}: {len:#x} bytes is no range")]
+    Range {
+        /// Name of the chip.
+        new: &'static str,
+        /// Its first address.
+        base: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+}
+
+struct Slot {
+    base: u64,
+    /// Inclusive, so a range may end at the top of the address space.
+    last: u64,
+    name: &'static str,
+    chip: Arc<dyn BusDevice>,
+}
+
+/// Collects chips while the machine is being built.
+#[derive(Default)]
+pub struct BusBuilder {
+    slots: Vec<Slot>,
+}
+
+impl BusBuilder {
+    /// Gives the `len` addresses from `base` to `chip`; refuses an overlap.
+    pub fn plug(&mut self, base: u64, len: u64, name: &'static str, chip: Arc<dyn BusDevice>) -> Result<(), PlugError> {
+        let last = len.checked_sub(1).and_then(|span| base.checked_add(span));
+        let last = last.ok_or(PlugError::Range { new: name, base, len })?;
+        let place = self.slots.partition_point(|slot| slot.base <= base);
+        let before = place.checked_sub(1).map(|n| &self.slots[n]).filter(|slot| slot.last >= base);
+        let after = self.slots.get(place).filter(|slot| slot.base <= last);
+        if let Some(old) = before.or(after) {
+            return Err(PlugError::Overlap { new: name, base, len, old: old.name });
+        }
+        self.slots.insert(place, Slot { base, last, name, chip });
+        Ok(())
+    }
+
+    /// Freezes the bus.
+    pub fn finish(self) -> Bus {
+        Bus { slots: self.slots.into() }
+    }
+}
+
+/// A frozen bus: sorted slots, looked up without a lock.
+pub struct Bus {
+    slots: Box<[Slot]>,
+}
+
+impl Bus {
+    /// Routes a read; `data` is all ones if nobody answers. Returns whether someone did.
+    pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
+        data.fill(0xff);
+        match self.find(address) {
+            Some(slot) => {
+                slot.chip.read(address - slot.base, data);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Routes a write. Returns whether someone answered.
+    pub fn write(&self, address: u64, data: &[u8]) -> bool {
+        match self.find(address) {
+            Some(slot) => {
+                slot.chip.write(address - slot.base, data);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Who sits where: (first address, last address, name), in order.
+    pub fn slots(&self) -> impl Iterator<Item = (u64, u64, &'static str)> {
+        self.slots.iter().map(|slot| (slot.base, slot.last, slot.name))
+    }
+
+    fn find(&self, address: u64) -> Option<&Slot> {
+        let after = self.slots.partition_point(|slot| slot.base <= address);
+        let slot = &self.slots[after.checked_sub(1)?];
+        (address <= slot.last).then_some(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<(u64, Vec<u8>)>>);
+
+    impl BusDevice for Recorder {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            data.fill(offset as u8);
+        }
+        fn write(&self, offset: u64, data: &[u8]) {
+            self.0.lock().unwrap().push((offset, data.to_vec()));
+        }
+    }
+
+    fn chip() -> Arc<Recorder> {
+        Arc::default()
+    }
+
+    #[test]
+    fn accesses_reach_the_chip_as_offsets() {
+        let (low, high) = (chip(), chip());
+        let mut builder = BusBuilder::default();
+        builder.plug(0x200, 0x10, "high", high.clone()).unwrap();
+        builder.plug(0x100, 0x10, "low", low.clone()).unwrap();
+        let bus = builder.finish();
+
+        assert!(bus.write(0x10f, &[1]));
+        assert!(bus.write(0x200, &[2, 3]));
+        assert_eq!(*low.0.lock().unwrap(), [(0xf, vec![1])]);
+        assert_eq!(*high.0.lock().unwrap(), [(0, vec![2, 3])]);
+        let mut data = [0; 2];
+        assert!(bus.read(0x20f, &mut data));
+        assert_eq!(data, [0xf, 0xf]);
+    }
+
+    #[test]
+    fn nobody_home_reads_as_all_ones() {
+        let mut builder = BusBuilder::default();
+        builder.plug(0x100, 0x10, "chip", chip()).unwrap();
+        let bus = builder.finish();
+        for address in [0, 0xff, 0x110, u64::MAX] {
+            let mut data = [0; 4];
+            assert!(!bus.read(address, &mut data), "{address:#x}");
+            assert_eq!(data, [0xff; 4]);
+            assert!(!bus.write(address, &data));
+        }
+    }
+
+    #[test]
+    fn overlaps_are_refused_with_both_names() {
+        let mut builder = BusBuilder::default();
+        builder.plug(0x100, 0x10, "old", chip()).unwrap();
+        for (base, len) in [(0x100, 0x10), (0xff, 2), (0x10f, 1), (0x0, 0x1000)] {
+            let error = builder.plug(base, len, "new", chip()).unwrap_err();
+            assert_eq!(error, PlugError::Overlap { new: "new", base, len, old: "old" });
+        }
+        builder.plug(0xff, 1, "below", chip()).unwrap();
+        builder.plug(0x110, 1, "above", chip()).unwrap();
+    }
+
+    #[test]
+    fn empty_and_wrapping_ranges_are_refused() {
+        let mut builder = BusBuilder::default();
+        assert!(builder.plug(0, 0, "empty", chip()).is_err());
+        assert!(builder.plug(u64::MAX, 2, "wraps", chip()).is_err());
+        builder.plug(u64::MAX, 1, "top", chip()).unwrap();
+    }
+}
