@@ -1,1 +1,22 @@
-//! Placeholder head; see below.
+//! Guest RAM: where it lives on the host, and the only safe ways to touch it.
+//!
+//! ```text
+//!   a claim (from the guest)            a proof (checked once)             what it allows
+//!   Gpa, len          --range()-->      GuestRange          --copy, preadv/pwritev
+//!   Gpa, count        --array()-->      GuestArray<T>       --volatile get/set, atomic load/store
+//! ```
+//!
+//! The guest may write its RAM at any moment, so no reference into it (`&T`, `&mut T`, `&[u8]`)
+//! ever exists here: accesses are copies, volatile or atomic.
+//!
+//! The layout of RAM never changes while a [`GuestRam`] lives; that is why a proof stays true.
+
+mod access;
+mod array;
+mod file;
+mod mapping;
+mod ram;
+
+pub use access::{AccessError, GuestRange};
+pub use array::{GuestArray, Plain};
+pub use ram::{GuestMemory, GuestRam, RamConfig, RamError, RamRegion};

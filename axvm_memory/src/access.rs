@@ -1,0 +1,179 @@
+//! Ranges of guest RAM, and copies in and out.
+
+use axvm_arch::Gpa;
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
+
+use crate::GuestRam;
+
+/// An address from the guest (or from a layout) does not name RAM.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum AccessError {
+    /// Some byte of the range is not RAM.
+    #[error("{len} bytes at {gpa} are not all in guest RAM")]
+    NotRam {
+        /// First address.
+        gpa: Gpa,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// The address breaks the alignment of what is said to be there.
+    #[error("{gpa} is not aligned to {align} bytes")]
+    Unaligned {
+        /// The address.
+        gpa: Gpa,
+        /// Required alignment in bytes.
+        align: u64,
+    },
+}
+
+/// A range proven to lie inside one region of guest RAM.
+///
+/// Made only by [`GuestRam::range`]; valid for the RAM that made it. May be empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestRange {
+    gpa: Gpa,
+    len: usize,
+}
+
+impl GuestRange {
+    /// First address.
+    pub fn gpa(&self) -> Gpa {
+        self.gpa
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first `count` bytes and the rest; all bytes and an empty rest if it is shorter.
+    pub fn split_at(&self, count: usize) -> (GuestRange, GuestRange) {
+        let count = count.min(self.len);
+        let rest = GuestRange { gpa: Gpa(self.gpa.0 + count as u64), len: self.len - count };
+        (GuestRange { gpa: self.gpa, len: count }, rest)
+    }
+}
+
+impl GuestRam {
+    /// Proves that `len` bytes from `gpa` are RAM, in one region.
+    pub fn range(&self, gpa: Gpa, len: u64) -> Result<GuestRange, AccessError> {
+        let error = AccessError::NotRam { gpa, len };
+        let size = usize::try_from(len).map_err(|_| error)?;
+        let end = gpa.checked_add(len).ok_or(error)?;
+        let inside = |region: crate::RamRegion| region.gpa <= gpa && end.0 <= region.gpa.0 + region.len;
+        if !self.regions().any(inside) {
+            return Err(error);
+        }
+        Ok(GuestRange { gpa, len: size })
+    }
+
+    /// Copies from guest RAM.
+    pub fn read(&self, gpa: Gpa, data: &mut [u8]) -> Result<(), AccessError> {
+        self.memory()
+            .read_slice(data, GuestAddress(gpa.0))
+            .map_err(|_| AccessError::NotRam { gpa, len: data.len() as u64 })
+    }
+
+    /// Copies into guest RAM.
+    pub fn write(&self, gpa: Gpa, data: &[u8]) -> Result<(), AccessError> {
+        self.memory()
+            .write_slice(data, GuestAddress(gpa.0))
+            .map_err(|_| AccessError::NotRam { gpa, len: data.len() as u64 })
+    }
+
+    /// Copies `data.len()` bytes out of the front of `range`; stops at the shorter of the two.
+    pub fn copy_from(&self, range: &GuestRange, data: &mut [u8]) -> usize {
+        self.volatile(range).copy_to(data)
+    }
+
+    /// Copies `data` to the front of `range`; stops at the shorter of the two.
+    pub fn copy_to(&self, range: &GuestRange, data: &[u8]) -> usize {
+        let count = data.len().min(range.len());
+        self.volatile(range).copy_from(&data[..count]);
+        count
+    }
+
+    /// Host view of a proven range.
+    pub(crate) fn volatile(&self, range: &GuestRange) -> VolatileSlice<'_> {
+        // An empty range may sit at the very end of a region, where there is no byte to point at.
+        let at = if range.is_empty() { GuestAddress(0) } else { GuestAddress(range.gpa.0) };
+        self.memory().get_slice(at, range.len).expect("a GuestRange belongs to the RAM that made it")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RamConfig;
+    use std::sync::Arc;
+
+    const MIB: u64 = 1 << 20;
+
+    fn ram(size: u64) -> Arc<GuestRam> {
+        GuestRam::allocate(&RamConfig { size, huge_pages: false }).unwrap()
+    }
+
+    #[test]
+    fn ranges_end_where_ram_ends() {
+        let ram = ram(4 * MIB);
+        assert_eq!(ram.range(Gpa(0), 4 * MIB).unwrap().len(), 4 << 20);
+        assert!(ram.range(Gpa(4 * MIB - 1), 1).is_ok());
+        assert!(ram.range(Gpa(4 * MIB), 0).is_ok());
+        for (gpa, len) in [(0, 4 * MIB + 1), (4 * MIB - 1, 2), (4 * MIB, 1), (u64::MAX, 1), (1, u64::MAX)] {
+            let gpa = Gpa(gpa);
+            assert_eq!(ram.range(gpa, len), Err(AccessError::NotRam { gpa, len }));
+        }
+    }
+
+    #[test]
+    fn no_range_crosses_the_hole() {
+        let ram = ram(6 << 30);
+        assert!(ram.range(Gpa((3 << 30) - 8), 8).is_ok());
+        assert!(ram.range(Gpa((3 << 30) - 8), 9).is_err());
+        assert!(ram.range(Gpa(0xd000_0000), 1).is_err());
+        assert!(ram.range(Gpa(4 << 30), 3 << 30).is_ok());
+        assert!(ram.range(Gpa((4 << 30) - 1), 2).is_err());
+    }
+
+    #[test]
+    fn copies_stop_at_the_shorter_side() {
+        let ram = ram(2 * MIB);
+        let range = ram.range(Gpa(2 * MIB - 4), 4).unwrap();
+        assert_eq!(ram.copy_to(&range, &[1, 2, 3, 4, 5, 6]), 4);
+        let mut data = [9; 6];
+        assert_eq!(ram.copy_from(&range, &mut data), 4);
+        assert_eq!(data, [1, 2, 3, 4, 9, 9]);
+        let mut two = [0; 2];
+        assert_eq!(ram.copy_from(&range, &mut two), 2);
+        assert_eq!(two, [1, 2]);
+    }
+
+    #[test]
+    fn an_empty_range_copies_nothing() {
+        let ram = ram(2 * MIB);
+        let range = ram.range(Gpa(2 * MIB), 0).unwrap();
+        assert_eq!(ram.copy_to(&range, &[1]), 0);
+        assert_eq!(ram.copy_from(&range, &mut [0]), 0);
+    }
+
+    #[test]
+    fn splitting_keeps_every_byte_once() {
+        let ram = ram(2 * MIB);
+        let (head, tail) = ram.range(Gpa(0x1000), 10).unwrap().split_at(4);
+        assert_eq!((head.gpa(), head.len(), tail.gpa(), tail.len()), (Gpa(0x1000), 4, Gpa(0x1004), 6));
+        assert!(head.split_at(9).1.is_empty());
+    }
+
+    #[test]
+    fn writes_outside_ram_are_errors() {
+        let ram = ram(2 * MIB);
+        assert!(ram.write(Gpa(2 * MIB - 1), &[0; 2]).is_err());
+        assert!(ram.read(Gpa(u64::MAX), &mut [0]).is_err());
+    }
+}
