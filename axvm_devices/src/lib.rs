@@ -9,7 +9,9 @@
 mod bus;
 mod irq;
 mod power;
+mod uart;
 
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
 pub use irq::Irq;
 pub use power::{Power, PowerEvent};
+pub use uart::Uart;
