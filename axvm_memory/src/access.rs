@@ -4,7 +4,7 @@ use axvm_arch::Gpa;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
-use crate::GuestRam;
+use crate::{GuestRam, Plain};
 
 /// An address from the guest (or from a layout) does not name RAM.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -99,6 +99,22 @@ impl GuestRam {
         count
     }
 
+    /// Volatile read of a `T` at `offset` bytes into `range`, aligned or not. The `T` must end inside
+    /// the range; one that does not is our bug and panics.
+    #[inline]
+    pub fn get<T: Plain>(&self, range: &GuestRange, offset: usize) -> T {
+        #[repr(C, packed)]
+        #[derive(Clone, Copy)]
+        struct Unaligned<T>(T);
+
+        let (_, rest) = range.split_at(offset);
+        assert!(rest.len >= size_of::<T>(), "{offset} bytes into a range of {}", range.len);
+        let place = self.volatile(&rest).ptr_guard().as_ptr().cast::<Unaligned<T>>();
+        // SAFETY: the range holds a whole `T` from `place` on, packed needs no alignment, and every bit
+        // pattern is a `T`.
+        unsafe { place.read_volatile() }.0
+    }
+
     /// Host view of a proven range.
     pub(crate) fn volatile(&self, range: &GuestRange) -> VolatileSlice<'_> {
         // An empty range may sit at the very end of a region, where there is no byte to point at.
@@ -160,6 +176,22 @@ mod tests {
         let range = ram.range(Gpa(2 * MIB), 0).unwrap();
         assert_eq!(ram.copy_to(&range, &[1]), 0);
         assert_eq!(ram.copy_from(&range, &mut [0]), 0);
+    }
+
+    #[test]
+    fn values_need_no_alignment() {
+        let ram = ram(2 * MIB);
+        ram.write(Gpa(0x1001), &[1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+        let range = ram.range(Gpa(0x1001), 9).unwrap();
+        assert_eq!(ram.get::<u64>(&range, 1), 0x0908_0706_0504_0302);
+        assert_eq!(ram.get::<u8>(&range, 8), 9);
+    }
+
+    #[test]
+    #[should_panic(expected = "2 bytes into a range of 9")]
+    fn a_value_past_the_end_is_our_bug() {
+        let ram = ram(2 * MIB);
+        ram.get::<u64>(&ram.range(Gpa(0x1000), 9).unwrap(), 2);
     }
 
     #[test]

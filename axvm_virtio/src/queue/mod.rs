@@ -1,0 +1,220 @@
+//! The split virtqueue: how a driver hands buffers to a device and gets them back, without a syscall.
+//!
+//! ```text
+//!            descriptor table          available ring             used ring
+//!   driver   writes: buffers    ---->  writes: heads, idx         reads
+//!   device   reads (pop)               reads (pop)          ----> writes: heads, lengths, idx (publish)
+//!
+//!   free-running indices, modulo 2^16:
+//!     published <= next_used <= next_avail <= avail.idx <= published + size
+//!         |-pushed--|-in work-----|--offered----|
+//! ```
+//!
+//! The loop of a device:
+//!
+//! ```text
+//!   disable_kicks
+//!   again: while pop gives a chain { work; push_used }      publish -> interrupt?
+//!          enable_kicks says more came? again               else sleep until kicked
+//! ```
+//!
+//! Memory ordering, device (us) against driver (another CPU):
+//! * `avail.idx` is loaded with Acquire and pairs with the driver's barrier before its store: ring
+//!   entries, descriptors and buffers are read after it and are never older than it.
+//! * `used.idx` is stored with Release: whoever sees it sees the elements and the data.
+//! * Two store-then-load pairs need a full fence, as Release and Acquire leave a store free to pass a
+//!   later load: (`used.idx`, then `used_event` or `avail.flags`) in `publish`, else an interrupt can
+//!   be lost; (`avail_event` or `used.flags`, then `avail.idx`) in `enable_kicks`, else a kick. The
+//!   driver has the mirrored fences (2.7.7, 2.7.13.4), so one of the two always sees the other.
+//!
+//! Spec: virtio 1.2, 2.7 "Split Virtqueues". Device side only.
+//! Left out: packed rings (2.8), in-order use (2.7.9), the legacy layout (2.7.2).
+
+mod chain;
+mod descriptor;
+mod error;
+mod layout;
+mod rings;
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use axvm_memory::{AccessError, GuestArray, GuestRam};
+
+pub use chain::Chain;
+pub use error::QueueError;
+pub use layout::{MAX_SIZE, QueueFeatures, QueueLayout, QueueState};
+
+use chain::{Buffers, Walk};
+use rings::{AvailRing, UsedRing};
+
+/// A queue whose three parts are proven to lie in RAM.
+#[derive(Debug)]
+pub struct VirtQueue {
+    layout: QueueLayout,
+    features: QueueFeatures,
+    ram: Arc<GuestRam>,
+    descriptors: GuestArray<u128>,
+    avail: AvailRing,
+    used: UsedRing,
+    /// Chains taken.
+    next_avail: u16,
+    /// `avail.idx` when last looked at: up to here entries are checked and visible.
+    avail_seen: u16,
+    /// Chains pushed.
+    next_used: u16,
+    /// Our last `used.idx`.
+    published: u16,
+    buffers: Buffers,
+    /// The first error; nothing is taken after it.
+    broken: Option<QueueError>,
+}
+
+impl VirtQueue {
+    /// Turns the driver's claim into a queue that goes on from `state` (all zero for a new one).
+    /// Writes nothing.
+    pub fn new(
+        ram: &Arc<GuestRam>,
+        layout: &QueueLayout,
+        features: QueueFeatures,
+        state: QueueState,
+    ) -> Result<VirtQueue, QueueError> {
+        let size = layout.size;
+        // The largest power of two in 16 bits is 32768.
+        if !size.is_power_of_two() {
+            return Err(QueueError::Size(size));
+        }
+        let in_flight = state.next_avail.wrapping_sub(state.next_used);
+        if in_flight > size {
+            return Err(QueueError::State { size, in_flight });
+        }
+        let misplaced = |part| move |source: AccessError| QueueError::Placement { part, source };
+        Ok(VirtQueue {
+            layout: *layout,
+            features,
+            ram: Arc::clone(ram),
+            descriptors: ram.array(layout.descriptors, usize::from(size)).map_err(misplaced("descriptor table"))?,
+            avail: AvailRing::at(ram, layout.avail, size).map_err(misplaced("available ring"))?,
+            used: UsedRing::at(ram, layout.used, size).map_err(misplaced("used ring"))?,
+            next_avail: state.next_avail,
+            avail_seen: state.next_avail,
+            next_used: state.next_used,
+            published: state.next_used,
+            buffers: Buffers::default(),
+            broken: None,
+        })
+    }
+
+    /// Takes the next chain that the driver made available; `None` if there is none now.
+    ///
+    /// The work is bounded by the sizes of the descriptor table and of one indirect table. After an
+    /// error every call gives the same error: the device sets DEVICE_NEEDS_RESET.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<Chain<'_>>, QueueError> {
+        match self.take() {
+            Ok(head) => Ok(head.map(|head| self.buffers.chain(head))),
+            Err(error) => {
+                self.broken = Some(error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the used element of a chain from [`VirtQueue::pop`]; the driver sees it at the next
+    /// [`VirtQueue::publish`]. `written` counts bytes from the start of the writable part.
+    ///
+    /// # Panics
+    /// If more chains are pushed than were popped: a bug of the device.
+    #[inline]
+    pub fn push_used(&mut self, head: u16, written: u32) {
+        assert!(self.next_used != self.next_avail, "chain {head} pushed to a queue with no chain in flight");
+        self.used.set(self.next_used, head, written);
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Makes all pushed chains visible to the driver; true if it must be interrupted.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return false;
+        }
+        self.used.set_idx(new);
+        self.published = new;
+        // The driver asks for interrupts, then looks at used.idx: see the module's head.
+        fence(Ordering::SeqCst);
+        if self.features.event_idx { passes(self.avail.used_event(), old, new) } else { !self.avail.no_interrupt() }
+    }
+
+    /// Asks the driver for a kick at its next chain; true if chains came before it could know, and
+    /// the caller must pop again.
+    pub fn enable_kicks(&mut self) -> bool {
+        if self.features.event_idx {
+            self.used.set_avail_event(self.next_avail);
+        } else {
+            self.used.set_no_notify(false);
+        }
+        // The driver adds a chain, then looks whether to kick: see the module's head.
+        fence(Ordering::SeqCst);
+        self.broken.is_none() && self.avail.idx() != self.next_avail
+    }
+
+    /// Tells the driver that kicks are not needed. With event indices there is nothing to say: the
+    /// index that asks for a kick is behind the driver as soon as it has kicked.
+    pub fn disable_kicks(&mut self) {
+        if !self.features.event_idx {
+            self.used.set_no_notify(true);
+        }
+    }
+
+    /// Where the queue stands. Chains pushed but not published still count as in flight.
+    pub fn state(&self) -> QueueState {
+        QueueState { next_avail: self.next_avail, next_used: self.published }
+    }
+
+    /// Number of ring entries.
+    pub fn size(&self) -> u16 {
+        self.layout.size
+    }
+
+    /// Where the queue is; proven.
+    pub fn layout(&self) -> &QueueLayout {
+        &self.layout
+    }
+
+    /// Collects the next chain into `buffers` and gives its head.
+    #[inline]
+    fn take(&mut self) -> Result<Option<u16>, QueueError> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        if self.next_avail == self.avail_seen {
+            self.look()?;
+            if self.next_avail == self.avail_seen {
+                return Ok(None);
+            }
+        }
+        let head = self.avail.head(self.next_avail);
+        let walk = Walk { ram: &self.ram, descriptors: &self.descriptors, features: self.features, head };
+        self.buffers.collect(&walk)?;
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    /// Looks how far the driver has come. It has no descriptor for more chains than `size` that it has
+    /// not seen returned, so what is offered and what is in flight fit the ring together.
+    fn look(&mut self) -> Result<(), QueueError> {
+        let (from, to) = (self.next_avail, self.avail.idx());
+        let room = self.layout.size - from.wrapping_sub(self.published);
+        if to.wrapping_sub(from) > room {
+            return Err(QueueError::AvailIndex { from, to, room });
+        }
+        self.avail_seen = to;
+        Ok(())
+    }
+}
+
+/// Whether an index that moves from `old` to `new` writes entry `event` on the way (modulo 2^16).
+fn passes(event: u16, old: u16, new: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
