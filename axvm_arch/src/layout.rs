@@ -84,6 +84,12 @@ pub mod port {
     pub const RESET_VALUE: u8 = 0x06;
 }
 
+/// Numbers that the ACPI tables tell the guest and a chip must understand.
+pub mod acpi {
+    /// SLP_TYP of S5 (soft off): in the `_S5` package, and in the PM1a control register.
+    pub const SLEEP_TYPE_S5: u8 = 5;
+}
+
 /// Global system interrupts (GSI). 0 to 15 are the ISA lines, 16 to 23 the rest of the IOAPIC.
 pub mod gsi {
     /// PIT channel 0; on the IOAPIC it arrives at pin 2 (MADT source override).

@@ -6,12 +6,20 @@
 //! Left out: PIC, IOAPIC, local APIC and PIT, which KVM itself provides.
 #![forbid(unsafe_code)]
 
+mod acpi_pm;
 mod bus;
+mod i8042;
 mod irq;
 mod power;
+mod reset;
+mod rtc;
 mod uart;
 
+pub use acpi_pm::AcpiPm;
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
+pub use i8042::I8042;
 pub use irq::Irq;
 pub use power::{Power, PowerEvent};
+pub use reset::ResetRegister;
+pub use rtc::Rtc;
 pub use uart::Uart;

@@ -17,6 +17,8 @@ pub enum PowerEvent {
     Off,
     /// The guest asked for a reset; the text says through which door.
     Reset(&'static str),
+    /// A CPU shut down after a triple fault; a PC answers with a reset.
+    TripleFault,
     /// The guest can not go on; the text says why.
     Crash(String),
     /// The host failed the guest (a KVM call went wrong); the text says how.

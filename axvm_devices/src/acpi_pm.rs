@@ -1,0 +1,232 @@
+//! ACPI's fixed power-management registers: power button and soft off.
+//!
+//! ```text
+//!  offset  0          2          4              6
+//!          | PM1_STS  | PM1_EN   | PM1_CNT      |
+//!            8 button   8 button   13 SLP_EN  12:10 SLP_TYP  0 SCI_EN
+//!            write 1
+//!            to clear
+//!
+//!  power button --> STS and EN --> SCI --> guest shuts down --> SLP_EN with S5 --> Power::press(Off)
+//! ```
+//!
+//! The SCI is an edge here (the MADT says so), while on a PC it is a level. A level that is still
+//! up after the guest's handler has run interrupts again; to the same effect every write to STS or
+//! EN that leaves an enabled status pending sends one more edge.
+//!
+//! Spec: ACPI 6.5, 4.8.3.1 "PM1 Event Grouping" and 4.8.3.2 "PM1 Control Grouping".
+//! Left out: PM timer (optional), GPE blocks, global lock release, S1 to S4; SCI_EN is always set,
+//! for there is no legacy mode to come from (the FADT has no SMI command port).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
+
+use crate::{BusDevice, Irq, Power, PowerEvent};
+
+/// PM1_STS and PM1_EN: the power button.
+const PWRBTN: u16 = 1 << 8;
+/// PM1_CNT: the chip is in ACPI mode.
+const SCI_EN: u16 = 1 << 0;
+/// PM1_CNT: bits that keep what is written: BM_RLD and SLP_TYP.
+const CNT_KEPT: u16 = 0x1c02;
+/// PM1_CNT: enter the sleep state of SLP_TYP; reads as zero.
+const SLP_EN: u16 = 1 << 13;
+/// PM1_CNT: where SLP_TYP starts; it has 3 bits.
+const SLP_TYP_SHIFT: u32 = 10;
+/// Length of all three registers, in bytes.
+const LEN: usize = 6;
+
+/// The PM1a event block (offset 0) and control block (offset 4).
+pub struct AcpiPm {
+    pm1: Mutex<Pm1>,
+    sci: Irq,
+    power: Arc<Power>,
+}
+
+#[derive(Default)]
+struct Pm1 {
+    status: u16,
+    enable: u16,
+    control: u16,
+}
+
+impl Pm1 {
+    /// All registers as the guest sees them.
+    fn bytes(&self) -> [u8; LEN] {
+        let ([a, b], [c, d]) = (self.status.to_le_bytes(), self.enable.to_le_bytes());
+        let [e, f] = (self.control | SCI_EN).to_le_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    fn is_pending(&self) -> bool {
+        self.status & self.enable != 0
+    }
+}
+
+impl AcpiPm {
+    /// Length of the registers on the bus, in bytes.
+    pub const LEN: u64 = LEN as u64;
+
+    /// A block that interrupts through `sci` and turns the machine off through `power`.
+    pub fn new(sci: Irq, power: Arc<Power>) -> AcpiPm {
+        AcpiPm { pm1: Mutex::default(), sci, power }
+    }
+
+    /// What happens when a person presses the power button: the guest is asked to shut down.
+    ///
+    /// Whether and when it does is up to the guest.
+    pub fn press_power_button(&self) {
+        let mut pm1 = self.pm1();
+        pm1.status |= PWRBTN;
+        self.interrupt(&pm1);
+    }
+
+    fn interrupt(&self, pm1: &Pm1) {
+        if pm1.is_pending() {
+            self.sci.raise();
+        }
+    }
+
+    fn pm1(&self) -> MutexGuard<'_, Pm1> {
+        self.pm1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BusDevice for AcpiPm {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let bytes = self.pm1().bytes();
+        let from = usize::try_from(offset).unwrap_or(LEN).min(LEN);
+        for (byte, &value) in data.iter_mut().zip(&bytes[from..]) {
+            *byte = value;
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut pm1 = self.pm1();
+        for (address, &byte) in (offset..Self::LEN).zip(data) {
+            // The byte in its place in the 16-bit register, and the place itself.
+            let shift = address % 2 * 8;
+            let (value, mask) = (u16::from(byte) << shift, 0xff << shift);
+            match address / 2 {
+                0 => pm1.status &= !value,
+                1 => pm1.enable = pm1.enable & !mask | value,
+                _ => {
+                    pm1.control = pm1.control & !mask | value & CNT_KEPT;
+                    if value & SLP_EN != 0 && value >> SLP_TYP_SHIFT & 7 == u16::from(SLEEP_TYPE_S5) {
+                        self.power.press(PowerEvent::Off);
+                    }
+                }
+            }
+        }
+        self.interrupt(&pm1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STS: u64 = 0;
+    const EN: u64 = 2;
+    const CNT: u64 = 4;
+
+    struct Board {
+        pm: AcpiPm,
+        sci: Irq,
+        power: Arc<Power>,
+    }
+
+    impl Board {
+        fn new() -> Board {
+            let (sci, power) = (Irq::new().unwrap(), Arc::new(Power::new().unwrap()));
+            Board { pm: AcpiPm::new(sci.try_clone().unwrap(), power.clone()), sci, power }
+        }
+        fn read(&self, offset: u64) -> u16 {
+            let mut data = [0; 2];
+            self.pm.read(offset, &mut data);
+            u16::from_le_bytes(data)
+        }
+        fn write(&self, offset: u64, value: u16) {
+            self.pm.write(offset, &value.to_le_bytes());
+        }
+        /// Takes the edges since the last call: were there any?
+        fn edge(&self) -> bool {
+            self.sci.event_fd().read().is_ok()
+        }
+    }
+
+    const S5: u16 = SLP_EN | (SLEEP_TYPE_S5 as u16) << SLP_TYP_SHIFT;
+
+    #[test]
+    fn soft_off_turns_the_machine_off_at_every_width() {
+        for data in [&S5.to_le_bytes()[..], &u32::from(S5).to_le_bytes()] {
+            let board = Board::new();
+            board.pm.write(CNT, data);
+            assert_eq!(board.power.pressed(), Some(PowerEvent::Off));
+        }
+        let board = Board::new();
+        board.pm.write(CNT + 1, &S5.to_le_bytes()[1..]);
+        assert_eq!(board.power.pressed(), Some(PowerEvent::Off));
+    }
+
+    #[test]
+    fn other_sleep_states_and_a_mere_type_do_nothing() {
+        let board = Board::new();
+        for kind in (0..8).filter(|&kind| kind != u16::from(SLEEP_TYPE_S5)) {
+            board.write(CNT, SLP_EN | kind << SLP_TYP_SHIFT);
+        }
+        board.write(CNT, S5 & !SLP_EN);
+        assert_eq!(board.power.pressed(), None);
+        assert_eq!(board.read(CNT), S5 & !SLP_EN | SCI_EN, "SLP_EN reads as zero");
+    }
+
+    #[test]
+    fn acpi_mode_can_not_be_left() {
+        let board = Board::new();
+        board.write(CNT, 0);
+        assert_eq!(board.read(CNT), SCI_EN);
+    }
+
+    #[test]
+    fn the_button_interrupts_when_enabled_and_is_cleared_by_writing_one() {
+        let board = Board::new();
+        board.pm.press_power_button();
+        assert!(!board.edge(), "not enabled");
+        board.write(EN, PWRBTN);
+        assert!(board.edge(), "pending when enabled");
+        board.write(STS, 0);
+        assert_eq!(board.read(STS), PWRBTN, "writing zero clears nothing");
+        assert!(board.edge(), "still pending");
+        board.write(STS, PWRBTN);
+        assert_eq!(board.read(STS), 0);
+        assert!(!board.edge());
+        board.pm.press_power_button();
+        assert!(board.edge());
+    }
+
+    #[test]
+    fn enable_bits_read_back_as_written_by_byte_and_by_dword() {
+        let board = Board::new();
+        board.pm.write(EN + 1, &[0x07]);
+        board.pm.write(EN, &[0x20]);
+        assert_eq!(board.read(EN), 0x0720);
+        board.pm.press_power_button();
+        board.pm.write(STS, &0x0100_0100_u32.to_le_bytes());
+        let mut both = [0; 4];
+        board.pm.read(STS, &mut both);
+        assert_eq!(u32::from_le_bytes(both), 0x0100_0000);
+    }
+
+    #[test]
+    fn accesses_beyond_the_registers_are_ignored() {
+        let board = Board::new();
+        for offset in [5, 6, u64::MAX] {
+            let mut data = [0xff; 8];
+            board.pm.read(offset, &mut data);
+            assert_eq!(data[1..], [0xff; 7]);
+            board.pm.write(offset, &[0; 8]);
+        }
+        assert_eq!(board.power.pressed(), None);
+    }
+}
