@@ -1,1 +1,33 @@
-//! Placeholder head; see below.
+//! `/dev/kvm`, and nothing else: a VM, its vCPUs, and why they stop.
+//!
+//! ```text
+//!   Kvm::open ----> Kvm --create_vm(ram)--> Vm --create_vcpu(id)--> KvmVcpu --run()--> Exit
+//!   capabilities,         memory slots,      |    CPUID, MSRs,         |
+//!   supported CPUID       irqchip, PIT       |    registers            +--kicker()--> Kicker
+//!                                            |
+//!                        irqfd, ioeventfd <--+
+//! ```
+//!
+//! Callers see registers, exits and errors in the project's own words; no binding type leaves.
+//! The virtual CPU behind a run loop is the trait [`Vcpu`], so the loop also runs on a scripted one.
+//!
+//! Source: Linux Documentation/virt/kvm/api.rst (API version 12).
+//! Left out: split irqchip, nested state, dirty logging, guest debugging; other processors than x86-64.
+
+mod capabilities;
+mod error;
+mod exit;
+mod kick;
+mod registers;
+mod run_page;
+mod system;
+mod vcpu;
+mod vm;
+
+pub use capabilities::Capabilities;
+pub use error::KvmError;
+pub use exit::{Exit, Vcpu};
+pub use kick::Kicker;
+pub use system::Kvm;
+pub use vcpu::{KvmVcpu, VcpuSetup};
+pub use vm::Vm;

@@ -1,0 +1,197 @@
+//! A vCPU: creating one, giving it its power-on state, running it.
+//!
+//! ```text
+//!   KVM_CREATE_VCPU -> CPUID -> MSRs -> SREGS, REGS -> FPU -> LAPIC -> MP state -> KVM_RUN ...
+//! ```
+//!
+//! CPUID comes first, because it decides which MSRs and control register bits exist; the APIC base in
+//! SREGS comes before the APIC's registers, because it decides their format.
+//!
+//! Source: KVM API 4.7 `KVM_CREATE_VCPU`, 4.10 `KVM_RUN`, 4.18 to 4.22, 4.38 `KVM_GET_MP_STATE`, 4.57
+//! `KVM_GET_LAPIC`; Intel SDM volume 3, "Local Vector Table"; MultiProcessor Specification 1.4, 3.6.2.2
+//! "Virtual Wire Mode".
+
+use std::io;
+use std::sync::Arc;
+
+use axvm_arch::cpuid::CpuidEntry;
+use axvm_arch::msr::Msr;
+use axvm_arch::registers::CpuState;
+use axvm_memory::GuestRam;
+use kvm_bindings::{self as kvm, CpuId, Msrs, kvm_lapic_state};
+use kvm_ioctls::VcpuFd;
+
+use crate::run_page::RunPage;
+use crate::{Exit, Kicker, KvmError, Vcpu, Vm, registers};
+
+/// IA32_APIC_BASE bit 10: x2APIC mode.
+const APIC_BASE_X2APIC: u64 = 1 << 10;
+/// Local APIC register: spurious-interrupt vector (SVR).
+const APIC_SVR: usize = 0xf0;
+/// Local APIC register: LVT LINT0.
+const APIC_LVT_LINT0: usize = 0x350;
+/// Local APIC register: LVT LINT1.
+const APIC_LVT_LINT1: usize = 0x360;
+/// SVR: APIC software-enabled, vector 0xff.
+const SVR_ENABLED: u32 = 1 << 8 | 0xff;
+/// LVT delivery mode NMI, not masked.
+const LVT_NMI: u32 = 0b100 << 8;
+/// LVT delivery mode ExtINT, not masked: the PIC answers.
+const LVT_EXTINT: u32 = 0b111 << 8;
+/// x87 control word after FNINIT.
+const FCW_INIT: u16 = 0x37f;
+/// MXCSR after reset.
+const MXCSR_INIT: u32 = 0x1f80;
+
+/// What a vCPU is to look like when it first runs.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuSetup<'a> {
+    /// CPUID as this vCPU's guest sees it (APIC id and topology are already in it).
+    pub cpuid: &'a [CpuidEntry],
+    /// MSRs to load; one that KVM refuses is an error.
+    pub msrs: &'a [Msr],
+    /// Registers to start with; `None` leaves those of a reset.
+    pub start: Option<&'a CpuState>,
+    /// The bootstrap processor runs at once and takes the PIC's interrupts; the others wait for INIT
+    /// and SIPI. KVM's bootstrap processor has APIC id 0.
+    pub is_bsp: bool,
+}
+
+/// One vCPU of a [`Vm`]; belongs to the thread that runs it.
+#[derive(Debug)]
+pub struct KvmVcpu {
+    fd: VcpuFd,
+    page: RunPage,
+    id: u32,
+    run_size: usize,
+    /// What the guest runs in stays mapped while it can run.
+    _ram: Arc<GuestRam>,
+}
+
+impl Vm {
+    /// Creates the vCPU with APIC id `id` and gives it its first state.
+    pub fn create_vcpu(&self, id: u32, setup: &VcpuSetup<'_>) -> Result<KvmVcpu, KvmError> {
+        let create_error = |source| {
+            let (max_vcpus, max_vcpu_id) = (self.capabilities.max_vcpus, self.capabilities.max_vcpu_id);
+            KvmError::CreateVcpu { id, max_vcpus, max_vcpu_id, source }
+        };
+        let fd = self.fd.create_vcpu(id.into()).map_err(|errno| create_error(errno.into()))?;
+        let run_size = self.fd.run_size();
+        let page = RunPage::map(&fd, run_size).map_err(create_error)?;
+        let vcpu = KvmVcpu { fd, page, id, run_size, _ram: self.ram.clone() };
+        vcpu.set_cpuid(setup.cpuid)?;
+        vcpu.set_msrs(setup.msrs)?;
+        vcpu.set_registers(setup.start, self.x2apic())?;
+        if setup.is_bsp {
+            vcpu.wire_apic()?;
+        }
+        let mp_state = if setup.is_bsp { kvm::KVM_MP_STATE_RUNNABLE } else { kvm::KVM_MP_STATE_UNINITIALIZED };
+        vcpu.fd.set_mp_state(kvm::kvm_mp_state { mp_state }).map_err(vcpu.failed("the MP state (KVM_SET_MP_STATE)"))?;
+        Ok(vcpu)
+    }
+}
+
+impl KvmVcpu {
+    /// The APIC id.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// A handle for other threads to stop this vCPU with.
+    pub fn kicker(&self) -> Result<Kicker, KvmError> {
+        Kicker::new(&self.fd, self.run_size).map_err(|source| KvmError::Kicker { id: self.id, source })
+    }
+
+    /// The registers as they are now. While the vCPU waits for an answer to an exit, the instruction
+    /// that exited may count as done or not; after [`Exit::Interrupted`] it is done.
+    pub fn state(&self) -> io::Result<CpuState> {
+        Ok(registers::state_of(&self.fd.get_regs()?, &self.fd.get_sregs()?))
+    }
+
+    fn set_cpuid(&self, entries: &[CpuidEntry]) -> Result<(), KvmError> {
+        let entry = |leaf: &CpuidEntry| kvm::kvm_cpuid_entry2 {
+            function: leaf.function,
+            index: leaf.index,
+            flags: if leaf.indexed { kvm::KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+            eax: leaf.eax,
+            ebx: leaf.ebx,
+            ecx: leaf.ecx,
+            edx: leaf.edx,
+            ..Default::default()
+        };
+        let step = "CPUID (KVM_SET_CPUID2)";
+        let leaves: Vec<_> = entries.iter().map(entry).collect();
+        let cpuid = CpuId::from_entries(&leaves).map_err(|_| KvmError::VcpuSetup {
+            id: self.id,
+            step,
+            source: io::Error::from_raw_os_error(libc::E2BIG),
+        })?;
+        self.fd.set_cpuid2(&cpuid).map_err(self.failed(step))
+    }
+
+    fn set_msrs(&self, msrs: &[Msr]) -> Result<(), KvmError> {
+        for some in msrs.chunks(kvm::KVM_MAX_MSR_ENTRIES) {
+            let entry = |msr: &Msr| kvm::kvm_msr_entry { index: msr.index, data: msr.value, ..Default::default() };
+            let entries: Vec<_> = some.iter().map(entry).collect();
+            let list = Msrs::from_entries(&entries).expect("a chunk is as long as a list may be");
+            // KVM loads them in order and says how many it took.
+            let taken = self.fd.set_msrs(&list).map_err(self.failed("MSRs (KVM_SET_MSRS)"))?;
+            if let Some(refused) = some.get(taken) {
+                return Err(KvmError::Msr { id: self.id, msr: refused.index, value: refused.value });
+            }
+        }
+        Ok(())
+    }
+
+    fn set_registers(&self, start: Option<&CpuState>, x2apic: bool) -> Result<(), KvmError> {
+        let mut sregs = self.fd.get_sregs().map_err(self.failed("system registers (KVM_GET_SREGS)"))?;
+        if x2apic {
+            sregs.apic_base |= APIC_BASE_X2APIC;
+        }
+        if let Some(state) = start {
+            registers::apply(&state.system, &mut sregs);
+            let regs = registers::kvm_regs_for(&state.regs);
+            self.fd.set_regs(&regs).map_err(self.failed("registers (KVM_SET_REGS)"))?;
+        }
+        self.fd.set_sregs(&sregs).map_err(self.failed("system registers (KVM_SET_SREGS)"))?;
+        let fpu = kvm::kvm_fpu { fcw: FCW_INIT, mxcsr: MXCSR_INIT, ..Default::default() };
+        self.fd.set_fpu(&fpu).map_err(self.failed("the FPU (KVM_SET_FPU)"))
+    }
+
+    /// Virtual wire mode, as firmware leaves the bootstrap processor: APIC on, the PIC's interrupts on
+    /// LINT0, NMI on LINT1.
+    fn wire_apic(&self) -> Result<(), KvmError> {
+        let mut lapic = self.fd.get_lapic().map_err(self.failed("the local APIC (KVM_GET_LAPIC)"))?;
+        set_apic_register(&mut lapic, APIC_SVR, SVR_ENABLED);
+        set_apic_register(&mut lapic, APIC_LVT_LINT0, LVT_EXTINT);
+        set_apic_register(&mut lapic, APIC_LVT_LINT1, LVT_NMI);
+        self.fd.set_lapic(&lapic).map_err(self.failed("the local APIC (KVM_SET_LAPIC)"))
+    }
+
+    fn failed(&self, step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
+        let id = self.id;
+        move |errno| KvmError::VcpuSetup { id, step, source: errno.into() }
+    }
+}
+
+fn set_apic_register(lapic: &mut kvm_lapic_state, offset: usize, value: u32) {
+    let register = &mut lapic.regs[offset..offset + 4];
+    register.copy_from_slice(&value.to_le_bytes().map(|byte| byte as libc::c_char));
+}
+
+impl Vcpu for KvmVcpu {
+    fn run(&mut self) -> io::Result<Exit<'_>> {
+        loop {
+            let failed = match self.fd.run() {
+                Ok(_) => return Ok(self.page.exit()),
+                Err(errno) => errno.errno(),
+            };
+            match failed {
+                libc::EINTR => return Ok(Exit::Interrupted),
+                // An AP that waited for INIT and SIPI got them: now it can run.
+                libc::EAGAIN => {}
+                failed => return Err(io::Error::from_raw_os_error(failed)),
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A virtual machine as KVM knows it: memory slots, interrupt controllers, timer, eventfds.
+//!
+//! ```text
+//!   device --eventfd--> irqfd --GSI--> PIC (pins 0-15)  \
+//!                                  \-> IOAPIC (24 pins) --> local APICs
+//!   guest writes a doorbell --> ioeventfd --eventfd--> device worker     (no exit to user space)
+//! ```
+//!
+//! Routing is that of a PC: GSI n is pin n of both controllers, except that the PIT (GSI 0) arrives
+//! at IOAPIC pin 2, and GSI 2, the cascade of the two PICs, is nobody's.
+//!
+//! Source: KVM API 4.24 `KVM_CREATE_IRQCHIP`, 4.35 `KVM_SET_USER_MEMORY_REGION`, 4.52
+//! `KVM_SET_GSI_ROUTING`, 4.59 `KVM_IOEVENTFD`, 4.71 `KVM_CREATE_PIT2`, 4.75 `KVM_IRQFD`.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axvm_arch::{Gpa, layout};
+use axvm_memory::GuestRam;
+use kvm_bindings::{self as kvm, KvmIrqRouting};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
+
+use crate::{Capabilities, KvmError};
+
+/// Pins of the two cascaded PICs.
+const PIC_PINS: u32 = 16;
+/// The GSI that the second PIC takes on the first.
+const CASCADE: u32 = 2;
+
+vmm_sys_util::ioctl_iow_nr!(kvm_ioeventfd, kvm::KVMIO, 0x79, kvm::kvm_ioeventfd);
+vmm_sys_util::ioctl_io_nr!(kvm_get_tsc_khz, kvm::KVMIO, 0xa3);
+
+/// One VM.
+#[derive(Debug)]
+pub struct Vm {
+    pub(crate) fd: VmFd,
+    pub(crate) capabilities: Capabilities,
+    /// The memory behind the slots: stays mapped as long as anything can run in it.
+    pub(crate) ram: Arc<GuestRam>,
+    /// vCPUs are handed over with their APIC in x2APIC mode.
+    x2apic: AtomicBool,
+}
+
+impl Vm {
+    /// Builds a VM. All memory slots come before the irqchip: a slot added later waits for
+    /// milliseconds until every user of the irqchip's locks has passed (SRCU).
+    pub(crate) fn create(
+        kvm: &kvm_ioctls::Kvm,
+        capabilities: Capabilities,
+        ram: &Arc<GuestRam>,
+    ) -> Result<Vm, KvmError> {
+        let fd = create_fd(kvm)?;
+        fd.set_tss_address(layout::KVM_TSS.0 as usize).map_err(step("place the TSS (KVM_SET_TSS_ADDR)"))?;
+        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP.0)
+            .map_err(step("place the identity map (KVM_SET_IDENTITY_MAP_ADDR)"))?;
+        add_ram(&fd, ram)?;
+        fd.create_irq_chip().map_err(step("create the interrupt controllers (KVM_CREATE_IRQCHIP)"))?;
+        fd.set_gsi_routing(&pc_routing()).map_err(step("route the interrupt lines (KVM_SET_GSI_ROUTING)"))?;
+        let pit = kvm::kvm_pit_config { flags: kvm::KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(pit).map_err(step("create the timer (KVM_CREATE_PIT2)"))?;
+        Ok(Vm { fd, capabilities, ram: ram.clone(), x2apic: AtomicBool::new(false) })
+    }
+
+    /// From now on each write to `fd` is an edge on interrupt line `gsi`.
+    pub fn irqfd(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
+        self.fd.register_irqfd(fd, gsi).map_err(|errno| KvmError::IrqFd { gsi, source: errno.into() })
+    }
+
+    /// From now on a guest write of `len` bytes to `gpa` signals `fd` and does not exit.
+    ///
+    /// `len` is 1, 2 or 4, or 0 for any width. With `value`, only writes of that value count
+    /// (and `len` must not be 0); others exit as before.
+    pub fn ioeventfd(&self, gpa: Gpa, len: u32, value: Option<u32>, fd: &EventFd) -> Result<(), KvmError> {
+        let doorbell = kvm::kvm_ioeventfd {
+            datamatch: value.unwrap_or(0).into(),
+            addr: gpa.0,
+            len,
+            fd: fd.as_raw_fd(),
+            flags: if value.is_some() { 1 << kvm::kvm_ioeventfd_flag_nr_datamatch } else { 0 },
+            ..Default::default()
+        };
+        // SAFETY: the ioctl reads the structure, which lives through the call, and nothing else of ours.
+        match unsafe { ioctl_with_ref(&self.fd, kvm_ioeventfd(), &doorbell) } {
+            0 => Ok(()),
+            _ => Err(KvmError::IoEventFd { gpa, len, source: io::Error::last_os_error() }),
+        }
+    }
+
+    /// Makes APIC ids above 254 possible: 32-bit ids, no broadcast at 0xff, and every vCPU created
+    /// from now on starts in x2APIC mode, as firmware of such a machine leaves it
+    /// (Intel SDM volume 3, "Extended XAPIC (x2APIC)": "Initialization by System Software").
+    ///
+    /// Call it before the first vCPU; `Capabilities::x2apic_api` says whether it can work.
+    pub fn enable_x2apic_api(&self) -> Result<(), KvmError> {
+        let flags = kvm::KVM_X2APIC_API_USE_32BIT_IDS | kvm::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+        let mut cap = kvm::kvm_enable_cap { cap: kvm::KVM_CAP_X2APIC_API, ..Default::default() };
+        cap.args[0] = flags.into();
+        self.fd.enable_cap(&cap).map_err(step("allow APIC ids above 254 (KVM_CAP_X2APIC_API)"))?;
+        self.x2apic.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether vCPUs start in x2APIC mode.
+    pub(crate) fn x2apic(&self) -> bool {
+        self.x2apic.load(Ordering::Acquire)
+    }
+
+    /// Frequency of the guest's TSC in kHz, or `None` on Linux before 5.18, which knows it per vCPU only.
+    pub fn tsc_khz(&self) -> Option<u32> {
+        // SAFETY: the ioctl takes no argument.
+        let khz = unsafe { ioctl(&self.fd, kvm_get_tsc_khz()) };
+        u32::try_from(khz).ok().filter(|&khz| khz > 0)
+    }
+}
+
+/// `KVM_CREATE_VM`, again when a signal came in between.
+fn create_fd(kvm: &kvm_ioctls::Kvm) -> Result<VmFd, KvmError> {
+    loop {
+        match kvm.create_vm().map_err(io::Error::from) {
+            Ok(fd) => return Ok(fd),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Err(KvmError::Busy(error)),
+            Err(source) => return Err(KvmError::CreateVm { step: "get a file descriptor (KVM_CREATE_VM)", source }),
+        }
+    }
+}
+
+/// One memory slot for each region of RAM.
+fn add_ram(fd: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
+    for (slot, region) in (0..).zip(ram.regions()) {
+        let slot = kvm::kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.gpa.0,
+            memory_size: region.len,
+            userspace_addr: region.hva,
+        };
+        // SAFETY: the region is a live mapping made for the guest, and `Vm` and every `KvmVcpu` keep it
+        // mapped by holding the `Arc<GuestRam>`; nobody forms references into it.
+        unsafe { fd.set_user_memory_region(slot) }.map_err(|errno| KvmError::MemorySlot {
+            gpa: region.gpa,
+            len: region.len,
+            source: errno.into(),
+        })?;
+    }
+    Ok(())
+}
+
+/// The routing of a PC (see the picture above).
+fn pc_routing() -> KvmIrqRouting {
+    let pin = |gsi: u32, irqchip: u32, pin: u32| {
+        let mut entry = kvm::kvm_irq_routing_entry { gsi, type_: kvm::KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+        entry.u.irqchip = kvm::kvm_irq_routing_irqchip { irqchip, pin };
+        entry
+    };
+    let pic = |gsi: u32| match gsi {
+        0..8 => pin(gsi, kvm::KVM_IRQCHIP_PIC_MASTER, gsi),
+        _ => pin(gsi, kvm::KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
+    };
+    let ioapic = |gsi: u32| match gsi {
+        layout::gsi::TIMER => pin(gsi, kvm::KVM_IRQCHIP_IOAPIC, layout::gsi::TIMER_PIN),
+        _ => pin(gsi, kvm::KVM_IRQCHIP_IOAPIC, gsi),
+    };
+    let lines = |end| (0..end).filter(|&gsi| gsi != CASCADE);
+    let entries: Vec<_> = lines(PIC_PINS).map(pic).chain(lines(layout::gsi::COUNT).map(ioapic)).collect();
+    KvmIrqRouting::from_entries(&entries).expect("a few dozen entries are below the limit of 4096")
+}
+
+fn step(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
+    move |errno| KvmError::CreateVm { step, source: errno.into() }
+}
