@@ -1,1 +1,19 @@
-//! Placeholder head; see below.
+//! What a PC looks like at power-on, as data.
+//!
+//! ```text
+//!   kernel, initrd, command line --linux::prepare--> bytes in guest RAM + CpuState of the first CPU
+//!   KVM's supported CPUID        --cpu::leaves-----> CPUID of each vCPU
+//! ```
+//!
+//! No system call is made here and nothing runs: the whole power-on state can be built, checked and
+//! printed on a machine without KVM.
+//!
+//! Left out: firmware images (we are the firmware), real-mode entry, EFI handover.
+#![forbid(unsafe_code)]
+
+pub mod e820;
+pub mod kernel;
+pub mod linux;
+
+#[cfg(test)]
+mod synthetic;

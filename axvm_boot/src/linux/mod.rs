@@ -1,0 +1,179 @@
+//! Starting Linux: everything that must be in RAM and in registers before its first instruction.
+//!
+//! ```text
+//!   1 parse the kernel        what does it ask for?
+//!   2 choose the entry        32, 64, pvh: can this kernel do it?
+//!   3 place                   kernel, initrd
+//!   4 write                   kernel, initrd, command line, zero page or start info, GDT, page tables
+//!   5 answer                  CpuState, and what was put where
+//! ```
+//!
+//! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15) and zero-page.rst; Xen "x86/HVM direct
+//! boot ABI". Left out: real-mode entry, loading above 4 GiB, setup_data.
+
+mod entry;
+mod error;
+mod handover;
+mod placement;
+mod start_info;
+mod zero_page;
+
+use std::fmt;
+
+use axvm_arch::registers::CpuState;
+use axvm_arch::{Gpa, layout};
+use axvm_memory::GuestRam;
+
+use crate::e820::{self, E820Entry};
+use crate::kernel::{KernelImage, SetupHeader, xloadflags};
+use handover::Handover;
+
+pub use error::BootError;
+pub use placement::Span;
+
+/// Which door of the kernel we go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entry {
+    /// 32-bit protected mode, paging off: the kernel makes its own way to long mode (bzImage).
+    #[default]
+    Bits32,
+    /// 64-bit long mode on our page tables (bzImage, vmlinux).
+    Bits64,
+    /// Xen's PVH door: 32-bit, with start info instead of a zero page (vmlinux).
+    Pvh,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Entry::Bits32 => "32",
+            Entry::Bits64 => "64",
+            Entry::Pvh => "pvh",
+        })
+    }
+}
+
+/// What to start besides the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinuxConfig {
+    /// The kernel command line, complete.
+    pub command_line: String,
+    /// Initial ramdisk, as read from its file.
+    pub initrd: Option<Vec<u8>>,
+    /// Which entry to use.
+    pub entry: Entry,
+}
+
+/// A Linux ready to start: the first CPU's state, and what was put where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinuxStart {
+    /// Registers of the first CPU.
+    pub state: CpuState,
+    /// The entry used.
+    pub entry: Entry,
+    /// What the kernel image says about itself.
+    pub kernel: KernelImage,
+    /// The kernel's bytes.
+    pub kernel_at: Span,
+    /// All that the kernel uses before it has read the memory map.
+    pub kernel_area: Span,
+    /// The initrd's bytes.
+    pub initrd_at: Option<Span>,
+    /// The command line the kernel gets.
+    pub command_line: String,
+    /// The memory map the kernel gets.
+    pub e820: Vec<E820Entry>,
+}
+
+/// Writes all that Linux needs into `ram`, which must be zero, and says how to start it.
+pub fn prepare(
+    ram: &GuestRam,
+    kernel: &[u8],
+    config: &LinuxConfig,
+    acpi_rsdp: Option<Gpa>,
+) -> Result<LinuxStart, BootError> {
+    let image = KernelImage::parse(kernel)?;
+    let header = match &image {
+        KernelImage::BzImage(image) => image.header.clone(),
+        KernelImage::Vmlinux(_) => SetupHeader::for_vmlinux(),
+    };
+    let ram_end = Gpa(ram.size().min(layout::HOLE.0));
+    let place = placement::kernel(&image, ram_end)?;
+    let rip = entry_point(&image, config.entry, place.file.gpa)?;
+    check_command_line(&config.command_line, &header)?;
+    let place_initrd = |bytes: &Vec<u8>| placement::initrd(bytes.len() as u64, &header, place.area, ram_end);
+    let initrd_at = config.initrd.as_ref().map(place_initrd).transpose()?;
+    let e820 = e820::map(ram.size(), acpi_rsdp.is_some());
+
+    write_kernel(ram, &image, kernel, place.file.gpa)?;
+    if let (Some(span), Some(bytes)) = (initrd_at, &config.initrd) {
+        write(ram, "the initrd", span.gpa, bytes)?;
+    }
+    write(ram, "the command line", layout::COMMAND_LINE, config.command_line.as_bytes())?;
+    let handover = Handover { command_line: layout::COMMAND_LINE, initrd: initrd_at, rsdp: acpi_rsdp, e820: &e820 };
+    if config.entry == Entry::Pvh {
+        write(ram, "PVH start info", layout::PVH_START_INFO, &start_info::build(&handover))?;
+    } else {
+        write(ram, "the zero page", layout::ZERO_PAGE, &zero_page::build(&header, place.file.gpa, &handover))?;
+    }
+    write(ram, "the GDT", layout::GDT, &entry::gdt(config.entry))?;
+    if config.entry == Entry::Bits64 {
+        write(ram, "the page tables", layout::PAGE_TABLES, &entry::page_tables())?;
+    }
+
+    Ok(LinuxStart {
+        state: entry::state(config.entry, rip),
+        entry: config.entry,
+        kernel: image,
+        kernel_at: place.file,
+        kernel_area: place.area,
+        initrd_at,
+        command_line: config.command_line.clone(),
+        e820,
+    })
+}
+
+/// The first instruction, if this kernel has that entry.
+fn entry_point(image: &KernelImage, entry: Entry, load: Gpa) -> Result<Gpa, BootError> {
+    match (image, entry) {
+        (KernelImage::BzImage(_), Entry::Bits32) => Ok(load),
+        (KernelImage::BzImage(image), Entry::Bits64) => {
+            let has_entry = image.header.has_xloadflag(xloadflags::KERNEL_64) && image.code_len > 0x200;
+            has_entry.then_some(Gpa(load.0 + 0x200)).ok_or(BootError::No64BitEntry)
+        }
+        (KernelImage::BzImage(_), Entry::Pvh) => Err(BootError::PvhNeedsVmlinux),
+        (KernelImage::Vmlinux(_), Entry::Bits32) => Err(BootError::Bits32NeedsBzImage),
+        (KernelImage::Vmlinux(image), Entry::Bits64 | Entry::Pvh) => {
+            let wanted = if entry == Entry::Pvh { image.pvh_entry.ok_or(BootError::NoPvhEntry)? } else { image.entry };
+            image.covers(wanted).then_some(wanted).ok_or(BootError::EntryOutside { entry, at: wanted })
+        }
+    }
+}
+
+fn check_command_line(text: &str, header: &SetupHeader) -> Result<(), BootError> {
+    let limit = header.cmdline_size().min(layout::COMMAND_LINE_ROOM - 1);
+    if text.len() as u64 > limit {
+        return Err(BootError::CommandLineTooLong { len: text.len(), limit });
+    }
+    text.find('\0').map_or(Ok(()), |at| Err(BootError::CommandLineNul { at }))
+}
+
+fn write_kernel(ram: &GuestRam, image: &KernelImage, bytes: &[u8], load: Gpa) -> Result<(), BootError> {
+    const WHAT: &str = "the kernel";
+    match image {
+        KernelImage::BzImage(image) => {
+            write(ram, WHAT, load, &bytes[image.code_offset..image.code_offset + image.code_len])
+        }
+        // Memory is zero already: what a part has beyond its file bytes needs no writing.
+        KernelImage::Vmlinux(image) => image.segments.iter().try_for_each(|segment| {
+            write(ram, WHAT, segment.gpa, &bytes[segment.offset..segment.offset + segment.file_len])
+        }),
+    }
+}
+
+fn write(ram: &GuestRam, what: &'static str, gpa: Gpa, bytes: &[u8]) -> Result<(), BootError> {
+    ram.write(gpa, bytes).map_err(|source| BootError::Write { what, source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Where the kernel and the initrd go.
+//!
+//! ```text
+//!   1 MiB       load                  load + init_size                 min(end of RAM, initrd_addr_max)
+//!     |          |== file =|-- room to --|        free        |== initrd ==|
+//!                          |   unpack    |                    ^ page-aligned, as high as it may be
+//! ```
+//!
+//! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15), pref_address, init_size, initrd_addr_max.
+//! Pure arithmetic on untrusted numbers: all of it checked.
+
+use std::fmt;
+
+use axvm_arch::{Gpa, layout};
+
+use super::BootError;
+use crate::kernel::{BzImage, KernelImage, SetupHeader, Vmlinux};
+
+const PAGE: u64 = 0x1000;
+
+/// A piece of guest-physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First address.
+    pub gpa: Gpa,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl Span {
+    /// First address behind it.
+    pub fn end(&self) -> Gpa {
+        Gpa(self.gpa.0 + self.len)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{} ({} KiB)", self.gpa, self.end(), self.len.div_ceil(1024))
+    }
+}
+
+/// Where the kernel is loaded, and what it will use before it has read the memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KernelPlace {
+    /// The bytes of the file.
+    pub(super) file: Span,
+    /// File, unpacked kernel, bss and heap: nothing else may be here.
+    pub(super) area: Span,
+}
+
+/// Finds the kernel's place in RAM that ends at `ram_end` (or at the hole).
+pub(super) fn kernel(image: &KernelImage, ram_end: Gpa) -> Result<KernelPlace, BootError> {
+    let place = match image {
+        KernelImage::BzImage(image) => bzimage(image),
+        KernelImage::Vmlinux(image) => Some(vmlinux(image)),
+    };
+    let place = place.ok_or(BootError::KernelAddress)?;
+    if place.area.gpa < layout::HIGH_RAM {
+        return Err(BootError::KernelTooLow(place.area.gpa));
+    }
+    if place.area.end() > ram_end {
+        return Err(BootError::KernelTooLarge { area: place.area, ram_end });
+    }
+    Ok(place)
+}
+
+/// The preferred address if the kernel can be moved there, else 1 MiB; `None` where numbers overflow.
+fn bzimage(image: &BzImage) -> Option<KernelPlace> {
+    let header = &image.header;
+    let preferred = header.pref_address();
+    let (load, run) = if header.is_relocatable() {
+        // Unpacked in place: no copy at start, and not below what the kernel was linked for.
+        let wish = preferred.unwrap_or(layout::HIGH_RAM.0).max(layout::HIGH_RAM.0);
+        let load = wish.checked_next_multiple_of(header.alignment())?;
+        (load, load)
+    } else {
+        // It moves itself to its preferred address.
+        (layout::HIGH_RAM.0, preferred.unwrap_or(layout::HIGH_RAM.0))
+    };
+    let len = image.code_len as u64;
+    let (start, end) = (load.min(run), load.checked_add(len)?.max(run.checked_add(header.init_size().max(len))?));
+    let area = Span { gpa: Gpa(start), len: end - start };
+    Some(KernelPlace { file: Span { gpa: Gpa(load), len }, area })
+}
+
+/// Where the program headers say.
+fn vmlinux(image: &Vmlinux) -> KernelPlace {
+    let (start, end) = image.extent();
+    let area = Span { gpa: start, len: end.0 - start.0 };
+    KernelPlace { file: area, area }
+}
+
+/// Finds the highest page-aligned place for `len` bytes of initrd, above the kernel's `area`.
+pub(super) fn initrd(len: u64, header: &SetupHeader, area: Span, ram_end: Gpa) -> Result<Span, BootError> {
+    if len == 0 {
+        return Err(BootError::InitrdEmpty);
+    }
+    let top = ram_end.0.min(header.initrd_addr_max() + 1);
+    let bottom = area.end().0.next_multiple_of(PAGE);
+    let start = top.checked_sub(len).map(|start| start - start % PAGE).filter(|&start| start >= bottom);
+    let error = BootError::InitrdTooLarge { len, room: top.saturating_sub(bottom), bottom: Gpa(bottom), top: Gpa(top) };
+    Ok(Span { gpa: Gpa(start.ok_or(error)?), len })
+}
