@@ -97,22 +97,36 @@ pub trait Sink: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Events {
     sink: Option<Arc<dyn Sink>>,
+    quiet: bool,
 }
 
 impl Events {
     /// A stream that ends in `sink`.
     pub fn to(sink: Arc<dyn Sink>) -> Events {
-        Events { sink: Some(sink) }
+        Events { sink: Some(sink), quiet: false }
     }
 
-    /// Whether anyone listens.
+    /// A stream of warnings only.
+    pub fn warnings_to(sink: Arc<dyn Sink>) -> Events {
+        Events { sink: Some(sink), quiet: true }
+    }
+
+    /// Whether anyone listens to more than warnings.
     pub fn is_on(&self) -> bool {
-        self.sink.is_some()
+        self.sink.is_some() && !self.quiet
     }
 
     /// Builds and delivers an event, if anyone listens.
     #[inline]
     pub fn emit(&self, event: impl FnOnce() -> Event) {
+        if !self.quiet {
+            self.warn(event);
+        }
+    }
+
+    /// Builds and delivers an event that matters even when nobody asked for the whole stream.
+    #[inline]
+    pub fn warn(&self, event: impl FnOnce() -> Event) {
         if let Some(sink) = &self.sink {
             sink.event(&event());
         }
@@ -147,5 +161,15 @@ mod tests {
     #[test]
     fn an_event_nobody_hears_is_not_built() {
         Events::default().emit(|| panic!("built for nobody"));
+        Events::default().warn(|| panic!("built for nobody"));
+    }
+
+    #[test]
+    fn a_quiet_stream_carries_warnings_only() {
+        let tape = Arc::new(Tape(Mutex::default()));
+        let events = Events::warnings_to(tape.clone());
+        events.emit(|| panic!("built for nobody"));
+        events.warn(|| Event::Power { reason: "crash".into() });
+        assert_eq!(*tape.0.lock().unwrap(), ["power: crash"]);
     }
 }
