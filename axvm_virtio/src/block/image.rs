@@ -1,0 +1,242 @@
+//! A disk image on the host: opened once, locked against a second writer, never mapped.
+//!
+//! ```text
+//!   open: kind of file -> permission -> lock -> size
+//!         writer: exclusive lock      reader: shared lock
+//! ```
+//!
+//! Raw images only: byte n of the file is byte n of the disk. Regular files and block devices. The
+//! size is taken once; a file that shrinks later gives I/O errors, which the guest sees as such.
+//!
+//! Source: flock(2), preadv(2), fallocate(2), fdatasync(2).
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axvm_memory::{GuestRam, GuestRange};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::error::DiskError;
+
+/// Length of the identity string of a disk (5.2.6), in bytes.
+pub(super) const SERIAL_LEN: usize = 20;
+/// What the host's page cache works in, when it does not say better.
+const DEFAULT_HOST_BLOCK: u32 = 4096;
+/// Zeroes for hosts that can not make them by themselves.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// When a write is safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cache {
+    /// After the next flush: the host's page cache holds it until then. The driver may choose otherwise.
+    #[default]
+    Writeback,
+    /// When it completes. The driver may choose otherwise.
+    WriteThrough,
+}
+
+/// What to open, and how.
+#[derive(Clone, Debug)]
+pub struct DiskConfig {
+    /// The image.
+    pub path: PathBuf,
+    /// The guest may only read.
+    pub read_only: bool,
+    /// Serial number that the guest sees, up to 20 bytes.
+    pub serial: Option<String>,
+    /// Cache mode at the start of the guest.
+    pub cache: Cache,
+    /// Logical block size in bytes: 512 or 4096.
+    pub block_size: u32,
+}
+
+impl DiskConfig {
+    /// A writable disk with the usual settings.
+    pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
+        let (path, cache) = (path.into(), Cache::default());
+        DiskConfig { path, read_only: false, serial: None, cache, block_size: 512 }
+    }
+}
+
+/// An open image. Keeps its lock until dropped.
+#[derive(Debug)]
+pub struct DiskImage {
+    file: File,
+    config: DiskConfig,
+    size: u64,
+    host_block_size: u32,
+    serial: [u8; SERIAL_LEN],
+}
+
+impl DiskImage {
+    /// Opens, checks and locks an image.
+    pub fn open(config: &DiskConfig) -> Result<Arc<DiskImage>, DiskError> {
+        let path = &config.path;
+        let serial = serial(config)?;
+        if ![512, 4096].contains(&config.block_size) {
+            return Err(DiskError::BlockSize { path: path.clone(), block_size: config.block_size });
+        }
+        check_kind(config)?;
+        let file = OpenOptions::new().read(true).write(!config.read_only).open(path);
+        let mut file = file.map_err(|error| open_error(config, error))?;
+        lock(&file, config)?;
+        let host = |action| move |source| DiskError::Host { action, path: path.clone(), source };
+        // Unlike the metadata, the end is right for block devices too.
+        let size = file.seek(SeekFrom::End(0)).map_err(host("measure"))?;
+        if size == 0 || !size.is_multiple_of(config.block_size.into()) {
+            return Err(DiskError::Size { path: path.clone(), size, block_size: config.block_size });
+        }
+        let host_block = file.metadata().map_err(host("inspect"))?.blksize();
+        let host_block_size = host_block_size(host_block, config.block_size);
+        Ok(Arc::new(DiskImage { file, config: config.clone(), size, host_block_size, serial }))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.config.path
+    }
+
+    /// Size in bytes, a multiple of the block size.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether the guest may only read.
+    pub fn read_only(&self) -> bool {
+        self.config.read_only
+    }
+
+    /// Cache mode at the start of the guest.
+    pub fn cache(&self) -> Cache {
+        self.config.cache
+    }
+
+    /// Logical block size in bytes.
+    pub fn block_size(&self) -> u32 {
+        self.config.block_size
+    }
+
+    /// Bytes that the host moves and frees at a time: a power of two, at least the block size.
+    pub(super) fn host_block_size(&self) -> u32 {
+        self.host_block_size
+    }
+
+    /// Identity of the disk, padded with zeroes.
+    pub(super) fn serial(&self) -> &[u8; SERIAL_LEN] {
+        &self.serial
+    }
+
+    /// Fills guest memory from the image.
+    pub(super) fn read(&self, ram: &GuestRam, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
+        ram.read_exact_at(&self.file, ranges, offset)
+    }
+
+    /// Writes guest memory to the image.
+    pub(super) fn write(&self, ram: &GuestRam, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
+        ram.write_all_at(&self.file, ranges, offset)
+    }
+
+    /// Makes everything written so far safe.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Gives the space of a range back to the host.
+    pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.allocate(FallocateFlags::PUNCH_HOLE, offset, len)
+    }
+
+    /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host can not.
+    pub(super) fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        let how = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+        match self.allocate(how, offset, len) {
+            // EOPNOTSUPP: this file system can not. EINVAL: this block device can not at this alignment.
+            Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::InvalidInput => {
+                self.write_zeroes(offset, len)
+            }
+            result => result,
+        }
+    }
+
+    fn allocate(&self, how: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        loop {
+            match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    fn write_zeroes(&self, mut offset: u64, len: u64) -> io::Result<()> {
+        let end = offset + len;
+        while offset < end {
+            let count = (end - offset).min(ZEROES.len() as u64);
+            self.file.write_all_at(&ZEROES[..count as usize], offset)?;
+            offset += count;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the host can not do this at all.
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+}
+
+fn serial(config: &DiskConfig) -> Result<[u8; SERIAL_LEN], DiskError> {
+    let text = config.serial.as_deref().unwrap_or_default();
+    let mut serial = [0; SERIAL_LEN];
+    if text.len() > SERIAL_LEN || !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Err(DiskError::Serial { path: config.path.clone(), serial: text.to_owned() });
+    }
+    serial[..text.len()].copy_from_slice(text.as_bytes());
+    Ok(serial)
+}
+
+/// Looks before opening: opening a pipe would wait, and may have effects on a device.
+fn check_kind(config: &DiskConfig) -> Result<(), DiskError> {
+    let metadata = config.path.metadata().map_err(|error| open_error(config, error))?;
+    let kind = metadata.file_type();
+    let what = match () {
+        () if kind.is_file() || kind.is_block_device() => return Ok(()),
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a character device",
+    };
+    Err(DiskError::NotADisk(config.path.clone(), what))
+}
+
+fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
+    let path = config.path.clone();
+    let (access, remedy) = match config.read_only {
+        true => ("reading", "Change its mode or owner (chmod, chown)"),
+        false => ("reading and writing", "Change its mode or owner (chmod, chown), or attach it read-only (ro)"),
+    };
+    match source.kind() {
+        io::ErrorKind::NotFound => DiskError::Missing(path),
+        io::ErrorKind::PermissionDenied => DiskError::Permission { path, access, remedy },
+        io::ErrorKind::ReadOnlyFilesystem => DiskError::ReadOnlyStorage(path),
+        _ => DiskError::Host { action: "open", path, source },
+    }
+}
+
+fn lock(file: &File, config: &DiskConfig) -> Result<(), DiskError> {
+    let result = if config.read_only { file.try_lock_shared() } else { file.try_lock() };
+    match result {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(DiskError::Locked(config.path.clone())),
+        // A file system without locks: nothing can be promised, and nothing is gained by refusing.
+        Err(TryLockError::Error(error)) if is_unsupported(&error) => Ok(()),
+        Err(TryLockError::Error(source)) => Err(DiskError::Host { action: "lock", path: config.path.clone(), source }),
+    }
+}
+
+/// A block size that fits the one-byte and two-byte fields of the topology.
+fn host_block_size(claimed: u64, block_size: u32) -> u32 {
+    let usable = u32::try_from(claimed).ok().filter(|size| size.is_power_of_two() && *size <= 1 << 20);
+    usable.unwrap_or(DEFAULT_HOST_BLOCK).max(block_size)
+}

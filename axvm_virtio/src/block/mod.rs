@@ -1,0 +1,102 @@
+//! The block device: a disk image on the host, a disk in the guest.
+//!
+//! ```text
+//!   DiskImage (opened and locked once)  <--- Block (one for each start of the guest)
+//!        ^ preadv, pwritev, fdatasync,         |  features, configuration space (config)
+//!        | fallocate (image)                   '--start--> worker vda-q0
+//!        '------------------------- Server: one chain, one request (request, server)
+//! ```
+//!
+//! Spec: virtio 1.2, 5.2 "Block Device".
+//! Left out: several queues (VIRTIO_BLK_F_MQ), secure erase, lifetime information, zoned disks.
+
+mod config;
+mod error;
+mod image;
+mod request;
+mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
+use crate::queue::QueueState;
+use crate::worker::QueueWorker;
+
+pub use error::DiskError;
+pub use image::{Cache, DiskConfig, DiskImage};
+
+use config::{BlockConfig, feature};
+use server::Server;
+
+/// Entries of the one queue.
+const QUEUE_SIZE: u16 = 256;
+
+/// A virtio block device over an image that outlives it.
+pub struct Block {
+    image: Arc<DiskImage>,
+    config: BlockConfig,
+    /// The writeback field of the configuration space, which the worker reads too.
+    writeback: Arc<AtomicBool>,
+    workers: Vec<QueueWorker>,
+}
+
+impl Block {
+    /// A device at power-on.
+    pub fn new(image: Arc<DiskImage>) -> Block {
+        let config = BlockConfig::new(&image, QUEUE_SIZE);
+        let writeback = Arc::new(AtomicBool::new(image.cache() == Cache::Writeback));
+        Block { image, config, writeback, workers: Vec::new() }
+    }
+
+    fn set_writeback(&self, on: bool) {
+        self.writeback.store(on, Ordering::SeqCst);
+    }
+}
+
+impl VirtioDevice for Block {
+    fn id(&self) -> DeviceId {
+        DeviceId::Block
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn features(&self) -> u64 {
+        self.config.features()
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.config.read(self.writeback.load(Ordering::SeqCst), offset, data);
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if let (config::WRITEBACK, [value]) = (offset, data) {
+            self.set_writeback(value & 1 != 0);
+        }
+    }
+
+    fn start(&mut self, live: Activation) -> Result<(), StartError> {
+        if live.features & feature::FLUSH == 0 {
+            // A driver that can not flush must find its data safe after every write (5.2.6.2).
+            self.set_writeback(false);
+        }
+        for queue in live.queues {
+            let server = Server::new(&self.image, &live.ram, &self.writeback, &live.fault);
+            let index = queue.index;
+            let worker = QueueWorker::spawn(&live.name, queue, live.fault.clone(), server)
+                .map_err(|source| StartError::Host { index, source })?;
+            self.workers.push(worker);
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Vec<QueueState> {
+        self.workers.drain(..).map(QueueWorker::stop).collect()
+    }
+
+    fn reset(&mut self) {
+        self.set_writeback(self.image.cache() == Cache::Writeback);
+    }
+}

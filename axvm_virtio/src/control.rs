@@ -1,0 +1,253 @@
+//! The control plane of one virtio device: everything about registers that MMIO and PCI share.
+//!
+//! ```text
+//!   register decoder --> Control: Status, queue claims --DRIVER_OK: claims proven--> VirtioDevice
+//!   (mmio now, pci later)         ^                                                     |
+//!                                 '---------------- ring indices, at stop --------------'
+//! ```
+//!
+//! A live queue is enabled, disabled or reset by one act: stop the device, change the claim, start it again with
+//! the ring indices it gave back.
+//!
+//! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
+
+use std::sync::Arc;
+
+use axvm_arch::Gpa;
+use axvm_events::Event;
+use axvm_memory::GuestRam;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
+use crate::queue::{QueueFeatures, QueueLayout, QueueState, VirtQueue};
+use crate::signals::{Fault, QueueIrq, Signals};
+use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
+
+/// Which of a queue's three areas an address register names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Area {
+    /// The descriptor table.
+    Descriptors,
+    /// The available ring, written by the driver.
+    Driver,
+    /// The used ring, written by the device.
+    Device,
+}
+
+/// What the driver says about a queue: a claim, until DRIVER_OK.
+struct QueueClaim {
+    max: u16,
+    layout: QueueLayout,
+    ready: bool,
+    /// Where the rings stand while the device does not have them.
+    state: QueueState,
+}
+
+impl QueueClaim {
+    fn new(max: u16) -> QueueClaim {
+        let layout = QueueLayout { size: max, descriptors: Gpa(0), avail: Gpa(0), used: Gpa(0) };
+        QueueClaim { max, layout, ready: false, state: QueueState::default() }
+    }
+}
+
+/// Status, features, queues and configuration of one device.
+pub(crate) struct Control {
+    device: Box<dyn VirtioDevice>,
+    ram: Arc<GuestRam>,
+    status: Status,
+    queues: Vec<QueueClaim>,
+    /// The queues that the device has now.
+    live: Vec<usize>,
+    generation: u32,
+    signals: Arc<Signals>,
+    kicks: Arc<[EventFd]>,
+}
+
+impl Control {
+    /// A device at power-on. `kicks`: one for each queue.
+    pub(crate) fn new(
+        device: Box<dyn VirtioDevice>,
+        ram: Arc<GuestRam>,
+        signals: Arc<Signals>,
+        kicks: Arc<[EventFd]>,
+    ) -> Control {
+        let status = Status::new(device.features() | feature::TRANSPORT);
+        let queues = device.queue_sizes().iter().map(|&max| QueueClaim::new(max)).collect();
+        Control { device, ram, status, queues, live: Vec::new(), generation: 0, signals, kicks }
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &dyn VirtioDevice {
+        &*self.device
+    }
+
+    /// Half `select` of the features on offer.
+    pub(crate) fn offered(&self, select: u32) -> u32 {
+        self.status.offered(select)
+    }
+
+    /// The driver writes half `select` of its features.
+    pub(crate) fn accept(&mut self, select: u32, value: u32) {
+        self.status.accept(select, value);
+    }
+
+    /// The status register.
+    pub(crate) fn status(&self) -> u32 {
+        self.status.bits() | if self.signals.needs_reset() { DEVICE_NEEDS_RESET } else { 0 }
+    }
+
+    /// The driver writes the status register. A reset is over when this returns.
+    pub(crate) fn write_status(&mut self, value: u32) {
+        let from = self.status();
+        match self.status.write(value) {
+            Transition::None => {}
+            Transition::Start => self.start(),
+            Transition::Reset => self.reset(),
+        }
+        let to = self.status();
+        if from != to {
+            let device = Arc::clone(self.signals.name());
+            self.signals.events().emit(|| Event::VirtioStatus { device, from, to });
+        }
+    }
+
+    /// The largest size of queue `index`; 0 if there is no such queue.
+    pub(crate) fn queue_max(&self, index: u32) -> u32 {
+        self.claim(index).map_or(0, |claim| claim.max.into())
+    }
+
+    /// Whether queue `index` is enabled.
+    pub(crate) fn queue_ready(&self, index: u32) -> bool {
+        self.claim(index).is_some_and(|claim| claim.ready)
+    }
+
+    /// The driver chooses a size. What does not fit a ring is found at DRIVER_OK.
+    pub(crate) fn set_queue_size(&mut self, index: u32, size: u32) {
+        if let Some(claim) = self.idle_claim(index) {
+            claim.layout.size = u16::try_from(size).unwrap_or(u16::MAX);
+        }
+    }
+
+    /// The driver writes one half of an address.
+    pub(crate) fn set_queue_address(&mut self, index: u32, area: Area, high: bool, value: u32) {
+        let Some(claim) = self.idle_claim(index) else { return };
+        let Gpa(address) = match area {
+            Area::Descriptors => &mut claim.layout.descriptors,
+            Area::Driver => &mut claim.layout.avail,
+            Area::Device => &mut claim.layout.used,
+        };
+        *address = match high {
+            false => *address & !0xffff_ffff | u64::from(value),
+            true => *address & 0xffff_ffff | u64::from(value) << 32,
+        };
+    }
+
+    /// The driver enables or disables a queue; disabling is over when this returns.
+    pub(crate) fn set_queue_ready(&mut self, index: u32, ready: bool) {
+        if self.claim(index).is_none_or(|claim| claim.ready == ready) {
+            return;
+        }
+        self.park();
+        let claim = &mut self.queues[index as usize];
+        claim.ready = ready;
+        claim.state = QueueState::default();
+        if self.status.is_live() {
+            self.start();
+        }
+    }
+
+    /// The driver resets a queue; over when this returns. Nothing happens if it did not take the feature.
+    pub(crate) fn reset_queue(&mut self, index: u32) {
+        if self.status.accepted() & feature::RING_RESET != 0 && self.status.is_live() && self.claim(index).is_some() {
+            self.set_queue_ready(index, false);
+            let claim = &mut self.queues[index as usize];
+            *claim = QueueClaim::new(claim.max);
+        }
+    }
+
+    /// Changes whenever the configuration may have changed.
+    pub(crate) fn config_generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The driver reads the configuration space. `data` arrives zeroed.
+    pub(crate) fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.device.read_config(offset, data);
+    }
+
+    /// The driver writes the configuration space.
+    pub(crate) fn write_config(&mut self, offset: u64, data: &[u8]) {
+        self.device.write_config(offset, data);
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Device reset: workers joined, everything as at power-on.
+    pub(crate) fn reset(&mut self) {
+        self.park();
+        self.device.reset();
+        self.status.write(0);
+        self.signals.reset();
+        for claim in &mut self.queues {
+            *claim = QueueClaim::new(claim.max);
+        }
+    }
+
+    fn claim(&self, index: u32) -> Option<&QueueClaim> {
+        self.queues.get(index as usize)
+    }
+
+    /// The claim of a queue that is not enabled: only such a claim may change.
+    fn idle_claim(&mut self, index: u32) -> Option<&mut QueueClaim> {
+        self.queues.get_mut(index as usize).filter(|claim| !claim.ready)
+    }
+
+    /// Hands the enabled queues to the device. After a fault it waits for a reset instead.
+    fn start(&mut self) {
+        if self.signals.needs_reset() {
+            return;
+        }
+        let live = (0..self.queues.len()).filter(|&index| self.queues[index].ready).collect::<Vec<_>>();
+        let started = self.activation(&live).and_then(|activation| self.device.start(activation));
+        match started {
+            Ok(()) => self.live = live,
+            Err(error) => Fault::new(&self.signals).report(error),
+        }
+    }
+
+    fn activation(&self, live: &[usize]) -> Result<Activation, StartError> {
+        let queues = live.iter().map(|&index| self.prove(index)).collect::<Result<_, _>>()?;
+        Ok(Activation {
+            ram: Arc::clone(&self.ram),
+            features: self.status.accepted(),
+            queues,
+            fault: Fault::new(&self.signals),
+            name: Arc::clone(self.signals.name()),
+        })
+    }
+
+    /// Turns a claim into a queue, or says why it is none.
+    fn prove(&self, number: usize) -> Result<LiveQueue, StartError> {
+        let (claim, index) = (&self.queues[number], number as u16);
+        let (size, max) = (claim.layout.size, claim.max);
+        if size > max {
+            return Err(StartError::QueueSize { index, size, max });
+        }
+        let accepted = self.status.accepted();
+        let features = QueueFeatures {
+            event_idx: accepted & feature::EVENT_IDX != 0,
+            indirect: accepted & feature::INDIRECT_DESC != 0,
+        };
+        let queue = VirtQueue::new(&self.ram, &claim.layout, features, claim.state)
+            .map_err(|source| StartError::Queue { index, source })?;
+        let kick = self.kicks[number].try_clone().map_err(|source| StartError::Host { index, source })?;
+        Ok(LiveQueue { index, queue, kick, irq: QueueIrq::new(&self.signals) })
+    }
+
+    /// Takes the queues back from the device.
+    fn park(&mut self) {
+        let states = self.device.stop();
+        for (index, state) in self.live.drain(..).zip(states) {
+            self.queues[index].state = state;
+        }
+    }
+}

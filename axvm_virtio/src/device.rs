@@ -1,0 +1,130 @@
+//! What a virtio device is to its transport: a contract that knows no bus.
+//!
+//! ```text
+//!   transport                                   device
+//!   features, config space   <---------------   features(), read_config()
+//!   DRIVER_OK: queues proven ----- start ---->  owns the queues, workers run
+//!   reset, queue reset, shutdown -- stop ---->  workers joined
+//!   ring indices             <----- stop -----
+//! ```
+//!
+//! Spec: virtio 1.2, 2 "Basic Facilities of a Virtio Device", 5 "Device Types", 6 "Reserved Feature Bits".
+
+use std::io;
+use std::sync::Arc;
+
+use axvm_memory::GuestRam;
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::queue::{QueueError, QueueState, VirtQueue};
+use crate::signals::{Fault, QueueIrq};
+
+/// What kind of device this is (5 "Device Types").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DeviceId {
+    /// Network card (5.1).
+    Net = 1,
+    /// Block device (5.2).
+    Block = 2,
+    /// Console (5.3).
+    Console = 3,
+    /// Entropy source (5.4).
+    Entropy = 4,
+}
+
+/// Feature bits of the transport and the rings, as masks (6 "Reserved Feature Bits").
+pub mod feature {
+    /// Descriptors may point to tables of descriptors.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// Kicks and interrupts are asked for by ring position.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// The driver speaks virtio 1.0 or later. AxVM insists on it.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// A single queue can be reset.
+    pub const RING_RESET: u64 = 1 << 40;
+    /// What every transport offers beside the bits of its device.
+    pub const TRANSPORT: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1 | RING_RESET;
+}
+
+/// A virtio device, ignorant of the bus it hangs from.
+///
+/// Calls come from one thread at a time, in this order: `start` (DRIVER_OK), `stop`, `start` again after a
+/// reset or a queue reset. `reset` only while stopped; configuration accesses at any time.
+pub trait VirtioDevice: Send {
+    /// Its kind.
+    fn id(&self) -> DeviceId;
+    /// The largest size of each queue, a power of two; the length is the number of queues.
+    fn queue_sizes(&self) -> &[u16];
+    /// Its own feature bits; the transport adds [`feature::TRANSPORT`].
+    fn features(&self) -> u64;
+    /// Reads its configuration space. `data` arrives zeroed; bytes past the end stay zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Writes its configuration space; what is not writable is ignored.
+    fn write_config(&mut self, offset: u64, data: &[u8]);
+    /// The driver is ready: the queues become the device's. Queues that the driver left off are missing.
+    fn start(&mut self, live: Activation) -> Result<(), StartError>;
+    /// Completes every request taken from a ring, joins the workers, gives the queues back in the order they
+    /// were given. Without a start before it: nothing happens.
+    fn stop(&mut self) -> Vec<QueueState>;
+    /// The driver reset the device: writable configuration returns to what it was at power-on.
+    fn reset(&mut self) {}
+}
+
+/// All that a device gets when its driver is ready.
+pub struct Activation {
+    /// The guest's RAM.
+    pub ram: Arc<GuestRam>,
+    /// The negotiated feature bits.
+    pub features: u64,
+    /// The queues that the driver enabled, by ascending index.
+    pub queues: Vec<LiveQueue>,
+    /// Where to report what goes wrong.
+    pub fault: Fault,
+    /// Name of the device, such as `vda`; threads are named after it.
+    pub name: Arc<str>,
+}
+
+/// A queue in use.
+pub struct LiveQueue {
+    /// Its number, from 0.
+    pub index: u16,
+    /// The proven ring.
+    pub queue: VirtQueue,
+    /// Readable when the driver has kicked. Blocking: one read is one wait.
+    pub kick: EventFd,
+    /// To tell the driver of used buffers.
+    pub irq: QueueIrq,
+}
+
+/// A device can not start; the guest sees DEVICE_NEEDS_RESET.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The driver asked for a larger queue than there is.
+    #[error("Queue {index} has {size} entries, at most {max} are possible")]
+    QueueSize {
+        /// Number of the queue.
+        index: u16,
+        /// Entries that the driver wants.
+        size: u16,
+        /// Entries that the device allows.
+        max: u16,
+    },
+    /// The ring is not one.
+    #[error("Queue {index} is not usable: {source}")]
+    Queue {
+        /// Number of the queue.
+        index: u16,
+        /// Which rule it breaks.
+        source: QueueError,
+    },
+    /// The host refused a thread or a file descriptor.
+    #[error("The host has no resources for queue {index}: {source}; raise its limits (ulimit -n, ulimit -u)")]
+    Host {
+        /// Number of the queue.
+        index: u16,
+        /// What it said.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,204 @@
+//! virtio over MMIO: a window of 32-bit registers, and the configuration space behind it.
+//!
+//! ```text
+//!   0x000  magic, version, ids, features     \
+//!   0x030  one queue at a time: QueueSel      |  aligned 32-bit accesses only
+//!   0x050  QueueNotify (ioeventfd: no exit)   |
+//!   0x060  interrupts, 0x070 status           |
+//!   0x080  addresses of the selected queue   /
+//!   0x100  configuration space of the device: 8, 16, 32, 64 bits
+//! ```
+//!
+//! A thin decoder: what the registers mean is in `control`.
+//!
+//! Spec: virtio 1.2, 4.2.2 "MMIO Device Register Layout", version 2.
+//! Left out: the legacy interface (4.2.4); shared memory regions (no device has one).
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axvm_devices::{BusDevice, Irq};
+use axvm_events::Events;
+use axvm_memory::GuestRam;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+
+use crate::control::{Area, Control};
+use crate::device::VirtioDevice;
+use crate::signals::Signals;
+
+/// "virt", little-endian.
+const MAGIC: u32 = 0x7472_6976;
+const VERSION: u32 = 2;
+/// "AxVM", little-endian. The field is free for the maker of the device.
+const VENDOR: u32 = u32::from_le_bytes(*b"AxVM");
+
+/// Register offsets, named as in table 4.1.
+mod reg {
+    pub(super) const MAGIC_VALUE: u64 = 0x000;
+    pub(super) const VERSION: u64 = 0x004;
+    pub(super) const DEVICE_ID: u64 = 0x008;
+    pub(super) const VENDOR_ID: u64 = 0x00c;
+    pub(super) const DEVICE_FEATURES: u64 = 0x010;
+    pub(super) const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub(super) const DRIVER_FEATURES: u64 = 0x020;
+    pub(super) const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub(super) const QUEUE_SEL: u64 = 0x030;
+    pub(super) const QUEUE_NUM_MAX: u64 = 0x034;
+    pub(super) const QUEUE_NUM: u64 = 0x038;
+    pub(super) const QUEUE_READY: u64 = 0x044;
+    pub(super) const QUEUE_NOTIFY: u64 = 0x050;
+    pub(super) const INTERRUPT_STATUS: u64 = 0x060;
+    pub(super) const INTERRUPT_ACK: u64 = 0x064;
+    pub(super) const STATUS: u64 = 0x070;
+    pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
+    pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
+    pub(super) const SHM_LEN_HIGH: u64 = 0x0b4;
+    pub(super) const SHM_BASE_LOW: u64 = 0x0b8;
+    pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
+    pub(super) const QUEUE_RESET: u64 = 0x0c0;
+    pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
+    pub(super) const CONFIG: u64 = 0x100;
+}
+
+/// Offset of QueueNotify: where an ioeventfd goes, matching the queue's number in 32 bits.
+pub const QUEUE_NOTIFY: u64 = reg::QUEUE_NOTIFY;
+
+/// A virtio device behind a window of registers.
+///
+/// Interrupt registers and kicks take no lock; the others share one, which no worker ever takes.
+pub struct MmioTransport {
+    registers: Mutex<Registers>,
+    signals: Arc<Signals>,
+    kicks: Arc<[EventFd]>,
+}
+
+struct Registers {
+    control: Control,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    queue_sel: u32,
+}
+
+impl MmioTransport {
+    /// Puts `device` behind registers. `name` is for people and thread names, such as `vda`.
+    pub fn new(
+        name: &str,
+        device: Box<dyn VirtioDevice>,
+        ram: Arc<GuestRam>,
+        irq: Irq,
+        events: Events,
+    ) -> io::Result<MmioTransport> {
+        let signals = Signals::new(name, irq, events);
+        let kick = |_: &u16| EventFd::new(EFD_CLOEXEC);
+        let kicks: Arc<[EventFd]> = device.queue_sizes().iter().map(kick).collect::<io::Result<_>>()?;
+        let control = Control::new(device, ram, Arc::clone(&signals), Arc::clone(&kicks));
+        let registers = Registers { control, device_features_sel: 0, driver_features_sel: 0, queue_sel: 0 };
+        Ok(MmioTransport { registers: Mutex::new(registers), signals, kicks })
+    }
+
+    /// Name of the device.
+    pub fn name(&self) -> &str {
+        self.signals.name()
+    }
+
+    /// How many queues the device has.
+    pub fn queue_count(&self) -> u16 {
+        self.kicks.len() as u16
+    }
+
+    /// The eventfd that wakes the worker of `queue`, which must be below [`Self::queue_count`].
+    pub fn kick(&self, queue: u16) -> &EventFd {
+        &self.kicks[usize::from(queue)]
+    }
+
+    /// Resets the device: all requests taken are completed and the workers joined when this returns.
+    pub fn stop(&self) {
+        self.lock().control.write_status(0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BusDevice for MmioTransport {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
+            self.lock().control.read_config(offset, data);
+        } else if data.len() == 4 {
+            let value = match offset {
+                reg::INTERRUPT_STATUS => self.signals.interrupt_status(),
+                _ => self.lock().read(offset),
+            };
+            data.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
+            self.lock().control.write_config(offset, data);
+        } else if let Ok(bytes) = data.try_into() {
+            let value = u32::from_le_bytes(bytes);
+            match offset {
+                reg::QUEUE_NOTIFY => {
+                    if let Some(kick) = self.kicks.get(value as usize) {
+                        let _ = kick.write(1);
+                    }
+                }
+                reg::INTERRUPT_ACK => self.signals.acknowledge(value),
+                _ => self.lock().write(offset, value),
+            }
+        }
+    }
+}
+
+impl Registers {
+    fn read(&self, offset: u64) -> u32 {
+        let control = &self.control;
+        match offset {
+            reg::MAGIC_VALUE => MAGIC,
+            reg::VERSION => VERSION,
+            reg::DEVICE_ID => control.device().id() as u32,
+            reg::VENDOR_ID => VENDOR,
+            reg::DEVICE_FEATURES => control.offered(self.device_features_sel),
+            reg::QUEUE_NUM_MAX => control.queue_max(self.queue_sel),
+            reg::QUEUE_READY => control.queue_ready(self.queue_sel).into(),
+            reg::STATUS => control.status(),
+            // All ones: no such region.
+            reg::SHM_LEN_LOW | reg::SHM_LEN_HIGH | reg::SHM_BASE_LOW | reg::SHM_BASE_HIGH => u32::MAX,
+            // A queue reset is over before the driver can look.
+            reg::QUEUE_RESET => 0,
+            reg::CONFIG_GENERATION => control.config_generation(),
+            // Write-only registers, gaps, unaligned accesses.
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, offset: u64, value: u32) {
+        let (control, queue) = (&mut self.control, self.queue_sel);
+        match offset {
+            reg::DEVICE_FEATURES_SEL => self.device_features_sel = value,
+            reg::DRIVER_FEATURES => control.accept(self.driver_features_sel, value),
+            reg::DRIVER_FEATURES_SEL => self.driver_features_sel = value,
+            reg::QUEUE_SEL => self.queue_sel = value,
+            reg::QUEUE_NUM => control.set_queue_size(queue, value),
+            reg::QUEUE_READY => control.set_queue_ready(queue, value & 1 != 0),
+            reg::STATUS => control.write_status(value),
+            reg::QUEUE_DESC_LOW => control.set_queue_address(queue, Area::Descriptors, false, value),
+            reg::QUEUE_DESC_HIGH => control.set_queue_address(queue, Area::Descriptors, true, value),
+            reg::QUEUE_DRIVER_LOW => control.set_queue_address(queue, Area::Driver, false, value),
+            reg::QUEUE_DRIVER_HIGH => control.set_queue_address(queue, Area::Driver, true, value),
+            reg::QUEUE_DEVICE_LOW => control.set_queue_address(queue, Area::Device, false, value),
+            reg::QUEUE_DEVICE_HIGH => control.set_queue_address(queue, Area::Device, true, value),
+            reg::QUEUE_RESET if value & 1 != 0 => control.reset_queue(queue),
+            // Read-only registers, gaps, unaligned accesses; SHMSel, for there is no region to select.
+            _ => {}
+        }
+    }
+}

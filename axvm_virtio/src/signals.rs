@@ -1,0 +1,137 @@
+//! How a running device reaches its driver, and the user, without its transport's lock.
+//!
+//! ```text
+//!   worker --QueueIrq::raise--> interrupt status bit 0 --+--> Irq (eventfd) --> guest
+//!   worker --Fault::report----> DEVICE_NEEDS_RESET       |
+//!                               interrupt status bit 1 --+
+//!                               one event, at most one a second
+//! ```
+//!
+//! Spec: virtio 1.2, 2.1.2 "Device Requirements: Device Status Field", 4.2.2 "MMIO Device Register Layout".
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axvm_devices::Irq;
+use axvm_events::{Event, Events};
+
+/// Interrupt status: the device used a buffer.
+pub(crate) const USED_BUFFER: u32 = 1;
+/// Interrupt status: the configuration, or the device status, changed.
+pub(crate) const CONFIG_CHANGE: u32 = 2;
+
+/// What the workers of a device and its transport share.
+pub(crate) struct Signals {
+    name: Arc<str>,
+    irq: Irq,
+    interrupt: AtomicU32,
+    needs_reset: AtomicBool,
+    events: Events,
+    faults: RateLimit,
+    warnings: RateLimit,
+}
+
+impl Signals {
+    pub(crate) fn new(name: &str, irq: Irq, events: Events) -> Arc<Signals> {
+        let (faults, warnings) = Default::default();
+        let (interrupt, needs_reset) = Default::default();
+        Arc::new(Signals { name: name.into(), irq, interrupt, needs_reset, events, faults, warnings })
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The InterruptStatus register.
+    pub(crate) fn interrupt_status(&self) -> u32 {
+        self.interrupt.load(Ordering::SeqCst)
+    }
+
+    /// The InterruptACK register.
+    pub(crate) fn acknowledge(&self, bits: u32) {
+        self.interrupt.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// Whether DEVICE_NEEDS_RESET is set.
+    pub(crate) fn needs_reset(&self) -> bool {
+        self.needs_reset.load(Ordering::SeqCst)
+    }
+
+    /// Device reset. No worker runs.
+    pub(crate) fn reset(&self) {
+        self.needs_reset.store(false, Ordering::SeqCst);
+        self.interrupt.store(0, Ordering::SeqCst);
+    }
+
+    fn raise(&self, bit: u32) {
+        // The bit first: the driver reads it in answer to the interrupt.
+        self.interrupt.fetch_or(bit, Ordering::SeqCst);
+        self.irq.raise();
+    }
+}
+
+/// A queue's interrupt: "look at the used ring".
+#[derive(Clone)]
+pub struct QueueIrq(Arc<Signals>);
+
+impl QueueIrq {
+    pub(crate) fn new(signals: &Arc<Signals>) -> QueueIrq {
+        QueueIrq(Arc::clone(signals))
+    }
+
+    /// Interrupts the driver.
+    pub fn raise(&self) {
+        self.0.raise(USED_BUFFER);
+    }
+}
+
+/// Where a running device reports what it can not handle.
+#[derive(Clone)]
+pub struct Fault(Arc<Signals>);
+
+impl Fault {
+    pub(crate) fn new(signals: &Arc<Signals>) -> Fault {
+        Fault(Arc::clone(signals))
+    }
+
+    /// The driver broke a rule: asks it for a reset. Only the first report until then counts.
+    pub fn report(&self, reason: impl Display) {
+        if self.0.needs_reset.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.0.raise(CONFIG_CHANGE);
+        if self.0.faults.allows() {
+            let (device, reason) = (Arc::clone(&self.0.name), reason.to_string());
+            self.0.events.emit(|| Event::VirtioNeedsReset { device, reason });
+        }
+    }
+
+    /// The host failed a request: tells the user, at most once a second.
+    pub fn warn(&self, message: impl Display) {
+        if self.0.warnings.allows() {
+            let message = format!("{}: {message}", self.0.name);
+            self.0.events.emit(|| Event::Warning { from: "virtio", message });
+        }
+    }
+}
+
+/// Lets one thing pass per second, so that a guest can not flood the host's log.
+#[derive(Default)]
+struct RateLimit(Mutex<Option<Instant>>);
+
+impl RateLimit {
+    fn allows(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+            return false;
+        }
+        *last = Some(Instant::now());
+        true
+    }
+}

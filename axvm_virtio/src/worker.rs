@@ -1,0 +1,125 @@
+//! A thread that serves one queue: sleep until kicked, serve all there is, sleep again.
+//!
+//! ```text
+//!   kick ---> disable kicks -> pop, serve, push -> publish -> (wanted?) interrupt
+//!    ^                          '---- until empty ----'              |
+//!    '--- sleep <- nothing new <- enable kicks <---------------------'
+//! ```
+//!
+//! Serving is synchronous: a request that was popped is pushed before the next one, so whenever the
+//! worker looks at its stop flag, nothing is in flight.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::device::LiveQueue;
+use crate::queue::{Chain, QueueState};
+use crate::signals::Fault;
+
+/// How many completions may wait for the driver to be told.
+const BATCH: usize = 16;
+
+/// Serves one chain: returns how many bytes it wrote to it, or which rule the driver broke.
+pub(crate) trait Serve: Send + 'static {
+    /// See the trait.
+    fn serve(&mut self, chain: &Chain<'_>) -> Result<u32, &'static str>;
+}
+
+/// The owner's end of the thread. Dropping it stops the thread.
+pub(crate) struct QueueWorker {
+    stop: Arc<AtomicBool>,
+    kick: EventFd,
+    thread: Option<JoinHandle<QueueState>>,
+}
+
+impl QueueWorker {
+    /// Starts serving `live`, in a thread called like `vda-q0`.
+    pub(crate) fn spawn(name: &str, live: LiveQueue, fault: Fault, serve: impl Serve) -> io::Result<QueueWorker> {
+        let stop = Arc::<AtomicBool>::default();
+        let kick = live.kick.try_clone()?;
+        let name = format!("{name}-q{}", live.index);
+        let mut inside = Inside { live, fault, serve, stop: Arc::clone(&stop) };
+        let thread = Builder::new().name(name).spawn(move || inside.run())?;
+        Ok(QueueWorker { stop, kick, thread: Some(thread) })
+    }
+
+    /// Ends the thread after the request it is at, and says how far it came.
+    pub(crate) fn stop(mut self) -> QueueState {
+        self.join().unwrap_or_default()
+    }
+
+    fn join(&mut self) -> Option<QueueState> {
+        let thread = self.thread.take()?;
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = self.kick.write(1);
+        // A panic in there is our bug; its message is on stderr, and the queue starts anew.
+        thread.join().ok()
+    }
+}
+
+impl Drop for QueueWorker {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// What the thread owns.
+struct Inside<S> {
+    live: LiveQueue,
+    fault: Fault,
+    serve: S,
+    stop: Arc<AtomicBool>,
+}
+
+impl<S: Serve> Inside<S> {
+    fn run(&mut self) -> QueueState {
+        // The driver may have filled the ring before DRIVER_OK, so look before sleeping.
+        while !self.stopping() {
+            if let Err(reason) = self.drain() {
+                self.fault.report(reason);
+                break;
+            }
+            // A signal may interrupt the sleep: one look too many.
+            let _ = self.live.kick.read();
+        }
+        self.live.queue.state()
+    }
+
+    /// Serves until the ring is empty.
+    fn drain(&mut self) -> Result<(), String> {
+        loop {
+            self.live.queue.disable_kicks();
+            let served = self.serve_batch();
+            if self.live.queue.publish() {
+                self.live.irq.raise();
+            }
+            let done = served? < BATCH && !self.live.queue.enable_kicks();
+            if done || self.stopping() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Serves up to [`BATCH`] chains; how many there were.
+    fn serve_batch(&mut self) -> Result<usize, String> {
+        for count in 0..BATCH {
+            if self.stopping() {
+                return Ok(count);
+            }
+            let queue = &mut self.live.queue;
+            let Some(chain) = queue.pop().map_err(|error| error.to_string())? else { return Ok(count) };
+            let head = chain.head;
+            let written = self.serve.serve(&chain)?;
+            queue.push_used(head, written);
+        }
+        Ok(BATCH)
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
