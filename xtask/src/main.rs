@@ -1,1 +1,25 @@
-fn main() {}
+//! `cargo xtask COMMAND`: see the library of this crate.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use xtask::commands;
+
+/// Developer commands of AxVM
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    Lab(commands::lab::Lab),
+}
+
+fn main() -> ExitCode {
+    let end = match Command::parse() {
+        Command::Lab(lab) => lab.run(),
+    };
+    end.unwrap_or_else(|error| {
+        eprintln!("Error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

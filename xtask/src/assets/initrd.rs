@@ -1,0 +1,68 @@
+//! The initrd: busybox, the virtio modules of one or more kernels, and an `/init` that finds the root disk.
+//!
+//! ```text
+//!   /init   /bin/busybox   /dev/console   /lib/modules/RELEASE/{01-virtio.ko, 02-virtio_ring.ko, ...}
+//! ```
+//!
+//! One archive serves all the kernels it was made for: `/init` loads the modules of the kernel that runs, in the order
+//! of their numbers.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::kernel::Kernel;
+use super::{busybox, place};
+use crate::archive::cpio::Cpio;
+use crate::progress::Progress;
+use crate::project::{cache, fingerprint};
+
+const INIT: &str = include_str!("../../files/guest/initrd-init");
+/// What a root disk behind virtio-mmio needs; on most kernels some of it is built in.
+const MODULES: [&str; 3] = ["virtio_mmio", "virtio_blk", "ext4"];
+
+/// The initrd for these kernels.
+pub fn initrd(kernels: &[&Kernel]) -> Result<PathBuf> {
+    let releases = kernels.iter().map(|kernel| kernel.release.as_str()).collect::<Vec<_>>().join(" ");
+    let key = fingerprint(&[releases.as_bytes(), INIT.as_bytes(), MODULES.join(" ").as_bytes()]);
+    let path = cache().join(format!("initrd-{key}.img"));
+    if !path.exists() {
+        let _progress = Progress::spinner(&format!("Making the initrd for {releases}"));
+        place(&path, &build(kernels)?)?;
+    }
+    Ok(path)
+}
+
+fn build(kernels: &[&Kernel]) -> Result<Vec<u8>> {
+    let busybox = busybox()?;
+    let mut archive = skeleton(&fs::read(&busybox).with_context(|| format!("Cannot read {}", busybox.display()))?);
+    archive.file("init", 0o755, INIT.as_bytes());
+    for kernel in kernels {
+        add_modules(&mut archive, kernel, &MODULES)?;
+    }
+    Ok(archive.finish())
+}
+
+/// The directories, the console and busybox.
+pub fn skeleton(busybox: &[u8]) -> Cpio {
+    let mut archive = Cpio::default();
+    for dir in ["bin", "dev", "etc", "lib", "lib/modules", "mnt", "proc", "root", "sys", "tmp"] {
+        archive.directory(dir);
+    }
+    archive.device("dev/console", 5, 1);
+    archive.file("bin/busybox", 0o755, busybox);
+    archive.symlink("bin/sh", "busybox");
+    archive
+}
+
+/// The wanted modules below `lib/modules/RELEASE`, numbered in load order.
+pub fn add_modules(archive: &mut Cpio, kernel: &Kernel, wanted: &[&str]) -> Result<()> {
+    let dir = format!("lib/modules/{}", kernel.release);
+    archive.directory(&dir);
+    let Some(tree) = &kernel.modules else { return Ok(()) };
+    for (number, module) in tree.load_order(wanted)?.into_iter().enumerate() {
+        archive.file(&format!("{dir}/{number:02}-{}.ko", module.name), 0o644, &module.bytes);
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Stock kernels: from the distribution's packages, or the one this machine runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::modules::ModuleTree;
+use super::{apt, place};
+use crate::archive::bzimage::BzImage;
+use crate::progress::Progress;
+use crate::project;
+use crate::tool::{output, tool};
+
+/// Which kernel one would like to have.
+pub struct Wanted {
+    /// What we call it.
+    pub name: &'static str,
+    metas: &'static [&'static str],
+    prefix: &'static str,
+}
+
+impl Wanted {
+    /// Whatever the distribution holds for its stock kernel for virtual machines.
+    pub const STOCK: Wanted =
+        Wanted { name: "stock", metas: &["linux-image-cloud-amd64", "linux-image-virtual"], prefix: "linux-image-" };
+    /// Debian 12's own series.
+    pub const V6_1: Wanted = Wanted { name: "6.1", metas: &["linux-image-cloud-amd64"], prefix: "linux-image-6.1." };
+    /// The series of Debian 13, which Debian 12 has as a backport.
+    pub const V6_12: Wanted = Wanted {
+        name: "6.12",
+        metas: &["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"],
+        prefix: "linux-image-6.12.",
+    };
+}
+
+/// A kernel in the cache, or the user's own.
+pub struct Kernel {
+    /// As `uname -r` says.
+    pub release: String,
+    /// The bzImage.
+    pub image: PathBuf,
+    /// Its modules; a kernel without a directory of them is taken to have all built in.
+    pub modules: Option<ModuleTree>,
+}
+
+impl Kernel {
+    /// The wanted kernel: from the cache, else from apt, else (for [`Wanted::STOCK`]) the host's own.
+    pub fn get(wanted: &Wanted) -> Result<Kernel> {
+        let dir = project::cache().join("kernels");
+        let note = dir.join(format!("{}.release", wanted.name));
+        if let Ok(release) = fs::read_to_string(&note)
+            && let Ok(kernel) = Self::in_cache(&dir.join(release.trim()))
+        {
+            return Ok(kernel);
+        }
+        let Some(package) = apt::present().then(|| apt::real_package(wanted.metas, wanted.prefix)).flatten() else {
+            return if wanted.name == Wanted::STOCK.name { Self::of_host() } else { Err(no_kernel(wanted.name)) };
+        };
+        let release = package.trim_start_matches("linux-image-");
+        if !dir.join(release).exists() {
+            fetch(&package, release, &dir.join(release))?;
+        }
+        place(&note, release.as_bytes())?;
+        Self::in_cache(&dir.join(release))
+    }
+
+    /// A kernel that the user named, with the host's modules of the same release if there are any.
+    pub fn of_file(image: &Path) -> Result<Kernel> {
+        let bytes = fs::read(image).with_context(|| format!("Cannot read kernel {}", image.display()))?;
+        let release = match BzImage::parse(&bytes) {
+            Ok(kernel) => kernel.release().with_context(|| format!("In {}", image.display()))?.to_owned(),
+            Err(_) if bytes.starts_with(b"\x7fELF") => "unknown".to_owned(),
+            Err(error) => return Err(error.context(format!("Cannot use {} as a kernel", image.display()))),
+        };
+        let kept = project::cache().join("kernels").join(&release);
+        let places = [kept.join("lib/modules").join(&release), Path::new("/lib/modules").join(&release)];
+        let modules = places.iter().find(|dir| dir.is_dir()).map(|dir| ModuleTree::scan(dir)).transpose()?;
+        Ok(Kernel { release, image: image.to_owned(), modules })
+    }
+
+    /// The ELF inside the bzImage, unpacked once.
+    pub fn vmlinux(&self) -> Result<PathBuf> {
+        let path = project::cache().join("kernels").join(&self.release).join("vmlinux");
+        if !path.exists() {
+            let _progress = Progress::spinner(&format!("Unpacking vmlinux {}", self.release));
+            let bytes = fs::read(&self.image).with_context(|| format!("Cannot read {}", self.image.display()))?;
+            place(&path, &BzImage::parse(&bytes)?.vmlinux()?)?;
+        }
+        Ok(path)
+    }
+
+    fn in_cache(dir: &Path) -> Result<Kernel> {
+        let release = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let image = dir.join("vmlinuz");
+        let modules = Some(ModuleTree::scan(&dir.join("lib/modules").join(&release))?);
+        anyhow::ensure!(image.exists(), "No kernel at {}", image.display());
+        Ok(Kernel { release, image, modules })
+    }
+
+    fn of_host() -> Result<Kernel> {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let image = Path::new("/boot").join(format!("vmlinuz-{release}"));
+        if fs::File::open(&image).is_err() {
+            return Err(no_kernel("stock"));
+        }
+        eprintln!("No apt here: taking this machine's own kernel {release}");
+        Self::of_file(&image)
+    }
+}
+
+fn no_kernel(name: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "Cannot find a {name} kernel: no package of apt's and no readable /boot/vmlinuz-$(uname -r). \
+         Give a bzImage with virtio and ext4 by --kernel FILE"
+    )
+}
+
+/// Fetches the package, and Ubuntu's second one with the modules; leaves `vmlinuz` and `lib/modules/RELEASE` in `dir`.
+fn fetch(package: &str, release: &str, dir: &Path) -> Result<()> {
+    let unfinished = dir.with_extension("unfinished");
+    let _ = fs::remove_dir_all(&unfinished);
+    apt::unpack(package, &unfinished)?;
+    let modules = format!("linux-modules-{release}");
+    if apt::knows(&modules) {
+        apt::unpack(&modules, &unfinished)?;
+    }
+    let image = unfinished.join("boot").join(format!("vmlinuz-{release}"));
+    fs::rename(&image, unfinished.join("vmlinuz")).with_context(|| format!("No {} in {package}", image.display()))?;
+    if !unfinished.join("lib/modules").join(release).is_dir() {
+        output(tool("mv").arg(unfinished.join("usr/lib")).arg(unfinished.join("lib")))?;
+    }
+    if !unfinished.join("lib/modules").join(release).is_dir() {
+        bail!("No modules in {package}");
+    }
+    fs::rename(&unfinished, dir).with_context(|| format!("Cannot put {} in place", dir.display()))
+}

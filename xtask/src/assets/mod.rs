@@ -1,0 +1,48 @@
+//! What a boot needs beside AxVM: a stock kernel with its modules, an initrd, a root disk. Made once, kept in the cache.
+//!
+//! ```text
+//!   apt (or the host)          cache/kernels/RELEASE/{vmlinuz, modules, vmlinux}    kernel
+//!   busybox-static        -->  cache/busybox                                        busybox
+//!   modules + busybox     -->  cache/initrd-KEY.img                                 initrd
+//!   busybox + our scripts -->  cache/disk-KEY.img                                   disk
+//! ```
+//!
+//! KEY is a fingerprint of the inputs, so a changed script makes a new image and an unchanged one costs nothing. Nothing
+//! here mounts or needs root, but for a first `apt-get update`.
+
+mod apt;
+mod busybox;
+mod disk;
+mod initrd;
+mod kernel;
+mod modules;
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+pub use busybox::busybox;
+pub use disk::{make_ext4, root_disk};
+pub use initrd::{add_modules, initrd, skeleton};
+pub use kernel::{Kernel, Wanted};
+pub use modules::ModuleTree;
+
+use crate::project;
+
+/// Held while something is put into the cache: two commands at once make it once.
+pub fn lock() -> Result<File> {
+    let dir = project::cache();
+    fs::create_dir_all(&dir).with_context(|| format!("Cannot create {}", dir.display()))?;
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("Cannot create {}", path.display()))?;
+    file.lock().with_context(|| format!("Cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
+/// Puts a file in place at once: who sees it sees all of it.
+fn place(path: &Path, bytes: &[u8]) -> Result<()> {
+    let unfinished = path.with_extension("unfinished");
+    fs::write(&unfinished, bytes).with_context(|| format!("Cannot write {}", unfinished.display()))?;
+    fs::rename(&unfinished, path).with_context(|| format!("Cannot put {} in place", path.display()))
+}

@@ -1,0 +1,123 @@
+//! The outer machine: what QEMU is given to start with, and its saved state.
+//!
+//! ```text
+//!   first time   kernel + initrd --boots 10 s--> "waiting" --migrate to a file--> cache/lab-KEY/state
+//!   each run     the same command line + -incoming state --0.5 s--> "waiting"
+//! ```
+//!
+//! KEY covers all that must be alike between save and restore: QEMU's version, kernel, initrd, command line. The
+//! payload's content may differ, its size may not.
+//!
+//! One CPU and one TCG thread: with more, QEMU's nested SVM loses the outer kernel now and then.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::qemu::{Qemu, Said};
+use crate::assets::{self, Kernel, Wanted};
+use crate::progress::Progress;
+use crate::project::{cache, fingerprint};
+use crate::tool::{self, output, tool};
+
+const INIT: &str = include_str!("../../files/lab/init");
+const MODULES: [&str; 6] = ["irqbypass", "kvm", "kvm_amd", "virtio_pci", "virtio_blk", "tun"];
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off no5lvl nokaslr no_timer_check init_on_alloc=0";
+const MACHINE: &str = "-M pc -accel tcg,thread=single -cpu EPYC,+svm -smp 1 -m 8192 -nodefaults -no-user-config \
+                       -display none -no-reboot";
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+const SAVE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Everything to start the outer machine with.
+pub(super) struct Outer {
+    kernel: PathBuf,
+    /// `outer.cpio` and `state` are here.
+    dir: PathBuf,
+}
+
+impl Outer {
+    /// Prepares kernel, initrd and saved state; quick when they are there.
+    pub(super) fn prepare() -> Result<Self> {
+        if tool::find("qemu-system-x86_64").is_none() {
+            let _progress = Progress::spinner("Installing qemu-system-x86 for the lab");
+            tool::apt_install(&["qemu-system-x86"])?;
+        }
+        let version = output(tool("qemu-system-x86_64").arg("--version"))?;
+        let kernel = Kernel::get(&Wanted::V6_1).or_else(|_| Kernel::get(&Wanted::STOCK))?;
+        let words = [version.as_str(), &kernel.release, INIT, &MODULES.join(" "), COMMAND_LINE, MACHINE];
+        let dir = cache().join(format!("lab-{}", fingerprint(&words.map(str::as_bytes))));
+        fs::create_dir_all(&dir).with_context(|| format!("Cannot create {}", dir.display()))?;
+        let outer = Self { kernel: kernel.image.clone(), dir };
+        if !outer.state().exists() {
+            fs::write(outer.initrd(), initrd(&kernel)?)?;
+            outer.save()?;
+        }
+        Ok(outer)
+    }
+
+    /// QEMU's command line around this payload.
+    pub(super) fn command(&self, payload: &Path, restore: bool) -> Command {
+        let mut command = match tool::find("setpriv") {
+            // The outer machine must not outlive us, however we end.
+            Some(_) => {
+                let mut command = tool("setpriv");
+                command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+                command
+            }
+            None => tool("qemu-system-x86_64"),
+        };
+        command.args(MACHINE.split_whitespace()).arg("-kernel").arg(&self.kernel).arg("-initrd").arg(self.initrd());
+        command.args(["-append", COMMAND_LINE, "-device", "virtio-blk-pci,drive=payload", "-drive"]);
+        command.arg(format!("id=payload,format=raw,if=none,cache=unsafe,discard=unmap,file={}", payload.display()));
+        if restore {
+            command.args(["-incoming", "exec:cat state"]);
+        }
+        command.current_dir(&self.dir);
+        command
+    }
+
+    fn initrd(&self) -> PathBuf {
+        self.dir.join("outer.cpio")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    fn save(&self) -> Result<()> {
+        let _progress = Progress::spinner("Starting the lab for the first time, and saving its state");
+        let work = self.dir.join("saving");
+        let _ = fs::remove_dir_all(&work);
+        fs::create_dir_all(&work)?;
+        let payload = work.join("payload.img");
+        fs::File::create(&payload)?.set_len(super::payload::SIZE)?;
+        let mut qemu = Qemu::start(self.command(&payload, false), &work)?;
+        let deadline = Instant::now() + BOOT_LIMIT;
+        loop {
+            match qemu.control.line(deadline)? {
+                Said::Line(line) if line.contains("axvm-lab: waiting") => break,
+                Said::Line(_) => {}
+                end => {
+                    bail!("The lab's outer machine did not start ({end:?}): {}{}", qemu.control.tail(), qemu.errors())
+                }
+            }
+        }
+        qemu.migrate("exec:cat > state.unfinished", Instant::now() + SAVE_LIMIT)?;
+        drop(qemu);
+        fs::rename(self.dir.join("state.unfinished"), self.state())?;
+        let _ = fs::remove_dir_all(&work);
+        Ok(())
+    }
+}
+
+fn initrd(kernel: &Kernel) -> Result<Vec<u8>> {
+    let busybox = assets::busybox()?;
+    let mut archive = assets::skeleton(&fs::read(&busybox)?);
+    archive.file("init", 0o755, INIT.as_bytes());
+    assets::add_modules(&mut archive, kernel, &MODULES)?;
+    Ok(archive.finish())
+}

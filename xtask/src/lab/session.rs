@@ -1,0 +1,137 @@
+//! One run of the outer machine, from restore to the end of the job.
+//!
+//! ```text
+//!   host                      outer init
+//!   hello, hello ...  -->
+//!                     <--     axvm-lab: ready
+//!   run EPOCH ...     -->     set clock, mount payload, start job
+//!                     <--     axvm-lab: running        (now the job's terminal takes input)
+//!                     <--     axvm-lab: exit CODE      (job ended; or we sent "stop" at its time limit)
+//!                     <--     axvm-lab: done           (payload unmounted)
+//! ```
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+
+use super::outer::Outer;
+use super::payload::Payload;
+use super::qemu::{Qemu, Said};
+use super::terminal::{self, RawTerminal};
+use super::{Console, End, LabJob, LabReport};
+
+const RESTORE_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(120);
+const FOREVER: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What an outer kernel says that is lost or soon will be.
+const DEATH: [&str; 6] =
+    ["Kernel panic", "BUG: ", "Oops", "soft lockup", "rcu_sched self-detected", "general protection"];
+
+pub(super) fn run(outer: &Outer, job: &LabJob) -> Result<LabReport> {
+    let payload = Payload::make(&job.files, &job.script)?;
+    let mut qemu = Qemu::start(outer.command(&payload.image(), true), payload.work())?;
+    let attached = job.console == Console::Attached;
+    let (said, collector) = terminal::collect(qemu.job.try_clone()?, attached);
+    let end = match wake(&mut qemu)? {
+        Some(failure) => End::OuterDied(failure),
+        None => {
+            let raw = if attached && terminal::attended() { Some(RawTerminal::enter()?) } else { None };
+            let end = Session { qemu: &mut qemu, job }.play(raw.is_some())?;
+            // The terminal is given back after the last byte is shown.
+            qemu.kill();
+            let _ = collector.join();
+            end
+        }
+    };
+    let outer_console = std::mem::take(&mut qemu.control.log);
+    let console = std::mem::take(&mut *said.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    Ok(LabReport { end, console, outer_console, payload, first_try: None })
+}
+
+/// Waits until the restored machine answers; else says why it did not.
+fn wake(qemu: &mut Qemu) -> Result<Option<String>> {
+    let deadline = Instant::now() + RESTORE_LIMIT;
+    while Instant::now() < deadline {
+        // What is sent before the state is in is lost.
+        if qemu.control.send("hello").is_err() {
+            break;
+        }
+        match qemu.control.line(Instant::now() + Duration::from_millis(50))? {
+            Said::Line(line) if line == "axvm-lab: ready" => return Ok(None),
+            Said::Closed => break,
+            _ => {}
+        }
+    }
+    Ok(Some(format!("Saved state did not come back: {}{}", qemu.control.tail(), qemu.errors())))
+}
+
+struct Session<'a, 'job> {
+    qemu: &'a mut Qemu,
+    job: &'a LabJob<'job>,
+}
+
+impl Session<'_, '_> {
+    fn play(&mut self, terminal: bool) -> Result<End> {
+        let (rows, columns) = terminal::size();
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64().round();
+        let term = std::env::var("TERM").ok().filter(|term| terminal && !term.is_empty()).unwrap_or("linux".into());
+        let mode = if terminal { "sane" } else { "raw" };
+        if self.qemu.control.send(&format!("run {epoch} {rows} {columns} {term} {mode}")).is_err() {
+            return Ok(self.died("gone before the job began"));
+        }
+        let started = Instant::now();
+        loop {
+            match self.qemu.control.line(started + self.job.limit.unwrap_or(FOREVER))? {
+                Said::Closed => return Ok(self.died("QEMU ended")),
+                Said::Silence => return self.stop(),
+                Said::Line(line) if DEATH.iter().any(|sign| line.contains(sign)) => {
+                    // The rest of its last words.
+                    let until = Instant::now() + Duration::from_secs(2);
+                    while matches!(self.qemu.control.line(until)?, Said::Line(_)) {}
+                    return Ok(self.died(&line));
+                }
+                Said::Line(line) => {
+                    if let Some(code) = line.strip_prefix("axvm-lab: exit ") {
+                        return self.finish(End::Exit(code.parse().unwrap_or(255)));
+                    } else if let Some(note) = line.strip_prefix("axvm-lab: note ") {
+                        (self.job.note)(note);
+                    } else if line == "axvm-lab: running" && self.job.console == Console::Attached {
+                        terminal::feed(self.qemu.job.try_clone()?);
+                    } else if line == "axvm-lab: no payload" {
+                        return Ok(self.died("it cannot mount the payload"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// At the time limit: is it the job that hangs, or the outer machine?
+    fn stop(&mut self) -> Result<End> {
+        let limit = self.job.limit.unwrap_or(FOREVER);
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        let _ = self.qemu.control.send("stop");
+        loop {
+            match self.qemu.control.line(deadline)? {
+                Said::Line(line) if line.starts_with("axvm-lab: exit") => return self.finish(End::TimeLimit(limit)),
+                Said::Line(_) => {}
+                Said::Silence | Said::Closed => return Ok(self.died("it does not answer any more")),
+            }
+        }
+    }
+
+    fn finish(&mut self, end: End) -> Result<End> {
+        let deadline = Instant::now() + UNMOUNT_LIMIT;
+        loop {
+            match self.qemu.control.line(deadline)? {
+                Said::Line(line) if line == "axvm-lab: done" => return Ok(end),
+                Said::Line(_) => {}
+                Said::Silence | Said::Closed => return Ok(self.died("it ended before the payload was written")),
+            }
+        }
+    }
+
+    fn died(&self, why: &str) -> End {
+        End::OuterDied(format!("{why}\n{}\n{}", self.qemu.control.tail(), self.qemu.errors()).trim().to_owned())
+    }
+}

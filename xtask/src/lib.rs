@@ -1,0 +1,16 @@
+//! The developer commands of AxVM: `cargo xtask boot`, `test`, `lab`, `tidy`.
+//!
+//! ```text
+//!   commands   boot, test, lab, tidy as typed    assets    kernels, initrd, root disk
+//!   lab        AxVM on a hardware-like KVM       archive   cpio, bzImage, compression
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod archive;
+pub mod assets;
+pub mod commands;
+pub mod lab;
+pub mod progress;
+pub mod project;
+pub mod tool;
