@@ -146,7 +146,7 @@ impl FakeDriver {
     /// Puts a chain of `buffers` into the ring's own table and offers it; returns its head.
     pub fn add(&mut self, buffers: &[Buffer]) -> u16 {
         assert!(!buffers.is_empty() && buffers.len() <= self.free.len(), "no room for {} descriptors", buffers.len());
-        let indices = self.free.split_off(self.free.len() - buffers.len());
+        let indices: Vec<_> = buffers.iter().filter_map(|_| self.free.pop()).collect();
         for (position, buffer) in buffers.iter().enumerate() {
             let next = indices.get(position + 1).copied();
             self.write_descriptor(indices[position], describe(buffer, next));

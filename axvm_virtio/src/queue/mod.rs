@@ -182,6 +182,11 @@ impl VirtQueue {
         &self.layout
     }
 
+    /// The RAM that the ring and its buffers lie in.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
     /// Collects the next chain into `buffers` and gives its head.
     #[inline]
     fn take(&mut self) -> Result<Option<u16>, QueueError> {
