@@ -3,4 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod doorbells;
 mod exits;
+mod interrupts;
+mod kicks;
+mod modes;
+mod refusals;
+mod smp;

@@ -1,22 +1,34 @@
 //! A test bench for guests of a few instructions, on the real KVM.
 //!
 //! ```text
-//!   guest!(name, "assembly", ...)   bytes at 0x1000      Bench::new(kvm, bytes)   run_until(|exit| ...)
+//!   0x04f0  operand for LGDT                      guest!(name, "assembly", ...)   --> name() -> bytes
+//!   0x0500  GDT: 08 code64, 10 code32, 18 data    Bench::new(&kvm, name())        --> at 0x1000
+//!   0x0600  IDT, 96 gates                         bench.place(0x2000, handler())
+//!   0x1000  code; the stack grows down from it    bench.run_until(|exit| ...)
 //! ```
 //!
-//! A guest starts in 32-bit protected mode with flat segments, paging and interrupts off, and its stack
-//! below its code. Without `/dev/kvm` a test says `skipped` and why, through `kvm_or_skip!`.
+//! A guest starts in 32-bit protected mode with flat segments, paging and interrupts off. Without
+//! `/dev/kvm` a test says `skipped` and why, through `kvm_or_skip!`.
 #![allow(dead_code, unreachable_pub, reason = "shared by test binaries, each uses a part")]
 
+use std::io::Write;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use axvm_arch::Gpa;
 use axvm_arch::cpuid::CpuidEntry;
-use axvm_arch::registers::{CpuState, RFLAGS_RESERVED, Registers, Segment, SystemRegisters, cr0};
+use axvm_arch::registers::{CpuState, DescriptorTable, RFLAGS_RESERVED, Registers, Segment, SystemRegisters, cr0};
 use axvm_kvm::{Exit, Kicker, Kvm, KvmVcpu, Vcpu, VcpuSetup, Vm};
 use axvm_memory::{GuestRam, RamConfig};
 
+/// Operand for LGDT: limit and base of the GDT.
+pub const GDT_OPERAND: u64 = 0x4f0;
+/// The GDT.
+pub const GDT: u64 = 0x500;
+/// The IDT, as long as vectors 0 to 0x5f need.
+pub const IDT: u64 = 0x600;
 /// Where a guest's code lies and starts.
 pub const CODE: u64 = 0x1000;
 /// Guest RAM, in bytes.
@@ -58,14 +70,17 @@ macro_rules! kvm_or_skip {
     () => {
         match axvm_kvm::Kvm::open() {
             Ok(kvm) => kvm,
-            Err(error) => {
-                println!("skipped: no /dev/kvm: {error}");
-                return;
-            }
+            Err(error) => return $crate::common::say_skipped(&error),
         }
     };
 }
 pub(crate) use kvm_or_skip;
+
+/// Says on the real standard error, which the test harness does not swallow, that a test did not run.
+pub fn say_skipped(error: &axvm_kvm::KvmError) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: no /dev/kvm: {test}: {error}");
+}
 
 /// A VM with 4 MiB of RAM and a bootstrap processor that starts at [`CODE`].
 pub struct Bench {
@@ -78,15 +93,42 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(kvm: &Kvm, code: &[u8]) -> Bench {
+        Bench::with_vm(kvm, code, |_| ())
+    }
+
+    /// A bench whose VM is `prepared` before it gets vCPUs.
+    pub fn with_vm(kvm: &Kvm, code: &[u8], prepare: impl FnOnce(&Vm)) -> Bench {
         let ram = GuestRam::allocate(&RamConfig { size: RAM, huge_pages: false }).unwrap();
-        ram.write(Gpa(CODE), code).unwrap();
         let vm = kvm.create_vm(&ram).unwrap();
+        prepare(&vm);
         let cpuid = kvm.supported_cpuid().unwrap();
         let start = flat_32bit(CODE);
         let setup = VcpuSetup { cpuid: &cpuid, msrs: &[], start: Some(&start), is_bsp: true };
         let bsp = vm.create_vcpu(0, &setup).unwrap();
         let kicker = Arc::new(bsp.kicker().unwrap());
-        Bench { ram, vm, cpuid, bsp, kicker }
+        let bench = Bench { ram, vm, cpuid, bsp, kicker };
+        let gdt = [0, Segment::code64(8).descriptor(), Segment::code32(0x10).descriptor()];
+        bench.place(GDT, gdt.map(u64::to_le_bytes).as_flattened());
+        bench.place(GDT + 0x18, &Segment::data(0x18).descriptor().to_le_bytes());
+        bench.place(GDT_OPERAND, &[0x1f, 0, 0, 0x05, 0, 0]);
+        bench.place(CODE, code);
+        bench
+    }
+
+    /// Creates an application processor: it waits for INIT and SIPI.
+    pub fn ap(&self, id: u32) -> KvmVcpu {
+        let setup = VcpuSetup { cpuid: &self.cpuid, msrs: &[], start: None, is_bsp: false };
+        self.vm.create_vcpu(id, &setup).unwrap()
+    }
+
+    pub fn place(&self, gpa: u64, bytes: &[u8]) {
+        self.ram.write(Gpa(gpa), bytes).unwrap();
+    }
+
+    /// Points interrupt `vector` at 32-bit code.
+    pub fn interrupt_gate(&self, vector: u64, handler: u64) {
+        let gate = handler & 0xffff | 0x10 << 16 | 0x8e00 << 32 | (handler >> 16) << 48;
+        self.place(IDT + vector * 8, &gate.to_le_bytes());
     }
 
     /// Runs the bootstrap processor until `done` says so; kicks it, and fails, after [`TIME_LIMIT`].
@@ -94,10 +136,22 @@ impl Bench {
         run_until(&mut self.bsp, &self.kicker, done);
     }
 
-    pub fn peek_u32(&self, gpa: u64) -> u32 {
-        let mut data = [0; 4];
+    /// Runs the bootstrap processor until it writes a byte to port 0x80, and returns the byte. Any other
+    /// exit fails the test.
+    pub fn run_to_report(&mut self) -> u8 {
+        let mut report = 0;
+        self.run_until(|exit| {
+            let Exit::IoOut { port: 0x80, size: 1, data: &[value] } = *exit else { panic!("not a report: {exit:x?}") };
+            report = value;
+            true
+        });
+        report
+    }
+
+    pub fn peek<const N: usize>(&self, gpa: u64) -> [u8; N] {
+        let mut data = [0; N];
         self.ram.read(Gpa(gpa), &mut data).unwrap();
-        u32::from_le_bytes(data)
+        data
     }
 }
 
@@ -105,30 +159,23 @@ impl Bench {
 pub fn run_until(vcpu: &mut KvmVcpu, kicker: &Arc<Kicker>, mut done: impl FnMut(&mut Exit<'_>) -> bool) {
     kicker.attach();
     let deadline = Instant::now() + TIME_LIMIT;
-    let (finished, finish) = std::sync::mpsc::channel::<()>();
+    let (finished, finish) = channel::<()>();
     let watch = {
         let kicker = kicker.clone();
-        std::thread::spawn(move || {
-            if finish.recv_timeout(TIME_LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        thread::spawn(move || {
+            if finish.recv_timeout(TIME_LIMIT) == Err(RecvTimeoutError::Timeout) {
                 kicker.kick();
             }
         })
     };
-    loop {
-        let mut exit = vcpu.run().unwrap();
-        if done(&mut exit) {
-            break;
-        }
-        if Instant::now() >= deadline {
-            let exit = format!("{exit:?}");
-            panic!("no end after {TIME_LIMIT:?}; last exit {exit}, {:#x?}", vcpu.state());
-        }
+    while !done(&mut vcpu.run().unwrap()) {
+        assert!(Instant::now() < deadline, "no end after {TIME_LIMIT:?}: {:x?}", vcpu.state());
     }
     drop(finished);
     watch.join().unwrap();
 }
 
-/// Flat 32-bit protected mode at `rip`, the stack just below.
+/// Flat 32-bit protected mode at `rip`, the stack just below [`CODE`].
 pub fn flat_32bit(rip: u64) -> CpuState {
     let data = Segment::data(0x18);
     CpuState {
@@ -141,6 +188,8 @@ pub fn flat_32bit(rip: u64) -> CpuState {
             gs: data,
             ss: data,
             tr: Segment::tss(0x20, 0),
+            gdt: DescriptorTable { base: GDT, limit: 0x1f },
+            idt: DescriptorTable { base: IDT, limit: 0x2ff },
             cr0: cr0::PE | cr0::ET,
             ..Default::default()
         },

@@ -1,0 +1,104 @@
+//! Application processors wait for INIT and SIPI, which the bootstrap processor sends through its APIC.
+
+use crate::common::{Bench, guest, kvm_or_skip};
+use axvm_kvm::{Exit, Kicker, KvmVcpu};
+use std::sync::Arc;
+use std::thread;
+
+/// Runs application processors, each on a thread, while `during` runs on this one; kicks them in the end.
+fn with_aps<T>(aps: Vec<KvmVcpu>, during: impl FnOnce() -> T) -> T {
+    let kickers: Vec<Arc<Kicker>> = aps.iter().map(|ap| Arc::new(ap.kicker().unwrap())).collect();
+    thread::scope(|scope| {
+        for (mut ap, kicker) in aps.into_iter().zip(&kickers) {
+            scope.spawn(move || {
+                crate::common::run_until(&mut ap, kicker, |exit| match exit {
+                    Exit::Interrupted => true,
+                    exit => panic!("{exit:x?}"),
+                })
+            });
+        }
+        let result = during();
+        kickers.iter().for_each(|kicker| kicker.kick());
+        result
+    })
+}
+
+guest!(
+    wakes_all_the_others,
+    ".code32",
+    "mov dword ptr [0xfee00300], 0xc4500", // INIT to all but self
+    "mov dword ptr [0xfee00300], 0xc4608", // SIPI to all but self: start at 0x8000
+    "2: cmp dword ptr [0x3000], 19",
+    "jne 2b",
+    "out 0x80, al",
+    "hlt",
+);
+guest!(
+    starts_in_real_mode,
+    ".code16",
+    "cli",
+    "lgdt [0x4f0]",
+    "mov eax, cr0",
+    "or al, 1",
+    "mov cr0, eax",
+    ".byte 0x66, 0xea", // far jump to 0x10:0x9000
+    ".long 0x9000",
+    ".word 0x10",
+);
+guest!(
+    tells_its_apic_id,
+    ".code32",
+    "mov eax, 0x18",
+    "mov ds, eax",
+    "mov eax, [0xfee00020]", // APIC id
+    "shr eax, 24",
+    "inc byte ptr [eax + 0x3100]",
+    "lock inc dword ptr [0x3000]",
+    "2: hlt",
+    "jmp 2b",
+);
+
+#[test]
+fn twenty_vcpus_start_and_each_knows_its_apic_id() {
+    let mut bench = Bench::new(&kvm_or_skip!(), wakes_all_the_others());
+    bench.place(0x8000, starts_in_real_mode());
+    bench.place(0x9000, tells_its_apic_id());
+    let aps = (1..20).map(|id| bench.ap(id)).collect();
+    with_aps(aps, || bench.run_to_report());
+    let said: Vec<usize> = (0..32).filter(|&id| bench.peek::<32>(0x3100)[id] == 1).collect();
+    assert_eq!(said, (1..20).collect::<Vec<_>>());
+}
+
+guest!(
+    wakes_number_300,
+    ".code32",
+    "mov ecx, 0x830", // x2APIC interrupt command register
+    "mov edx, 300",
+    "mov eax, 0x4500", // INIT
+    "wrmsr",
+    "mov eax, 0x4608", // SIPI: start at 0x8000
+    "wrmsr",
+    "2: cmp dword ptr [0x3000], 0",
+    "je 2b",
+    "out 0x80, al",
+    "hlt",
+);
+guest!(
+    tells_its_x2apic_id,
+    ".code16",
+    "mov ecx, 0x802", // x2APIC id
+    "rdmsr",
+    "mov [0x3000], eax",
+    "2: hlt",
+    "jmp 2b",
+);
+
+#[test]
+fn an_apic_id_above_254_works_in_x2apic_mode() {
+    let kvm = kvm_or_skip!();
+    let mut bench = Bench::with_vm(&kvm, wakes_number_300(), |vm| vm.enable_x2apic_api().unwrap());
+    bench.place(0x8000, tells_its_x2apic_id());
+    let aps = vec![bench.ap(300)];
+    with_aps(aps, || bench.run_to_report());
+    assert_eq!(u32::from_le_bytes(bench.peek(0x3000)), 300);
+}
