@@ -1,14 +1,14 @@
 //! A vCPU: creating one, giving it its power-on state, running it.
 //!
 //! ```text
-//!   KVM_CREATE_VCPU -> CPUID -> MSRs -> SREGS, REGS -> FPU -> LAPIC -> MP state -> KVM_RUN ...
+//!   KVM_CREATE_VCPU -> CPUID -> MSRs -> REGS, SREGS -> FPU -> LAPIC -> KVM_RUN, KVM_RUN, ...
 //! ```
 //!
 //! CPUID comes first, because it decides which MSRs and control register bits exist; the APIC base in
-//! SREGS comes before the APIC's registers, because it decides their format.
+//! SREGS comes before the APIC's registers, because it decides their format. Which vCPU runs at once and
+//! which waits is KVM's own doing: number 0 is the bootstrap processor, all others wait for INIT and SIPI.
 //!
-//! Source: KVM API 4.7 `KVM_CREATE_VCPU`, 4.10 `KVM_RUN`, 4.18 to 4.22, 4.38 `KVM_GET_MP_STATE`, 4.57
-//! `KVM_GET_LAPIC`; Intel SDM volume 3, "Local Vector Table"; MultiProcessor Specification 1.4, 3.6.2.2
+//! Source: KVM API 4.7 `KVM_CREATE_VCPU`, 4.10 `KVM_RUN`, 4.11 to 4.23, 4.57 `KVM_GET_LAPIC`; Intel SDM volume 3, "Local Vector Table"; MultiProcessor Specification 1.4, 3.6.2.2
 //! "Virtual Wire Mode".
 
 use std::io;
@@ -52,8 +52,7 @@ pub struct VcpuSetup<'a> {
     pub msrs: &'a [Msr],
     /// Registers to start with; `None` leaves those of a reset.
     pub start: Option<&'a CpuState>,
-    /// The bootstrap processor runs at once and takes the PIC's interrupts; the others wait for INIT
-    /// and SIPI. KVM's bootstrap processor has APIC id 0.
+    /// The bootstrap processor (the one with APIC id 0, for KVM) takes the PIC's interrupts and NMIs.
     pub is_bsp: bool,
 }
 
@@ -85,8 +84,6 @@ impl Vm {
         if setup.is_bsp {
             vcpu.wire_apic()?;
         }
-        let mp_state = if setup.is_bsp { kvm::KVM_MP_STATE_RUNNABLE } else { kvm::KVM_MP_STATE_UNINITIALIZED };
-        vcpu.fd.set_mp_state(kvm::kvm_mp_state { mp_state }).map_err(vcpu.failed("the MP state (KVM_SET_MP_STATE)"))?;
         Ok(vcpu)
     }
 }

@@ -126,24 +126,3 @@ fn the_timer_arrives_at_ioapic_pin_2_and_goes_on() {
     bench.place(0x2000, takes_an_apic_interrupt());
     assert_eq!([0; 3].map(|_| bench.run_to_report()), [0x44; 3]);
 }
-
-guest!(
-    reads_its_apic,
-    ".code32",
-    "mov eax, [0xfee000f0]",
-    "mov [0x3000], eax",
-    "mov eax, [0xfee00350]",
-    "mov [0x3004], eax",
-    "mov eax, [0xfee00360]",
-    "mov [0x3008], eax",
-    "out 0x80, al",
-    "hlt",
-);
-
-#[test]
-fn the_bootstrap_processor_is_in_virtual_wire_mode() {
-    let mut bench = Bench::new(&kvm_or_skip!(), reads_its_apic());
-    bench.run_to_report();
-    let registers = [0x3000, 0x3004, 0x3008].map(|gpa| u32::from_le_bytes(bench.peek(gpa)));
-    assert_eq!(registers, [0x1ff, 0x700, 0x400], "SVR, LINT0 ExtINT, LINT1 NMI");
-}

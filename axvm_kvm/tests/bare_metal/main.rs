@@ -8,5 +8,6 @@ mod exits;
 mod interrupts;
 mod kicks;
 mod modes;
+mod power_on;
 mod refusals;
 mod smp;

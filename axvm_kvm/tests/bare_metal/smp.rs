@@ -1,6 +1,6 @@
 //! Application processors wait for INIT and SIPI, which the bootstrap processor sends through its APIC.
 
-use crate::common::{Bench, guest, kvm_or_skip};
+use crate::common::{Bench, Special, guest, kvm_or_skip};
 use axvm_kvm::{Exit, Kicker, KvmVcpu};
 use std::sync::Arc;
 use std::thread;
@@ -95,8 +95,8 @@ guest!(
 
 #[test]
 fn an_apic_id_above_254_works_in_x2apic_mode() {
-    let kvm = kvm_or_skip!();
-    let mut bench = Bench::with_vm(&kvm, wakes_number_300(), |vm| vm.enable_x2apic_api().unwrap());
+    let mut bench =
+        Bench::special(&kvm_or_skip!(), wakes_number_300(), &Special { x2apic: true, ..Special::default() });
     bench.place(0x8000, tells_its_x2apic_id());
     let aps = vec![bench.ap(300)];
     with_aps(aps, || bench.run_to_report());

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use axvm_arch::Gpa;
 use axvm_arch::cpuid::CpuidEntry;
+use axvm_arch::msr::Msr;
 use axvm_arch::registers::{CpuState, DescriptorTable, RFLAGS_RESERVED, Registers, Segment, SystemRegisters, cr0};
 use axvm_kvm::{Exit, Kicker, Kvm, KvmVcpu, Vcpu, VcpuSetup, Vm};
 use axvm_memory::{GuestRam, RamConfig};
@@ -82,6 +83,17 @@ pub fn say_skipped(error: &axvm_kvm::KvmError) {
     let _ = writeln!(std::io::stderr(), "skipped: no /dev/kvm: {test}: {error}");
 }
 
+/// How a bench differs from the usual one.
+#[derive(Default)]
+pub struct Special<'a> {
+    /// APIC ids above 254 are allowed.
+    pub x2apic: bool,
+    /// Leaves in addition to those KVM supports.
+    pub cpuid: &'a [CpuidEntry],
+    /// MSRs of the bootstrap processor.
+    pub msrs: &'a [Msr],
+}
+
 /// A VM with 4 MiB of RAM and a bootstrap processor that starts at [`CODE`].
 pub struct Bench {
     pub ram: Arc<GuestRam>,
@@ -93,17 +105,19 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(kvm: &Kvm, code: &[u8]) -> Bench {
-        Bench::with_vm(kvm, code, |_| ())
+        Bench::special(kvm, code, &Special::default())
     }
 
-    /// A bench whose VM is `prepared` before it gets vCPUs.
-    pub fn with_vm(kvm: &Kvm, code: &[u8], prepare: impl FnOnce(&Vm)) -> Bench {
+    /// A bench that differs from the usual one.
+    pub fn special(kvm: &Kvm, code: &[u8], special: &Special<'_>) -> Bench {
         let ram = GuestRam::allocate(&RamConfig { size: RAM, huge_pages: false }).unwrap();
         let vm = kvm.create_vm(&ram).unwrap();
-        prepare(&vm);
-        let cpuid = kvm.supported_cpuid().unwrap();
+        if special.x2apic {
+            vm.enable_x2apic_api().unwrap();
+        }
+        let cpuid = [&kvm.supported_cpuid().unwrap(), special.cpuid].concat();
         let start = flat_32bit(CODE);
-        let setup = VcpuSetup { cpuid: &cpuid, msrs: &[], start: Some(&start), is_bsp: true };
+        let setup = VcpuSetup { cpuid: &cpuid, msrs: special.msrs, start: Some(&start), is_bsp: true };
         let bsp = vm.create_vcpu(0, &setup).unwrap();
         let kicker = Arc::new(bsp.kicker().unwrap());
         let bench = Bench { ram, vm, cpuid, bsp, kicker };

@@ -1,0 +1,57 @@
+//! A vCPU starts in the state it was given.
+
+use crate::common::{Bench, CODE, Special, flat_32bit, guest, kvm_or_skip};
+use axvm_arch::cpuid::CpuidEntry;
+use axvm_arch::msr::{MTRR_DEF_TYPE, MTRR_ENABLE, MTRR_WRITE_BACK, Msr};
+
+#[test]
+fn registers_are_as_given() {
+    let bench = Bench::new(&kvm_or_skip!(), &[]);
+    assert_eq!(bench.bsp.state().unwrap(), flat_32bit(CODE));
+}
+
+guest!(
+    reads_its_apic,
+    ".code32",
+    "mov eax, [0xfee000f0]",
+    "mov [0x3000], eax",
+    "mov eax, [0xfee00350]",
+    "mov [0x3004], eax",
+    "mov eax, [0xfee00360]",
+    "mov [0x3008], eax",
+    "out 0x80, al",
+    "hlt",
+);
+
+#[test]
+fn the_bootstrap_processor_is_in_virtual_wire_mode() {
+    let mut bench = Bench::new(&kvm_or_skip!(), reads_its_apic());
+    bench.run_to_report();
+    let registers = [0x3000, 0x3004, 0x3008].map(|gpa| u32::from_le_bytes(bench.peek(gpa)));
+    assert_eq!(registers, [0x1ff, 0x700, 0x400], "SVR, LINT0 ExtINT, LINT1 NMI");
+}
+
+guest!(
+    tells_cpuid_msr_and_fpu,
+    ".code32",
+    "mov eax, 0x40000100",
+    "cpuid",
+    "mov [0x3000], ebx",
+    "mov ecx, 0x2ff", // IA32_MTRR_DEF_TYPE
+    "rdmsr",
+    "mov [0x3004], eax",
+    "fnstcw [0x3008]",
+    "out 0x80, al",
+    "hlt",
+);
+
+#[test]
+fn the_guest_sees_the_cpuid_msrs_and_fpu_it_was_given() {
+    let leaf = CpuidEntry { function: 0x4000_0100, ebx: 0x6d76_7861, ..CpuidEntry::default() };
+    let mtrr = Msr { index: MTRR_DEF_TYPE, value: MTRR_ENABLE | MTRR_WRITE_BACK };
+    let special = Special { cpuid: &[leaf], msrs: &[mtrr], ..Special::default() };
+    let mut bench = Bench::special(&kvm_or_skip!(), tells_cpuid_msr_and_fpu(), &special);
+    bench.run_to_report();
+    let seen = [0x3000, 0x3004, 0x3008].map(|gpa| u32::from_le_bytes(bench.peek(gpa)));
+    assert_eq!(seen, [0x6d76_7861, 0x806, 0x37f]);
+}
