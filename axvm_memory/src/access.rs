@@ -62,15 +62,12 @@ impl GuestRange {
 
 impl GuestRam {
     /// Proves that `len` bytes from `gpa` are RAM, in one region.
+    #[inline]
     pub fn range(&self, gpa: Gpa, len: u64) -> Result<GuestRange, AccessError> {
-        let error = AccessError::NotRam { gpa, len };
-        let size = usize::try_from(len).map_err(|_| error)?;
-        let end = gpa.checked_add(len).ok_or(error)?;
-        let inside = |region: crate::RamRegion| region.gpa <= gpa && end.0 <= region.gpa.0 + region.len;
-        if !self.regions().any(inside) {
-            return Err(error);
+        match (self.host(gpa, len), usize::try_from(len)) {
+            (Some(_), Ok(size)) => Ok(GuestRange { gpa, len: size }),
+            _ => Err(AccessError::NotRam { gpa, len }),
         }
-        Ok(GuestRange { gpa, len: size })
     }
 
     /// Copies from guest RAM.
@@ -107,16 +104,22 @@ impl GuestRam {
         #[derive(Clone, Copy)]
         struct Unaligned<T>(T);
 
-        let (_, rest) = range.split_at(offset);
-        assert!(rest.len >= size_of::<T>(), "{offset} bytes into a range of {}", range.len);
-        let place = self.volatile(&rest).ptr_guard().as_ptr().cast::<Unaligned<T>>();
+        let fits = offset <= range.len && range.len - offset >= size_of::<T>();
+        assert!(fits, "{} bytes at {offset} in a range of {}", size_of::<T>(), range.len);
+        let place = self.place(range).wrapping_add(offset).cast::<Unaligned<T>>();
         // SAFETY: the range holds a whole `T` from `place` on, packed needs no alignment, and every bit
         // pattern is a `T`.
         unsafe { place.read_volatile() }.0
     }
 
+    /// Host address of a proven range; a range of other RAM panics, as it proves nothing here.
+    #[inline]
+    pub(crate) fn place(&self, range: &GuestRange) -> *mut u8 {
+        self.host(range.gpa, range.len as u64).expect("a GuestRange belongs to the RAM that made it")
+    }
+
     /// Host view of a proven range.
-    pub(crate) fn volatile(&self, range: &GuestRange) -> VolatileSlice<'_> {
+    fn volatile(&self, range: &GuestRange) -> VolatileSlice<'_> {
         // An empty range may sit at the very end of a region, where there is no byte to point at.
         let at = if range.is_empty() { GuestAddress(0) } else { GuestAddress(range.gpa.0) };
         self.memory().get_slice(at, range.len).expect("a GuestRange belongs to the RAM that made it")
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "2 bytes into a range of 9")]
+    #[should_panic(expected = "8 bytes at 2 in a range of 9")]
     fn a_value_past_the_end_is_our_bug() {
         let ram = ram(2 * MIB);
         ram.get::<u64>(&ram.range(Gpa(0x1000), 9).unwrap(), 2);

@@ -43,8 +43,7 @@ impl GuestRam {
             return Err(AccessError::Unaligned { gpa, align });
         }
         let len = (count as u64).saturating_mul(size_of::<T>() as u64);
-        let range = self.range(gpa, len)?;
-        let first = self.volatile(&range).ptr_guard_mut().as_ptr().cast::<T>();
+        let first = self.host(gpa, len).ok_or(AccessError::NotRam { gpa, len })?.cast::<T>();
         Ok(GuestArray { ram: Arc::clone(self), first, count, element: PhantomData })
     }
 }

@@ -28,10 +28,7 @@ impl GuestRam {
         let mut buffers: Vec<libc::iovec> = ranges
             .iter()
             .filter(|range| !range.is_empty())
-            .map(|range| libc::iovec {
-                iov_base: self.volatile(range).ptr_guard_mut().as_ptr().cast(),
-                iov_len: range.len(),
-            })
+            .map(|range| libc::iovec { iov_base: self.place(range).cast(), iov_len: range.len() })
             .collect();
         let mut rest = &mut buffers[..];
         let mut at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;

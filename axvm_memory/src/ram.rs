@@ -18,6 +18,9 @@ use crate::mapping::Mapping;
 /// The one concrete address-space type of this project.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
+/// Where the regions start, in their order.
+const STARTS: [Gpa; 2] = [Gpa(0), layout::RAM_ABOVE_4G];
+
 /// What RAM to allocate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamConfig {
@@ -79,10 +82,9 @@ impl GuestRam {
             return Err(RamError::Size(size));
         }
         let below = size.min(layout::HOLE.0);
-        let pieces = [(Gpa(0), below), (layout::RAM_ABOVE_4G, size - below)];
         let mut maps = Vec::new();
         let mut regions = Vec::new();
-        for (gpa, len) in pieces.into_iter().filter(|&(_, len)| len > 0) {
+        for (gpa, len) in STARTS.into_iter().zip([below, size - below]).filter(|&(_, len)| len > 0) {
             let map_error = |source| RamError::Map { size_mib: len >> 20, source };
             let map = Mapping::anonymous(len as usize).map_err(map_error)?;
             if config.huge_pages {
@@ -104,8 +106,18 @@ impl GuestRam {
 
     /// The regions in ascending order, for `KVM_SET_USER_MEMORY_REGION` and the e820 map.
     pub fn regions(&self) -> impl Iterator<Item = RamRegion> {
-        let gpas = [Gpa(0), layout::RAM_ABOVE_4G];
-        self.maps.iter().zip(gpas).map(|(map, gpa)| RamRegion { gpa, len: map.len() as u64, hva: map.start() as u64 })
+        let region = |(map, gpa): (&Mapping, Gpa)| RamRegion { gpa, len: map.len() as u64, hva: map.start() as u64 };
+        self.maps.iter().zip(STARTS).map(region)
+    }
+
+    /// Where `len` bytes at `gpa` lie on the host, if all of them are RAM of one region.
+    #[inline]
+    pub(crate) fn host(&self, gpa: Gpa, len: u64) -> Option<*mut u8> {
+        let end = gpa.checked_add(len)?;
+        self.maps.iter().zip(STARTS).find_map(|(map, start)| {
+            let offset = gpa.0.checked_sub(start.0)?;
+            (end.0 - start.0 <= map.len() as u64).then(|| map.start().wrapping_add(offset as usize))
+        })
     }
 
     /// Zeroes all RAM by giving its pages back to the host: what a reset machine starts with.
