@@ -11,6 +11,7 @@
 //! Left out: firmware images (we are the firmware), real-mode entry, EFI handover.
 #![forbid(unsafe_code)]
 
+pub mod cpu;
 pub mod e820;
 pub mod kernel;
 pub mod linux;

@@ -1,0 +1,101 @@
+//! What a vCPU answers to CPUID, and the MSRs that firmware leaves behind.
+//!
+//! ```text
+//!   KVM's supported set --template--> --always--> hypervisor bit, x2APIC, TSC deadline, KVM's own leaves
+//!      (the host)       host: all     --per vCPU-> APIC id, cores, threads, shared caches
+//!                       ivybridge: less
+//! ```
+//!
+//! Spec: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; Linux
+//! Documentation/virt/kvm/x86/cpuid.rst (leaves 0x4000_0000 and 0x4000_0001).
+//! Left out: leaf 2 and the AMD cache sizes (0x8000_0005/6) describe the host's caches, as they are.
+
+mod ivybridge;
+mod leaves;
+mod msr;
+mod topology;
+
+use axvm_arch::cpuid::{CpuidEntry, Topology};
+
+use leaves::Leaves;
+
+pub use msr::msrs;
+
+/// Which processor the guest sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuTemplate {
+    /// All that KVM can give on this host.
+    #[default]
+    Host,
+    /// What a Xeon E5 v2 (2013) has, and no more: a guest that moves between hosts sees the same.
+    IvyBridge,
+}
+
+/// How the vCPUs of one VM look, besides their topology.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuConfig {
+    /// The processor to show.
+    pub template: CpuTemplate,
+    /// The host has the capability `KVM_CAP_TSC_DEADLINE_TIMER`.
+    pub tsc_deadline: bool,
+    /// TSC frequency, for guests that do not use kvmclock.
+    pub tsc_khz: Option<u32>,
+}
+
+/// Leaf 1 ECX: the APIC timer can be armed with a TSC value.
+const TSC_DEADLINE: u32 = 1 << 24;
+/// Leaf 1 ECX: x2APIC. KVM emulates it on every host.
+const X2APIC: u32 = 1 << 21;
+/// Leaf 1 ECX: "you are in a virtual machine"; then 0x4000_0000 says in whose.
+const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 0x4000_0001 EAX, KVM_FEATURE_MSI_EXT_DEST_ID: interrupts can be sent to APIC ids above 255.
+const MSI_EXT_DEST_ID: u32 = 1 << 15;
+/// Frequency of KVM's APIC timer, in kHz.
+const APIC_BUS_KHZ: u32 = 1_000_000;
+
+/// The CPUID leaves of vCPU number `vcpu`, made from those that KVM supports on this host.
+pub fn leaves(supported: &[CpuidEntry], topology: &Topology, vcpu: u32, config: &CpuConfig) -> Vec<CpuidEntry> {
+    let mut leaves = Leaves::new(supported);
+    if config.template == CpuTemplate::IvyBridge {
+        ivybridge::apply(&mut leaves);
+    }
+    if let Some(leaf) = leaves.get_mut(1, 0) {
+        leaf.ecx |= HYPERVISOR | X2APIC;
+        // KVM reports this one as a capability, not in its CPUID.
+        leaf.ecx = if config.tsc_deadline { leaf.ecx | TSC_DEADLINE } else { leaf.ecx & !TSC_DEADLINE };
+    }
+    topology::describe(&mut leaves, topology, vcpu);
+    paravirtualize(&mut leaves, topology, config);
+    leaves.into_entries()
+}
+
+/// Features of `template` that this host cannot give, by their names in /proc/cpuinfo.
+pub fn missing_features(supported: &[CpuidEntry], template: CpuTemplate) -> Vec<&'static str> {
+    match template {
+        CpuTemplate::Host => Vec::new(),
+        CpuTemplate::IvyBridge => ivybridge::missing(&Leaves::new(supported)),
+    }
+}
+
+/// KVM's own leaves: its features stay as supported (kvmclock, PV EOI, steal time, ...).
+fn paravirtualize(leaves: &mut Leaves, topology: &Topology, config: &CpuConfig) {
+    const BASE: u32 = 0x4000_0000;
+    // Linux leaves CPUs with larger ids offline without this. KVM's IOAPIC still hears 8 bits of
+    // destination only; Linux spreads the few IOAPIC pins from CPU 0 upwards, so it gets away with it.
+    let last_id = topology.apic_id(topology.count().saturating_sub(1));
+    if last_id > 254
+        && let Some(features) = leaves.get_mut(BASE + 1, 0)
+    {
+        features.eax |= MSI_EXT_DEST_ID;
+    }
+    // The timing leaf that hypervisors agreed on: TSC and APIC timer frequency.
+    if let Some(tsc_khz) = config.tsc_khz
+        && let Some(base) = leaves.get_mut(BASE, 0)
+    {
+        base.eax = base.eax.max(BASE + 0x10);
+        leaves.put(CpuidEntry { function: BASE + 0x10, eax: tsc_khz, ebx: APIC_BUS_KHZ, ..CpuidEntry::default() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

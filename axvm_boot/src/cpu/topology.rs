@@ -1,0 +1,107 @@
+//! Threads, cores and packages: the same facts, in each place a kernel looks for them.
+//!
+//! ```text
+//!   leaf 1            every CPU    8-bit APIC id, logical processors in the package
+//!   leaf 4            Intel        per cache: how many ids share it; ids of cores in the package
+//!   leaf 0xB, 0x1F    Intel, Zen 2 levels: | package | core | thread |, 32-bit x2APIC id in EDX
+//!   0x8000_0008       AMD          logical processors in the package, width of their ids
+//!   0x8000_001D       AMD          leaf 4 in AMD's place
+//!   0x8000_001E       AMD          x2APIC id, core, threads per core, node
+//! ```
+//!
+//! Spec: Intel SDM volume 2A, CPUID, and volume 3, 9.9.3 "Hierarchical Mapping of CPUID Extended
+//! Topology Leaf"; AMD APM volume 3, E.4.
+//! Left out: modules, tiles and dies (0x1F), 0x8000_0026: a package has cores, a core has threads.
+
+use axvm_arch::cpuid::{CpuidEntry, Topology};
+
+use super::leaves::{EXTENDED, Leaves, Vendor};
+
+/// Leaf 1 EDX: the logical processor count of leaf 1 means something.
+const HTT: u32 = 1 << 28;
+/// 0x8000_0001 ECX: more than one logical processor in the package, so say CPUs without HTT.
+const CMP_LEGACY: u32 = 1 << 1;
+/// 0x8000_0001 ECX: leaves 0x8000_001D and 0x8000_001E exist.
+const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+const LEVEL_THREAD: u32 = 1;
+const LEVEL_CORE: u32 = 2;
+
+/// Writes `topology`, as seen by vCPU number `vcpu`, into all leaves that speak of it.
+pub(super) fn describe(leaves: &mut Leaves, topology: &Topology, vcpu: u32) {
+    let vendor = leaves.vendor();
+    let id = topology.apic_id(vcpu);
+    let logical = topology.cores * topology.threads;
+    if let Some(leaf) = leaves.get_mut(1, 0) {
+        leaf.ebx = leaf.ebx & 0xffff | logical.min(255) << 16 | id << 24;
+        leaf.edx = with(leaf.edx, HTT, logical > 1);
+    }
+    if vendor == Vendor::Amd {
+        amd(leaves, topology, vcpu);
+    } else {
+        let core_ids = 1 << (topology.package_shift() - topology.thread_bits());
+        for cache in leaves.subleaves_mut(4) {
+            share(cache, topology);
+            if cache.eax & 0x1f != 0 {
+                cache.eax = cache.eax & 0x03ff_ffff | (core_ids - 1u32).min(0x3f) << 26;
+            }
+        }
+    }
+    levels(leaves, topology, id);
+}
+
+/// Leaf 0xB always, 0x1F where the processor has it.
+fn levels(leaves: &mut Leaves, topology: &Topology, id: u32) {
+    let has_v2 = leaves.last_of(0) >= 0x1f;
+    leaves.retain(|entry| !matches!(entry.function, 0xb | 0x1f));
+    if let Some(leaf) = leaves.get_mut(0, 0) {
+        leaf.eax = leaf.eax.max(0xb);
+    }
+    let rows = [
+        (topology.thread_bits(), topology.threads, LEVEL_THREAD),
+        (topology.package_shift(), topology.cores * topology.threads, LEVEL_CORE),
+        (0, 0, 0),
+    ];
+    for function in if has_v2 { [Some(0xb), Some(0x1f)] } else { [Some(0xb), None] }.into_iter().flatten() {
+        for (index, (eax, ebx, level)) in (0..).zip(rows) {
+            leaves.put(CpuidEntry { function, index, indexed: true, eax, ebx, ecx: level << 8 | index, edx: id });
+        }
+    }
+}
+
+fn amd(leaves: &mut Leaves, topology: &Topology, vcpu: u32) {
+    let logical = topology.cores * topology.threads;
+    let mut extensions = false;
+    if let Some(leaf) = leaves.get_mut(EXTENDED + 1, 0) {
+        leaf.ecx = with(leaf.ecx, CMP_LEGACY, logical > 1);
+        extensions = leaf.ecx & TOPOLOGY_EXTENSIONS != 0;
+    }
+    if let Some(leaf) = leaves.get_mut(EXTENDED + 8, 0) {
+        leaf.ecx = leaf.ecx & !0xf0ff | (logical.min(256) - 1) | topology.package_shift().min(15) << 12;
+    }
+    let is_ours = |function: u32| matches!(function, 0x8000_001d | 0x8000_001e);
+    leaves.retain(|entry| entry.function != EXTENDED + 0x26 && (extensions || !is_ours(entry.function)));
+    leaves.subleaves_mut(EXTENDED + 0x1d).for_each(|cache| share(cache, topology));
+    if let Some(leaf) = leaves.get_mut(EXTENDED + 0x1e, 0) {
+        let core = vcpu / topology.threads % topology.cores;
+        let socket = vcpu / logical;
+        leaf.eax = topology.apic_id(vcpu);
+        leaf.ebx = core & 0xff | (topology.threads - 1) << 8;
+        leaf.ecx = socket & 0xff;
+    }
+}
+
+/// First and second level caches belong to a core, larger ones to the package. The count is of ids,
+/// gaps included: kernels find the sharers by masking ids.
+fn share(cache: &mut CpuidEntry, topology: &Topology) {
+    if cache.eax & 0x1f == 0 {
+        return; // no cache: the end of the list
+    }
+    let level = cache.eax >> 5 & 7;
+    let bits = if level <= 2 { topology.thread_bits() } else { topology.package_shift() };
+    let ids = 1u32 << bits.min(12);
+    cache.eax = cache.eax & !(0xfff << 14) | (ids - 1) << 14;
+}
+
+fn with(word: u32, bit: u32, set: bool) -> u32 {
+    if set { word | bit } else { word & !bit }
+}
