@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   kernel, initrd, command line --linux::prepare--> bytes in guest RAM + CpuState of the first CPU
+//!   vCPUs, virtio windows         --acpi::build----> ACPI tables
 //!   KVM's supported CPUID        --cpu::leaves-----> CPUID of each vCPU
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! Left out: firmware images (we are the firmware), real-mode entry, EFI handover.
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod cpu;
 pub mod e820;
 pub mod kernel;

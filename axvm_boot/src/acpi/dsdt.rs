@@ -1,0 +1,103 @@
+//! DSDT: the devices that can not be found by looking, as an AML namespace.
+//!
+//! ```text
+//!  \_SB_.C000 ...  processors (ACPI0007), _UID as in the MADT
+//!       .COM1      16550A (PNP0501): ports 0x3f8-0x3ff, IRQ 4
+//!       .RTC_      MC146818 (PNP0B00): ports 0x70-0x71, IRQ 8
+//!       .V000 ...  virtio-mmio (LNRO0005): a window of registers, a GSI
+//!  \_S5_           what to write to PM1a control to turn the machine off
+//! ```
+//!
+//! Nothing here is code: no methods, so no OS has to run anything but lookups.
+//!
+//! Spec: ACPI 6.5, 5.2.11.1 "Differentiated System Description Table (DSDT)", 6.1 "Device
+//! Identification Objects", 6.4 "Resource Data Types for ACPI", 7.4.2 "\_Sx (System States)", 8.4
+//! "Declaring Processors". The power button is no device: it is fixed hardware, see the FADT.
+//! Left out: the PIT and the PICs, which no OS looks up here.
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope};
+use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
+use axvm_arch::layout::{gsi, port};
+
+use super::root::table;
+use super::{Platform, VirtioWindow};
+
+/// Revision 2 and above: integers have 64 bits.
+const REVISION: u8 = 2;
+/// `_STA`: present, enabled, shown, working.
+const PRESENT: u8 = 0xf;
+
+/// The DSDT of a machine.
+pub(super) fn dsdt(platform: &Platform) -> Vec<u8> {
+    let mut devices = Vec::new();
+    for uid in 0..platform.apic_ids.len() {
+        processor(&mut devices, uid as u32);
+    }
+    com1(&mut devices);
+    rtc(&mut devices);
+    for (uid, window) in (0..).zip(&platform.virtio) {
+        virtio_mmio(&mut devices, uid, window);
+    }
+    let mut body = Scope::raw("_SB_".into(), devices);
+    // SLP_TYP for the PM1a and the PM1b control register, and two reserved values.
+    let sleep_types = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0_u8, &0_u8]);
+    Name::new("_S5_".into(), &sleep_types).to_aml_bytes(&mut body);
+    table(*b"DSDT", REVISION, &body)
+}
+
+fn processor(aml: &mut Vec<u8>, uid: u32) {
+    device(aml, &format!("C{uid:03X}"), &[&name("_HID", &"ACPI0007"), &name("_UID", &uid)]);
+}
+
+fn com1(aml: &mut Vec<u8>) {
+    let ports = IO::new(port::COM1, port::COM1, 1, 8);
+    device(
+        aml,
+        "COM1",
+        &[
+            &name("_HID", &EISAName::new("PNP0501")),
+            &name("_UID", &1_u8),
+            &name("_STA", &PRESENT),
+            &name("_CRS", &ResourceTemplate::new(vec![&ports, &line(gsi::COM1)])),
+        ],
+    );
+}
+
+fn rtc(aml: &mut Vec<u8>) {
+    let ports = IO::new(port::RTC, port::RTC, 1, 2);
+    device(
+        aml,
+        "RTC_",
+        &[
+            &name("_HID", &EISAName::new("PNP0B00")),
+            &name("_CRS", &ResourceTemplate::new(vec![&ports, &line(gsi::RTC)])),
+        ],
+    );
+}
+
+fn virtio_mmio(aml: &mut Vec<u8>, uid: u32, window: &VirtioWindow) {
+    let registers = Memory32Fixed::new(true, window.base.0 as u32, window.len as u32);
+    device(
+        aml,
+        &format!("V{uid:03X}"),
+        &[
+            &name("_HID", &"LNRO0005"),
+            &name("_UID", &uid),
+            &name("_CRS", &ResourceTemplate::new(vec![&registers, &line(window.gsi)])),
+        ],
+    );
+}
+
+/// An interrupt of one device alone: edge-triggered, active high, not shared.
+fn line(gsi: u32) -> Interrupt {
+    Interrupt::new(true, true, false, false, gsi)
+}
+
+fn name(name: &str, value: &dyn Aml) -> Name {
+    Name::new(name.into(), value)
+}
+
+fn device(aml: &mut Vec<u8>, name: &str, objects: &[&dyn Aml]) {
+    Device::new(name.into(), objects.to_vec()).to_aml_bytes(aml);
+}

@@ -1,0 +1,252 @@
+//! The ACPI tables, read the way a guest finds them, and judged by ACPICA's own tools.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use axvm_arch::{Gpa, layout};
+use axvm_boot::acpi::{Platform, Tables, VirtioWindow, build};
+use axvm_memory::{GuestRam, RamConfig};
+
+const PROCESSORS: [u32; 3] = [1, 20, 300];
+const WINDOWS: [usize; 3] = [0, 1, 14];
+
+fn windows(count: usize) -> Vec<VirtioWindow> {
+    let bases = (layout::VIRTIO_MMIO.0..).step_by(layout::VIRTIO_MMIO_STRIDE as usize);
+    let window = |(base, gsi)| VirtioWindow { base: Gpa(base), len: layout::VIRTIO_MMIO_LEN, gsi };
+    bases.zip(layout::gsi::VIRTIO).take(count).map(window).collect()
+}
+
+fn platform(processors: u32, window_count: usize) -> Platform {
+    Platform { apic_ids: (0..processors).collect(), virtio: windows(window_count) }
+}
+
+fn platforms() -> impl Iterator<Item = (String, Tables)> {
+    PROCESSORS.into_iter().flat_map(|cpus| WINDOWS.map(|count| (cpus, count))).map(|(cpus, count)| {
+        let tables = build(&platform(cpus, count)).unwrap();
+        (format!("{cpus} vCPUs, {count} windows"), tables)
+    })
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap())
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
+}
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+/// A guest that knows only its RAM and the address of the RSDP.
+struct Guest<'a>(&'a GuestRam);
+
+impl Guest<'_> {
+    fn bytes(&self, gpa: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.0.read(Gpa(gpa), &mut bytes).unwrap();
+        bytes
+    }
+
+    /// The whole table at `gpa`, checked.
+    fn table(&self, gpa: u64, signature: &[u8; 4]) -> Vec<u8> {
+        let header = self.bytes(gpa, 36);
+        assert_eq!(&header[..4], signature, "at {gpa:#x}");
+        let bytes = self.bytes(gpa, u32_at(&header, 4) as usize);
+        if signature != b"FACS" {
+            assert_eq!(sum(&bytes), 0, "checksum of {}", String::from_utf8_lossy(signature));
+            assert_eq!(&bytes[10..24], b"AXVM  AXVMCORE");
+        }
+        bytes
+    }
+}
+
+#[test]
+fn a_guest_finds_every_table_from_the_rsdp() {
+    for (cpus, count) in [(1, 0), (20, 14), (1024, 14)] {
+        let ram = GuestRam::allocate(&RamConfig { size: 2 << 20, huge_pages: false }).unwrap();
+        let rsdp_gpa = build(&platform(cpus, count)).unwrap().place(&ram).unwrap();
+        let guest = Guest(&ram);
+
+        assert!(rsdp_gpa.is_aligned(16) && (0xe_0000..0x10_0000).contains(&rsdp_gpa.0), "a scan finds it");
+        let rsdp = guest.bytes(rsdp_gpa.0, 36);
+        assert_eq!((&rsdp[..8], rsdp[15], u32_at(&rsdp, 20)), (&b"RSD PTR "[..], 2, 36));
+        assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
+
+        let rsdt = guest.table(u32_at(&rsdp, 16).into(), b"RSDT");
+        let xsdt = guest.table(u64_at(&rsdp, 24), b"XSDT");
+        let pointers: Vec<u64> = rsdt[36..].chunks(4).map(|bytes| u32_at(bytes, 0).into()).collect();
+        assert_eq!(pointers, xsdt[36..].chunks(8).map(|bytes| u64_at(bytes, 0)).collect::<Vec<_>>());
+
+        let [fadt, madt] = pointers[..] else { panic!("{pointers:x?}") };
+        let (fadt, _) = (guest.table(fadt, b"FACP"), guest.table(madt, b"APIC"));
+        let dsdt = guest.table(u32_at(&fadt, 40).into(), b"DSDT");
+        assert_eq!(u64_at(&fadt, 140), u64::from(u32_at(&fadt, 40)), "DSDT and X_DSDT");
+        let facs = guest.table(u32_at(&fadt, 36).into(), b"FACS");
+        assert_eq!((facs.len(), facs[32], u32_at(&fadt, 36) % 64), (64, 2, 0));
+
+        let count_of = |name: &[u8]| dsdt.windows(name.len()).filter(|&window| window == name).count();
+        assert_eq!((count_of(b"ACPI0007\0"), count_of(b"LNRO0005\0")), (cpus as usize, count));
+    }
+}
+
+#[test]
+fn tables_neither_overlap_nor_leave_their_room() {
+    let tables = build(&platform(1024, 14)).unwrap();
+    let ranges: Vec<_> = tables.iter().map(|table| (table.gpa.0, table.gpa.0 + table.bytes.len() as u64)).collect();
+    assert_eq!(ranges[0].0, layout::ACPI_TABLES.0);
+    assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:x?}");
+    assert!(ranges.last().unwrap().1 <= layout::HIGH_RAM.0);
+    assert!(tables.iter().all(|table| table.name == "FACS" || table.gpa < layout::FACS));
+}
+
+/// Entry type, UID and APIC id.
+type Processor = (u8, u32, u32);
+
+/// The processors of a MADT, and all its other entries.
+fn madt_entries(madt: &[u8]) -> (Vec<Processor>, Vec<Vec<u8>>) {
+    let (mut processors, mut others) = (Vec::new(), Vec::new());
+    let mut rest = &madt[44..];
+    while let [kind, len, ..] = *rest {
+        let (entry, next) = rest.split_at(len.into());
+        match kind {
+            0 => processors.push((kind, entry[2].into(), entry[3].into())),
+            9 => processors.push((kind, u32_at(entry, 12), u32_at(entry, 4))),
+            _ => others.push(entry.to_vec()),
+        }
+        let flags = if kind == 0 { 4 } else { 8 };
+        assert!(![0, 9].contains(&kind) || u32_at(entry, flags) == 1, "enabled");
+        rest = next;
+    }
+    (processors, others)
+}
+
+fn madt(apic_ids: Vec<u32>) -> Vec<u8> {
+    let tables = build(&Platform { apic_ids, virtio: Vec::new() }).unwrap();
+    tables.iter().find(|table| table.name == "MADT").unwrap().bytes.clone()
+}
+
+#[test]
+fn the_madt_lists_each_apic_id_once_in_the_entry_that_can_hold_it() {
+    let gaps: Vec<u32> = (0..20).map(|n| n / 5 * 8 + n % 5).collect();
+    for ids in [vec![0], (0..20).collect(), gaps, (0..300).collect(), vec![0, 254, 255, 256, 0xffff_fffe]] {
+        let expected: Vec<_> = (0..).zip(&ids).map(|(uid, &id)| (if id < 255 { 0 } else { 9 }, uid, id)).collect();
+        assert_eq!(madt_entries(&madt(ids)).0, expected);
+    }
+}
+
+#[test]
+fn the_madt_says_how_interrupts_are_wired() {
+    let ioapic = vec![1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0];
+    let timer_at_pin_2 = vec![2, 10, 0, 0, 2, 0, 0, 0, 0, 0];
+    let sci_is_an_edge = vec![2, 10, 0, 9, 9, 0, 0, 0, 0b0101, 0];
+    let nmi_at_lint1 = vec![4, 6, 0xff, 0, 0, 1];
+    let x2apic_nmi_at_lint1 = vec![10, 12, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0];
+
+    let small = madt(vec![0]);
+    assert_eq!((u32_at(&small, 36), u32_at(&small, 40)), (0xfee0_0000, 1));
+    let mut entries = vec![ioapic, timer_at_pin_2, sci_is_an_edge, nmi_at_lint1];
+    assert_eq!(madt_entries(&small).1, entries);
+    entries.push(x2apic_nmi_at_lint1);
+    assert_eq!(madt_entries(&madt(vec![0, 255])).1, entries);
+}
+
+#[test]
+fn physical_destinations_are_forced_only_where_ids_need_it() {
+    let flags = |ids: Vec<u32>| {
+        let tables = build(&Platform { apic_ids: ids, virtio: Vec::new() }).unwrap();
+        u32_at(&tables.iter().find(|table| table.name == "FADT").unwrap().bytes, 112)
+    };
+    assert_eq!(flags(vec![0, 254]) >> 19 & 1, 0);
+    assert_eq!(flags(vec![0, 255]) >> 19 & 1, 1);
+}
+
+/// Runs one of ACPICA's tools; all it said, or `None` (and a note) if it is not installed.
+fn run(tool: &str, arguments: &[&str], directory: &Path) -> Option<String> {
+    match Command::new(tool).args(arguments).current_dir(directory).output() {
+        Ok(output) => {
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(output.status.success(), "{tool} {arguments:?}: {said}");
+            Some(said)
+        }
+        Err(_) => {
+            println!("skipped: {tool} not installed (package acpica-tools)");
+            None
+        }
+    }
+}
+
+fn write(tables: &Tables, directory: &Path) {
+    for table in tables.iter() {
+        fs::write(directory.join(format!("{}.dat", table.name)), &table.bytes).unwrap();
+    }
+}
+
+/// A table without what the compiler signs: its name and revision at 28, and so the checksum at 9.
+fn unsigned(name: &str, bytes: &[u8]) -> Vec<u8> {
+    match name {
+        "FACS" => bytes.to_vec(),
+        _ => [&bytes[..9], &bytes[10..28], &bytes[36..]].concat(),
+    }
+}
+
+#[test]
+fn iasl_takes_every_table_apart_and_puts_it_together_again_without_a_remark() {
+    for (case, tables) in platforms() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path();
+        write(&tables, directory);
+        for table in tables.iter().filter(|table| table.name != "RSDP") {
+            let (name, case) = (table.name, format!("{case}: {}", table.name));
+            let Some(said) = run("iasl", &["-d", &format!("{name}.dat")], directory) else { return };
+            let source = fs::read_to_string(directory.join(format!("{name}.dsl"))).unwrap();
+            for word in ["rror", "arning", "emark", "nvalid", "nknown", "ncorrect"] {
+                assert!(!said.contains(word) && !source.contains(word), "{case}: {word} in {said}{source}");
+            }
+            let said = run("iasl", &["-w3", &format!("{name}.dsl")], directory).unwrap();
+            assert!(said.contains("0 Errors, 0 Warnings, 0 Remarks"), "{case}: {said}");
+            let compiled = fs::read(directory.join(format!("{name}.aml"))).unwrap();
+            assert_eq!(unsigned(name, &compiled), unsigned(name, &table.bytes), "{case}");
+        }
+    }
+}
+
+/// What `acpiexec` prints for one batch of debugger commands on a DSDT.
+fn acpiexec(tables: &Tables, commands: &str) -> Option<String> {
+    let scratch = tempfile::tempdir().unwrap();
+    write(tables, scratch.path());
+    let said = run("acpiexec", &["-b", commands, "DSDT.dat"], scratch.path())?;
+    assert!(!said.contains("ACPI Error") && !said.contains("ACPI Warning"), "{said}");
+    Some(said)
+}
+
+#[test]
+fn acpica_evaluates_soft_off_and_a_processor() {
+    let tables = build(&platform(300, 14)).unwrap();
+    let Some(said) = acpiexec(&tables, "evaluate \\_S5_;evaluate \\_SB_.C12B._UID") else { return };
+    assert!(said.contains("Contains 4 Elements:\n    [Integer] = 0000000000000005"), "{said}");
+    assert!(said.contains("[Integer] = 000000000000012B"), "{said}");
+}
+
+#[test]
+fn acpica_decodes_the_resources_of_every_device() {
+    let tables = build(&platform(1, 14)).unwrap();
+    let Some(com1) = acpiexec(&tables, "resources \\_SB_.COM1") else { return };
+    for fact in ["Address Minimum : 03F8", "Address Length : 08", "Dword00 : 00000004"] {
+        assert!(com1.contains(fact), "no {fact:?} in {com1}");
+    }
+    let rtc = acpiexec(&tables, "resources \\_SB_.RTC_").unwrap();
+    for fact in ["Address Minimum : 0070", "Address Length : 02", "Dword00 : 00000008"] {
+        assert!(rtc.contains(fact), "no {fact:?} in {rtc}");
+    }
+    for (n, window) in windows(14).iter().enumerate() {
+        let said = acpiexec(&tables, &format!("resources \\_SB_.V{n:03X}")).unwrap();
+        let (base, gsi) = (format!("Address : {:08X}", window.base.0), format!("Dword00 : {:08X}", window.gsi));
+        for fact in [&base, &gsi, "Triggering : Edge", "Polarity : ActiveHigh", "Sharing : Exclusive"] {
+            assert!(said.contains(fact), "V{n:03X}: no {fact:?} in {said}");
+        }
+    }
+}
