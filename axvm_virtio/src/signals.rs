@@ -108,7 +108,7 @@ impl Fault {
         self.0.raise(CONFIG_CHANGE);
         if self.0.faults.allows() {
             let (device, reason) = (Arc::clone(&self.0.name), reason.to_string());
-            self.0.events.emit(|| Event::VirtioNeedsReset { device, reason });
+            self.0.events.warn(|| Event::VirtioNeedsReset { device, reason });
         }
     }
 
@@ -116,7 +116,7 @@ impl Fault {
     pub fn warn(&self, message: impl Display) {
         if self.0.warnings.allows() {
             let message = format!("{}: {message}", self.0.name);
-            self.0.events.emit(|| Event::Warning { from: "virtio", message });
+            self.0.events.warn(|| Event::Warning { from: "virtio", message });
         }
     }
 }

@@ -56,7 +56,7 @@ impl QueueWorker {
         let thread = self.thread.take()?;
         self.stop.store(true, Ordering::SeqCst);
         let _ = self.kick.write(1);
-        // A panic in there is our bug; its message is on stderr, and the queue starts anew.
+        // A panic in there is our bug: the guest was told, and the queue starts anew.
         thread.join().ok()
     }
 }
@@ -121,5 +121,13 @@ impl<S: Serve> Inside<S> {
 
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
+    }
+}
+
+impl<S> Drop for Inside<S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fault.report("The worker of its queue failed: a bug of AxVM, please report it");
+        }
     }
 }

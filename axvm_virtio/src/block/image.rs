@@ -15,6 +15,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -33,7 +34,7 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 pub enum Cache {
     /// After the next flush: the host's page cache holds it until then. The driver may choose otherwise.
     #[default]
-    Writeback,
+    WriteBack,
     /// When it completes. The driver may choose otherwise.
     WriteThrough,
 }
@@ -69,6 +70,7 @@ pub struct DiskImage {
     size: u64,
     host_block_size: u32,
     serial: [u8; SERIAL_LEN],
+    syncs: AtomicU64,
 }
 
 impl DiskImage {
@@ -91,7 +93,7 @@ impl DiskImage {
         }
         let host_block = file.metadata().map_err(host("inspect"))?.blksize();
         let host_block_size = host_block_size(host_block, config.block_size);
-        Ok(Arc::new(DiskImage { file, config: config.clone(), size, host_block_size, serial }))
+        Ok(Arc::new(DiskImage { file, config: config.clone(), size, host_block_size, serial, syncs: AtomicU64::new(0) }))
     }
 
     /// Where it is.
@@ -119,6 +121,11 @@ impl DiskImage {
         self.config.block_size
     }
 
+    /// How often the guest has made its writes safe: flushes, and writes in write-through mode.
+    pub fn sync_count(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
     /// Bytes that the host moves and frees at a time: a power of two, at least the block size.
     pub(super) fn host_block_size(&self) -> u32 {
         self.host_block_size
@@ -141,6 +148,7 @@ impl DiskImage {
 
     /// Makes everything written so far safe.
     pub(super) fn sync(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
         self.file.sync_data()
     }
 

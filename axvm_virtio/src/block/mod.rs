@@ -45,7 +45,7 @@ impl Block {
     /// A device at power-on.
     pub fn new(image: Arc<DiskImage>) -> Block {
         let config = BlockConfig::new(&image, QUEUE_SIZE);
-        let writeback = Arc::new(AtomicBool::new(image.cache() == Cache::Writeback));
+        let writeback = Arc::new(AtomicBool::new(image.cache() == Cache::WriteBack));
         Block { image, config, writeback, workers: Vec::new() }
     }
 
@@ -97,6 +97,6 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
-        self.set_writeback(self.image.cache() == Cache::Writeback);
+        self.set_writeback(self.image.cache() == Cache::WriteBack);
     }
 }
