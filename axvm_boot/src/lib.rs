@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod command_line;
 pub mod cpu;
 pub mod e820;
 pub mod kernel;

@@ -1,0 +1,126 @@
+//! The kernel command line: sensible defaults, then what the user appends.
+//!
+//! ```text
+//!   defaults   console=ttyS0  root=/dev/vda  rw
+//!   user                      root=/dev/vdb      ro  quiet
+//!   result     console=ttyS0  root=/dev/vdb      ro  quiet      a default yields to the same key
+//! ```
+//!
+//! Defaults are few: where the console and the root are, and devices that nothing else announces.
+//! `panic=`, `reboot=` and `quiet` are not among them: a crashed guest should stay readable until
+//! somebody decides otherwise, and Linux finds a working reset (ACPI, i8042) by itself.
+//!
+//! Source: Linux Documentation/admin-guide/kernel-parameters.rst; drivers/virtio/virtio_mmio.c
+//! (`virtio_mmio.device=<size>@<base>:<irq>`).
+
+use crate::acpi::VirtioWindow;
+
+/// What the defaults depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DefaultLine {
+    /// There is a block device: the root file system is on the first.
+    pub has_disk: bool,
+    /// That block device is read-only.
+    pub root_read_only: bool,
+    /// Virtio windows to announce here. Empty where ACPI does: a kernel that reads both would find
+    /// each device twice.
+    pub announce: Vec<VirtioWindow>,
+}
+
+/// The defaults for one machine.
+pub fn default_command_line(machine: &DefaultLine) -> String {
+    let mut words = vec!["console=ttyS0".to_string()];
+    if machine.has_disk {
+        words.push("root=/dev/vda".into());
+        words.push(if machine.root_read_only { "ro" } else { "rw" }.into());
+    }
+    words.extend(machine.announce.iter().map(virtio_mmio_device));
+    words.join(" ")
+}
+
+/// The word that announces one virtio-mmio device to a kernel without ACPI.
+pub fn virtio_mmio_device(window: &VirtioWindow) -> String {
+    format!("virtio_mmio.device={}@{}:{}", window.len, window.base, window.gsi)
+}
+
+/// `defaults` without what `user` decides otherwise, then `user` as it is.
+pub fn build(defaults: &str, user: &str) -> String {
+    let decided: Vec<&str> = words(user).take_while(|&word| word != "--").map(subject).collect();
+    let kept = words(defaults).filter(|&word| !decided.contains(&subject(word)));
+    kept.chain(Some(user.trim()).filter(|user| !user.is_empty())).collect::<Vec<_>>().join(" ")
+}
+
+/// What a word decides: two words of one subject contradict or repeat each other.
+fn subject(word: &str) -> &str {
+    match word.split_once('=') {
+        // There may be several: one subject per device, whatever its speed.
+        Some(("console", _)) => word.split(',').next().unwrap_or(word),
+        Some(("virtio_mmio.device", _)) => word,
+        Some((key, _)) => key,
+        None if word == "ro" => "rw",
+        None => word,
+    }
+}
+
+/// Splits at white space outside of double quotes, as the kernel does.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let is_gap = move |letter: char| {
+        quoted ^= letter == '"';
+        !quoted && letter.is_ascii_whitespace()
+    };
+    line.split(is_gap).filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axvm_arch::Gpa;
+
+    const DEFAULTS: &str = "console=ttyS0 root=/dev/vda rw";
+
+    #[test]
+    fn defaults_say_where_console_and_root_are() {
+        let mut machine = DefaultLine::default();
+        assert_eq!(default_command_line(&machine), "console=ttyS0");
+        machine.has_disk = true;
+        assert_eq!(default_command_line(&machine), DEFAULTS);
+        machine.root_read_only = true;
+        assert_eq!(default_command_line(&machine), "console=ttyS0 root=/dev/vda ro");
+    }
+
+    #[test]
+    fn devices_are_announced_in_the_kernels_format() {
+        let window = |n: u64| VirtioWindow { base: Gpa(0xd000_0000 + n * 0x1000), len: 512, gsi: 5 + n as u32 };
+        let machine = DefaultLine { announce: vec![window(0), window(1)], ..DefaultLine::default() };
+        assert_eq!(
+            default_command_line(&machine),
+            "console=ttyS0 virtio_mmio.device=512@0xd0000000:5 virtio_mmio.device=512@0xd0001000:6"
+        );
+    }
+
+    #[test]
+    fn a_default_yields_to_the_user() {
+        let line = |user| build(DEFAULTS, user);
+        assert_eq!(line(""), DEFAULTS);
+        assert_eq!(line(" quiet\n"), "console=ttyS0 root=/dev/vda rw quiet");
+        assert_eq!(line("root=/dev/vdb"), "console=ttyS0 rw root=/dev/vdb");
+        assert_eq!(line("ro"), "console=ttyS0 root=/dev/vda ro");
+        assert_eq!(line("console=ttyS0,115200"), "root=/dev/vda rw console=ttyS0,115200");
+    }
+
+    #[test]
+    fn consoles_and_devices_add_up() {
+        assert_eq!(build(DEFAULTS, "console=tty0"), "console=ttyS0 root=/dev/vda rw console=tty0");
+        let device = |n| format!("virtio_mmio.device=512@0xd000{n}000:5");
+        assert_eq!(build(&device(0), &device(1)), format!("{} {}", device(0), device(1)));
+        assert_eq!(build(&device(0), &device(0)), device(0));
+    }
+
+    #[test]
+    fn words_for_init_and_quoted_words_decide_nothing() {
+        assert_eq!(build("rw", "quiet -- ro"), "rw quiet -- ro");
+        assert_eq!(build("rw", "x=\"a ro b\""), "rw x=\"a ro b\"");
+        assert_eq!(build("root=/dev/vda", "notroot=1"), "root=/dev/vda notroot=1");
+    }
+}
