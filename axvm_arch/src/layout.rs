@@ -78,6 +78,8 @@ pub mod port {
     pub const PM1A_EVENT: u16 = 0x600;
     /// ACPI PM1a control block, 2 bytes.
     pub const PM1A_CONTROL: u16 = 0x604;
+    /// PCI configuration address; data follows at 0xcfc.
+    pub const PCI: u16 = 0xcf8;
     /// Reset control register, named by the FADT; writing [`RESET_VALUE`] resets the machine.
     pub const RESET: u16 = 0xcf9;
     /// Value that the FADT tells the guest to write to [`RESET`].

@@ -10,8 +10,8 @@ mod acpi_pm;
 mod bus;
 mod i8042;
 mod irq;
+mod pci;
 mod power;
-mod reset;
 mod rtc;
 mod uart;
 
@@ -19,7 +19,7 @@ pub use acpi_pm::AcpiPm;
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
 pub use i8042::I8042;
 pub use irq::Irq;
+pub use pci::PciHost;
 pub use power::{Power, PowerEvent};
-pub use reset::ResetRegister;
 pub use rtc::Rtc;
 pub use uart::Uart;

@@ -1,0 +1,240 @@
+//! The heart: one thread per vCPU, one loop, one line per kind of exit.
+//!
+//! ```text
+//!          +--> KVM_RUN --> guest runs ... --+
+//!          |                                 | exit
+//!          +---- answer it on the bus <------+--> power switch: the loop ends
+//! ```
+//!
+//! Source: KVM API, 5 "The kvm_run structure".
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::{io, thread};
+
+use axvm_devices::{Bus, Power, PowerEvent};
+use axvm_events::{Event, Events};
+use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
+use rustix::thread::CpuSet;
+
+/// What all vCPUs of a machine share.
+pub struct Shared {
+    pub ports: Bus,
+    pub mmio: Bus,
+    pub power: Arc<Power>,
+    pub events: Events,
+    /// Set once, before the kick: leave the loop.
+    pub stop: AtomicBool,
+}
+
+/// A running vCPU thread.
+pub struct VcpuThread {
+    kicker: Arc<Kicker>,
+    thread: JoinHandle<()>,
+}
+
+impl VcpuThread {
+    /// Starts vCPU number `index` on a thread of its own, on host CPU `pin` if one is given.
+    pub fn spawn(index: u32, mut vcpu: KvmVcpu, pin: Option<usize>, shared: Arc<Shared>) -> io::Result<VcpuThread> {
+        let kicker = Arc::new(vcpu.kicker().map_err(io::Error::other)?);
+        let attached = Arc::clone(&kicker);
+        let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
+            let guard = EndsMachine { index, shared: &shared };
+            attached.attach();
+            if let Some(Err(error)) = pin.map(pin_to) {
+                let message = format!("cannot pin vCPU {index} to host CPU {}: {error}", pin.unwrap_or_default());
+                return shared.power.press(PowerEvent::HostError(message));
+            }
+            run(index, &mut vcpu, &shared);
+            drop(guard);
+        })?;
+        Ok(VcpuThread { kicker, thread })
+    }
+
+    /// Makes the vCPU leave the guest; [`Shared::stop`] must be set.
+    pub fn kick(&self) {
+        self.kicker.kick();
+    }
+
+    /// Waits for the thread to end.
+    pub fn join(self) {
+        // A panic was already reported by `EndsMachine`.
+        let _ = self.thread.join();
+    }
+}
+
+/// However a vCPU thread ends, the machine ends with it: nobody waits for a dead CPU.
+struct EndsMachine<'a> {
+    index: u32,
+    shared: &'a Shared,
+}
+
+impl Drop for EndsMachine<'_> {
+    fn drop(&mut self) {
+        if !self.shared.stop.load(Ordering::Acquire) {
+            let message = format!("thread of vCPU {} ended unexpectedly", self.index);
+            self.shared.power.press(PowerEvent::HostError(message));
+        }
+    }
+}
+
+fn pin_to(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
+fn run(index: u32, vcpu: &mut dyn Vcpu, shared: &Shared) {
+    let Shared { ports, mmio, power, events, stop } = shared;
+    while !stop.load(Ordering::Acquire) {
+        let exit = match vcpu.run() {
+            Ok(exit) => exit,
+            Err(error) => return power.press(PowerEvent::HostError(format!("KVM_RUN of vCPU {index}: {error}"))),
+        };
+        match exit {
+            Exit::IoIn { port, size, data } => data.chunks_exact_mut(size).for_each(|data| {
+                let _ = ports.read(port.into(), data) || nobody(events, "port", port.into(), false);
+            }),
+            Exit::IoOut { port, size, data } => data.chunks_exact(size).for_each(|data| {
+                let _ = ports.write(port.into(), data) || nobody(events, "port", port.into(), true);
+            }),
+            Exit::MmioRead { address, data } => {
+                let _ = mmio.read(address, data) || nobody(events, "mmio", address, false);
+            }
+            Exit::MmioWrite { address, data } => {
+                let _ = mmio.write(address, data) || nobody(events, "mmio", address, true);
+            }
+            Exit::Halted | Exit::Interrupted => {}
+            Exit::Shutdown => return power.press(PowerEvent::TripleFault),
+            other => return power.press(explain(index, &other)),
+        }
+    }
+}
+
+fn nobody(events: &Events, space: &'static str, address: u64, write: bool) -> bool {
+    events.emit(|| Event::NobodyHome { space, address, write });
+    true
+}
+
+/// Exits that end the machine, in words.
+fn explain(index: u32, exit: &Exit<'_>) -> PowerEvent {
+    PowerEvent::Crash(match exit {
+        Exit::FailEntry { reason, .. } => format!(
+            "vCPU {index} could not enter the guest: hardware entry failure {reason:#x}. \
+             The registers break a rule of the processor (Intel SDM volume 3, 27.3 \"Checks on guest state\")"
+        ),
+        Exit::Internal { suberror, data } => format!(
+            "KVM gave up on vCPU {index}: {} (suberror {suberror}, data {data:#x?})",
+            match suberror {
+                1 => "it met an instruction that it can not emulate",
+                2 => "an exception arrived while another was being delivered",
+                3 => "an exit arrived while an event was being delivered",
+                4 => "the processor reported an exit that KVM does not know",
+                _ => "internal error",
+            }
+        ),
+        Exit::SystemEvent { kind } => format!("vCPU {index}: KVM reports system event {kind}"),
+        Exit::Other { reason } => format!("vCPU {index} stopped for exit reason {reason}, which AxVM does not handle"),
+        _ => format!("vCPU {index} stopped unexpectedly"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axvm_devices::{BusBuilder, BusDevice};
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    /// A vCPU that plays back a script: the loop runs without KVM.
+    struct Scripted(VecDeque<Step>, Vec<Vec<u8>>);
+
+    enum Step {
+        In(u16, usize, usize),
+        Out(u16, usize, Vec<u8>),
+        Read(u64, usize),
+        Shutdown,
+        Internal,
+        Fail,
+        Error,
+    }
+
+    impl Vcpu for Scripted {
+        fn run(&mut self) -> io::Result<Exit<'_>> {
+            self.1.push(Vec::new());
+            let data = self.1.last_mut().unwrap();
+            Ok(match self.0.pop_front().expect("the loop ends with the script") {
+                Step::In(port, size, len) => {
+                    data.resize(len, 0);
+                    Exit::IoIn { port, size, data }
+                }
+                Step::Out(port, size, bytes) => {
+                    *data = bytes;
+                    Exit::IoOut { port, size, data }
+                }
+                Step::Read(address, len) => {
+                    data.resize(len, 0);
+                    Exit::MmioRead { address, data }
+                }
+                Step::Shutdown => Exit::Shutdown,
+                Step::Internal => Exit::Internal { suberror: 1, data: vec![0xbeef] },
+                Step::Fail => Exit::FailEntry { reason: 0x8000_0021, cpu: 0 },
+                Step::Error => return Err(io::ErrorKind::NotFound.into()),
+            })
+        }
+    }
+
+    #[derive(Default)]
+    struct Chip(Mutex<Vec<Vec<u8>>>);
+
+    impl BusDevice for Chip {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            data.fill(0x40 + offset as u8);
+        }
+        fn write(&self, _: u64, data: &[u8]) {
+            self.0.lock().unwrap().push(data.to_vec());
+        }
+    }
+
+    fn play(steps: Vec<Step>) -> (PowerEvent, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let chip = Arc::new(Chip::default());
+        let (mut ports, mut mmio) = (BusBuilder::default(), BusBuilder::default());
+        ports.plug(0x10, 8, "chip", chip.clone()).unwrap();
+        mmio.plug(0x1000, 8, "chip", chip.clone()).unwrap();
+        let power = Arc::new(Power::new().unwrap());
+        let (ports, mmio, stop) = (ports.finish(), mmio.finish(), AtomicBool::new(false));
+        let shared = Shared { ports, mmio, power, events: Events::default(), stop };
+        let mut vcpu = Scripted(steps.into(), Vec::new());
+        run(0, &mut vcpu, &shared);
+        let written = chip.0.lock().unwrap().clone();
+        (shared.power.pressed().unwrap(), vcpu.1, written)
+    }
+
+    #[test]
+    fn accesses_are_answered_on_their_bus() {
+        let steps = vec![Step::In(0x12, 1, 1), Step::Read(0x1003, 4), Step::In(0x99, 2, 2), Step::Shutdown];
+        let (event, answers, _) = play(steps);
+        assert_eq!(answers[0], [0x42]);
+        assert_eq!(answers[1], [0x43; 4]);
+        assert_eq!(answers[2], [0xff; 2]);
+        assert_eq!(event, PowerEvent::TripleFault);
+    }
+
+    #[test]
+    fn string_io_is_one_access_per_element() {
+        let (_, _, written) = play(vec![Step::Out(0x10, 2, vec![1, 2, 3, 4]), Step::Shutdown]);
+        assert_eq!(written, [[1, 2], [3, 4]]);
+    }
+
+    #[test]
+    fn fatal_exits_become_sentences() {
+        for (step, word) in [(Step::Internal, "can not emulate"), (Step::Fail, "0x80000021")] {
+            let (event, ..) = play(vec![step]);
+            assert!(matches!(&event, PowerEvent::Crash(text) if text.contains(word)), "{event:?}");
+        }
+        let (event, ..) = play(vec![Step::Error]);
+        assert!(matches!(event, PowerEvent::HostError(text) if text.contains("KVM_RUN")));
+    }
+}

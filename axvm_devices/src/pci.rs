@@ -1,0 +1,140 @@
+//! The PCI configuration ports, with a host bridge and nothing behind it; and the reset control
+//! register that lives among them.
+//!
+//! ```text
+//!   0xcf8  address  |1| reserved | bus | device | function | register |00|   32-bit access only
+//!   0xcf9  reset control, 8-bit access only: bit 2 resets the CPU
+//!   0xcfc  data     4 bytes of the addressed function; all ones where there is none
+//! ```
+//!
+//! This machine's devices are virtio-mmio, so why PCI? Linux looks for a way to configure PCI and
+//! calls it fatal (in its log) if there is none. One host bridge on an empty bus is the smallest
+//! truthful answer, and the ACPI tables do not mention it, so nothing is ever enumerated.
+//!
+//! Spec: PCI Local Bus 3.0, 3.2.2.3.2 "Software Generation of Configuration Transactions", 6.1
+//! "Configuration Space Organization"; ACPI 6.5, 4.8.3.6 "Reset Register"; Intel ICH10 datasheet
+//! (319973), "RST_CNT: Reset Control Register".
+//! Left out: every device but the bridge, writes to its configuration, soft versus hard reset.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{BusDevice, Power, PowerEvent};
+
+/// Bit 31 of the address register: configuration accesses are on.
+const ENABLE: u32 = 1 << 31;
+/// RST_CPU of the reset control register: the reset happens when this bit is written as 1.
+const RESET_CPU: u8 = 1 << 2;
+
+/// First 16 bytes of the bridge's configuration space: an Intel 440FX (8086:1237), revision 2,
+/// class 06 00 00 (host bridge), header type 0. The rest reads as zero.
+const BRIDGE: [u32; 4] = [0x1237_8086, 0, 0x0600_0002, 0];
+
+/// Ports 0xcf8 to 0xcff.
+pub struct PciHost {
+    address: AtomicU32,
+    power: Arc<Power>,
+}
+
+impl PciHost {
+    /// Length of the port range, in bytes.
+    pub const LEN: u64 = 8;
+
+    /// A host bridge whose reset register is wired to `power`.
+    pub fn new(power: Arc<Power>) -> PciHost {
+        PciHost { address: AtomicU32::new(0), power }
+    }
+
+    /// The addressed 32-bit register.
+    fn register(&self) -> u32 {
+        let address = self.address.load(Ordering::Relaxed);
+        // Bus, device and function 0 are the bridge.
+        if address & ENABLE == 0 || address & 0x00ff_ff00 != 0 {
+            return u32::MAX;
+        }
+        BRIDGE.get((address >> 2 & 0x3f) as usize).copied().unwrap_or(0)
+    }
+}
+
+impl BusDevice for PciHost {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        match (offset, data.len()) {
+            (0, 4) => data.copy_from_slice(&self.address.load(Ordering::Relaxed).to_le_bytes()),
+            (1, 1) => data[0] = 0,
+            (4..8, len) if offset as usize + len <= 8 => {
+                let at = offset as usize - 4;
+                data.copy_from_slice(&self.register().to_le_bytes()[at..at + len]);
+            }
+            _ => {}
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        match (offset, data) {
+            (0, &[a, b, c, d]) => self.address.store(u32::from_le_bytes([a, b, c, d & 0x80]) & !3, Ordering::Relaxed),
+            (1, &[value]) if value & RESET_CPU != 0 => self.power.press(PowerEvent::Reset("reset register")),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axvm_arch::layout::port::RESET_VALUE;
+
+    fn host() -> (PciHost, Arc<Power>) {
+        let power = Arc::new(Power::new().unwrap());
+        (PciHost::new(power.clone()), power)
+    }
+
+    fn config(host: &PciHost, address: u32) -> u32 {
+        host.write(0, &address.to_le_bytes());
+        let mut data = [0; 4];
+        host.read(4, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn the_address_register_can_be_read_back() {
+        let (host, _) = host();
+        host.write(0, &0x8000_1234u32.to_le_bytes());
+        let mut data = [0; 4];
+        host.read(0, &mut data);
+        assert_eq!(u32::from_le_bytes(data), 0x8000_1234);
+    }
+
+    #[test]
+    fn a_scan_finds_one_host_bridge() {
+        let (host, _) = host();
+        assert_eq!(config(&host, 0x8000_0000), 0x1237_8086);
+        assert_eq!(config(&host, 0x8000_0008) >> 16, 0x0600);
+        assert_eq!(config(&host, 0x8000_0040), 0);
+        let others = (1..1 << 16).map(|n| 0x8000_0000 | n << 8);
+        assert!(others.into_iter().all(|address| config(&host, address) == u32::MAX));
+        assert_eq!(config(&host, 0), u32::MAX, "accesses are off");
+    }
+
+    #[test]
+    fn narrow_reads_see_their_part_of_the_register() {
+        let (host, _) = host();
+        host.write(0, &0x8000_0008u32.to_le_bytes());
+        let mut class = [0; 2];
+        host.read(6, &mut class);
+        assert_eq!(class, [0x00, 0x06]);
+        let mut beyond = [0xff; 4];
+        host.read(6, &mut beyond);
+        assert_eq!(beyond, [0xff; 4]);
+    }
+
+    #[test]
+    fn only_a_byte_with_the_cpu_bit_resets() {
+        let (host, power) = host();
+        host.write(1, &[0x02]);
+        host.write(0, &[0xff; 4]);
+        host.write(1, &[RESET_VALUE, 0]);
+        assert_eq!(power.pressed(), None);
+        host.write(1, &[RESET_VALUE]);
+        assert_eq!(power.pressed(), Some(PowerEvent::Reset("reset register")));
+    }
+}
