@@ -1,12 +1,13 @@
 //! A vCPU: creating one, giving it its power-on state, running it.
 //!
 //! ```text
-//!   KVM_CREATE_VCPU -> CPUID -> MSRs -> REGS, SREGS -> FPU -> LAPIC -> KVM_RUN, KVM_RUN, ...
+//!   KVM_CREATE_VCPU -> CPUID -> MSRs -> REGS, SREGS -> LAPIC -> KVM_RUN, KVM_RUN, ...
 //! ```
 //!
 //! CPUID comes first, because it decides which MSRs and control register bits exist; the APIC base in
-//! SREGS comes before the APIC's registers, because it decides their format. Which vCPU runs at once and
-//! which waits is KVM's own doing: number 0 is the bootstrap processor, all others wait for INIT and SIPI.
+//! SREGS comes before the APIC's registers, because it decides their format. Two things are right without
+//! us: KVM starts with the FPU as FNINIT leaves it, and lets vCPU 0, the bootstrap processor, run at once
+//! while all others wait for INIT and SIPI.
 //!
 //! Source: KVM API 4.7 `KVM_CREATE_VCPU`, 4.10 `KVM_RUN`, 4.11 to 4.23, 4.57 `KVM_GET_LAPIC`; Intel SDM volume 3, "Local Vector Table"; MultiProcessor Specification 1.4, 3.6.2.2
 //! "Virtual Wire Mode".
@@ -38,10 +39,6 @@ const SVR_ENABLED: u32 = 1 << 8 | 0xff;
 const LVT_NMI: u32 = 0b100 << 8;
 /// LVT delivery mode ExtINT, not masked: the PIC answers.
 const LVT_EXTINT: u32 = 0b111 << 8;
-/// x87 control word after FNINIT.
-const FCW_INIT: u16 = 0x37f;
-/// MXCSR after reset.
-const MXCSR_INIT: u32 = 0x1f80;
 
 /// What a vCPU is to look like when it first runs.
 #[derive(Clone, Copy, Debug)]
@@ -150,9 +147,7 @@ impl KvmVcpu {
             let regs = registers::kvm_regs_for(&state.regs);
             self.fd.set_regs(&regs).map_err(self.failed("registers (KVM_SET_REGS)"))?;
         }
-        self.fd.set_sregs(&sregs).map_err(self.failed("system registers (KVM_SET_SREGS)"))?;
-        let fpu = kvm::kvm_fpu { fcw: FCW_INIT, mxcsr: MXCSR_INIT, ..Default::default() };
-        self.fd.set_fpu(&fpu).map_err(self.failed("the FPU (KVM_SET_FPU)"))
+        self.fd.set_sregs(&sregs).map_err(self.failed("system registers (KVM_SET_SREGS)"))
     }
 
     /// Virtual wire mode, as firmware leaves the bootstrap processor: APIC on, the PIC's interrupts on

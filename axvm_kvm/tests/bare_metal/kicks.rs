@@ -1,6 +1,6 @@
 //! A kick ends a run at any moment, and stays until it is taken back.
 
-use crate::common::{Bench, guest, kvm_or_skip};
+use crate::common::{Bench, Watchdog, guest, kvm_or_skip};
 use axvm_kvm::{Exit, Vcpu};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -64,6 +64,7 @@ fn no_kick_is_lost_at_any_moment() {
             kicker.kick();
         }
     });
+    let _watchdog = Watchdog::over(&bench.kicker);
     bench.kicker.attach();
     for n in 0..2000 {
         bench.kicker.clear();

@@ -10,6 +10,13 @@ fn registers_are_as_given() {
     assert_eq!(bench.bsp.state().unwrap(), flat_32bit(CODE));
 }
 
+#[test]
+fn the_tsc_has_a_credible_frequency_or_none_is_claimed() {
+    let bench = Bench::new(&kvm_or_skip!(), &[]);
+    let khz = bench.vm.tsc_khz();
+    assert!(khz.is_none_or(|khz| (100_000..20_000_000).contains(&khz)), "{khz:?}");
+}
+
 guest!(
     reads_its_apic,
     ".code32",
@@ -34,7 +41,8 @@ fn the_bootstrap_processor_is_in_virtual_wire_mode() {
 guest!(
     tells_cpuid_msr_and_fpu,
     ".code32",
-    "mov eax, 0x40000100",
+    "mov eax, 0x40000100", // CPUID, subleaf 1
+    "mov ecx, 1",
     "cpuid",
     "mov [0x3000], ebx",
     "mov ecx, 0x2ff", // IA32_MTRR_DEF_TYPE
@@ -47,11 +55,12 @@ guest!(
 
 #[test]
 fn the_guest_sees_the_cpuid_msrs_and_fpu_it_was_given() {
-    let leaf = CpuidEntry { function: 0x4000_0100, ebx: 0x6d76_7861, ..CpuidEntry::default() };
+    let leaf = CpuidEntry { function: 0x4000_0100, indexed: true, ebx: 0x11, ..CpuidEntry::default() };
+    let leaves = [leaf, CpuidEntry { index: 1, ebx: 0x22, ..leaf }];
     let mtrr = Msr { index: MTRR_DEF_TYPE, value: MTRR_ENABLE | MTRR_WRITE_BACK };
-    let special = Special { cpuid: &[leaf], msrs: &[mtrr], ..Special::default() };
+    let special = Special { cpuid: &leaves, msrs: &[mtrr], ..Special::default() };
     let mut bench = Bench::special(&kvm_or_skip!(), tells_cpuid_msr_and_fpu(), &special);
     bench.run_to_report();
     let seen = [0x3000, 0x3004, 0x3008].map(|gpa| u32::from_le_bytes(bench.peek(gpa)));
-    assert_eq!(seen, [0x6d76_7861, 0x806, 0x37f]);
+    assert_eq!(seen, [0x22, 0x806, 0x37f]);
 }

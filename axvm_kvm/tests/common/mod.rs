@@ -13,8 +13,8 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use axvm_arch::Gpa;
@@ -171,22 +171,42 @@ impl Bench {
 
 /// Runs `vcpu` on this thread until `done` says so; kicks it, and fails, after [`TIME_LIMIT`].
 pub fn run_until(vcpu: &mut KvmVcpu, kicker: &Arc<Kicker>, mut done: impl FnMut(&mut Exit<'_>) -> bool) {
+    let _watchdog = Watchdog::over(kicker);
     kicker.attach();
     let deadline = Instant::now() + TIME_LIMIT;
-    let (finished, finish) = channel::<()>();
-    let watch = {
-        let kicker = kicker.clone();
-        thread::spawn(move || {
-            if finish.recv_timeout(TIME_LIMIT) == Err(RecvTimeoutError::Timeout) {
-                kicker.kick();
-            }
-        })
-    };
     while !done(&mut vcpu.run().unwrap()) {
         assert!(Instant::now() < deadline, "no end after {TIME_LIMIT:?}: {:x?}", vcpu.state());
     }
-    drop(finished);
-    watch.join().unwrap();
+}
+
+/// While it lives, a vCPU has [`TIME_LIMIT`] until it is kicked, and a little more until all tests end.
+pub struct Watchdog(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl Watchdog {
+    pub fn over(kicker: &Arc<Kicker>) -> Watchdog {
+        let (alive, ended) = channel();
+        let kicker = kicker.clone();
+        let too_late = move |limit| ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+        let watch = move || {
+            if too_late(TIME_LIMIT) {
+                kicker.kick();
+                if too_late(TIME_LIMIT / 4) {
+                    let _ = writeln!(std::io::stderr(), "a guest hangs, and a kick does not end its run");
+                    std::process::abort();
+                }
+            }
+        };
+        Watchdog(Some((alive, thread::spawn(watch))))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if let Some((alive, thread)) = self.0.take() {
+            drop(alive);
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Flat 32-bit protected mode at `rip`, the stack just below [`CODE`].
