@@ -9,6 +9,7 @@
 
 pub mod archive;
 pub mod assets;
+pub mod checks;
 pub mod commands;
 pub mod lab;
 pub mod progress;

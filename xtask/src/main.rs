@@ -11,11 +11,13 @@ use xtask::commands;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    Boot(commands::boot::Boot),
     Lab(commands::lab::Lab),
 }
 
 fn main() -> ExitCode {
     let end = match Command::parse() {
+        Command::Boot(boot) => boot.run(),
         Command::Lab(lab) => lab.run(),
     };
     end.unwrap_or_else(|error| {

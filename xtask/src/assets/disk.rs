@@ -12,13 +12,15 @@ use crate::project::{cache, fingerprint};
 use crate::tool::{self, output, tool};
 
 /// Files of ours on the disk: path, permission bits, content.
-const FILES: [(&str, u32, &str); 6] = [
+const FILES: [(&str, u32, &str); 8] = [
     ("etc/inittab", 0o644, include_str!("../../files/guest/inittab")),
     ("etc/profile", 0o644, include_str!("../../files/guest/profile")),
     ("etc/motd", 0o644, include_str!("../../files/guest/motd")),
     ("etc/init.d/start", 0o755, include_str!("../../files/guest/start")),
     ("etc/init.d/stop", 0o755, include_str!("../../files/guest/stop")),
     ("etc/init.d/check", 0o755, include_str!("../../files/guest/check")),
+    ("etc/init.d/allowed", 0o644, include_str!("../../files/guest/allowed")),
+    ("etc/init.d/allowed.lab", 0o644, include_str!("../../files/guest/allowed.lab")),
 ];
 const SMALL_FILES: [(&str, &str); 4] = [
     ("etc/hostname", "axvm\n"),
