@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   kernel, initrd, command line --linux::prepare--> bytes in guest RAM + CpuState of the first CPU
-//!   vCPUs, virtio windows        --acpi::build---> ACPI tables as bytes
+//!   vCPUs, virtio windows        --acpi::build-----> ACPI tables as bytes
 //!   KVM's supported CPUID        --cpu::leaves-----> CPUID of each vCPU
 //! ```
 //!
