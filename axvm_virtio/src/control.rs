@@ -99,7 +99,12 @@ impl Control {
     /// The driver writes the status register. A reset is over when this returns.
     pub(crate) fn write_status(&mut self, value: u32) {
         let from = self.status();
-        match self.status.write(value) {
+        let had_agreed = self.status.has_agreed();
+        let transition = self.status.write(value);
+        if self.status.has_agreed() && !had_agreed {
+            self.device.negotiated(self.status.negotiated());
+        }
+        match transition {
             Transition::None => {}
             Transition::Start => self.start(),
             Transition::Reset => self.reset(),
@@ -158,7 +163,7 @@ impl Control {
 
     /// The driver resets a queue; over when this returns. Nothing happens if it did not take the feature.
     pub(crate) fn reset_queue(&mut self, index: u32) {
-        if self.status.accepted() & feature::RING_RESET != 0 && self.status.is_live() && self.claim(index).is_some() {
+        if self.status.negotiated() & feature::RING_RESET != 0 && self.claim(index).is_some() {
             self.set_queue_ready(index, false);
             let claim = &mut self.queues[index as usize];
             *claim = QueueClaim::new(claim.max);
@@ -184,7 +189,6 @@ impl Control {
     /// Device reset: workers joined, everything as at power-on.
     pub(crate) fn reset(&mut self) {
         self.park();
-        self.device.reset();
         self.status.write(0);
         self.signals.reset();
         for claim in &mut self.queues {
@@ -218,7 +222,7 @@ impl Control {
         let queues = live.iter().map(|&index| self.prove(index)).collect::<Result<_, _>>()?;
         Ok(Activation {
             ram: Arc::clone(&self.ram),
-            features: self.status.accepted(),
+            features: self.status.negotiated(),
             queues,
             fault: Fault::new(&self.signals),
             name: Arc::clone(self.signals.name()),
@@ -232,10 +236,10 @@ impl Control {
         if size > max {
             return Err(StartError::QueueSize { index, size, max });
         }
-        let accepted = self.status.accepted();
+        let negotiated = self.status.negotiated();
         let features = QueueFeatures {
-            event_idx: accepted & feature::EVENT_IDX != 0,
-            indirect: accepted & feature::INDIRECT_DESC != 0,
+            event_idx: negotiated & feature::EVENT_IDX != 0,
+            indirect: negotiated & feature::INDIRECT_DESC != 0,
         };
         let queue = VirtQueue::new(&self.ram, &claim.layout, features, claim.state)
             .map_err(|source| StartError::Queue { index, source })?;

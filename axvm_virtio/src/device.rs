@@ -50,8 +50,9 @@ pub mod feature {
 
 /// A virtio device, ignorant of the bus it hangs from.
 ///
-/// Calls come from one thread at a time, in this order: `start` (DRIVER_OK), `stop`, `start` again after a
-/// reset or a queue reset. `reset` only while stopped; configuration accesses at any time.
+/// Calls come from one thread at a time, in this order: `negotiated` (FEATURES_OK), `start` (DRIVER_OK), `stop`;
+/// then `start` again after a queue reset, or all from the beginning after a reset. Configuration accesses come
+/// at any time.
 pub trait VirtioDevice: Send {
     /// Its kind.
     fn id(&self) -> DeviceId;
@@ -59,6 +60,8 @@ pub trait VirtioDevice: Send {
     fn queue_sizes(&self) -> &[u16];
     /// Its own feature bits; the transport adds [`feature::TRANSPORT`].
     fn features(&self) -> u64;
+    /// FEATURES_OK: driver and device agree on `features`; writable configuration takes its first value.
+    fn negotiated(&mut self, features: u64);
     /// Reads its configuration space. `data` arrives zeroed; bytes past the end stay zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// Writes its configuration space; what is not writable is ignored.
@@ -68,8 +71,6 @@ pub trait VirtioDevice: Send {
     /// Completes every request taken from a ring, joins the workers, gives the queues back in the order they
     /// were given. Without a start before it: nothing happens.
     fn stop(&mut self) -> Vec<QueueState>;
-    /// The driver reset the device: writable configuration returns to what it was at power-on.
-    fn reset(&mut self) {}
 }
 
 /// All that a device gets when its driver is ready.

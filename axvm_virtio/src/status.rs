@@ -70,14 +70,19 @@ impl Status {
         half(self.offered, select)
     }
 
-    /// The features that the driver wrote; negotiated once FEATURES_OK is set.
-    pub(crate) fn accepted(&self) -> u64 {
-        self.accepted
+    /// The features that driver and device agree on; none before FEATURES_OK.
+    pub(crate) fn negotiated(&self) -> u64 {
+        if self.has_agreed() { self.accepted } else { 0 }
+    }
+
+    /// Whether driver and device agree on features.
+    pub(crate) fn has_agreed(&self) -> bool {
+        self.bits & FEATURES_OK != 0
     }
 
     /// The driver writes half `select` of its features. Too late after FEATURES_OK.
     pub(crate) fn accept(&mut self, select: u32, value: u32) {
-        if self.bits & FEATURES_OK == 0 {
+        if !self.has_agreed() {
             self.accepted = match select {
                 0 => self.accepted & !0xffff_ffff | u64::from(value),
                 1 => self.accepted & 0xffff_ffff | u64::from(value) << 32,
@@ -141,7 +146,7 @@ mod tests {
         use Transition::{None, Start};
         assert_eq!(transitions, [None, None, None, Start]);
         assert_eq!((status.bits(), status.is_live()), (15, true));
-        assert_eq!(status.accepted(), feature::VERSION_1 | 1 << 9);
+        assert_eq!(status.negotiated(), feature::VERSION_1 | 1 << 9);
     }
 
     #[test]
@@ -183,7 +188,7 @@ mod tests {
         let (mut status, _) = at(&[15, 1], feature::VERSION_1);
         assert_eq!(status.bits(), 15);
         assert_eq!(status.write(0), Transition::Reset);
-        assert_eq!((status.bits(), status.accepted()), (0, 0));
+        assert_eq!((status.bits(), status.negotiated()), (0, 0));
         assert_eq!(status.write(0), Transition::Reset);
     }
 
@@ -206,6 +211,6 @@ mod tests {
     fn features_are_fixed_by_features_ok() {
         let (mut status, _) = at(&[11], feature::VERSION_1);
         status.accept(0, 1 << 9);
-        assert_eq!(status.accepted(), feature::VERSION_1);
+        assert_eq!(status.negotiated(), feature::VERSION_1);
     }
 }

@@ -145,8 +145,10 @@ fn the_driver_switches_the_cache() {
     assert_eq!(writeback(&disk), 1);
 
     disk.machine.transport.write(WRITEBACK, &[0]);
-    disk.machine.set(reg::STATUS, 0);
+    disk.machine.agree(disk.machine.offered());
     assert_eq!(writeback(&disk), 1, "a reset brings the first setting back");
+    disk.machine.agree(disk.machine.offered() & !FLUSH_BIT);
+    assert_eq!(writeback(&disk), 0, "who can not flush starts with write-through");
 }
 
 #[test]
@@ -224,6 +226,7 @@ fn a_read_only_disk_refuses_all_changes() {
     assert_eq!(disk.request(WRITE_ZEROES, 0, &segment(0, 8, 0), 0).0, IOERR);
     assert_eq!(disk.request(FLUSH, 0, &[], 0).0, OK);
     assert_eq!(disk.read(0, 512), (OK, vec![0x5a; 512]));
+    assert!(disk.machine.tape.warnings().is_empty(), "the host was not even asked");
 }
 
 #[test]

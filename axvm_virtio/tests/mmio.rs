@@ -17,6 +17,7 @@ use common::*;
 struct Shelf {
     queues: Vec<LiveQueue>,
     fault: Option<Fault>,
+    negotiated: Vec<u64>,
     features: u64,
     starts: usize,
     config: [u8; 16],
@@ -36,6 +37,9 @@ impl VirtioDevice for Keeper {
     }
     fn features(&self) -> u64 {
         SPARE_FEATURE
+    }
+    fn negotiated(&mut self, features: u64) {
+        self.0.lock().unwrap().negotiated.push(features);
     }
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = self.0.lock().unwrap().config;
@@ -152,7 +156,7 @@ fn the_configuration_space_takes_every_width() {
 
 #[test]
 fn wrong_features_are_not_agreed_to() {
-    let (machine, _) = machine();
+    let (machine, shelf) = machine();
     for features in [0, SPARE_FEATURE, feature::VERSION_1 | 1, feature::VERSION_1 | 1 << 34] {
         machine.set(reg::STATUS, 0);
         machine.set(reg::STATUS, FOUND);
@@ -163,6 +167,8 @@ fn wrong_features_are_not_agreed_to() {
         assert_eq!(machine.status(), FOUND, "no way around it");
     }
     machine.agree(feature::VERSION_1 | SPARE_FEATURE);
+    machine.set(reg::STATUS, AGREED);
+    assert_eq!(shelf.lock().unwrap().negotiated, [feature::VERSION_1 | SPARE_FEATURE], "told once");
 }
 
 #[test]

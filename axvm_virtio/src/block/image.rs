@@ -93,7 +93,14 @@ impl DiskImage {
         }
         let host_block = file.metadata().map_err(host("inspect"))?.blksize();
         let host_block_size = host_block_size(host_block, config.block_size);
-        Ok(Arc::new(DiskImage { file, config: config.clone(), size, host_block_size, serial, syncs: AtomicU64::new(0) }))
+        Ok(Arc::new(DiskImage {
+            file,
+            config: config.clone(),
+            size,
+            host_block_size,
+            serial,
+            syncs: AtomicU64::new(0),
+        }))
     }
 
     /// Where it is.

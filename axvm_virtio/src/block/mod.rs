@@ -45,8 +45,7 @@ impl Block {
     /// A device at power-on.
     pub fn new(image: Arc<DiskImage>) -> Block {
         let config = BlockConfig::new(&image, QUEUE_SIZE);
-        let writeback = Arc::new(AtomicBool::new(image.cache() == Cache::WriteBack));
-        Block { image, config, writeback, workers: Vec::new() }
+        Block { image, config, writeback: Arc::default(), workers: Vec::new() }
     }
 
     fn set_writeback(&self, on: bool) {
@@ -67,6 +66,11 @@ impl VirtioDevice for Block {
         self.config.features()
     }
 
+    fn negotiated(&mut self, features: u64) {
+        // A driver that can not flush must find its data safe after every write (5.2.5.2, 5.2.6.2).
+        self.set_writeback(self.image.cache() == Cache::WriteBack && features & feature::FLUSH != 0);
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         self.config.read(self.writeback.load(Ordering::SeqCst), offset, data);
     }
@@ -78,10 +82,6 @@ impl VirtioDevice for Block {
     }
 
     fn start(&mut self, live: Activation) -> Result<(), StartError> {
-        if live.features & feature::FLUSH == 0 {
-            // A driver that can not flush must find its data safe after every write (5.2.6.2).
-            self.set_writeback(false);
-        }
         for queue in live.queues {
             let server = Server::new(&self.image, &live.ram, &self.writeback, &live.fault);
             let index = queue.index;
@@ -94,9 +94,5 @@ impl VirtioDevice for Block {
 
     fn stop(&mut self) -> Vec<QueueState> {
         self.workers.drain(..).map(QueueWorker::stop).collect()
-    }
-
-    fn reset(&mut self) {
-        self.set_writeback(self.image.cache() == Cache::WriteBack);
     }
 }
