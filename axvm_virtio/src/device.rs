@@ -60,8 +60,8 @@ pub trait VirtioDevice: Send {
     fn queue_sizes(&self) -> &[u16];
     /// Its own feature bits; the transport adds [`feature::TRANSPORT`].
     fn features(&self) -> u64;
-    /// FEATURES_OK: driver and device agree on `features`; writable configuration takes its first value.
-    fn negotiated(&mut self, features: u64);
+    /// FEATURES_OK: driver and device agree on these features; writable configuration takes its first value.
+    fn negotiated(&mut self, _features: u64) {}
     /// Reads its configuration space. `data` arrives zeroed; bytes past the end stay zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
     /// Writes its configuration space; what is not writable is ignored.

@@ -131,3 +131,43 @@ impl<S> Drop for Inside<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{QueueFeatures, VirtQueue};
+    use crate::signals::{QueueIrq, Signals};
+    use crate::testing::{Buffer, FakeDriver};
+    use axvm_arch::Gpa;
+    use axvm_devices::Irq;
+    use axvm_memory::{GuestRam, RamConfig};
+    use vmm_sys_util::eventfd::EFD_CLOEXEC;
+
+    struct Broken;
+
+    impl Serve for Broken {
+        fn serve(&mut self, _: &Chain<'_>) -> Result<u32, &'static str> {
+            panic!("a bug, on purpose");
+        }
+    }
+
+    #[test]
+    fn a_bug_of_ours_reaches_the_driver_as_a_reset_request() {
+        let ram = GuestRam::allocate(&RamConfig { size: 2 << 20, huge_pages: false }).unwrap();
+        let mut driver = FakeDriver::new(&ram, Gpa(0x1000), 8, false);
+        driver.add(&[Buffer::writable(Gpa(0x8000), 1)]);
+        driver.kick();
+        let (features, state) = (QueueFeatures::default(), QueueState::default());
+        let queue = VirtQueue::new(&ram, &driver.layout(), features, state).unwrap();
+        let signals = Signals::new("test", Irq::new().unwrap(), Default::default());
+        let kick = EventFd::new(EFD_CLOEXEC).unwrap();
+        let live = LiveQueue { index: 0, queue, kick, irq: QueueIrq::new(&signals) };
+        let worker = QueueWorker::spawn("test", live, Fault::new(&signals), Broken).unwrap();
+        let start = std::time::Instant::now();
+        while !signals.needs_reset() {
+            assert!(start.elapsed().as_secs() < 10, "the driver is told");
+            std::thread::yield_now();
+        }
+        assert_eq!(worker.stop(), QueueState::default());
+    }
+}
