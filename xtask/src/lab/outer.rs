@@ -27,7 +27,9 @@ const INIT: &str = include_str!("../../files/lab/init");
 const MODULES: [&str; 6] = ["irqbypass", "kvm", "kvm_amd", "virtio_pci", "virtio_blk", "tun"];
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off no5lvl nokaslr no_timer_check init_on_alloc=0";
-const MACHINE: &str = "-M pc -accel tcg,thread=single -cpu EPYC,+svm -smp 1 -m 8192 -nodefaults -no-user-config \
+// Without XSAVE: the emulated SVM does not intercept XSETBV, so KVM would never learn the guest's XCR0, and CPUID leaf
+// 0xD would contradict it (Linux: "XSAVE consistency problem").
+const MACHINE: &str = "-M pc -accel tcg,thread=single -cpu EPYC,+svm,-xsave -smp 1 -m 8192 -nodefaults -no-user-config \
                        -display none -no-reboot";
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 const SAVE_LIMIT: Duration = Duration::from_secs(120);
