@@ -1,0 +1,44 @@
+//! The kernel file: any bytes are parsed, described, and placed in RAM if they can be.
+//!
+//! The first byte chooses the entry; one value in four keeps the bytes as they are, the others put the
+//! magic numbers in front, so that the headers behind them are reached at once.
+//!
+//! Run: `cargo +nightly fuzz run kernel_image`.
+#![no_main]
+
+use std::sync::{Arc, LazyLock};
+
+use axvm_boot::kernel::KernelImage;
+use axvm_boot::linux::{Entry, LinuxConfig, prepare};
+use axvm_memory::{GuestRam, RamConfig};
+use libfuzzer_sys::fuzz_target;
+
+static RAM: LazyLock<Arc<GuestRam>> =
+    LazyLock::new(|| GuestRam::allocate(&RamConfig { size: 64 << 20, huge_pages: false }).expect("64 MiB"));
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&choice, rest)) = data.split_first() else { return };
+    let mut image = rest.to_vec();
+    match choice & 3 {
+        1 if image.len() > 0x206 => {
+            image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+            image[0x202..0x206].copy_from_slice(b"HdrS");
+        }
+        2 if image.len() > 4 => image[..4].copy_from_slice(b"\x7fELF"),
+        _ => {}
+    }
+    if let Ok(parsed) = KernelImage::parse(&image) {
+        _ = parsed.to_string();
+    }
+    let entry = [Entry::Bits32, Entry::Bits64, Entry::Pvh][usize::from(choice >> 2) % 3];
+    let initrd = (choice & 0x80 != 0).then(|| vec![7; 5000]);
+    let config = LinuxConfig { command_line: "console=ttyS0".into(), initrd, entry };
+    match prepare(&RAM, &image, &config, None) {
+        Ok(start) => {
+            let size = RAM.size();
+            assert!(start.kernel_at.end().0 <= size && start.kernel_area.end().0 <= size);
+            assert!(start.initrd_at.is_none_or(|at| at.end().0 <= size));
+        }
+        Err(error) => _ = error.to_string(),
+    }
+});
