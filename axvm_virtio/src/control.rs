@@ -20,7 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
 use crate::queue::{QueueFeatures, QueueLayout, QueueState, VirtQueue};
-use crate::signals::{Fault, QueueIrq, Signals};
+use crate::signals::{Fault, QueueIrq, Signals, whole};
 use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
 
 /// Which of a queue's three areas an address register names.
@@ -214,7 +214,7 @@ impl Control {
         let started = self.activation(&live).and_then(|activation| self.device.start(activation));
         match started {
             Ok(()) => self.live = live,
-            Err(error) => Fault::new(&self.signals).report(error),
+            Err(error) => Fault::new(&self.signals).report(whole(&error)),
         }
     }
 

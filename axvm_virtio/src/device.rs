@@ -113,7 +113,7 @@ pub enum StartError {
         max: u16,
     },
     /// The ring is not one.
-    #[error("Queue {index} is not usable: {source}")]
+    #[error("Queue {index} is not usable")]
     Queue {
         /// Number of the queue.
         index: u16,
@@ -121,7 +121,7 @@ pub enum StartError {
         source: QueueError,
     },
     /// The host refused a thread or a file descriptor.
-    #[error("The host has no resources for queue {index}: {source}; raise its limits (ulimit -n, ulimit -u)")]
+    #[error("The host has no resources for queue {index}; raise its limits (ulimit -n, ulimit -u)")]
     Host {
         /// Number of the queue.
         index: u16,

@@ -9,6 +9,7 @@
 //!
 //! Spec: virtio 1.2, 2.1.2 "Device Requirements: Device Status Field", 4.2.2 "MMIO Device Register Layout".
 
+use std::error::Error;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,6 +120,17 @@ impl Fault {
             self.0.events.warn(|| Event::Warning { from: "virtio", message });
         }
     }
+}
+
+/// An error and its causes, in one line.
+pub(crate) fn whole(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
 }
 
 /// Lets one thing pass per second, so that a guest can not flood the host's log.

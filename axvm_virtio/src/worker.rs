@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::LiveQueue;
 use crate::queue::{Chain, QueueState};
-use crate::signals::Fault;
+use crate::signals::{Fault, whole};
 
 /// How many completions may wait for the driver to be told.
 const BATCH: usize = 16;
@@ -111,7 +111,7 @@ impl<S: Serve> Inside<S> {
                 return Ok(count);
             }
             let queue = &mut self.live.queue;
-            let Some(chain) = queue.pop().map_err(|error| error.to_string())? else { return Ok(count) };
+            let Some(chain) = queue.pop().map_err(|error| whole(&error))? else { return Ok(count) };
             let head = chain.head;
             let written = self.serve.serve(&chain)?;
             queue.push_used(head, written);

@@ -103,6 +103,21 @@ fn what_was_served_before_the_fault_is_returned() {
 }
 
 #[test]
+fn after_a_fault_nothing_is_served_before_the_reset() {
+    needs_reset("no room for its status", |disk| {
+        disk.driver.add(&[Buffer::readable(HEADER, 16)]);
+        disk.kick();
+        assert!(wait_until(|| disk.machine.status() & NEEDS_RESET != 0));
+        disk.write_header(FLUSH, 0);
+        disk.driver.add(&[Buffer::readable(HEADER, 16), Buffer::writable(STATUS, 1)]);
+        disk.driver.kick();
+        disk.machine.set(reg::QUEUE_NOTIFY, 0);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(disk.driver.take_used(), None);
+    });
+}
+
+#[test]
 fn malformed_requests_get_errors() {
     let file = Disk::file();
     let mut disk = Disk::new(file.path());

@@ -12,7 +12,7 @@
 //! Spec: virtio 1.2, 5.2.3 "Feature bits", 5.2.4 "Device configuration layout".
 //! Left out: size_max, geometry and num_queues stay zero, their features are not offered.
 
-use super::image::DiskImage;
+use super::image::{DiskImage, HOST_PAGE};
 
 /// Feature bits, as masks.
 pub(super) mod feature {
@@ -28,9 +28,9 @@ pub(super) mod feature {
 
 /// The unit of the protocol, whatever the block size is, in bytes.
 pub(super) const SECTOR: u64 = 512;
-/// Most sectors in one segment of a discard or write-zeroes request: 256 MiB, so that a host which has to
+/// Most sectors in one segment of a discard or write-zeroes request: 64 MiB, so that a host which has to
 /// write the zeroes answers in time.
-pub(super) const MAX_RANGE_SECTORS: u32 = 256 << 11;
+pub(super) const MAX_RANGE_SECTORS: u32 = 64 << 11;
 /// Most segments in such a request.
 pub(super) const MAX_SEGMENTS: usize = 32;
 
@@ -49,18 +49,18 @@ impl BlockConfig {
     pub(super) fn new(image: &DiskImage, queue_size: u16) -> BlockConfig {
         let mut bytes = [0; LEN];
         let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
-        let (block, host_block) = (image.block_size(), image.host_block_size());
+        let block = image.block_size();
         put(0, &(image.size() / SECTOR).to_le_bytes());
         // A header and a status byte take two of the descriptors.
         put(12, &u32::from(queue_size - 2).to_le_bytes());
         put(20, &block.to_le_bytes());
         // Topology: logical blocks in a physical one as a power of two; in the best small transfer.
-        let ratio = host_block / block;
+        let ratio = HOST_PAGE / block;
         put(24, &[ratio.ilog2() as u8]);
         put(26, &(ratio as u16).to_le_bytes());
         put(36, &MAX_RANGE_SECTORS.to_le_bytes());
         put(40, &(MAX_SEGMENTS as u32).to_le_bytes());
-        put(44, &(host_block / SECTOR as u32).to_le_bytes());
+        put(44, &(HOST_PAGE / SECTOR as u32).to_le_bytes());
         put(48, &MAX_RANGE_SECTORS.to_le_bytes());
         put(52, &(MAX_SEGMENTS as u32).to_le_bytes());
         put(56, &[1]);

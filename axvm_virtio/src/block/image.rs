@@ -12,7 +12,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +24,8 @@ use super::error::DiskError;
 
 /// Length of the identity string of a disk (5.2.6), in bytes.
 pub(super) const SERIAL_LEN: usize = 20;
-/// What the host's page cache works in, when it does not say better.
-const DEFAULT_HOST_BLOCK: u32 = 4096;
+/// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
+pub(super) const HOST_PAGE: u32 = 4096;
 /// Zeroes for hosts that can not make them by themselves.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -68,7 +68,6 @@ pub struct DiskImage {
     file: File,
     config: DiskConfig,
     size: u64,
-    host_block_size: u32,
     serial: [u8; SERIAL_LEN],
     syncs: AtomicU64,
 }
@@ -78,29 +77,20 @@ impl DiskImage {
     pub fn open(config: &DiskConfig) -> Result<Arc<DiskImage>, DiskError> {
         let path = &config.path;
         let serial = serial(config)?;
-        if ![512, 4096].contains(&config.block_size) {
+        if ![512, HOST_PAGE].contains(&config.block_size) {
             return Err(DiskError::BlockSize { path: path.clone(), block_size: config.block_size });
         }
         check_kind(config)?;
         let file = OpenOptions::new().read(true).write(!config.read_only).open(path);
         let mut file = file.map_err(|error| open_error(config, error))?;
         lock(&file, config)?;
-        let host = |action| move |source| DiskError::Host { action, path: path.clone(), source };
         // Unlike the metadata, the end is right for block devices too.
-        let size = file.seek(SeekFrom::End(0)).map_err(host("measure"))?;
+        let size = file.seek(SeekFrom::End(0));
+        let size = size.map_err(|source| DiskError::Host { action: "measure", path: path.clone(), source })?;
         if size == 0 || !size.is_multiple_of(config.block_size.into()) {
             return Err(DiskError::Size { path: path.clone(), size, block_size: config.block_size });
         }
-        let host_block = file.metadata().map_err(host("inspect"))?.blksize();
-        let host_block_size = host_block_size(host_block, config.block_size);
-        Ok(Arc::new(DiskImage {
-            file,
-            config: config.clone(),
-            size,
-            host_block_size,
-            serial,
-            syncs: AtomicU64::new(0),
-        }))
+        Ok(Arc::new(DiskImage { file, config: config.clone(), size, serial, syncs: AtomicU64::new(0) }))
     }
 
     /// Where it is.
@@ -131,11 +121,6 @@ impl DiskImage {
     /// How often the guest has made its writes safe: flushes, and writes in write-through mode.
     pub fn sync_count(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that the host moves and frees at a time: a power of two, at least the block size.
-    pub(super) fn host_block_size(&self) -> u32 {
-        self.host_block_size
     }
 
     /// Identity of the disk, padded with zeroes.
@@ -248,10 +233,4 @@ fn lock(file: &File, config: &DiskConfig) -> Result<(), DiskError> {
         Err(TryLockError::Error(error)) if is_unsupported(&error) => Ok(()),
         Err(TryLockError::Error(source)) => Err(DiskError::Host { action: "lock", path: config.path.clone(), source }),
     }
-}
-
-/// A block size that fits the one-byte and two-byte fields of the topology.
-fn host_block_size(claimed: u64, block_size: u32) -> u32 {
-    let usable = u32::try_from(claimed).ok().filter(|size| size.is_power_of_two() && *size <= 1 << 20);
-    usable.unwrap_or(DEFAULT_HOST_BLOCK).max(block_size)
 }
