@@ -153,14 +153,36 @@ fn the_madt_says_how_interrupts_are_wired() {
     assert_eq!(madt_entries(&madt(vec![0, 255])).1, entries);
 }
 
+fn fadt(apic_ids: Vec<u32>) -> Vec<u8> {
+    let tables = build(&Platform { apic_ids, virtio: Vec::new() }).unwrap();
+    tables.iter().find(|table| table.name == "FADT").unwrap().bytes.clone()
+}
+
+#[test]
+fn the_fadt_says_which_registers_a_machine_has() {
+    let fadt = fadt(vec![0]);
+    assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 5), "length and version 6.5");
+    assert_eq!((fadt[46], u32_at(&fadt, 48)), (9, 0), "SCI; no SMI command port: always in ACPI mode");
+    let blocks = [(56, 88, 148, 0x600_u32, 4), (64, 89, 172, 0x604, 2)];
+    for (port_at, len_at, extended_at, port, len) in blocks {
+        assert_eq!((u32_at(&fadt, port_at), fadt[len_at]), (port, len));
+        assert_eq!(fadt[extended_at..extended_at + 4], [1, len * 8, 0, 2], "I/O, bits, offset, word access");
+        assert_eq!(u64_at(&fadt, extended_at + 4), u64::from(port));
+    }
+    assert_eq!((&fadt[116..120], u64_at(&fadt, 120), fadt[128]), (&[1, 8, 0, 1][..], 0xcf9, 6), "reset");
+    assert_eq!((fadt[96], fadt[98], fadt[99]), (101, 0xe9, 3), "neither C2 nor C3");
+    assert_eq!(fadt[108], 0x32, "century");
+    assert_eq!(fadt[109..111], [0b101, 0], "ISA devices, no 8042, no VGA");
+    let flags = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 10;
+    assert_eq!(u32_at(&fadt, 112), flags, "WBINVD, PROC_C1, SLP_BUTTON, FIX_RTC, RESET_REG_SUP");
+    let others = [60, 68, 72, 76, 80, 84].map(|at| u32_at(&fadt, at));
+    assert_eq!(others, [0; 6], "no PM1b, PM2, PM timer, GPE");
+}
+
 #[test]
 fn physical_destinations_are_forced_only_where_ids_need_it() {
-    let flags = |ids: Vec<u32>| {
-        let tables = build(&Platform { apic_ids: ids, virtio: Vec::new() }).unwrap();
-        u32_at(&tables.iter().find(|table| table.name == "FADT").unwrap().bytes, 112)
-    };
-    assert_eq!(flags(vec![0, 254]) >> 19 & 1, 0);
-    assert_eq!(flags(vec![0, 255]) >> 19 & 1, 1);
+    assert_eq!(u32_at(&fadt(vec![0, 254]), 112) >> 19 & 1, 0);
+    assert_eq!(u32_at(&fadt(vec![0, 255]), 112) >> 19 & 1, 1);
 }
 
 /// Runs one of ACPICA's tools; all it said, or `None` (and a note) if it is not installed.
