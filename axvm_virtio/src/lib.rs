@@ -1,6 +1,16 @@
 //! Virtio: rings, devices, transports.
 //!
+//! ```text
+//!   guest driver                                                            host
+//!   registers --> mmio --> control, status --DRIVER_OK--> device (block) --> image
+//!   rings     <---------- queue <-- worker, one thread for each queue <-------'
+//!   interrupt <---------- signals <---'
+//! ```
+//!
+//! A kick and an interrupt are eventfds, so all of this runs in plain tests, without KVM.
+//!
 //! Spec: virtio 1.2.
+//! Left out: the PCI transport (4.1) and the legacy interfaces.
 #![forbid(unsafe_code)]
 
 pub mod block;
