@@ -20,4 +20,6 @@ pub mod kernel;
 pub mod linux;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod synthetic;
