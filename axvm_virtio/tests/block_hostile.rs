@@ -78,6 +78,16 @@ fn hostile_rings_get_a_reset_request_not_a_hang() {
 }
 
 #[test]
+fn indirect_tables_must_be_negotiated() {
+    let file = Disk::file();
+    let mut disk = Disk::open(&DiskConfig::new(file.path()), !feature::INDIRECT_DESC);
+    disk.driver.add_indirect(DATA, &[Buffer::readable(HEADER, 16), Buffer::writable(STATUS, 1)]);
+    disk.kick();
+    assert!(wait_until(|| disk.machine.status() == LIVE | NEEDS_RESET));
+    recover(&mut disk);
+}
+
+#[test]
 fn a_request_without_a_status_byte_needs_a_reset() {
     needs_reset("no room for its status", |disk| {
         disk.write_header(OUT, 0);

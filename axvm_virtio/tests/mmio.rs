@@ -254,9 +254,11 @@ fn a_worker_asks_for_a_reset_once() {
     let (machine, shelf, _) = live();
     let fault = shelf.lock().unwrap().fault.clone().unwrap();
     fault.report("first");
-    fault.report("second");
-    assert_eq!(machine.status(), LIVE | NEEDS_RESET);
     assert_eq!(machine.get(reg::INTERRUPT_STATUS), 2);
+    machine.set(reg::INTERRUPT_ACK, 2);
+    fault.report("second");
+    assert_eq!(machine.get(reg::INTERRUPT_STATUS), 0, "said once is enough");
+    assert_eq!(machine.status(), LIVE | NEEDS_RESET);
     assert_eq!(machine.tape.faults(), ["first"]);
     machine.set(reg::STATUS, LIVE | NEEDS_RESET);
     assert_eq!(machine.status(), LIVE | NEEDS_RESET, "only a reset clears it");
@@ -339,6 +341,32 @@ fn one_queue_is_reset_while_the_other_goes_on() {
     serve_one(&shelf, 1);
     assert!(moved.take_used().is_some() && second.take_used().is_some());
     assert_eq!(machine.status(), LIVE);
+}
+
+#[test]
+fn a_queue_that_comes_back_starts_at_index_zero() {
+    let (machine, shelf, [mut first, _]) = live();
+    first.add(&[Buffer::writable(DATA, 16)]);
+    first.kick();
+    serve_one(&shelf, 0);
+    machine.set(reg::QUEUE_SEL, 0);
+    machine.set(reg::QUEUE_READY, 0);
+    machine.set(reg::QUEUE_READY, 1);
+    let live = &shelf.lock().unwrap().queues[0];
+    assert_eq!(live.queue.state(), QueueState::default());
+    assert_eq!(*live.queue.layout(), first.layout(), "where it was");
+}
+
+#[test]
+fn a_queue_reset_forgets_place_and_size() {
+    let (machine, shelf, _) = live();
+    machine.set(reg::QUEUE_SEL, 1);
+    machine.set(reg::QUEUE_RESET, 1);
+    machine.set(reg::QUEUE_NUM, 4);
+    machine.set(reg::QUEUE_RESET, 1);
+    machine.set(reg::QUEUE_READY, 1);
+    let layout = *shelf.lock().unwrap().queues[1].queue.layout();
+    assert_eq!((layout.size, layout.descriptors, layout.used), (16, Gpa(0), Gpa(0)));
 }
 
 #[test]
