@@ -14,4 +14,5 @@ pub mod commands;
 pub mod lab;
 pub mod progress;
 pub mod project;
+pub mod tidy;
 pub mod tool;

@@ -13,12 +13,14 @@ use xtask::commands;
 enum Command {
     Boot(commands::boot::Boot),
     Lab(commands::lab::Lab),
+    Tidy(commands::tidy::Tidy),
 }
 
 fn main() -> ExitCode {
     let end = match Command::parse() {
         Command::Boot(boot) => boot.run(),
         Command::Lab(lab) => lab.run(),
+        Command::Tidy(tidy) => tidy.run(),
     };
     end.unwrap_or_else(|error| {
         eprintln!("Error: {error:#}");

@@ -154,9 +154,7 @@ impl Boot {
     }
 
     fn append_line(&self, list: &str) -> String {
-        // The lab's emulation does not intercept XSETBV, so KVM in it tells guests a wrong XSAVE size and Linux warns.
-        let lab = if list.ends_with(":lab") { " noxsave" } else { "" };
-        let check = if self.check { format!(" axvm.check={list}{lab}") } else { String::new() };
+        let check = if self.check { format!(" axvm.check={list}") } else { String::new() };
         format!("{}{check}", self.append).trim().to_owned()
     }
 }
