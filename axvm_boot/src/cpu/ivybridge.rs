@@ -13,8 +13,6 @@
 //!
 //! Spec: Intel SDM volume 2A, CPUID, and volume 1, 13.4 "XSAVE Area"; AMD APM volume 3, appendix E.
 
-use axvm_arch::cpuid::CpuidEntry;
-
 use super::leaves::{EXTENDED, Leaves, Vendor};
 
 /// Highest basic leaf of Ivy Bridge: extended state.
@@ -25,7 +23,7 @@ const HYPERVISOR: u32 = 0x4000_0000;
 const SVM: u32 = 0x8000_000a;
 /// Family 6, model 0x3e, stepping 4.
 const SIGNATURE: u32 = 0x306e4;
-const NAME: &[u8] = b"Intel Xeon Processor E5 v2 (Ivy Bridge)";
+const NAME: &str = "Intel Xeon Processor E5 v2 (Ivy Bridge)";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Register {
@@ -179,11 +177,5 @@ fn rename(leaves: &mut Leaves) {
     if let Some(leaf) = leaves.get_mut(1, 0) {
         leaf.eax = SIGNATURE;
     }
-    let mut name = [0; 48];
-    name[..NAME.len()].copy_from_slice(NAME);
-    let words = name.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word)).collect::<Vec<_>>();
-    for (number, part) in (2..).zip(words.as_chunks::<4>().0) {
-        let &[eax, ebx, ecx, edx] = part;
-        leaves.put(CpuidEntry { function: EXTENDED + number, eax, ebx, ecx, edx, ..CpuidEntry::default() });
-    }
+    leaves.put_name(NAME);
 }

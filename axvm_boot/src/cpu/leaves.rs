@@ -62,6 +62,18 @@ impl Leaves {
         self.get(base, 0).map_or(0, |entry| entry.eax)
     }
 
+    /// The name in /proc/cpuinfo, cut at 47 bytes: three leaves of 16 bytes, NUL-terminated.
+    pub(super) fn put_name(&mut self, name: &str) {
+        let mut text = [0; 48];
+        let len = name.len().min(47);
+        text[..len].copy_from_slice(&name.as_bytes()[..len]);
+        for (function, part) in (EXTENDED + 2..).zip(text.as_chunks::<16>().0) {
+            let word = |number: usize| u32::from_le_bytes(part.as_chunks::<4>().0[number]);
+            let [eax, ebx, ecx, edx] = [0, 1, 2, 3].map(word);
+            self.put(CpuidEntry { function, eax, ebx, ecx, edx, ..CpuidEntry::default() });
+        }
+    }
+
     pub(super) fn vendor(&self) -> Vendor {
         let name = self.get(0, 0).map(|entry| [entry.ebx, entry.edx, entry.ecx].map(u32::to_le_bytes));
         match name.as_ref().map(|name| name.as_flattened()) {

@@ -69,6 +69,14 @@ pub fn leaves(supported: &[CpuidEntry], topology: &Topology, vcpu: u32, config: 
     leaves.into_entries()
 }
 
+/// Writes the processor's name into `supported`, where KVM leaves it empty; [`leaves`] keeps it for
+/// [`CpuTemplate::Host`]. The host's own name is `model name` in /proc/cpuinfo.
+pub fn put_name(supported: &mut Vec<CpuidEntry>, name: &str) {
+    let mut leaves = Leaves::new(supported);
+    leaves.put_name(name);
+    *supported = leaves.into_entries();
+}
+
 /// Features of `template` that this host cannot give, by their names in /proc/cpuinfo.
 pub fn missing_features(supported: &[CpuidEntry], template: CpuTemplate) -> Vec<&'static str> {
     match template {

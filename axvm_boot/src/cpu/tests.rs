@@ -155,12 +155,33 @@ fn amd_leaves_tell_the_same_topology() {
 }
 
 #[test]
-fn leaves_that_would_contradict_are_gone() {
-    assert!(on_host(&amd(), TWO_SOCKETS, 0).get(0x8000_0026, 0).is_none());
+fn topology_extensions_are_shown_wherever_the_caches_are_known() {
+    let shown = |supported: &[CpuidEntry]| {
+        let leaves = on_host(supported, TWO_SOCKETS, 0);
+        (leaves.get(0x8000_0001, 0).unwrap().ecx >> 22 & 1, leaves.get(0x8000_001e, 0).is_some())
+    };
+    let mut hidden = amd();
+    hidden.iter_mut().find(|entry| entry.function == 0x8000_0001).unwrap().ecx = 0;
+    assert_eq!(shown(&hidden), (1, true));
     let mut old = amd();
-    old.iter_mut().find(|entry| entry.function == 0x8000_0001).unwrap().ecx = 0;
-    let leaves = on_host(&old, TWO_SOCKETS, 0);
-    assert!(leaves.get(0x8000_001d, 0).is_none() && leaves.get(0x8000_001e, 0).is_none());
+    old.iter_mut().filter(|entry| entry.function == 0x8000_001d).for_each(|cache| cache.eax = 0);
+    assert_eq!(shown(&old), (0, false));
+    assert!(on_host(&amd(), TWO_SOCKETS, 0).get(0x8000_0026, 0).is_none(), "would contradict");
+}
+
+#[test]
+fn a_name_is_kept_for_the_host_and_cut_where_it_is_too_long() {
+    let mut supported = intel();
+    put_name(&mut supported, &"Core 47 ".repeat(7));
+    let name = name_of(&on_host(&supported, TWO_SOCKETS, 0));
+    assert_eq!(name, "Core 47 ".repeat(7)[..47]);
+}
+
+/// The processor's name, as /proc/cpuinfo has it.
+fn name_of(leaves: &Leaves) -> String {
+    let parts = (2..5).filter_map(|n| leaves.get(0x8000_0000 + n, 0));
+    let text = parts.flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]).flat_map(u32::to_le_bytes);
+    String::from_utf8(text.collect()).unwrap().trim_end_matches('\0').into()
 }
 
 #[test]
@@ -242,12 +263,7 @@ fn ivybridge_saves_x87_sse_and_avx_state_only() {
 fn ivybridge_keeps_the_vendor_and_renames_only_intel() {
     let (intel, amd) = (ivybridge(&intel()), ivybridge(&amd()));
     assert_eq!(intel.get(1, 0).unwrap().eax, 0x306e4);
-    let text: Vec<u8> = (2..5)
-        .filter_map(|n| intel.get(0x8000_0000 + n, 0))
-        .flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx])
-        .flat_map(u32::to_le_bytes)
-        .collect();
-    assert_eq!(String::from_utf8(text).unwrap().trim_end_matches('\0'), "Intel Xeon Processor E5 v2 (Ivy Bridge)");
+    assert_eq!(name_of(&intel), "Intel Xeon Processor E5 v2 (Ivy Bridge)");
     assert_eq!(amd.get(1, 0).unwrap().eax, 0x00a2_0f12);
     assert!(amd.get(0x8000_0002, 0).is_none());
     assert!(amd.get(0x8000_001e, 0).is_some(), "the topology needs it");

@@ -41,7 +41,7 @@ pub(super) fn describe(leaves: &mut Leaves, topology: &Topology, vcpu: u32) {
         let core_ids = 1 << (topology.package_shift() - topology.thread_bits());
         for cache in leaves.subleaves_mut(4) {
             share(cache, topology);
-            if cache.eax & 0x1f != 0 {
+            if has_cache(cache) {
                 cache.eax = cache.eax & 0x03ff_ffff | (core_ids - 1u32).min(0x3f) << 26;
             }
         }
@@ -61,45 +61,55 @@ fn levels(leaves: &mut Leaves, topology: &Topology, id: u32) {
         (topology.package_shift(), topology.cores * topology.threads, LEVEL_CORE),
         (0, 0, 0),
     ];
-    for function in if has_v2 { [Some(0xb), Some(0x1f)] } else { [Some(0xb), None] }.into_iter().flatten() {
+    let functions: &[u32] = if has_v2 { &[0xb, 0x1f] } else { &[0xb] };
+    for &function in functions {
         for (index, (eax, ebx, level)) in (0..).zip(rows) {
             leaves.put(CpuidEntry { function, index, indexed: true, eax, ebx, ecx: level << 8 | index, edx: id });
         }
     }
 }
 
+/// KVM hides the topology extensions where its host has none to show, but they are only words: wherever the
+/// caches (0x8000_001D) are known, the rest can be said, and kernels find threads by it.
 fn amd(leaves: &mut Leaves, topology: &Topology, vcpu: u32) {
     let logical = topology.cores * topology.threads;
-    let mut extensions = false;
+    let extended = leaves.get(EXTENDED + 0x1d, 0).is_some_and(has_cache);
     if let Some(leaf) = leaves.get_mut(EXTENDED + 1, 0) {
         leaf.ecx = with(leaf.ecx, CMP_LEGACY, logical > 1);
-        extensions = leaf.ecx & TOPOLOGY_EXTENSIONS != 0;
+        leaf.ecx = with(leaf.ecx, TOPOLOGY_EXTENSIONS, extended);
     }
     if let Some(leaf) = leaves.get_mut(EXTENDED + 8, 0) {
         leaf.ecx = leaf.ecx & !0xf0ff | (logical.min(256) - 1) | topology.package_shift().min(15) << 12;
     }
-    let is_ours = |function: u32| matches!(function, 0x8000_001d | 0x8000_001e);
-    leaves.retain(|entry| entry.function != EXTENDED + 0x26 && (extensions || !is_ours(entry.function)));
+    leaves.retain(|entry| !matches!(entry.function, 0x8000_001e | 0x8000_0026));
     leaves.subleaves_mut(EXTENDED + 0x1d).for_each(|cache| share(cache, topology));
-    if let Some(leaf) = leaves.get_mut(EXTENDED + 0x1e, 0) {
-        let core = vcpu / topology.threads % topology.cores;
-        let socket = vcpu / logical;
-        leaf.eax = topology.apic_id(vcpu);
-        leaf.ebx = core & 0xff | (topology.threads - 1) << 8;
-        leaf.ecx = socket & 0xff;
+    if extended {
+        let (core, package) = (vcpu / topology.threads % topology.cores, vcpu / logical);
+        leaves.put(CpuidEntry {
+            function: EXTENDED + 0x1e,
+            eax: topology.apic_id(vcpu),
+            ebx: core & 0xff | (topology.threads - 1) << 8,
+            ecx: package & 0xff,
+            ..CpuidEntry::default()
+        });
     }
 }
 
 /// First and second level caches belong to a core, larger ones to the package. The count is of ids,
 /// gaps included: kernels find the sharers by masking ids.
 fn share(cache: &mut CpuidEntry, topology: &Topology) {
-    if cache.eax & 0x1f == 0 {
-        return; // no cache: the end of the list
+    if !has_cache(cache) {
+        return; // the end of the list
     }
     let level = cache.eax >> 5 & 7;
     let bits = if level <= 2 { topology.thread_bits() } else { topology.package_shift() };
     let ids = 1u32 << bits.min(12);
     cache.eax = cache.eax & !(0xfff << 14) | (ids - 1) << 14;
+}
+
+/// Whether this subleaf of leaf 4 or 0x8000_001D describes a cache: type 0 ends the list.
+fn has_cache(cache: &CpuidEntry) -> bool {
+    cache.eax & 0x1f != 0
 }
 
 fn with(word: u32, bit: u32, set: bool) -> u32 {
