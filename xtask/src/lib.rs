@@ -14,5 +14,7 @@ pub mod commands;
 pub mod lab;
 pub mod progress;
 pub mod project;
+pub mod scenarios;
+pub mod testing;
 pub mod tidy;
 pub mod tool;

@@ -13,6 +13,7 @@ use xtask::commands;
 enum Command {
     Boot(commands::boot::Boot),
     Lab(commands::lab::Lab),
+    Test(commands::test::Test),
     Tidy(commands::tidy::Tidy),
 }
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let end = match Command::parse() {
         Command::Boot(boot) => boot.run(),
         Command::Lab(lab) => lab.run(),
+        Command::Test(test) => test.run(),
         Command::Tidy(tidy) => tidy.run(),
     };
     end.unwrap_or_else(|error| {

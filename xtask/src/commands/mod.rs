@@ -2,4 +2,5 @@
 
 pub mod boot;
 pub mod lab;
+pub mod test;
 pub mod tidy;

@@ -7,6 +7,7 @@
 //! Sparse and always of one size: the saved state knows the disk's size.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -29,11 +30,19 @@ impl Payload {
     pub(super) fn make(files: &[(PathBuf, String)], job: &str) -> Result<Self> {
         let payload = Self { work: work_directory()? };
         let tree = payload.work.join("tree");
+        let mut linked = Vec::new();
         for (host, name) in files {
             let inside = tree.join(name);
             fs::create_dir_all(inside.parent().unwrap_or(&tree))?;
-            let copied = fs::hard_link(host, &inside).or_else(|_| sparse_copy(host, &inside));
-            copied.with_context(|| format!("Cannot bring {} into the lab", host.display()))?;
+            // Two links to one file would be one file in the image too.
+            let link = if linked.contains(&host) {
+                Err(ErrorKind::AlreadyExists.into())
+            } else {
+                fs::hard_link(host, &inside)
+            };
+            linked.push(host);
+            link.or_else(|_| sparse_copy(host, &inside))
+                .with_context(|| format!("Cannot bring {} into the lab", host.display()))?;
         }
         fs::create_dir_all(tree.join("out"))?;
         fs::write(tree.join("job"), job)?;

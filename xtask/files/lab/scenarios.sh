@@ -1,0 +1,35 @@
+# Runs AxVM once for each boot of each scenario; the host reads out/SCENARIO/BOOT/ afterwards.
+#   console  what the guest printed      exit     AxVM's exit code       init.ms  from AxVM's start to the guest's init
+#   stderr   what AxVM said              ms       from start to end      seen     what the action saw
+
+now() { # milliseconds of the outer machine's life, into $ms
+    read -r ms _ </proc/uptime
+    ms=${ms%.*}${ms#*.}0
+}
+
+# boot DIRECTORY LIMIT MARK ACTION axvm-arguments...: ACTION is run with $pid and $dir once the console says MARK
+boot() {
+    dir=out/$1 limit=$2 mark=$3 action=$4
+    shift 4
+    mkdir -p "$dir"
+    echo "axvm-lab: note start $dir" >/dev/ttyS0
+    now; start=$ms
+    {
+        # This timeout becomes the program itself: $! is AxVM.
+        timeout -s KILL "$limit" axvm run "$@" </dev/null 2>"$dir/stderr" &
+        echo $! >"$dir/pid"
+        wait $!
+        echo $? >"$dir/exit"
+    } | watch
+    now; echo $((ms - start)) >"$dir/ms"
+    echo "axvm-lab: note end $dir" >/dev/ttyS0
+}
+
+watch() {
+    while IFS= read -r line; do
+        printf '%s\n' "$line"
+        case "$line" in *"axvm: init after"*) [ -e "$dir/init.ms" ] || { now; echo $((ms - start)) >"$dir/init.ms"; } ;; esac
+        [ -n "$mark" ] || continue
+        case "$line" in *"$mark"*) mark=; read -r pid <"$dir/pid"; eval "$action" >"$dir/seen" 2>&1 ;; esac
+    done >"$dir/console"
+}

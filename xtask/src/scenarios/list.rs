@@ -1,0 +1,150 @@
+//! The scenarios. Each line of `checks` names functions of `files/guest/check`.
+
+use super::{Boot, Proof, Scenario};
+
+/// What most boots prove about themselves beside their own subject.
+const COMMON: &str = "disk,clock:NOW:30,log:lab";
+
+const PLAIN: Boot = Boot {
+    arguments: "--disk DISK --memory 512M",
+    elf: false,
+    checks: COMMON,
+    append: "",
+    rounds: 1,
+    exit: 0,
+    limit: 90,
+    on: None,
+};
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    [processors(), entries(), disks(), resets(), hosts_view()].into_iter().flatten().collect()
+}
+
+fn scenario(name: &'static str, boot: Boot) -> Scenario {
+    Scenario { name, boots: vec![boot], proofs: vec![Proof::CleanDisk] }
+}
+
+/// 1 to 20 vCPUs, and memory on both sides of the hole below 4 GiB.
+fn processors() -> Vec<Scenario> {
+    let one = Boot {
+        arguments: "--disk DISK --memory 128M --cpus 1",
+        checks: "cpus:1,memory:128,irq:virtio0:5,flags:+bmi1:+movbe:+hypervisor,write:proof,disk,clock:NOW:30,log:lab",
+        ..PLAIN
+    };
+    let two = Boot {
+        arguments: "--disk DISK --memory 1G --cpus 2",
+        checks: "cpus:2,memory:1024,disk,clock:NOW:30,log:lab",
+        ..PLAIN
+    };
+    let four = Boot {
+        arguments: "--disk DISK --memory 3G --cpus 4,sockets=1,cores=2,threads=2",
+        checks: "cpus:4,topology:1:2:2,memory:3072,disk,clock:NOW:30,log:lab",
+        ..PLAIN
+    };
+    let twenty = Boot {
+        arguments: "--disk DISK --memory 6G --cpus 20,sockets=2,cores=5,threads=2",
+        checks: "cpus:20,topology:2:5:2,memory:6144,disk,clock:NOW:60,log:lab",
+        limit: 240,
+        ..PLAIN
+    };
+    vec![
+        Scenario { name: "cpus-1", boots: vec![one], proofs: vec![Proof::CleanDisk, Proof::Written("proof")] },
+        scenario("cpus-2", two),
+        scenario("cpus-4", four),
+        scenario("cpus-20", twenty),
+    ]
+}
+
+/// Every way into a kernel.
+fn entries() -> Vec<Scenario> {
+    vec![
+        scenario("entry-64", Boot { arguments: "--disk DISK --memory 512M --entry 64", ..PLAIN }),
+        scenario("entry-pvh", Boot { arguments: "--disk DISK --memory 512M --entry pvh", elf: true, ..PLAIN }),
+        scenario("entry-elf-64", Boot { arguments: "--disk DISK --memory 512M --entry 64", elf: true, ..PLAIN }),
+        scenario(
+            "cpu-ivybridge",
+            Boot {
+                arguments: "--disk DISK --memory 512M --cpu ivybridge",
+                checks: "flags:-avx2:-bmi1:-bmi2:-fma:-movbe:-rdseed:-adx:-smap:+sse4_2:+aes:+popcnt,disk,log:lab",
+                ..PLAIN
+            },
+        ),
+    ]
+}
+
+fn disks() -> Vec<Scenario> {
+    let read_only =
+        Boot { arguments: "--disk path=DISK,ro --memory 512M", checks: "readonly,log:lab", append: "ro", ..PLAIN };
+    let two = Boot {
+        arguments: "--disk DISK --disk path=second.img,serial=SECOND --memory 512M",
+        checks: "second:vdb:SECOND,irq:virtio0:5,disk,log:lab",
+        ..PLAIN
+    };
+    let discard = Boot { checks: "discard:32,log:lab", on: Some(("MARK written", "du -k $disk")), ..PLAIN };
+    let killed = Boot { checks: "unfinished", exit: 137, on: Some(("MARK safe u5", "kill -9 $pid")), ..PLAIN };
+    let revived = Boot { checks: "survived:6,disk", ..PLAIN };
+    vec![
+        Scenario { name: "disk-read-only", boots: vec![read_only], proofs: vec![Proof::SameDisk] },
+        Scenario { name: "disk-two", boots: vec![two], proofs: vec![Proof::CleanDisk, Proof::SecondAnswered] },
+        Scenario {
+            name: "disk-discard",
+            boots: vec![discard],
+            proofs: vec![Proof::CleanDisk, Proof::Shrunk(24 << 10)],
+        },
+        Scenario { name: "killed-in-mid-write", boots: vec![killed, revived], proofs: vec![Proof::CleanDisk] },
+    ]
+}
+
+/// Every way to reset the machine, and what AxVM makes of it.
+fn resets() -> Vec<Scenario> {
+    let twice = |append| Boot { checks: "boots:2,log:lab", append, rounds: 2, ..PLAIN };
+    let end = Boot { arguments: "--disk DISK --memory 512M --on-reboot exit", checks: "boots:2", exit: 3, ..PLAIN };
+    vec![
+        scenario("reset-acpi", twice("reboot=acpi")),
+        scenario("reset-i8042", twice("reboot=kbd")),
+        scenario("reset-triple-fault", twice("reboot=triple")),
+        scenario("reset-ends", end),
+    ]
+}
+
+/// What the host sees of a running guest: huge pages behind its memory, threads with names.
+fn hosts_view() -> Vec<Scenario> {
+    let look =
+        "awk '/^AnonHugePages/ { kib += $2 } END { print \"huge\", kib }' /proc/$pid/smaps; cat /proc/$pid/task/*/comm";
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --pin 0,0",
+        checks: "pause:2,log:lab",
+        on: Some(("MARK pause", look)),
+        ..PLAIN
+    };
+    let huge = |seen: &str| {
+        let kib = seen.lines().find_map(|line| line.strip_prefix("huge ")?.trim().parse::<u64>().ok());
+        kib.is_some_and(|kib| kib >= 64 << 10)
+    };
+    let named = |seen: &str| ["vcpu0", "vcpu1", "vda-q0"].iter().all(|name| seen.lines().any(|line| line == *name));
+    let proofs = vec![
+        Proof::CleanDisk,
+        Proof::Seen("at least 64 MiB in huge pages", huge),
+        Proof::Seen("threads vcpu0, vcpu1 and vda-q0", named),
+    ];
+    vec![Scenario { name: "host-view", boots: vec![boot], proofs }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_checks_exist_in_the_guest_script() {
+        let script = include_str!("../../files/guest/check");
+        let mut names = std::collections::BTreeSet::new();
+        for scenario in all() {
+            assert!(names.insert(scenario.name), "{} twice", scenario.name);
+            for check in scenario.boots.iter().flat_map(|boot| boot.checks.split(',')) {
+                let name = check.split(':').next().unwrap_or_default();
+                assert!(script.contains(&format!("\ncheck_{name}() {{")), "{}: {check}", scenario.name);
+            }
+        }
+    }
+}

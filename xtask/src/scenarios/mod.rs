@@ -1,0 +1,153 @@
+//! The lab tests: what AxVM must do with real kernels, each scenario a few boots with things to prove.
+//!
+//! ```text
+//!   list.rs  the scenarios      script.rs  --> one job for one lab run (files/lab/scenarios.sh)
+//!                               judge.rs   <-- out/SCENARIO/BOOT/{console, exit, ...} and the disks
+//! ```
+//!
+//! One lab run carries all scenarios of a kernel; each boot has its own time limit, console and verdict, so a hang costs
+//! only itself.
+
+mod judge;
+mod list;
+mod script;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::assets::{self, Kernel, Wanted};
+use crate::lab::{self, Console, End, Lab, LabJob, LabReport};
+use crate::progress::Progress;
+use crate::project;
+
+pub use judge::Verdict;
+pub use list::all;
+
+/// A few boots of one machine with the same disk, and what must be true afterwards.
+pub struct Scenario {
+    /// Unique; letters, digits and dashes.
+    pub name: &'static str,
+    /// Run one after the other.
+    pub boots: Vec<Boot>,
+    /// Checked on the host when all is over.
+    pub proofs: Vec<Proof>,
+}
+
+/// One start of AxVM.
+pub struct Boot {
+    /// Arguments beside kernel, initrd and command line; `DISK` stands for the scenario's root disk.
+    pub arguments: &'static str,
+    /// The ELF kernel instead of the bzImage.
+    pub elf: bool,
+    /// The list for `axvm.check=`; `NOW` stands for the time.
+    pub checks: &'static str,
+    /// More for the kernel command line.
+    pub append: &'static str,
+    /// How often the checks are made: once for each time the guest starts.
+    pub rounds: usize,
+    /// AxVM's exit code.
+    pub exit: u8,
+    /// Seconds until it is killed and counts as hung.
+    pub limit: u64,
+    /// When the console says this, the outer machine runs the shell line, with `$pid` of AxVM.
+    pub on: Option<(&'static str, &'static str)>,
+}
+
+/// What must be true on the host, afterwards.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// `e2fsck -fn` finds nothing.
+    CleanDisk,
+    /// The disk is byte for byte as it was.
+    SameDisk,
+    /// The file that `check_write NAME` left on the disk is as it should be.
+    Written(&'static str),
+    /// The second disk carries the guest's answer.
+    SecondAnswered,
+    /// What the first boot's action printed satisfies this; the words say what was expected.
+    Seen(&'static str, fn(&str) -> bool),
+    /// The image takes up this many KiB less than what the action saw.
+    Shrunk(u64),
+}
+
+/// All scenarios on one kernel.
+pub struct Campaign {
+    kernel: Kernel,
+    /// `6.1`
+    pub series: &'static str,
+    scenarios: Vec<Scenario>,
+}
+
+impl Campaign {
+    /// The scenarios whose names contain one of the filters; all without filters.
+    pub fn new(wanted: &Wanted, filters: &[String]) -> Result<Self> {
+        let _lock = assets::lock()?;
+        let mut scenarios = all();
+        scenarios.retain(|scenario| {
+            filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+        });
+        Ok(Self { kernel: Kernel::get(wanted)?, series: wanted.name, scenarios })
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.scenarios.is_empty()
+    }
+
+    /// Runs them in one lab run, and gives a verdict on each.
+    pub fn run(&self, lab: &Lab, axvm: PathBuf) -> Result<Vec<Verdict>> {
+        let progress = Progress::steps(&format!("Linux {} in the lab", self.series), self.boots() as u64);
+        let done = std::cell::Cell::new(0);
+        let note = |line: &str| {
+            if let Some(dir) = line.strip_prefix("start out/") {
+                progress.note(format!("Linux {} in the lab: {dir}", self.series));
+            } else {
+                done.set(done.get() + 1);
+                progress.at(done.get());
+            }
+        };
+        let limits: u64 = self.scenarios.iter().flat_map(|scenario| &scenario.boots).map(|boot| boot.limit).sum();
+        let job = LabJob {
+            script: script::job(&self.scenarios),
+            files: self.files(axvm)?,
+            limit: Some(Duration::from_secs(60 + limits)),
+            console: Console::Kept,
+            note: &note,
+        };
+        let report = lab.run(&job)?;
+        self.verdicts(&report)
+    }
+
+    fn boots(&self) -> usize {
+        self.scenarios.iter().map(|scenario| scenario.boots.len()).sum()
+    }
+
+    fn files(&self, axvm: PathBuf) -> Result<Vec<(PathBuf, String)>> {
+        let _lock = assets::lock()?;
+        let mut files = vec![
+            (axvm, "bin/axvm".to_owned()),
+            (self.kernel.image.clone(), "bzImage".to_owned()),
+            (self.kernel.vmlinux()?, "vmlinux".to_owned()),
+            (assets::initrd(&[&self.kernel])?, "initrd.img".to_owned()),
+        ];
+        let disk = assets::root_disk()?;
+        files.extend(self.scenarios.iter().map(|scenario| (disk.clone(), format!("disks/{}.img", scenario.name))));
+        Ok(files)
+    }
+
+    fn verdicts(&self, report: &LabReport) -> Result<Vec<Verdict>> {
+        let out = project::target().join("lab-tests").join(self.series);
+        report.payload.take_directory("out", &out)?;
+        fs::write(out.join("outer-console"), &report.outer_console).context("Cannot keep the outer console")?;
+        let lab_failure = match &report.end {
+            End::Exit(_) => None,
+            End::TimeLimit(limit) => Some(format!("the whole run took more than {} s", limit.as_secs())),
+            End::OuterDied(why) => Some(format!("the lab itself failed, not AxVM: {}", lab::last_lines(why, 5))),
+        };
+        let judge = |scenario| judge::verdict(scenario, &out, &report.payload, lab_failure.as_deref());
+        self.scenarios.iter().map(judge).collect()
+    }
+}

@@ -1,0 +1,53 @@
+//! The scenarios as one shell script for the outer machine.
+
+use super::{Boot, Scenario};
+use crate::lab::quoted;
+
+const LIBRARY: &str = include_str!("../../files/lab/scenarios.sh");
+
+/// The job: the library, then one `boot` line for each boot.
+pub(super) fn job(scenarios: &[Scenario]) -> String {
+    let mut job = LIBRARY.to_owned();
+    job.push_str("truncate -s 1M second.img; printf 'host was here' | dd of=second.img conv=notrunc 2>/dev/null\n");
+    for scenario in scenarios {
+        job.push_str(&format!("disk=disks/{}.img\n", scenario.name));
+        for (number, boot) in scenario.boots.iter().enumerate() {
+            job.push_str(&line(scenario.name, number, boot));
+        }
+        job.push_str(&format!("du -k $disk >out/{}/du\n", scenario.name));
+    }
+    job.push_str("true\n");
+    job
+}
+
+fn line(name: &str, number: usize, boot: &Boot) -> String {
+    let (mark, action) = boot.on.unwrap_or_default();
+    let kernel = if boot.elf { "vmlinux" } else { "bzImage" };
+    let checks = boot.checks.replace("NOW", "$(date +%s)");
+    let arguments = boot.arguments.replace("DISK", "$disk");
+    // Each character of the guest's console costs the emulation much: quiet.
+    let append = format!("quiet {} axvm.check={checks}", boot.append);
+    format!(
+        "boot {name}/{number} {} {} {} --kernel {kernel} --initrd initrd.img {arguments} --append \"{append}\"\n",
+        boot.limit,
+        quoted(mark),
+        quoted(action),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn job_is_a_script_that_the_shell_understands() {
+        let job = job(&super::super::all());
+        let path = std::env::temp_dir().join(format!("axvm-job-{}", std::process::id()));
+        std::fs::write(&path, &job).unwrap();
+        let checked = crate::tool::output(crate::tool::tool("sh").arg("-n").arg(&path));
+        std::fs::remove_file(&path).unwrap();
+        checked.unwrap();
+        assert!(job.contains("boot cpus-1/0 90 '' '' --kernel bzImage"), "{job}");
+        assert!(!job.contains("DISK") && !job.contains("NOW"));
+    }
+}
