@@ -166,7 +166,11 @@ impl Host {
 
     fn create_vcpus(&self, config: &Config, vm: &Vm, apic_ids: &[u32], start: &CpuState) -> Result<Vec<KvmVcpu>> {
         let capabilities = self.kvm.capabilities();
-        let supported = self.kvm.supported_cpuid()?;
+        let mut supported = self.kvm.supported_cpuid()?;
+        // KVM leaves the processor's name empty; the guest sees the host's.
+        if let Some(name) = crate::host::processor_name() {
+            cpu::put_name(&mut supported, &name);
+        }
         let msrs = cpu::msrs(&self.kvm.supported_msrs()?);
         let cpu_config = cpu::CpuConfig {
             template: match config.cpu {
@@ -176,6 +180,13 @@ impl Host {
             tsc_deadline: capabilities.tsc_deadline,
             tsc_khz: vm.tsc_khz(),
         };
+        let missing = cpu::missing_features(&supported, cpu_config.template);
+        if !missing.is_empty() {
+            self.events.warn(|| Event::Warning {
+                from: "--cpu ivybridge",
+                message: format!("this host lacks {}; the guest does without", missing.join(", ")),
+            });
+        }
         let create = |(n, &id): (usize, &u32)| {
             let cpuid = cpu::leaves(&supported, &config.topology, n as u32, &cpu_config);
             let bsp = n == 0;

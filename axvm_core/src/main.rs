@@ -14,6 +14,7 @@ mod board;
 mod cli;
 mod config;
 mod console;
+mod host;
 mod machine;
 mod narrator;
 mod serve;
@@ -116,9 +117,7 @@ fn taken(config: &Config) -> String {
 
 /// A KVM without hardware behind it runs Linux too slowly to wait for: say so before the wait.
 fn warn_about_host(events: &Events) {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let has = |flag: &str| cpuinfo.lines().any(|line| line.starts_with("flags") && line.split(' ').any(|f| f == flag));
-    if !has("vmx") && !has("svm") {
+    if !host::has_virtualization() {
         events.warn(|| Event::Warning {
             from: "host",
             message: "this processor offers no virtualization (no vmx or svm in /proc/cpuinfo): \

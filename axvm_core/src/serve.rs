@@ -7,10 +7,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use axvm_devices::PowerEvent;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::console::{HELP, Input, Key};
@@ -23,7 +24,10 @@ const SIGNALS: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 pub struct Signals(Vec<(i32, UnixStream)>);
 
 impl Signals {
+    /// Catches them; and takes the sting out of SIGXFSZ, so that a write beyond a file size limit is an
+    /// error for the guest's disk, not the end of AxVM.
     pub fn catch() -> io::Result<Signals> {
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let catch = |signal| {
             let (read, write) = UnixStream::pair()?;
             read.set_nonblocking(true)?;
