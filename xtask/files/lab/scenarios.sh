@@ -7,16 +7,19 @@ now() { # milliseconds of the outer machine's life, into $ms
     ms=${ms%.*}${ms#*.}0
 }
 
-# boot DIRECTORY LIMIT MARK ACTION axvm-arguments...: ACTION is run with $pid and $dir once the console says MARK
+# boot DIRECTORY LIMIT MARK ACTION axvm-arguments...: ACTION is run once the console says MARK, with $pid of AxVM, and
+# $keyboard to type on. Without an action that types, AxVM's input is at its end from the start.
 boot() {
     dir=out/$1 limit=$2 mark=$3 action=$4
     shift 4
     mkdir -p "$dir"
     echo "axvm-lab: note start $dir" >/dev/ttyS0
+    input=/dev/null keyboard=/tmp/keyboard
+    case "$action" in *'$keyboard'*) rm -f $keyboard; mkfifo $keyboard; exec 9<>$keyboard; input=$keyboard ;; esac
     now; start=$ms
     {
         # This timeout becomes the program itself: $! is AxVM.
-        timeout -s KILL "$limit" axvm run "$@" </dev/null 2>"$dir/stderr" &
+        timeout -s KILL "$limit" axvm run "$@" <$input 2>"$dir/stderr" &
         echo $! >"$dir/pid"
         wait $!
         echo $? >"$dir/exit"

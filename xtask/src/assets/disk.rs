@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::busybox;
+use super::{busybox, sweep};
 use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
 use crate::tool::{self, output, tool};
@@ -42,6 +42,7 @@ pub fn root_disk() -> Result<PathBuf> {
     let path = cache().join(format!("disk-{}.img", fingerprint(&inputs)));
     if !path.exists() {
         let _progress = Progress::spinner("Making the root disk");
+        sweep("disk-");
         let tree = cache().join("disk.tree");
         let _ = fs::remove_dir_all(&tree);
         fill(&tree, &busybox).with_context(|| format!("Cannot make the root disk's tree in {}", tree.display()))?;

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::kernel::Kernel;
-use super::{busybox, place};
+use super::{busybox, place, sweep};
 use crate::archive::cpio::Cpio;
 use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
@@ -29,6 +29,7 @@ pub fn initrd(kernels: &[&Kernel]) -> Result<PathBuf> {
     let path = cache().join(format!("initrd-{key}.img"));
     if !path.exists() {
         let _progress = Progress::spinner(&format!("Making the initrd for {releases}"));
+        sweep("initrd-");
         place(&path, &build(kernels)?)?;
     }
     Ok(path)

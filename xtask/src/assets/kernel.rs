@@ -70,7 +70,7 @@ impl Kernel {
         let bytes = fs::read(image).with_context(|| format!("Cannot read kernel {}", image.display()))?;
         let release = match BzImage::parse(&bytes) {
             Ok(kernel) => kernel.release().with_context(|| format!("In {}", image.display()))?.to_owned(),
-            Err(_) if bytes.starts_with(b"\x7fELF") => "unknown".to_owned(),
+            Err(_) if bytes.starts_with(b"\x7fELF") => elf_release(&bytes).unwrap_or_else(|| "unknown".to_owned()),
             Err(error) => return Err(error.context(format!("Cannot use {} as a kernel", image.display()))),
         };
         let kept = project::cache().join("kernels").join(&release);
@@ -109,6 +109,14 @@ impl Kernel {
     }
 }
 
+/// The word after "Linux version" in a vmlinux.
+fn elf_release(elf: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let at = elf.windows(BANNER.len()).position(|window| window == BANNER)? + BANNER.len();
+    let word = elf[at..].split(|&byte| byte == b' ' || byte == 0).next()?;
+    (word.len() < 100).then(|| String::from_utf8_lossy(word).into_owned())
+}
+
 fn no_kernel(name: &str) -> anyhow::Error {
     anyhow::anyhow!(
         "Cannot find a {name} kernel: no package of apt's and no readable /boot/vmlinuz-$(uname -r). \
@@ -134,4 +142,15 @@ fn fetch(package: &str, release: &str, dir: &Path) -> Result<()> {
         bail!("No modules in {package}");
     }
     fs::rename(&unfinished, dir).with_context(|| format!("Cannot put {} in place", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::elf_release;
+
+    #[test]
+    fn vmlinux_tells_its_release() {
+        assert_eq!(elf_release(b"\x7fELF..Linux version 6.1.0-56 (gcc)").as_deref(), Some("6.1.0-56"));
+        assert_eq!(elf_release(b"\x7fELF"), None);
+    }
 }

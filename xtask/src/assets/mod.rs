@@ -40,6 +40,17 @@ pub fn lock() -> Result<File> {
     Ok(file)
 }
 
+/// Throws away what earlier versions of the inputs left: entries of the cache with this prefix that are over a week old.
+pub fn sweep(prefix: &str) {
+    let week = std::time::Duration::from_secs(7 * 24 * 3600);
+    for entry in project::cache().read_dir().into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+        if entry.file_name().to_string_lossy().starts_with(prefix) && age.is_some_and(|age| age > week) {
+            let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
 /// Puts a file in place at once: who sees it sees all of it.
 fn place(path: &Path, bytes: &[u8]) -> Result<()> {
     let unfinished = path.with_extension("unfinished");

@@ -106,6 +106,13 @@ impl Boot {
     }
 
     fn in_lab(&self, files: &Files) -> Result<ExitCode> {
+        let image = fs::File::open(&files.disk).with_context(|| format!("Cannot open {}", files.disk.display()))?;
+        if image.try_lock().is_err() {
+            bail!(
+                "Cannot use {}: another AxVM does. End that one, or give another disk by --disk FILE",
+                files.disk.display()
+            );
+        }
         let named = |file: &Path, name: &str| (file.to_owned(), name.to_owned());
         let axvm = lab::build(true)?;
         let list = self.checks(":lab");
@@ -136,7 +143,8 @@ impl Boot {
         };
         let back = files.disk.with_extension("back-from-lab");
         run.payload.take_file("disk.img", &back)?;
-        fs::rename(&back, &files.disk).with_context(|| format!("Cannot write {} back", files.disk.display()))?;
+        fs::rename(&back, fs::canonicalize(&files.disk)?)
+            .with_context(|| format!("Cannot write {} back", files.disk.display()))?;
         let console = String::from_utf8_lossy(&run.console);
         Ok(if self.check { report(&console, &list, code) } else { ExitCode::from(code) })
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::assets::{self, Kernel, Wanted};
@@ -13,7 +13,7 @@ use crate::{project, tidy, tool};
 
 /// Run every test of every layer, with its set-up
 ///
-/// Layers: format, lints, docs, tidy, unit, bare-metal, fuzz, lab (Linux 6.1 and 6.12, side by side). A FILTER is the name
+/// Layers: format, lints, docs, tidy, unit, bare-metal, fuzz, boot (`cargo xtask boot --check`), lab (Linux 6.1 and 6.12). A FILTER is the name
 /// of a layer, or part of the name of a lab scenario. What cannot run on this machine is listed as skipped, with the reason.
 #[derive(Args)]
 pub struct Test {
@@ -25,7 +25,7 @@ pub struct Test {
     filters: Vec<String>,
 }
 
-const LAYERS: [&str; 8] = ["format", "lints", "docs", "tidy", "unit", "bare-metal", "fuzz", "lab"];
+const LAYERS: [&str; 9] = ["format", "lints", "docs", "tidy", "unit", "bare-metal", "fuzz", "boot", "lab"];
 
 impl Test {
     /// Runs them.
@@ -56,7 +56,7 @@ impl Test {
 
     fn layer(&self, name: &str) -> Result<Outcome> {
         match name {
-            "format" => Ok(Outcome::of(cargo::ask(&["fmt", "--all", "--check"], ""))),
+            "format" => Ok(Outcome::of(cargo::ask(&["fmt", "--all", "--check", "--", "--color", "never"], ""))),
             "lints" => Ok(Outcome::of(cargo::ask(
                 &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"],
                 "",
@@ -74,6 +74,17 @@ impl Test {
                 cargo::test(&["--workspace", "--exclude", "axvm_kvm"])
             }
             "bare-metal" => cargo::test(&["-p", "axvm_kvm"]),
+            "boot" => {
+                let ourselves = std::env::current_exe().context("Cannot find this program")?;
+                let (said, ended_well) =
+                    cargo::all_output(tool::tool(&ourselves.to_string_lossy()).args(["boot", "--check"]))?;
+                print!("{said}");
+                Ok(Outcome::of(if ended_well {
+                    Ok(())
+                } else {
+                    Err(anyhow::anyhow!("cargo xtask boot --check:\n{said}"))
+                }))
+            }
             _ => fuzz::smoke(self.fuzz_seconds),
         }
     }

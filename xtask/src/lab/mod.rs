@@ -96,6 +96,10 @@ impl Lab {
         {
             eprintln!("The lab's outer machine failed, trying once more: {}", why.lines().next().unwrap_or_default());
             let first_try = Some(why.clone());
+            {
+                let _lock = crate::assets::lock()?;
+                self.outer.ensure_state()?;
+            }
             report = LabReport { first_try, ..session::run(&self.outer, job)? };
         }
         Ok(report)

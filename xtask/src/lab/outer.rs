@@ -32,6 +32,8 @@ const COMMAND_LINE: &str =
 const MACHINE: &str = "-M pc -accel tcg,thread=single -cpu EPYC,+svm,-xsave -smp 1 -m 8192 -nodefaults -no-user-config \
                        -display none -no-reboot";
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// Each boot measures its clock against other programs' noise.
+const SAVE_TRIES: u32 = 5;
 const SAVE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Everything to start the outer machine with.
@@ -50,15 +52,33 @@ impl Outer {
         }
         let version = output(tool("qemu-system-x86_64").arg("--version"))?;
         let kernel = Kernel::get(&Wanted::V6_1).or_else(|_| Kernel::get(&Wanted::STOCK))?;
-        let words = [version.as_str(), &kernel.release, INIT, &MODULES.join(" "), COMMAND_LINE, MACHINE];
+        let words = [version.as_str(), &kernel.release, INIT, &MODULES.join(" "), COMMAND_LINE, MACHINE, &processor()];
         let dir = cache().join(format!("lab-{}", fingerprint(&words.map(str::as_bytes))));
         fs::create_dir_all(&dir).with_context(|| format!("Cannot create {}", dir.display()))?;
         let outer = Self { kernel: kernel.image.clone(), dir };
-        if !outer.state().exists() {
+        if !outer.initrd().exists() {
+            assets::sweep("lab-");
             fs::write(outer.initrd(), initrd(&kernel)?)?;
-            outer.save()?;
         }
+        outer.ensure_state()?;
         Ok(outer)
+    }
+
+    /// Saves a state if there is none. The caller holds the cache's lock.
+    pub(super) fn ensure_state(&self) -> Result<()> {
+        let mut problem = None;
+        for _ in 0..SAVE_TRIES {
+            if self.state().exists() {
+                return Ok(());
+            }
+            problem = self.save()?;
+        }
+        problem.map_or(Ok(()), |problem| bail!("Cannot save a good state of the lab: {problem}"))
+    }
+
+    /// Throws the saved state away: it turned out to be no good.
+    pub(super) fn forget_state(&self) {
+        let _ = fs::remove_file(self.state());
     }
 
     /// QEMU's command line around this payload.
@@ -90,7 +110,8 @@ impl Outer {
         self.dir.join("state")
     }
 
-    fn save(&self) -> Result<()> {
+    /// Boots and saves; or says what is wrong with this boot.
+    fn save(&self) -> Result<Option<String>> {
         let _progress = Progress::spinner("Starting the lab for the first time, and saving its state");
         let work = self.dir.join("saving");
         let _ = fs::remove_dir_all(&work);
@@ -99,8 +120,11 @@ impl Outer {
         fs::File::create(&payload)?.set_len(super::payload::SIZE)?;
         let mut qemu = Qemu::start(self.command(&payload, false), &work)?;
         let deadline = Instant::now() + BOOT_LIMIT;
+        let (mut tick, mut second) = (Instant::now(), Duration::ZERO);
         loop {
             match qemu.control.line(deadline)? {
+                Said::Line(line) if line.contains("axvm-lab: tick") => tick = Instant::now(),
+                Said::Line(line) if line.contains("axvm-lab: tock") => second = tick.elapsed(),
                 Said::Line(line) if line.contains("axvm-lab: waiting") => break,
                 Said::Line(_) => {}
                 end => {
@@ -108,12 +132,21 @@ impl Outer {
                 }
             }
         }
+        if !(900..1300).contains(&second.as_millis()) {
+            return Ok(Some(format!("its second took {} ms", second.as_millis())));
+        }
         qemu.migrate("exec:cat > state.unfinished", Instant::now() + SAVE_LIMIT)?;
         drop(qemu);
         fs::rename(self.dir.join("state.unfinished"), self.state())?;
         let _ = fs::remove_dir_all(&work);
-        Ok(())
+        Ok(None)
     }
+}
+
+/// The host's processor: the saved state holds its TSC's frequency.
+fn processor() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    info.lines().find(|line| line.starts_with("model name")).unwrap_or_default().to_owned()
 }
 
 fn initrd(kernel: &Kernel) -> Result<Vec<u8>> {

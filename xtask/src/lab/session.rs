@@ -5,9 +5,9 @@
 //!   hello, hello ...  -->
 //!                     <--     axvm-lab: ready
 //!   run EPOCH ...     -->     set clock, mount payload, start job
-//!                     <--     axvm-lab: running        (now the job's terminal takes input)
-//!                     <--     axvm-lab: exit CODE      (job ended; or we sent "stop" at its time limit)
-//!                     <--     axvm-lab: done           (payload unmounted)
+//!                     <--     axvm-lab: running UPTIME     (now the job's terminal takes input)
+//!                     <--     axvm-lab: exit CODE UPTIME   (job ended; or we sent "stop" at its time limit)
+//!                     <--     axvm-lab: done               (payload unmounted)
 //! ```
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -37,7 +37,17 @@ pub(super) fn run(outer: &Outer, job: &LabJob) -> Result<LabReport> {
         Some(failure) => End::OuterDied(failure),
         None => {
             let raw = if attached && terminal::attended() { Some(RawTerminal::enter()?) } else { None };
-            let end = Session { qemu: &mut qemu, job }.play(raw.is_some())?;
+            let mut session = Session { qemu: &mut qemu, job, began: None, ended: None };
+            let mut end = session.play(raw.is_some())?;
+            if let Some(speed) = session.wrong_speed() {
+                outer.forget_state();
+                let why = format!("its clock ran {speed:.2} times as fast as the host's");
+                if attached {
+                    eprintln!("The lab's saved state was no good, the next run makes a new one: {why}\r");
+                } else {
+                    end = End::OuterDied(why);
+                }
+            }
             // The terminal is given back after the last byte is shown.
             qemu.kill();
             let _ = collector.join();
@@ -69,6 +79,9 @@ fn wake(qemu: &mut Qemu) -> Result<Option<String>> {
 struct Session<'a, 'job> {
     qemu: &'a mut Qemu,
     job: &'a LabJob<'job>,
+    /// When the job began, and what the outer machine's uptime was.
+    began: Option<(Instant, f64)>,
+    ended: Option<(Instant, f64)>,
 }
 
 impl Session<'_, '_> {
@@ -92,12 +105,17 @@ impl Session<'_, '_> {
                     return Ok(self.died(&line));
                 }
                 Said::Line(line) => {
-                    if let Some(code) = line.strip_prefix("axvm-lab: exit ") {
+                    if let Some(words) = line.strip_prefix("axvm-lab: exit ") {
+                        let (code, uptime) = words.split_once(' ').unwrap_or((words, ""));
+                        self.ended = uptime.parse().ok().map(|uptime| (Instant::now(), uptime));
                         return self.finish(End::Exit(code.parse().unwrap_or(255)));
                     } else if let Some(note) = line.strip_prefix("axvm-lab: note ") {
                         (self.job.note)(note);
-                    } else if line == "axvm-lab: running" && self.job.console == Console::Attached {
-                        terminal::feed(self.qemu.job.try_clone()?);
+                    } else if let Some(uptime) = line.strip_prefix("axvm-lab: running ") {
+                        self.began = uptime.parse().ok().map(|uptime| (Instant::now(), uptime));
+                        if self.job.console == Console::Attached {
+                            terminal::feed(self.qemu.job.try_clone()?);
+                        }
                     } else if line == "axvm-lab: no payload" {
                         return Ok(self.died("it cannot mount the payload"));
                     }
@@ -129,6 +147,15 @@ impl Session<'_, '_> {
                 Said::Silence | Said::Closed => return Ok(self.died("it ended before the payload was written")),
             }
         }
+    }
+
+    /// How fast the outer machine's clock ran, if that was wrong. Only a job of some seconds tells.
+    fn wrong_speed(&self) -> Option<f64> {
+        let (began, uptime) = self.began?;
+        let (ended, last) = self.ended?;
+        let (here, there) = ((ended - began).as_secs_f64(), last - uptime);
+        let speed = there / here;
+        (here > 3.0 && !(0.8..1.25).contains(&speed)).then_some(speed)
     }
 
     fn died(&self, why: &str) -> End {

@@ -108,7 +108,7 @@ fn resets() -> Vec<Scenario> {
     ]
 }
 
-/// What the host sees of a running guest: huge pages behind its memory, threads with names.
+/// What the host sees of a running guest: huge pages behind its memory, threads with names; and what a person does.
 fn hosts_view() -> Vec<Scenario> {
     let look =
         "awk '/^AnonHugePages/ { kib += $2 } END { print \"huge\", kib }' /proc/$pid/smaps; cat /proc/$pid/task/*/comm";
@@ -128,7 +128,10 @@ fn hosts_view() -> Vec<Scenario> {
         Proof::Seen("at least 64 MiB in huge pages", huge),
         Proof::Seen("threads vcpu0, vcpu1 and vda-q0", named),
     ];
-    vec![Scenario { name: "host-view", boots: vec![boot], proofs }]
+    // Typed so that the echo of the typed words proves nothing.
+    let typing = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\n' 'CK end: ok'; poweroff\" >$keyboard";
+    let shell = Boot { checks: "typed", on: Some(("Welcome to Linux on AxVM", typing)), ..PLAIN };
+    vec![Scenario { name: "host-view", boots: vec![boot], proofs }, scenario("shell", shell)]
 }
 
 #[cfg(test)]
@@ -143,6 +146,9 @@ mod tests {
             assert!(names.insert(scenario.name), "{} twice", scenario.name);
             for check in scenario.boots.iter().flat_map(|boot| boot.checks.split(',')) {
                 let name = check.split(':').next().unwrap_or_default();
+                if name == "typed" {
+                    continue;
+                }
                 assert!(script.contains(&format!("\ncheck_{name}() {{")), "{}: {check}", scenario.name);
             }
         }

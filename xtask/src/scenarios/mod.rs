@@ -42,7 +42,7 @@ pub struct Boot {
     pub arguments: &'static str,
     /// The ELF kernel instead of the bzImage.
     pub elf: bool,
-    /// The list for `axvm.check=`; `NOW` stands for the time.
+    /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
     pub append: &'static str,

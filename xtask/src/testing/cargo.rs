@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::Outcome;
 use crate::lab::last_lines;
 use crate::project;
-use crate::tool::tool;
+use crate::tool::{show, tool};
 
 /// `cargo fmt`, `cargo clippy` and the like: holds if cargo ends well. `denied` are flags for rustdoc.
 pub fn ask(arguments: &[&str], rustdoc_flags: &str) -> Result<()> {
@@ -75,8 +75,8 @@ fn cargo(arguments: &[&str]) -> Command {
 }
 
 /// Both streams of a program, and whether it ended well.
-pub(super) fn all_output(command: &mut Command) -> Result<(String, bool)> {
-    let end = command.output().context("Cannot start cargo")?;
+pub fn all_output(command: &mut Command) -> Result<(String, bool)> {
+    let end = command.output().with_context(|| format!("Cannot start {}", show(command)))?;
     let said = [String::from_utf8_lossy(&end.stdout), String::from_utf8_lossy(&end.stderr)].concat();
     Ok((said, end.status.success()))
 }

@@ -1,5 +1,6 @@
 //! The lab tests on both kernels, side by side: each lab takes one core.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,20 +26,22 @@ pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
         let runs = series.map(|wanted| {
             scope.spawn(move || {
                 let started = Instant::now();
-                let campaign = match Campaign::new(&wanted, filters) {
-                    Ok(campaign) => campaign,
-                    Err(error) => {
-                        return (format!("lab-{}", wanted.name), Outcome::skip(format!("{error:#}")), started.elapsed());
-                    }
-                };
-                let verdicts = if campaign.is_empty() { Ok(Vec::new()) } else { campaign.run(lab, axvm.clone()) };
-                (format!("lab-{}", wanted.name), outcome(wanted.name, verdicts), started.elapsed())
+                let outcome = campaign(&wanted, filters, lab, axvm);
+                (format!("lab-{}", wanted.name), outcome, started.elapsed())
             })
         });
         let lost =
             |_| ("lab".to_owned(), Outcome::of(Err(anyhow::anyhow!("the lab's thread panicked"))), Duration::ZERO);
         runs.into_iter().map(|run| run.join().unwrap_or_else(lost)).collect()
     })
+}
+
+fn campaign(wanted: &Wanted, filters: &[String], lab: &Lab, axvm: &Path) -> Outcome {
+    match Campaign::new(wanted, filters) {
+        Ok(campaign) if campaign.is_empty() => Outcome::default(),
+        Ok(campaign) => outcome(wanted.name, campaign.run(lab, axvm.to_owned())),
+        Err(error) => Outcome::skip(format!("{error:#}")),
+    }
 }
 
 fn outcome(series: &str, verdicts: Result<Vec<Verdict>>) -> Outcome {

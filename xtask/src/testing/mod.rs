@@ -6,6 +6,7 @@
 //! | unit | nothing (iasl and the kernels are fetched) | tests |
 //! | bare-metal | /dev/kvm | tests |
 //! | fuzz | nightly, cargo-fuzz | targets, each for a fixed time |
+//! | boot | QEMU, where the processor has no virtualization | one: `cargo xtask boot --check` |
 //! | lab-6.1, lab-6.12 | QEMU | scenarios; side by side |
 
 pub mod cargo;
