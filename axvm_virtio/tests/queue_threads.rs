@@ -1,29 +1,52 @@
 //! Driver and device on two threads: no kick, no interrupt and no byte may be lost.
 //!
 //! Each side sleeps as soon as it has nothing to do, so a store that is seen too late (a missing fence in
-//! `publish` or `enable_kicks`) ends in two sleepers, and the test in its time limit.
+//! `publish` or `enable_kicks`) ends in two sleepers, and the test in its time limit. Sleeping is spinning
+//! here, and work takes a varying time: so the two meet in the dangerous moment thousands of times a second.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axvm_arch::Gpa;
 use axvm_memory::{GuestRam, RamConfig};
 use axvm_virtio::queue::{QueueFeatures, QueueState, VirtQueue};
 use axvm_virtio::testing::{Buffer, FakeDriver};
 
-const CHAINS: u32 = 300_000;
+const CHAINS: u32 = 200_000;
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Waits for a wake-up; more than one is the same as one.
-fn sleep(wake: &Receiver<()>, who: &str) {
-    wake.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("{who} was never woken: {error}"));
-    while wake.try_recv().is_ok() {}
+/// A kick or an interrupt: two that nobody has seen are one.
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl Bell {
+    fn ring(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn wait(&self, who: &str) {
+        let mut start = None;
+        for spin in 1u32.. {
+            if self.0.swap(false, Ordering::Acquire) {
+                return;
+            }
+            if spin.is_multiple_of(1000) {
+                // Perhaps both threads share one processor.
+                thread::yield_now();
+                assert!(start.get_or_insert_with(Instant::now).elapsed() < LIMIT, "{who} was never woken");
+            }
+        }
+    }
+}
+
+/// Work of a length that changes from call to call.
+fn work(seed: u32) {
+    (0..seed.wrapping_mul(2_654_435_761) >> 25).for_each(|_| std::hint::spin_loop());
 }
 
 /// Reads a number from each chain and answers with the next one.
-fn device(ram: &GuestRam, mut queue: VirtQueue, kicked: &Receiver<()>, interrupt: &Sender<()>) {
+fn device(ram: &GuestRam, mut queue: VirtQueue, kicked: &Bell, interrupt: &Bell) {
     let mut served = 0;
     while served < CHAINS {
         queue.disable_kicks();
@@ -33,20 +56,21 @@ fn device(ram: &GuestRam, mut queue: VirtQueue, kicked: &Receiver<()>, interrupt
             let answer = u32::from_le_bytes(number) + 1;
             ram.copy_to(&chain.writable[0], &answer.to_le_bytes());
             let head = chain.head;
+            work(served);
             queue.push_used(head, 4);
             served += 1;
             if queue.publish() {
-                interrupt.send(()).unwrap();
+                interrupt.ring();
             }
         }
         if !queue.enable_kicks() && served < CHAINS {
-            sleep(kicked, "the device");
+            kicked.wait("the device");
         }
     }
 }
 
 /// Keeps the queue as full as a changing limit allows, and checks every answer.
-fn drive(ram: &GuestRam, mut driver: FakeDriver, kick: &Sender<()>, interrupted: &Receiver<()>) {
+fn drive(ram: &GuestRam, mut driver: FakeDriver, kick: &Bell, interrupted: &Bell) {
     let place = |head: u16| Gpa(0x10_0000 + u64::from(head) * 8);
     let (mut sent, mut got) = (0, 0);
     let mut numbers = [0; 16];
@@ -59,8 +83,9 @@ fn drive(ram: &GuestRam, mut driver: FakeDriver, kick: &Sender<()>, interrupted:
             let head = driver.add(&[Buffer::readable(gpa, 4), Buffer::writable(Gpa(gpa.0 + 4), 4)]);
             numbers[usize::from(head)] = sent;
             sent += 1;
+            work(!sent);
             if driver.kick() {
-                kick.send(()).unwrap();
+                kick.ring();
             }
         }
         let mut idle = true;
@@ -73,7 +98,7 @@ fn drive(ram: &GuestRam, mut driver: FakeDriver, kick: &Sender<()>, interrupted:
             idle = false;
         }
         if idle && !driver.enable_interrupts() {
-            sleep(interrupted, "the driver");
+            interrupted.wait("the driver");
         }
     }
 }
@@ -83,12 +108,11 @@ fn race(event_idx: bool) {
     let driver = FakeDriver::new(&ram, Gpa(0x1000), 16, event_idx);
     let features = QueueFeatures { event_idx, indirect: false };
     let queue = VirtQueue::new(&ram, &driver.layout(), features, QueueState::default()).unwrap();
-    let (kick, kicked) = channel();
-    let (interrupt, interrupted) = channel();
-    let other = Arc::clone(&ram);
-    let device = thread::spawn(move || device(&other, queue, &kicked, &interrupt));
-    drive(&ram, driver, &kick, &interrupted);
-    device.join().unwrap();
+    let (kick, interrupt) = (Bell::default(), Bell::default());
+    thread::scope(|scope| {
+        scope.spawn(|| device(&ram, queue, &kick, &interrupt));
+        drive(&ram, driver, &kick, &interrupt);
+    });
 }
 
 #[test]
