@@ -74,6 +74,8 @@ pub mod port {
     pub const I8042: u16 = 0x60;
     /// CMOS/RTC index register; data follows at 0x71.
     pub const RTC: u16 = 0x70;
+    /// pvpanic, 1 byte.
+    pub const PVPANIC: u16 = 0x505;
     /// ACPI PM1a event block: status (2 bytes), enable (2 bytes).
     pub const PM1A_EVENT: u16 = 0x600;
     /// ACPI PM1a control block, 2 bytes.

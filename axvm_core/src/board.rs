@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use axvm_arch::Gpa;
 use axvm_arch::layout::{self, gsi, port};
 use axvm_boot::acpi::VirtioWindow;
-use axvm_devices::{AcpiPm, Bus, BusBuilder, I8042, Irq, PciHost, Power, Rtc, Uart};
+use axvm_devices::{AcpiPm, Bus, BusBuilder, I8042, Irq, PciHost, Power, Pvpanic, Rtc, Uart};
 use axvm_events::Events;
 use axvm_kvm::Vm;
 use axvm_memory::GuestRam;
@@ -69,6 +69,7 @@ impl<'a> Board<'a> {
         self.ports.plug(u64::from(port::I8042) + 4, 1, "i8042", i8042)?;
         self.ports.plug(port::RTC.into(), 2, "RTC", rtc.clone())?;
         self.ports.plug(port::PM1A_EVENT.into(), 6, "ACPI PM1a", acpi_pm.clone())?;
+        self.ports.plug(port::PVPANIC.into(), 1, "pvpanic", Arc::new(Pvpanic::new(Arc::clone(self.power))))?;
         self.ports.plug(port::PCI.into(), PciHost::LEN, "PCI host", pci)?;
         Ok(Chips { uart, rtc, acpi_pm })
     }

@@ -14,7 +14,9 @@ Without a subcommand, axvm means `axvm run`: it takes ./bzImage, ./initrd.img an
 and boots them. The guest's serial console is this terminal; Ctrl-A x ends the machine, Ctrl-A h tells the other keys.
 
 Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted (with --on-reboot
-exit), 5 the guest crashed, 128+N ended by signal N.")]
+exit), 4 the guest's kernel panicked, 5 the guest crashed, 128+N ended by signal N.
+
+A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace seconds, ends the machine.")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -118,6 +120,10 @@ pub struct RunArgs {
     /// What a reset by the guest does
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reboot: OnReboot,
+
+    /// Seconds that a guest has to power off after a first signal
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub grace: u32,
 
     /// Tell each step of building the machine, and unusual events, on stderr
     #[arg(short, long)]

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use axvm_arch::cpuid::Topology;
 use axvm_arch::layout;
@@ -28,6 +29,8 @@ pub struct Config {
     pub acpi: bool,
     pub on_reboot: OnReboot,
     pub verbose: bool,
+    /// How long a guest has to power off after a first signal.
+    pub grace: Duration,
 }
 
 /// One `--disk`.
@@ -84,6 +87,7 @@ impl Config {
             acpi: !args.no_acpi,
             on_reboot: args.on_reboot,
             verbose: args.verbose,
+            grace: Duration::from_secs(args.grace.into()),
         })
     }
 }

@@ -214,8 +214,7 @@ impl Machine {
         self.threads.iter().for_each(VcpuThread::kick);
         self.threads.into_iter().for_each(VcpuThread::join);
         self.transports.iter().for_each(|transport| transport.stop());
-        let quit = || PowerEvent::Quit("stopped".into());
-        self.shared.power.pressed().unwrap_or_else(quit)
+        self.shared.power.pressed().unwrap_or(PowerEvent::Quit)
     }
 }
 

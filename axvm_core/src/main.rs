@@ -6,6 +6,7 @@
 //! | 1 | host or set-up error |
 //! | 2 | wrong usage |
 //! | 3 | the guest rebooted, with `--on-reboot exit` |
+//! | 4 | the guest's kernel panicked (pvpanic) |
 //! | 5 | the guest crashed |
 //! | 128+n | ended by signal n |
 #![forbid(unsafe_code)]
@@ -77,13 +78,15 @@ fn run(args: RunArgs) -> Result<u8> {
     loop {
         let mut machine = host.build(&config)?;
         machine.start(&config)?;
-        let signal = serve(&machine, &mut input, &signals)?;
-        let event = machine.stop();
-        if let Some(signal) = signal {
-            return Ok(128 + signal as u8);
-        }
-        match (event, config.on_reboot) {
-            (PowerEvent::Off | PowerEvent::Quit(_), _) => return Ok(0),
+        serve(&machine, &mut input, &signals, config.grace)?;
+        match (machine.stop(), config.on_reboot) {
+            (PowerEvent::Off | PowerEvent::Quit, _) => return Ok(0),
+            (PowerEvent::Signal(signal), _) => return Ok(128 + signal as u8),
+            (PowerEvent::Panic, _) => {
+                drop(terminal);
+                eprintln!("axvm: The guest's kernel panicked; its last words are on the console above");
+                return Ok(4);
+            }
             (PowerEvent::Reset(door), OnReboot::Restart) => {
                 events.emit(|| Event::Power { reason: format!("reset by the guest ({door}), starting again") });
             }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_devices::PowerEvent;
@@ -84,10 +85,12 @@ impl Waiter {
         Ok(false)
     }
 
-    /// Waits; the sources that are ready. With `ready` something is ready already: looks only.
-    fn wait(&self, ready: bool) -> io::Result<Vec<u64>> {
+    /// Waits until a source is ready, `limit` at most; the sources that are ready.
+    fn wait(&self, limit: Option<Duration>) -> io::Result<Vec<u64>> {
         let mut events = [EpollEvent::default(); 8];
-        match self.epoll.wait(if ready { 0 } else { -1 }, &mut events) {
+        // Rounded up, so that a limit has passed when the wait ends.
+        let millis = limit.map_or(-1, |limit| i32::try_from(limit.as_millis() + 1).unwrap_or(i32::MAX));
+        match self.epoll.wait(millis, &mut events) {
             Ok(count) => Ok(events[..count].iter().map(EpollEvent::data).collect()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Vec::new()),
             Err(error) => Err(error),
@@ -95,15 +98,25 @@ impl Waiter {
     }
 }
 
-/// Serves `machine` until its power switch is pressed. Returns the signal that pressed it, if one did.
-pub fn serve(machine: &Machine, input: &mut Input, signals: &Signals) -> Result<Option<i32>> {
-    serve_until_pressed(machine, input, signals).context("Cannot wait for events")
+/// A first signal asks the guest politely; this is how long it has to power off.
+struct Farewell {
+    signal: i32,
+    deadline: Instant,
 }
 
-fn serve_until_pressed(machine: &Machine, input: &mut Input, signals: &Signals) -> io::Result<Option<i32>> {
+/// Serves `machine` until its power switch is pressed.
+///
+/// A first signal presses the guest's power button; a second one, or `grace` without power-off, ends the
+/// machine. SIGQUIT does at once.
+pub fn serve(machine: &Machine, input: &mut Input, signals: &Signals, grace: Duration) -> Result<()> {
+    serve_until_pressed(machine, input, signals, grace).context("Cannot wait for events")
+}
+
+fn serve_until_pressed(machine: &Machine, input: &mut Input, signals: &Signals, grace: Duration) -> io::Result<()> {
     let power = &machine.shared.power;
     let (uart, rtc) = (&machine.chips.uart, &machine.chips.rtc);
     let mut waiter = Waiter::new()?;
+    let mut farewell: Option<Farewell> = None;
     waiter.watch(power.event_fd().as_raw_fd(), Source::Power, true)?;
     waiter.watch(rtc.timer_fd().as_raw_fd(), Source::Clock, true)?;
     for (_, stream) in &signals.0 {
@@ -112,22 +125,30 @@ fn serve_until_pressed(machine: &Machine, input: &mut Input, signals: &Signals) 
     loop {
         let stdin = waiter.watch(io::stdin().as_raw_fd(), Source::Stdin, input.wants_more())?;
         waiter.watch(uart.input_ready().as_raw_fd(), Source::UartRoom, input.is_pending())?;
-        let ready = waiter.wait(stdin)?;
+        let remaining = farewell.as_ref().map(|farewell| farewell.deadline.saturating_duration_since(Instant::now()));
+        let ready = waiter.wait(if stdin { Some(Duration::ZERO) } else { remaining })?;
         let is_ready = |source: Source| ready.contains(&(source as u64));
 
-        if let Some(signal) = signals.arrived() {
-            power.press(PowerEvent::Quit(format!("signal {signal}")));
-            return Ok(Some(signal));
-        }
         if is_ready(Source::Power) {
-            return Ok(None);
+            return Ok(());
+        }
+        match (signals.arrived(), &farewell) {
+            (Some(signal), None) if signal != SIGQUIT => {
+                machine.chips.acpi_pm.press_power_button();
+                farewell = Some(Farewell { signal, deadline: Instant::now() + grace });
+            }
+            (Some(signal), _) => power.press(PowerEvent::Signal(signal)),
+            (None, Some(Farewell { signal, deadline })) if Instant::now() >= *deadline => {
+                power.press(PowerEvent::Signal(*signal));
+            }
+            _ => {}
         }
         if is_ready(Source::Clock) {
             rtc.tick();
         }
         let key = if stdin || is_ready(Source::Stdin) { input.read() } else { None };
         match key {
-            Some(Key::Quit) => power.press(PowerEvent::Quit("Ctrl-A x".into())),
+            Some(Key::Quit) => power.press(PowerEvent::Quit),
             Some(Key::PowerButton) => machine.chips.acpi_pm.press_power_button(),
             Some(Key::Help) => eprint!("{HELP}"),
             None => {}

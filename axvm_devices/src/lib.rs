@@ -12,6 +12,7 @@ mod i8042;
 mod irq;
 mod pci;
 mod power;
+mod pvpanic;
 mod rtc;
 mod uart;
 
@@ -21,5 +22,6 @@ pub use i8042::I8042;
 pub use irq::Irq;
 pub use pci::PciHost;
 pub use power::{Power, PowerEvent};
+pub use pvpanic::Pvpanic;
 pub use rtc::Rtc;
 pub use uart::Uart;

@@ -19,12 +19,16 @@ pub enum PowerEvent {
     Reset(&'static str),
     /// A CPU shut down after a triple fault; a PC answers with a reset.
     TripleFault,
+    /// The guest's kernel panicked and said so (pvpanic).
+    Panic,
     /// The guest can not go on; the text says why.
     Crash(String),
     /// The host failed the guest (a KVM call went wrong); the text says how.
     HostError(String),
-    /// The user asked AxVM to end; the text says how (a signal's name, a key).
-    Quit(String),
+    /// The user ended the machine with a key.
+    Quit,
+    /// A signal with this number ended the machine.
+    Signal(i32),
 }
 
 /// A latch for the first [`PowerEvent`], with an eventfd to wait on.

@@ -4,6 +4,7 @@
 //!  \_SB_.C000 ...  processors (ACPI0007), _UID as in the MADT
 //!       .COM1      16550A (PNP0501): ports 0x3f8-0x3ff, IRQ 4
 //!       .RTC_      MC146818 (PNP0B00): ports 0x70-0x71, IRQ 8
+//!       .PEVT      pvpanic (QEMU0001): port 0x505
 //!       .V000 ...  virtio-mmio (LNRO0005): a window of registers, a GSI
 //!  \_S5_           what to write to PM1a control to turn the machine off
 //! ```
@@ -36,6 +37,7 @@ pub(super) fn dsdt(platform: &Platform) -> Vec<u8> {
     }
     com1(&mut devices);
     rtc(&mut devices);
+    pvpanic(&mut devices);
     for (uid, window) in (0..).zip(&platform.virtio) {
         virtio_mmio(&mut devices, uid, window);
     }
@@ -74,6 +76,11 @@ fn rtc(aml: &mut Vec<u8>) {
             &name("_CRS", &ResourceTemplate::new(vec![&ports, &line(gsi::RTC)])),
         ],
     );
+}
+
+fn pvpanic(aml: &mut Vec<u8>) {
+    let ports = IO::new(port::PVPANIC, port::PVPANIC, 1, 1);
+    device(aml, "PEVT", &[&name("_HID", &"QEMU0001"), &name("_CRS", &ResourceTemplate::new(vec![&ports]))]);
 }
 
 fn virtio_mmio(aml: &mut Vec<u8>, uid: u32, window: &VirtioWindow) {
