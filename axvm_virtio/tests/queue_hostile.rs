@@ -64,8 +64,8 @@ fn each_part_must_be_aligned_and_end_inside_ram() {
         let layout = QueueLayout { size: 4, descriptors: Gpa(descriptors), avail: Gpa(avail), used: Gpa(used) };
         VirtQueue::new(&ram, &layout, QueueFeatures::default(), QueueState::default()).map(|_| ()).map_err(|error| {
             match error {
-                QueueError::Placement { part, source: AccessError::Unaligned { align, .. } } => (part, align),
-                QueueError::Placement { part, source: AccessError::NotRam { .. } } => (part, 0),
+                QueueError::Placement { part, reason: AccessError::Unaligned { align, .. } } => (part, align),
+                QueueError::Placement { part, reason: AccessError::NotRam { .. } } => (part, 0),
                 other => panic!("{other}"),
             }
         })
@@ -289,7 +289,11 @@ fn after_an_error_the_queue_stays_dead_but_gives_back_what_it_took() {
 }
 
 #[test]
-fn errors_name_the_rule_and_its_section() {
+fn errors_name_the_rule_its_section_and_the_place() {
     let message = popped(&[descriptor(DATA, 1, NEXT, 0)]).unwrap_err().to_string();
     assert_eq!(message, "The chain at descriptor 0 loops (virtio 1.2, 2.7.5.2)");
+    let layout = QueueLayout { size: 4, descriptors: Gpa(0), avail: Gpa(0x41), used: Gpa(0x80) };
+    let result = VirtQueue::new(&ram(RAM), &layout, QueueFeatures::default(), QueueState::default());
+    let expected = "The available ring is misplaced (virtio 1.2, 2.7): 0x41 is not aligned to 2 bytes";
+    assert_eq!(result.unwrap_err().to_string(), expected);
 }

@@ -13,12 +13,12 @@ pub enum QueueError {
     #[error("Queue size {0} is not a power of two from 1 to 32768 (virtio 1.2, 2.7)")]
     Size(u16),
     /// A part of the ring is unaligned or not in RAM.
-    #[error("The {part} is misplaced (virtio 1.2, 2.7)")]
+    #[error("The {part} is misplaced (virtio 1.2, 2.7): {reason}")]
     Placement {
         /// Name of the part.
         part: &'static str,
-        /// Alignment or RAM.
-        source: AccessError,
+        /// Alignment or RAM; part of the message, as one line is all that a guest's fault gets.
+        reason: AccessError,
     },
     /// A saved position is one that no queue of this size reaches.
     #[error("Cannot resume a queue of {size} with {in_flight} chains in flight")]

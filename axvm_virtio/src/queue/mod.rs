@@ -88,7 +88,7 @@ impl VirtQueue {
         if in_flight > size {
             return Err(QueueError::State { size, in_flight });
         }
-        let misplaced = |part| move |source: AccessError| QueueError::Placement { part, source };
+        let misplaced = |part| move |reason: AccessError| QueueError::Placement { part, reason };
         Ok(VirtQueue {
             layout: *layout,
             features,
