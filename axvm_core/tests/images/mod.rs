@@ -1,0 +1,40 @@
+//! Kernel images by hand: as much of each format as the loader looks at.
+//!
+//! ```text
+//!   bzimage:  0 boot sector | 0x200 setup header | 0x400 hlt hlt hlt ... | 0x4400
+//!   elf:      the 64 bytes of an ELF header, without segments
+//! ```
+//!
+//! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.06, 2.15), "The Real-Mode Kernel Header"; System V
+//! ABI, "ELF Header". Left out: code that does anything.
+
+/// A bzImage of protocol 2.12 that asks for 4 MiB at 1 MiB, takes a command line of 255 bytes and has only
+/// the 32-bit entry. Its code is HLT.
+pub fn bzimage() -> Vec<u8> {
+    let mut image = vec![0xf4; 0x4400];
+    image[..0x400].fill(0);
+    let mut put = |offset: usize, bytes: &[u8]| image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]); // setup_sects
+    put(0x1f4, &(0x4000_u32 / 16).to_le_bytes()); // syssize
+    put(0x1fe, &0xaa55_u16.to_le_bytes()); // boot_flag
+    put(0x200, &[0xeb, 0x66]); // jump: the header ends at 0x268
+    put(0x202, b"HdrS");
+    put(0x206, &0x20c_u16.to_le_bytes()); // version
+    put(0x211, &[1]); // loadflags: LOADED_HIGH
+    put(0x214, &0x10_0000_u32.to_le_bytes()); // code32_start
+    put(0x22c, &0x7fff_ffff_u32.to_le_bytes()); // initrd_addr_max
+    put(0x230, &0x10_0000_u32.to_le_bytes()); // kernel_alignment
+    put(0x238, &255_u32.to_le_bytes()); // cmdline_size
+    put(0x258, &0x10_0000_u64.to_le_bytes()); // pref_address
+    put(0x260, &0x40_0000_u32.to_le_bytes()); // init_size
+    image
+}
+
+/// An ELF header: `class` 1 is 32-bit, 2 is 64-bit.
+pub fn elf(class: u8, machine: u16) -> Vec<u8> {
+    let mut image = vec![0; 64];
+    image[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, 1, 1]);
+    image[16..18].copy_from_slice(&2_u16.to_le_bytes()); // ET_EXEC
+    image[18..20].copy_from_slice(&machine.to_le_bytes());
+    image
+}
