@@ -17,7 +17,7 @@ const ENTRIES: [Entry; 3] = [Entry::Bits32, Entry::Bits64, Entry::Pvh];
 
 /// One RAM for all images: what an earlier one left there changes no decision.
 static RAM: LazyLock<Arc<GuestRam>> =
-    LazyLock::new(|| GuestRam::allocate(&RamConfig { size: SIZE, huge_pages: false }).expect("64 MiB of RAM"));
+    LazyLock::new(|| GuestRam::allocate(&RamConfig::new(SIZE)).expect("64 MiB of RAM"));
 
 /// Starts `image` through every entry and checks what every start promises. How many entries it has?
 fn starts(image: &[u8]) -> usize {

@@ -66,7 +66,7 @@ impl Guest<'_> {
 #[test]
 fn a_guest_finds_every_table_from_the_rsdp() {
     for (cpus, count) in [(1, 0), (20, 14), (1024, 14)] {
-        let ram = GuestRam::allocate(&RamConfig { size: 2 << 20, huge_pages: false }).unwrap();
+        let ram = GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap();
         let rsdp_gpa = build(&platform(cpus, count)).unwrap().place(&ram).unwrap();
         let guest = Guest(&ram);
 

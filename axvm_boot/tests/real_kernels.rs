@@ -66,7 +66,7 @@ fn stock_kernels_are_understood() {
 #[test]
 fn stock_kernels_get_ready_through_each_of_their_entries() {
     for (name, bytes) in kernels() {
-        let ram = GuestRam::allocate(&RamConfig { size: 128 << 20, huge_pages: false }).unwrap();
+        let ram = GuestRam::allocate(&RamConfig::new(128 << 20)).unwrap();
         let is_elf = bytes.starts_with(b"\x7fELF");
         for entry in [if is_elf { Entry::Pvh } else { Entry::Bits32 }, Entry::Bits64] {
             let config = LinuxConfig { command_line: "quiet".into(), initrd: Some(vec![7; 1 << 20]), entry };
@@ -81,7 +81,7 @@ fn stock_kernels_get_ready_through_each_of_their_entries() {
 #[test]
 fn a_stock_kernel_says_how_much_memory_it_needs() {
     for (name, bytes) in kernels() {
-        let ram = GuestRam::allocate(&RamConfig { size: 32 << 20, huge_pages: false }).unwrap();
+        let ram = GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap();
         let entry = Entry::Bits64;
         let error = prepare(&ram, &bytes, &LinuxConfig { entry, ..LinuxConfig::default() }, None).unwrap_err();
         assert!(error.to_string().contains("RAM ends at 32 MiB: give the guest at least"), "{name}: {error}");

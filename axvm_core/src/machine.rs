@@ -60,7 +60,7 @@ impl Host {
         ensure!(count <= limit, "--cpus {count}: KVM on this host runs at most {limit} vCPUs in one machine");
         steps.done("kvm", || format!("up to {limit} vCPUs"));
 
-        let ram = GuestRam::allocate(&RamConfig { size: config.memory, huge_pages: true })?;
+        let ram = GuestRam::allocate(&RamConfig::new(config.memory))?;
         steps.done("ram", || {
             let regions = ram.regions().map(|r| format!("{}..{:#x}", r.gpa, r.gpa.0 + r.len));
             format!("{} MiB at {}", ram.size() >> 20, regions.collect::<Vec<_>>().join(" and "))

@@ -135,7 +135,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn ram(size: u64) -> Arc<GuestRam> {
-        GuestRam::allocate(&RamConfig { size, huge_pages: false }).unwrap()
+        GuestRam::allocate(&RamConfig::new(size)).unwrap()
     }
 
     #[test]

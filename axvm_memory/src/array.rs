@@ -111,7 +111,7 @@ mod tests {
     use crate::RamConfig;
 
     fn ram() -> Arc<GuestRam> {
-        GuestRam::allocate(&RamConfig { size: 2 << 20, huge_pages: false }).unwrap()
+        GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap()
     }
 
     #[test]

@@ -76,7 +76,7 @@ mod tests {
     use std::sync::Arc;
 
     fn ram() -> Arc<GuestRam> {
-        GuestRam::allocate(&RamConfig { size: 8 << 20, huge_pages: false }).unwrap()
+        GuestRam::allocate(&RamConfig::new(8 << 20)).unwrap()
     }
 
     #[test]

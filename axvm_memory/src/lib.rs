@@ -13,10 +13,17 @@
 
 mod access;
 mod array;
+mod backing;
+mod config;
 mod file;
+mod host;
 mod mapping;
+mod memfd;
+mod parallel;
 mod ram;
 
 pub use access::{AccessError, GuestRange};
 pub use array::{GuestArray, Plain};
-pub use ram::{GuestMemory, GuestRam, RamConfig, RamError, RamRegion};
+pub use backing::Backing;
+pub use config::{HugePage, PageSize, RamConfig, RamError};
+pub use ram::{GuestMemory, GuestRam, RamRegion};

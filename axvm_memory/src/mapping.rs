@@ -1,24 +1,43 @@
-//! One anonymous mapping of the host, aligned to 2 MiB so that huge pages can back it.
+//! One region of guest RAM in the host's address space, between two guards.
 //!
 //! ```text
-//!   mmap(len + 2 MiB):   |....|==========================|..|
-//!                        ^    ^ aligned start            ^  ^
-//!                        trim (munmap)                   trim
+//!   reserved, no access:   |guard...|                          |....guard|
+//!   mapped inside it:               |==========================|
+//!                                   ^ aligned for the largest page that can back it
 //! ```
 //!
-//! Source: mmap(2), madvise(2); Linux Documentation/admin-guide/mm/transhuge.rst.
+//! The guards turn a run over the end into a fault, and keep the kernel from merging the mapping
+//! with a neighbour: what it reports about the mapping is about guest RAM alone.
+//!
+//! Source: mmap(2), madvise(2), mlock(2), fallocate(2); Linux Documentation/admin-guide/mm/
+//! transhuge.rst and hugetlbpage.rst.
 
-use std::io;
-use std::ptr;
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::{io, ptr};
 
-/// Size and alignment of a huge page on x86-64, in bytes.
+use crate::memfd;
+use crate::{HugePage, PageSize, RamConfig};
+
+/// Size and alignment of a transparent huge page on x86-64, in bytes.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
-/// A private anonymous mapping; unmapped on drop.
+/// Length of the smallest page, and of the smallest guard.
+const SMALL_PAGE: usize = 4096;
+
+/// Memory of one region; unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    /// Held for its drop, which unmaps the memory with the guards.
+    _room: Reservation,
     start: *mut u8,
     len: usize,
+    /// The memfd behind it: shared RAM and pages from a pool have one.
+    file: Option<Arc<File>>,
+    shared: bool,
+    pool: Option<HugePage>,
 }
 
 // SAFETY: the mapping is plain memory, owned by this value; who accesses it from which thread is
@@ -28,40 +47,89 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes (a multiple of the page size) without reserving swap.
-    pub(crate) fn anonymous(len: usize) -> io::Result<Mapping> {
-        let room = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe { libc::mmap(ptr::null_mut(), room, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    /// Maps `len` bytes, a multiple of the page, as `config` says; `file` is the memfd, if it needs one.
+    pub(crate) fn new(len: usize, config: &RamConfig, file: Option<File>) -> io::Result<Mapping> {
+        let pool = config.pages.pool();
+        let align = pool.map_or(HUGE_PAGE, |page| page.bytes() as usize);
+        let room_len = len.checked_add(align + SMALL_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let room = Reservation::new(room_len)?;
+        // At most `align` bytes from the start: one small page at least is left at either end.
+        let guard = room.start.wrapping_add(SMALL_PAGE);
+        let start = guard.wrapping_add((guard as usize).wrapping_neg() % align);
+
+        let (kind, fd) = match &file {
+            Some(file) if config.shared => (libc::MAP_SHARED, file.as_raw_fd()),
+            Some(file) => (libc::MAP_PRIVATE, file.as_raw_fd()),
+            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+        };
+        // Without MAP_NORESERVE, mmap sets aside every page of the pool that the guest may touch
+        // later. An empty pool is then an error here, and never a SIGBUS under a running guest.
+        let reserve = if pool.is_some() { 0 } else { libc::MAP_NORESERVE };
+        let flags = libc::MAP_FIXED | kind | reserve;
+        // SAFETY: it replaces a part of our own reservation, which nothing else uses.
+        let base = unsafe { libc::mmap(start.cast(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = base.cast::<u8>();
-        let head = base.align_offset(HUGE_PAGE);
-        let tail = room - head - len;
-        let start = base.wrapping_add(head);
-        unmap(base, head);
-        unmap(start.wrapping_add(len), tail);
-        Ok(Mapping { start, len })
+        let file = file.map(Arc::new);
+        let map = Mapping { _room: room, start, len, file, shared: config.shared, pool };
+        map.advise_pages(config.pages);
+        Ok(map)
     }
 
-    /// Asks for huge pages behind the mapping.
-    pub(crate) fn advise_huge_pages(&self) -> io::Result<()> {
-        self.advise(libc::MADV_HUGEPAGE)
+    /// Asks for transparent huge pages, or for none. A kernel without them refuses both, and the
+    /// guest runs on small pages.
+    fn advise_pages(&self, pages: PageSize) {
+        let advice = match pages {
+            PageSize::Thp => libc::MADV_HUGEPAGE,
+            PageSize::Small => libc::MADV_NOHUGEPAGE,
+            PageSize::Huge2M | PageSize::Huge1G => return,
+        };
+        let _ = self.advise(0..self.len, advice);
     }
 
-    /// Gives all pages back; they read as zero again.
-    pub(crate) fn discard(&self) -> io::Result<()> {
-        self.advise(libc::MADV_DONTNEED)
-    }
-
-    fn advise(&self, advice: libc::c_int) -> io::Result<()> {
-        // SAFETY: the range is exactly this mapping; both advices used keep it mapped.
-        match unsafe { libc::madvise(self.start.cast(), self.len, advice) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+    /// Gives the pages of `range` back to the host; they read as zero again.
+    pub(crate) fn discard(&self, range: Range<usize>) -> io::Result<()> {
+        match &self.file {
+            Some(file) if self.shared => memfd::punch(file, range),
+            _ => self.advise(range, libc::MADV_DONTNEED),
         }
+    }
+
+    /// Backs `range` with pages, without changing what is in them.
+    ///
+    /// A kernel before 5.14 cannot be asked to: there, fresh memory is backed by writing zeroes.
+    pub(crate) fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        match self.advise(range.clone(), libc::MADV_POPULATE_WRITE) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.zero(range),
+            result => result,
+        }
+    }
+
+    /// Writes zeroes over `range`; its pages stay.
+    pub(crate) fn zero(&self, range: Range<usize>) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} in a mapping of {}", self.len);
+        let first = self.start.wrapping_add(range.start);
+        // SAFETY: checked to be inside the mapping, which is writable, and no reference into it exists.
+        unsafe { ptr::write_bytes(first, 0, range.len()) };
+        Ok(())
+    }
+
+    /// Keeps all pages out of swap, and backs those that are not yet. Pages of a pool are never
+    /// swapped, and need no leave.
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        if self.pool.is_some() {
+            return Ok(());
+        }
+        // SAFETY: the range is exactly this mapping; locking changes no content.
+        check(unsafe { libc::mlock(self.start.cast(), self.len) })
+    }
+
+    fn advise(&self, range: Range<usize>, advice: libc::c_int) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} in a mapping of {}", self.len);
+        let first = self.start.wrapping_add(range.start);
+        // SAFETY: checked to be inside this mapping; all advices used here keep it mapped.
+        check(unsafe { libc::madvise(first.cast(), range.len(), advice) })
     }
 
     pub(crate) fn start(&self) -> *mut u8 {
@@ -71,18 +139,54 @@ impl Mapping {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
-}
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        unmap(self.start, self.len);
+    /// Length of the largest page behind it.
+    pub(crate) fn page_len(&self) -> usize {
+        self.pool.map_or(HUGE_PAGE, |page| page.bytes() as usize)
+    }
+
+    /// The memfd that another process may map, if the memory is shared.
+    pub(crate) fn shared_file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref().filter(|_| self.shared)
+    }
+
+    /// Host addresses it takes.
+    pub(crate) fn addresses(&self) -> Range<u64> {
+        let first = self.start as u64;
+        first..first + self.len as u64
     }
 }
 
-/// Unmaps a part of a mapping that this module made and that nobody uses any more.
-fn unmap(start: *mut u8, len: usize) {
-    if len > 0 {
-        // SAFETY: only called on ranges inside a mapping made above, once each.
-        unsafe { libc::munmap(start.cast(), len) };
+/// Address space without memory; whatever is mapped inside goes with it on drop.
+#[derive(Debug)]
+struct Reservation {
+    start: *mut u8,
+    len: usize,
+}
+
+impl Reservation {
+    fn new(len: usize) -> io::Result<Reservation> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
+        match base {
+            libc::MAP_FAILED => Err(io::Error::last_os_error()),
+            base => Ok(Reservation { start: base.cast(), len }),
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped in `new`, once; the mapping inside is no longer used.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// The result of a call that says 0 or sets errno.
+pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -9,47 +9,17 @@ use std::io;
 use std::sync::Arc;
 
 use axvm_arch::{Gpa, layout};
-use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::mapping::Mapping;
+use crate::{RamConfig, RamError, host, memfd, parallel};
 
 /// The one concrete address-space type of this project.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
 /// Where the regions start, in their order.
 const STARTS: [Gpa; 2] = [Gpa(0), layout::RAM_ABOVE_4G];
-
-/// What RAM to allocate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RamConfig {
-    /// Size in bytes: a multiple of 1 MiB, at least 2 MiB.
-    pub size: u64,
-    /// Ask for transparent huge pages (`MADV_HUGEPAGE`).
-    pub huge_pages: bool,
-}
-
-/// Guest RAM could not be had.
-#[derive(Debug, Error)]
-pub enum RamError {
-    /// The size is none that a guest can have.
-    #[error(
-        "Guest RAM of {0} bytes is not possible: give a multiple of 1 MiB, at least 2 MiB (for example 512M or 4G)"
-    )]
-    Size(u64),
-    /// The host refused the mapping.
-    #[error("Cannot map {size_mib} MiB for guest RAM; ask for less, or free address space (ulimit -v)")]
-    Map {
-        /// Size of the region, in MiB.
-        size_mib: u64,
-        /// What mmap said.
-        source: io::Error,
-    },
-    /// Memory could not be given back.
-    #[error("Cannot clear guest RAM for the next start")]
-    Clear(#[source] io::Error),
-}
 
 /// One contiguous piece of guest RAM, as KVM wants to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,38 +40,30 @@ pub struct GuestRam {
     // Declared before `maps`, so that the views go before the memory they view.
     memory: GuestMemory,
     maps: Vec<Mapping>,
-    size: u64,
-    huge_pages: bool,
+    config: RamConfig,
 }
 
 impl GuestRam {
-    /// Maps RAM, 2 MiB-aligned on the host, zero-filled, not yet backed by pages.
+    /// Maps RAM, zero-filled and aligned on the host for the pages behind it.
+    ///
+    /// It is backed by pages as `config` says: from a pool, all of them are reserved now.
     pub fn allocate(config: &RamConfig) -> Result<Arc<GuestRam>, RamError> {
-        let size = config.size;
-        if size < 2 << 20 || !size.is_multiple_of(1 << 20) || size > 1 << 46 {
-            return Err(RamError::Size(size));
+        check_size(config)?;
+        if config.populates() && config.pages.pool().is_none() {
+            host::require_available(config.size)?;
         }
-        let below = size.min(layout::HOLE.0);
-        let mut maps = Vec::new();
-        let mut regions = Vec::new();
-        for (gpa, len) in STARTS.into_iter().zip([below, size - below]).filter(|&(_, len)| len > 0) {
-            let map_error = |source| RamError::Map { size_mib: len >> 20, source };
-            let map = Mapping::anonymous(len as usize).map_err(map_error)?;
-            if config.huge_pages {
-                // A kernel without THP refuses; the guest then runs on small pages.
-                let _ = map.advise_huge_pages();
-            }
-            regions.push(view(&map, gpa).ok_or_else(|| map_error(io::ErrorKind::InvalidInput.into()))?);
-            maps.push(map);
-        }
-        let memory = GuestMemory::from_regions(regions)
-            .map_err(|error| RamError::Map { size_mib: size >> 20, source: io::Error::other(error) })?;
-        Ok(Arc::new(GuestRam { memory, maps, size, huge_pages: config.huge_pages }))
+        let maps = map_all(config)?;
+        back(&maps, config)?;
+        let map_error = |source| RamError::Map { size_mib: config.size >> 20, source };
+        let regions: Result<Vec<_>, _> = maps.iter().zip(STARTS).map(|(map, gpa)| view(map, gpa)).collect();
+        let memory = GuestMemory::from_regions(regions.map_err(map_error)?)
+            .map_err(|error| map_error(io::Error::other(error)))?;
+        Ok(Arc::new(GuestRam { memory, maps, config: *config }))
     }
 
     /// Size in bytes, without the hole.
     pub fn size(&self) -> u64 {
-        self.size
+        self.config.size
     }
 
     /// The regions in ascending order, for `KVM_SET_USER_MEMORY_REGION` and the e820 map.
@@ -120,15 +82,19 @@ impl GuestRam {
         })
     }
 
-    /// Zeroes all RAM by giving its pages back to the host: what a reset machine starts with.
+    /// Zeroes all RAM: what a reset machine starts with. No guest may run meanwhile.
+    ///
+    /// Memory that the guest was promised (preallocated, locked, or from a pool) is overwritten, so
+    /// that nobody else can take it now; other memory is given back to the host.
     pub fn clear(&self) -> Result<(), RamError> {
-        self.maps.iter().try_for_each(|map| {
-            map.discard().map_err(RamError::Clear)?;
-            if self.huge_pages {
-                let _ = map.advise_huge_pages();
-            }
-            Ok(())
-        })
+        let promised = self.config.populates() || self.config.pages.pool().is_some();
+        let zero = if promised { Mapping::zero } else { Mapping::discard };
+        parallel::for_each_chunk(&self.maps, zero).map_err(RamError::Clear)
+    }
+
+    /// The mappings behind the regions, in their order.
+    pub(crate) fn maps(&self) -> &[Mapping] {
+        &self.maps
     }
 
     /// The address space in rust-vmm's terms, for libraries that speak them.
@@ -137,14 +103,70 @@ impl GuestRam {
     }
 }
 
-/// A rust-vmm region over `map`, starting at `gpa`.
-fn view(map: &Mapping, gpa: Gpa) -> Option<GuestRegionMmap> {
-    let builder = MmapRegionBuilder::new(map.len())
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+/// Whether a guest can have RAM of that size, in those pages.
+fn check_size(config: &RamConfig) -> Result<(), RamError> {
+    let size = config.size;
+    if size < 2 << 20 || !size.is_multiple_of(1 << 20) || size > 1 << 46 {
+        return Err(RamError::Size(size));
+    }
+    match config.pages.pool() {
+        Some(page) if !size.is_multiple_of(page.bytes()) => Err(RamError::Unaligned { size_mib: size >> 20, page }),
+        _ => Ok(()),
+    }
+}
+
+/// Maps each region.
+fn map_all(config: &RamConfig) -> Result<Vec<Mapping>, RamError> {
+    let below = config.size.min(layout::HOLE.0);
+    let lens = [below, config.size - below].into_iter().filter(|&len| len > 0);
+    let maps: Result<Vec<_>, _> = lens.map(|len| map_one(len, config)).collect();
+    // What had been mapped of the RAM is gone by now, and so not counted as taken.
+    maps.map_err(|error| match (error, config.pages.pool()) {
+        (RamError::Map { source, .. }, Some(page)) => host::pool_error(config.size, page, source),
+        (error, _) => error,
+    })
+}
+
+fn map_one(len: u64, config: &RamConfig) -> Result<Mapping, RamError> {
+    let map_error = |source| RamError::Map { size_mib: len >> 20, source };
+    let pool = config.pages.pool();
+    let file = if config.shared || pool.is_some() {
+        Some(memfd::create(len, pool).map_err(|source| match pool {
+            Some(page) => RamError::NoHugePages { page, source },
+            None => map_error(source),
+        })?)
+    } else {
+        None
+    };
+    Mapping::new(len as usize, config, file).map_err(map_error)
+}
+
+/// Backs RAM with pages now, and locks it, if `config` says so.
+fn back(maps: &[Mapping], config: &RamConfig) -> Result<(), RamError> {
+    if config.populates() {
+        parallel::for_each_chunk(maps, Mapping::populate)
+            .map_err(|source| RamError::Populate { size_mib: config.size >> 20, source })?;
+    }
+    if config.lock {
+        maps.iter().try_for_each(Mapping::lock).map_err(|source| RamError::Lock {
+            size_mib: config.size >> 20,
+            limit: host::lock_limit(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// A rust-vmm region over `map`, starting at `gpa`; it names the memfd of shared memory.
+fn view(map: &Mapping, gpa: Gpa) -> io::Result<GuestRegionMmap> {
+    let mut builder = MmapRegionBuilder::new(map.len()).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+    if let Some(file) = map.shared_file() {
+        builder = builder.with_mmap_flags(libc::MAP_SHARED).with_file_offset(FileOffset::from_arc(Arc::clone(file), 0));
+    }
     // SAFETY: `map` is a live mapping of that length, and `GuestRam` drops its views before its maps.
     let builder = unsafe { builder.with_raw_mmap_pointer(map.start()) };
-    GuestRegionMmap::new(builder.build().ok()?, GuestAddress(gpa.0))
+    let region = builder.build().map_err(io::Error::other)?;
+    GuestRegionMmap::new(region, GuestAddress(gpa.0)).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 #[cfg(test)]
@@ -153,7 +175,7 @@ mod tests {
     use crate::mapping::HUGE_PAGE;
 
     fn ram(size: u64) -> Arc<GuestRam> {
-        GuestRam::allocate(&RamConfig { size, huge_pages: true }).unwrap()
+        GuestRam::allocate(&RamConfig::new(size)).unwrap()
     }
 
     fn shape(ram: &GuestRam) -> Vec<(u64, u64)> {
@@ -179,7 +201,7 @@ mod tests {
     #[test]
     fn impossible_sizes_are_refused() {
         for size in [0, 1, 1 << 20, (2 << 20) + 1, u64::MAX, 1 << 47] {
-            let result = GuestRam::allocate(&RamConfig { size, huge_pages: false });
+            let result = GuestRam::allocate(&RamConfig::new(size));
             assert!(matches!(result, Err(RamError::Size(n)) if n == size), "{size}");
         }
     }

@@ -131,7 +131,7 @@ fn main() {
     println!("ns for pop + push_used + publish: median (quartiles); {ROUNDS} rounds, queue of {SIZE}, EVENT_IDX");
     println!("{:<22} {:>22} {:>22} {:>7}", "chain", "axvm", "virtio-queue", "ratio");
     for shape in SHAPES {
-        let rams = [(); 2].map(|_| GuestRam::allocate(&RamConfig { size: 8 << 20, huge_pages: true }).unwrap());
+        let rams = [(); 2].map(|_| GuestRam::allocate(&RamConfig::new(8 << 20)).unwrap());
         let mut drivers = [0, 1].map(|n| FakeDriver::new(&rams[n], Gpa(0x1000), SIZE, true));
         let layout = drivers[0].layout();
         let (mut ours, mut theirs) = (ours(&rams[0], &layout), theirs(&rams[1], &layout));

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_bug_of_ours_reaches_the_driver_as_a_reset_request() {
-        let ram = GuestRam::allocate(&RamConfig { size: 2 << 20, huge_pages: false }).unwrap();
+        let ram = GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap();
         let mut driver = FakeDriver::new(&ram, Gpa(0x1000), 8, false);
         driver.add(&[Buffer::writable(Gpa(0x8000), 1)]);
         driver.kick();

@@ -24,8 +24,7 @@ use virtio_drivers::{BufferDirection, Error, Hal, PAGE_SIZE, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The driver's functions know no machine, so all tests share one.
-static RAM: LazyLock<Arc<GuestRam>> =
-    LazyLock::new(|| GuestRam::allocate(&RamConfig { size: 256 << 20, huge_pages: false }).unwrap());
+static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamConfig::new(256 << 20)).unwrap());
 static NEXT_PAGE: AtomicU64 = AtomicU64::new(PAGE_SIZE as u64);
 
 /// Guest RAM is handed out once and never taken back: it stays zeroed and unshared.

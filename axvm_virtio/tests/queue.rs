@@ -12,7 +12,7 @@ const DATA: Gpa = Gpa(0x10_0000);
 const TABLE: Gpa = Gpa(0x8_0001); // tables need no alignment
 
 fn ram() -> Arc<GuestRam> {
-    GuestRam::allocate(&RamConfig { size: 4 << 20, huge_pages: false }).unwrap()
+    GuestRam::allocate(&RamConfig::new(4 << 20)).unwrap()
 }
 
 /// A driver and a device whose indices both stand at `index`.

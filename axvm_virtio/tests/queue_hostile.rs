@@ -13,7 +13,7 @@ const TABLE: u64 = 0x8_0000;
 const RAM: u64 = 4 << 20;
 
 fn ram(size: u64) -> Arc<GuestRam> {
-    GuestRam::allocate(&RamConfig { size, huge_pages: false }).unwrap()
+    GuestRam::allocate(&RamConfig::new(size)).unwrap()
 }
 
 fn start(ram: &Arc<GuestRam>, indirect: bool) -> (FakeDriver, VirtQueue) {

@@ -27,7 +27,7 @@ const TABLE: u64 = 0x8003;
 const DATA: u64 = 0x1_0000;
 
 fn ram() -> Arc<GuestRam> {
-    GuestRam::allocate(&RamConfig { size: RAM, huge_pages: false }).unwrap()
+    GuestRam::allocate(&RamConfig::new(RAM)).unwrap()
 }
 
 fn judge(layout: &QueueLayout, event_idx: bool, index: u16) -> Queue {

@@ -104,7 +104,7 @@ fn drive(ram: &GuestRam, mut driver: FakeDriver, kick: &Bell, interrupted: &Bell
 }
 
 fn race(event_idx: bool) {
-    let ram = GuestRam::allocate(&RamConfig { size: 2 << 20, huge_pages: false }).unwrap();
+    let ram = GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap();
     let driver = FakeDriver::new(&ram, Gpa(0x1000), 16, event_idx);
     let features = QueueFeatures { event_idx, indirect: false };
     let queue = VirtQueue::new(&ram, &driver.layout(), features, QueueState::default()).unwrap();

@@ -49,8 +49,7 @@ static DISK: LazyLock<Disk> = LazyLock::new(|| {
     let image = DiskImage::open(&DiskConfig::new(file.path())).expect("a good image");
     Disk { file, image }
 });
-static RAM: LazyLock<Arc<GuestRam>> =
-    LazyLock::new(|| GuestRam::allocate(&RamConfig { size: 2 << 20, huge_pages: false }).expect("2 MiB"));
+static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamConfig::new(2 << 20)).expect("2 MiB"));
 
 #[derive(Arbitrary, Debug)]
 struct Piece {

@@ -13,8 +13,7 @@ use axvm_boot::linux::{Entry, LinuxConfig, prepare};
 use axvm_memory::{GuestRam, RamConfig};
 use libfuzzer_sys::fuzz_target;
 
-static RAM: LazyLock<Arc<GuestRam>> =
-    LazyLock::new(|| GuestRam::allocate(&RamConfig { size: 64 << 20, huge_pages: false }).expect("64 MiB"));
+static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamConfig::new(64 << 20)).expect("64 MiB"));
 
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, rest)) = data.split_first() else { return };

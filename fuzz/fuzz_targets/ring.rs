@@ -24,7 +24,7 @@ const NEAR: u64 = RAM - NEAR_LEN as u64;
 const NEAR_LEN: usize = 64 << 10;
 
 static RAM_OF_ALL_RUNS: LazyLock<Arc<GuestRam>> =
-    LazyLock::new(|| GuestRam::allocate(&RamConfig { size: RAM, huge_pages: false }).expect("2 MiB"));
+    LazyLock::new(|| GuestRam::allocate(&RamConfig::new(RAM)).expect("2 MiB"));
 
 /// An address: mostly one where something is.
 #[derive(Arbitrary, Clone, Copy, Debug)]

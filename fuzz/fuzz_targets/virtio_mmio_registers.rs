@@ -24,8 +24,7 @@ use libfuzzer_sys::fuzz_target;
 
 const STATUS: u64 = 0x070;
 
-static RAM: LazyLock<Arc<GuestRam>> =
-    LazyLock::new(|| GuestRam::allocate(&RamConfig { size: 2 << 20, huge_pages: false }).expect("2 MiB"));
+static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamConfig::new(2 << 20)).expect("2 MiB"));
 
 /// A device that keeps its queues, takes one chain of each at the start, and does nothing.
 #[derive(Default)]

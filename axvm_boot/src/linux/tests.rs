@@ -12,7 +12,7 @@ use axvm_memory::RamConfig;
 const MIB: u64 = 1 << 20;
 
 fn ram(mib: u64) -> Arc<GuestRam> {
-    GuestRam::allocate(&RamConfig { size: mib * MIB, huge_pages: false }).unwrap()
+    GuestRam::allocate(&RamConfig::new(mib * MIB)).unwrap()
 }
 
 fn config(entry: Entry) -> LinuxConfig {

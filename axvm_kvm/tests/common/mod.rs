@@ -110,7 +110,7 @@ impl Bench {
 
     /// A bench that differs from the usual one.
     pub fn special(kvm: &Kvm, code: &[u8], special: &Special<'_>) -> Bench {
-        let ram = GuestRam::allocate(&RamConfig { size: RAM, huge_pages: false }).unwrap();
+        let ram = GuestRam::allocate(&RamConfig::new(RAM)).unwrap();
         let vm = kvm.create_vm(&ram).unwrap();
         if special.x2apic {
             vm.enable_x2apic_api().unwrap();

@@ -114,7 +114,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(device: Box<dyn VirtioDevice>) -> Machine {
-        let ram = GuestRam::allocate(&RamConfig { size: 32 << 20, huge_pages: false }).unwrap();
+        let ram = GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap();
         let (irq, tape) = (Irq::new().unwrap(), Arc::<Tape>::default());
         let (line, events) = (irq.try_clone().unwrap(), Events::to(tape.clone()));
         let transport = MmioTransport::new("vda", device, ram.clone(), line, events).unwrap();

@@ -1,0 +1,77 @@
+//! What the host says about its memory: enough to tell a user what to change.
+//!
+//! Source: proc_meminfo(5); Linux Documentation/admin-guide/mm/hugetlbpage.rst; getrlimit(2).
+
+use std::{fs, io};
+
+use crate::{HugePage, RamError};
+
+/// Refuses `size` bytes that the host could not back without swapping.
+///
+/// A host that does not say (no /proc) is taken at its word: the kernel will refuse what it must.
+pub(crate) fn require_available(size: u64) -> Result<(), RamError> {
+    match fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(available) {
+        Some(available) if available < size => {
+            Err(RamError::NotEnough { size_mib: size >> 20, available_mib: available >> 20 })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes available for a new program, from the text of /proc/meminfo.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Why RAM of `size` bytes in `page`s could not be mapped, when mmap said `source`.
+pub(crate) fn pool_error(size: u64, page: HugePage, source: io::Error) -> RamError {
+    let size_mib = size >> 20;
+    let needed = size / page.bytes();
+    let directory = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page.bytes() >> 10);
+    let count = |name: &str| fs::read_to_string(format!("{directory}/{name}")).ok()?.trim().parse::<u64>().ok();
+    let pool = || Some((count("nr_hugepages")?, count("free_hugepages")?.saturating_sub(count("resv_hugepages")?)));
+    match pool() {
+        Some((total, free)) if free < needed => {
+            RamError::Pool { size_mib, page, needed, free, total, path: format!("{directory}/nr_hugepages") }
+        }
+        _ => RamError::Map { size_mib, source },
+    }
+}
+
+/// How much memory this process may lock, in words.
+pub(crate) fn lock_limit() -> String {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the structure that it is given.
+    match unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) } {
+        0 if limit.rlim_cur == libc::RLIM_INFINITY => "any amount".into(),
+        0 => format!("{} KiB", limit.rlim_cur >> 10),
+        _ => "an unknown amount".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read() {
+        let text = "MemTotal:       24683520 kB\nMemFree:        19951000 kB\nMemAvailable:   22826000 kB\n";
+        assert_eq!(available(text), Some(22_826_000 * 1024));
+    }
+
+    #[test]
+    fn odd_meminfo_says_nothing() {
+        for text in ["", "MemAvailable:", "MemAvailable: x kB", "MemAvailable: 5", "MemAvailable: 99999999999999999 kB"]
+        {
+            assert_eq!(available(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_host_has_is_refused() {
+        assert!(require_available(1 << 20).is_ok());
+        let error = require_available(1 << 46).unwrap_err().to_string();
+        assert!(error.starts_with("Guest RAM of 67108864 MiB cannot be backed now: the host has "), "{error}");
+    }
+}
