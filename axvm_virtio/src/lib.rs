@@ -18,6 +18,7 @@ mod control;
 pub mod device;
 pub mod mmio;
 pub mod queue;
+pub mod rng;
 mod signals;
 mod status;
 #[doc(hidden)]
