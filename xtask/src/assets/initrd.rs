@@ -25,7 +25,10 @@ const MODULES: [&str; 3] = ["virtio_mmio", "virtio_blk", "ext4"];
 /// The initrd for these kernels.
 pub fn initrd(kernels: &[&Kernel]) -> Result<PathBuf> {
     let releases = kernels.iter().map(|kernel| kernel.release.as_str()).collect::<Vec<_>>().join(" ");
-    let key = fingerprint(&[releases.as_bytes(), INIT.as_bytes(), MODULES.join(" ").as_bytes()]);
+    let present =
+        kernels.iter().map(|kernel| kernel.modules.as_ref().map_or(Vec::new(), |tree| tree.present(&MODULES)));
+    let present = present.map(|names| names.join(" ")).collect::<Vec<_>>().join(";");
+    let key = fingerprint(&[releases.as_bytes(), INIT.as_bytes(), present.as_bytes()]);
     let path = cache().join(format!("initrd-{key}.img"));
     if !path.exists() {
         let _progress = Progress::spinner(&format!("Making the initrd for {releases}"));
@@ -33,6 +36,12 @@ pub fn initrd(kernels: &[&Kernel]) -> Result<PathBuf> {
         place(&path, &build(kernels)?)?;
     }
     Ok(path)
+}
+
+/// Whether this archive was made here: it carries our `/init`, of whatever version.
+pub fn is_our_initrd(archive: &[u8]) -> bool {
+    let sign = INIT.lines().nth(1).unwrap_or_default().as_bytes();
+    archive.windows(sign.len()).any(|window| window == sign)
 }
 
 fn build(kernels: &[&Kernel]) -> Result<Vec<u8>> {
@@ -66,4 +75,17 @@ pub fn add_modules(archive: &mut Cpio, kernel: &Kernel, wanted: &[&str]) -> Resu
         archive.file(&format!("{dir}/{number:02}-{}.ko", module.name), 0o644, &module.bytes);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_initrd_is_known_by_its_init() {
+        let mut archive = skeleton(b"busybox");
+        archive.file("init", 0o755, INIT.as_bytes());
+        assert!(is_our_initrd(&archive.finish()));
+        assert!(!is_our_initrd(&skeleton(b"busybox").finish()));
+    }
 }

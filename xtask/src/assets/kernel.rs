@@ -65,7 +65,7 @@ impl Kernel {
         Self::in_cache(&dir.join(release))
     }
 
-    /// A kernel that the user named, with the host's modules of the same release if there are any.
+    /// A kernel that the user named, with the modules of the same release: from the cache, the host, or apt.
     pub fn of_file(image: &Path) -> Result<Kernel> {
         let bytes = fs::read(image).with_context(|| format!("Cannot read kernel {}", image.display()))?;
         let release = match BzImage::parse(&bytes) {
@@ -74,8 +74,16 @@ impl Kernel {
             Err(error) => return Err(error.context(format!("Cannot use {} as a kernel", image.display()))),
         };
         let kept = project::cache().join("kernels").join(&release);
-        let places = [kept.join("lib/modules").join(&release), Path::new("/lib/modules").join(&release)];
+        let package = format!("linux-image-{release}");
+        let host = Path::new("/lib/modules").join(&release);
+        if !kept.exists() && !host.is_dir() && apt::present() && apt::knows(&package) {
+            fetch(&package, &release, &kept)?;
+        }
+        let places = [kept.join("lib/modules").join(&release), host];
         let modules = places.iter().find(|dir| dir.is_dir()).map(|dir| ModuleTree::scan(dir)).transpose()?;
+        if modules.is_none() {
+            eprintln!("No modules of kernel {release} found: virtio_mmio, virtio_blk and ext4 must be built in");
+        }
         Ok(Kernel { release, image: image.to_owned(), modules })
     }
 

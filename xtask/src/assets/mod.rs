@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 
 pub use busybox::busybox;
 pub use disk::{make_ext4, root_disk};
-pub use initrd::{add_modules, initrd, skeleton};
+pub use initrd::{add_modules, initrd, is_our_initrd, skeleton};
 pub use kernel::{Kernel, Wanted};
 pub use modules::ModuleTree;
 

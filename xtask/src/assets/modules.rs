@@ -32,6 +32,11 @@ impl ModuleTree {
         Ok(Self { files })
     }
 
+    /// Which of the wanted ones are modules here.
+    pub fn present<'a>(&self, wanted: &[&'a str]) -> Vec<&'a str> {
+        wanted.iter().copied().filter(|name| self.files.contains_key(&name.replace('-', "_"))).collect()
+    }
+
     /// The wanted modules and all they stand on, lowest first. What is not a module here is left out.
     pub fn load_order(&self, wanted: &[&str]) -> Result<Vec<Module>> {
         let mut order = Vec::new();
@@ -96,7 +101,9 @@ mod tests {
         module("virtio", "");
         module("virtio_ring", "virtio");
         module("virtio-blk", "virtio_ring,virtio,gone");
-        let order = ModuleTree::scan(&dir).unwrap().load_order(&["virtio_blk", "virtio", "ext4"]).unwrap();
+        let tree = ModuleTree::scan(&dir).unwrap();
+        assert_eq!(tree.present(&["virtio_blk", "ext4"]), ["virtio_blk"]);
+        let order = tree.load_order(&["virtio_blk", "virtio", "ext4"]).unwrap();
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(order.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["virtio", "virtio_ring", "virtio_blk"]);
     }

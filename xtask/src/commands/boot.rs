@@ -97,7 +97,8 @@ impl Boot {
         command.args(["run", "--kernel"]).arg(&files.kernel).arg("--initrd").arg(&files.initrd);
         command.arg("--disk").arg(format!("path={}", files.disk.display()));
         let list = self.checks("");
-        command.args(self.machine(&self.append_line(&list)));
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        command.args(self.machine(&self.append_line(&list).replace("clock:NOW", &format!("clock:{epoch}"))));
         if !self.check {
             return Err(command.exec()).context("Cannot start AxVM");
         }
@@ -119,7 +120,8 @@ impl Boot {
         let words = ["exec", "axvm", "run", "--kernel", "bzImage", "--initrd", "initrd.img", "--disk", "disk.img"];
         let mut words: Vec<String> = words.map(str::to_owned).to_vec();
         // Each character of the guest's console costs the emulation much.
-        words.extend(self.machine(&format!("quiet {}", self.append_line(&list))).iter().map(|word| quoted(word)));
+        let machine = self.machine(&format!("quiet {}", self.append_line(&list)));
+        words.extend(machine.iter().map(|word| quoted(word).replace("clock:NOW", "clock:'$(date +%s)'")));
         let job = LabJob {
             script: format!("{}\n", words.join(" ")),
             files: vec![
@@ -155,10 +157,9 @@ impl Boot {
     }
 
     fn checks(&self, lab: &str) -> String {
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        // The lab's guest takes long from AxVM's start to its clock's.
+        // The lab's guest takes long from AxVM's start to its clock's. NOW becomes the time when AxVM starts.
         let patience = if lab.is_empty() { "" } else { ":30" };
-        format!("cpus:{},memory:{},disk,clock:{epoch}{patience},log{lab}", self.cpus, mebibytes(&self.memory))
+        format!("cpus:{},memory:{},disk,clock:NOW{patience},log{lab}", self.cpus, mebibytes(&self.memory))
     }
 
     fn append_line(&self, list: &str) -> String {
@@ -195,19 +196,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     tool::output(command.args(["--sparse=always", "--no-preserve=mode"]).arg(from).arg(to)).map(drop)
 }
 
-/// Replaces an initrd only if it is one of ours: the same as one that the cache has.
+/// Replaces an initrd only if it is one of ours.
 fn renew_initrd(from: &Path, to: &Path) -> Result<()> {
-    if let Ok(present) = fs::read(to) {
-        let kept = project::cache().read_dir()?.flatten().map(|entry| entry.path());
-        let mut ours = kept.filter(|path| path.extension().is_some_and(|ending| ending == "img") && *path != from);
-        if !ours.any(|path| {
-            path.metadata().is_ok_and(|data| data.len() == present.len() as u64)
-                && fs::read(path).is_ok_and(|bytes| bytes == present)
-        }) {
-            return Ok(());
-        }
+    match fs::read(to) {
+        Ok(present) if !assets::is_our_initrd(&present) => Ok(()),
+        _ => copy(from, to),
     }
-    copy(from, to)
 }
 
 /// Runs without a terminal, with the time limit; gives the console and the exit code.

@@ -66,6 +66,8 @@ pub struct LabReport {
     pub outer_console: String,
     /// The disk with the job's files.
     pub payload: Payload,
+    /// Whether the job began at all.
+    pub started: bool,
     /// A first try that the outer machine did not survive, if there was one.
     pub first_try: Option<String>,
 }
@@ -92,7 +94,7 @@ impl Lab {
     pub fn run(&self, job: &LabJob) -> Result<LabReport> {
         let mut report = session::run(&self.outer, job)?;
         if let End::OuterDied(why) = &report.end
-            && job.console == Console::Kept
+            && (job.console == Console::Kept || !report.started)
         {
             eprintln!("The lab's outer machine failed, trying once more: {}", why.lines().next().unwrap_or_default());
             let first_try = Some(why.clone());

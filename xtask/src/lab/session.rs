@@ -33,9 +33,14 @@ pub(super) fn run(outer: &Outer, job: &LabJob) -> Result<LabReport> {
     let mut qemu = Qemu::start(outer.command(&payload.image(), true), payload.work())?;
     let attached = job.console == Console::Attached;
     let (said, collector) = terminal::collect(qemu.job.try_clone()?, attached);
+    let mut started = false;
     let end = match wake(&mut qemu)? {
-        Some(failure) => End::OuterDied(failure),
+        Some(failure) => {
+            outer.forget_state();
+            End::OuterDied(failure)
+        }
         None => {
+            started = true;
             let raw = if attached && terminal::attended() { Some(RawTerminal::enter()?) } else { None };
             let mut session = Session { qemu: &mut qemu, job, began: None, ended: None };
             let mut end = session.play(raw.is_some())?;
@@ -56,7 +61,7 @@ pub(super) fn run(outer: &Outer, job: &LabJob) -> Result<LabReport> {
     };
     let outer_console = std::mem::take(&mut qemu.control.log);
     let console = std::mem::take(&mut *said.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    Ok(LabReport { end, console, outer_console, payload, first_try: None })
+    Ok(LabReport { end, console, outer_console, payload, started, first_try: None })
 }
 
 /// Waits until the restored machine answers; else says why it did not.
