@@ -82,3 +82,64 @@ fn field(line: &str) -> Option<(&str, u64)> {
     let (name, value) = line.split_once(':')?;
     Some((name, value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMAPS: &str = "\
+55d0c0000000-55d0c0021000 rw-p 00000000 00:00 0                          [heap]
+Size:                132 kB
+KernelPageSize:        4 kB
+Rss:                 132 kB
+AnonHugePages:         0 kB
+7f0000000000-7f0000800000 rw-p 00000000 00:00 0
+Size:               8192 kB
+KernelPageSize:        4 kB
+MMUPageSize:           4 kB
+Rss:                6148 kB
+Pss:                6148 kB
+AnonHugePages:      4096 kB
+ShmemPmdMapped:     2048 kB
+FilePmdMapped:         0 kB
+Shared_Hugetlb:        0 kB
+Private_Hugetlb:       0 kB
+THPeligible:           1
+VmFlags: rd wr mr mw me nr sd hg
+7f4000000000-7f4000400000 rw-s 00000000 00:10 77    /memfd:guest-ram (deleted)
+KernelPageSize:     2048 kB
+Rss:                   0 kB
+Shared_Hugetlb:     2048 kB
+Private_Hugetlb:    2048 kB
+7f8000000000-7f8080000000 rw-p 00000000 00:10 78    /memfd:guest-ram (deleted)
+KernelPageSize:  1048576 kB
+Rss:                   0 kB
+Private_Hugetlb: 1048576 kB
+";
+    const THP: Range<u64> = 0x7f00_0000_0000..0x7f00_0080_0000;
+    const HUGE_2M: Range<u64> = 0x7f40_0000_0000..0x7f40_0040_0000;
+    const HUGE_1G: Range<u64> = 0x7f80_0000_0000..0x7f80_8000_0000;
+
+    #[test]
+    fn each_page_size_is_counted_apart() {
+        let expected = Backing { small: 4096, thp: 6 << 20, huge_2m: 4 << 20, huge_1g: 1 << 30 };
+        assert_eq!(parse(SMAPS, &[THP, HUGE_2M, HUGE_1G]), expected);
+        assert_eq!(expected.resident(), 4096 + (10 << 20) + (1 << 30));
+    }
+
+    #[test]
+    fn only_mappings_inside_the_regions_count() {
+        assert_eq!(parse(SMAPS, &[]), Backing::default());
+        assert_eq!(parse(SMAPS, &[THP]), Backing { small: 4096, thp: 6 << 20, ..Backing::default() });
+        let (shorter, wider) = (THP.start..THP.end - 4096, THP.start - 4096..THP.end);
+        assert_eq!(parse(SMAPS, &[shorter]), Backing::default());
+        assert_eq!(parse(SMAPS, &[wider]), parse(SMAPS, &[THP]));
+    }
+
+    #[test]
+    fn odd_lines_are_passed_over() {
+        let text =
+            "7f0000000000-7f0000800000 rw-p\nRss: x kB\nRss\nRss: 99999999999999999999 kB\nRss:  4\n-\nRss: 4 kB\n";
+        assert_eq!(parse(text, &[THP]), Backing { small: 4096, ..Backing::default() });
+    }
+}
