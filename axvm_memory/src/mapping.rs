@@ -53,9 +53,7 @@ impl Mapping {
         let align = pool.map_or(HUGE_PAGE, |page| page.bytes() as usize);
         let room_len = len.checked_add(align + SMALL_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         let room = Reservation::new(room_len)?;
-        // At most `align` bytes from the start: one small page at least is left at either end.
-        let guard = room.start.wrapping_add(SMALL_PAGE);
-        let start = guard.wrapping_add((guard as usize).wrapping_neg() % align);
+        let start = room.start.wrapping_add(offset(room.start as usize, align));
 
         let (kind, fd) = match &file {
             Some(file) if config.shared => (libc::MAP_SHARED, file.as_raw_fd()),
@@ -157,6 +155,12 @@ impl Mapping {
     }
 }
 
+/// Where in a reservation at `base` the mapping starts: behind a guard of one page or more, and at
+/// most `align` bytes in, so that the room leaves a page behind the mapping too.
+fn offset(base: usize, align: usize) -> usize {
+    SMALL_PAGE + base.wrapping_add(SMALL_PAGE).wrapping_neg() % align
+}
+
 /// Address space without memory; whatever is mapped inside goes with it on drop.
 #[derive(Debug)]
 struct Reservation {
@@ -188,5 +192,21 @@ pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_aligned_between_two_guards() {
+        for align in [HUGE_PAGE, 1 << 30] {
+            for base in [0, 1, 2, 511, 512, 513, 0x3_ffff, 0x4_0000].map(|page| (7 << 40) + page * SMALL_PAGE) {
+                let offset = offset(base, align);
+                assert!((base + offset).is_multiple_of(align), "{base:#x}");
+                assert!((SMALL_PAGE..=align).contains(&offset), "{base:#x}: {offset:#x}");
+            }
+        }
     }
 }

@@ -253,7 +253,8 @@ fn pages_from_a_pool_are_kept_for_the_guest_until_it_touches_them() {
         let ram = ram(RamConfig { shared, ..config(16 * MIB, PageSize::Huge2M) });
         assert_eq!(backing(&ram), Backing::default());
         pool.drain();
-        assert!(GuestRam::allocate(&config(16 * MIB, PageSize::Huge2M)).is_err(), "the pool is empty");
+        let error = GuestRam::allocate(&config(16 * MIB, PageSize::Huge2M)).unwrap_err();
+        assert!(matches!(error, RamError::Pool { needed: 8, free: 0, .. }), "{error}");
         touch(&ram);
         let full = Backing { huge_2m: 16 * MIB, ..Backing::default() };
         assert_eq!(backing(&ram), full);
