@@ -15,6 +15,7 @@ mod access;
 mod array;
 mod backing;
 mod config;
+mod discard;
 mod file;
 mod host;
 mod mapping;

@@ -92,6 +92,11 @@ impl GuestRam {
         parallel::for_each_chunk(&self.maps, zero).map_err(RamError::Clear)
     }
 
+    /// How it was allocated.
+    pub(crate) fn config(&self) -> &RamConfig {
+        &self.config
+    }
+
     /// The mappings behind the regions, in their order.
     pub(crate) fn maps(&self) -> &[Mapping] {
         &self.maps
