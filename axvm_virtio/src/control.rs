@@ -20,7 +20,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
 use crate::queue::{QueueFeatures, QueueLayout, QueueState, VirtQueue};
-use crate::signals::{Fault, QueueIrq, Signals, whole};
+use crate::signals::{ConfigIrq, Fault, QueueIrq, Signals, whole};
 use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
 
 /// Which of a queue's three areas an address register names.
@@ -58,7 +58,6 @@ pub(crate) struct Control {
     queues: Vec<QueueClaim>,
     /// The queues that the device has now.
     live: Vec<usize>,
-    generation: u32,
     signals: Arc<Signals>,
     kicks: Arc<[EventFd]>,
 }
@@ -73,7 +72,7 @@ impl Control {
     ) -> Control {
         let status = Status::new(device.features() | feature::TRANSPORT);
         let queues = device.queue_sizes().iter().map(|&max| QueueClaim::new(max)).collect();
-        Control { device, ram, status, queues, live: Vec::new(), generation: 0, signals, kicks }
+        Control { device, ram, status, queues, live: Vec::new(), signals, kicks }
     }
 
     /// The device.
@@ -172,7 +171,7 @@ impl Control {
 
     /// Changes whenever the configuration may have changed.
     pub(crate) fn config_generation(&self) -> u32 {
-        self.generation
+        self.signals.generation()
     }
 
     /// The driver reads the configuration space. `data` arrives zeroed.
@@ -183,7 +182,7 @@ impl Control {
     /// The driver writes the configuration space.
     pub(crate) fn write_config(&mut self, offset: u64, data: &[u8]) {
         self.device.write_config(offset, data);
-        self.generation = self.generation.wrapping_add(1);
+        self.signals.new_generation();
     }
 
     /// Device reset: workers joined, everything as at power-on.
@@ -224,6 +223,7 @@ impl Control {
             ram: Arc::clone(&self.ram),
             features: self.status.negotiated(),
             queues,
+            config: ConfigIrq::new(&self.signals),
             fault: Fault::new(&self.signals),
             name: Arc::clone(self.signals.name()),
         })

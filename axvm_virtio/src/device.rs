@@ -18,7 +18,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::queue::{QueueError, QueueState, VirtQueue};
-use crate::signals::{Fault, QueueIrq};
+use crate::signals::{ConfigIrq, Fault, QueueIrq};
 
 /// What kind of device this is (5 "Device Types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum DeviceId {
     Console = 3,
     /// Entropy source (5.4).
     Entropy = 4,
+    /// Memory balloon (5.5).
+    Balloon = 5,
 }
 
 /// Feature bits of the transport and the rings, as masks (6 "Reserved Feature Bits").
@@ -81,6 +83,8 @@ pub struct Activation {
     pub features: u64,
     /// The queues that the driver enabled, by ascending index.
     pub queues: Vec<LiveQueue>,
+    /// To tell the driver of a new configuration.
+    pub config: ConfigIrq,
     /// Where to report what goes wrong.
     pub fault: Fault,
     /// Name of the device, such as `vda`; threads are named after it.

@@ -13,6 +13,7 @@
 //! Left out: the PCI transport (4.1) and the legacy interfaces.
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 pub mod block;
 mod control;
 pub mod device;
@@ -25,4 +26,4 @@ mod status;
 pub mod testing;
 mod worker;
 
-pub use signals::{Fault, QueueIrq};
+pub use signals::{ConfigIrq, Fault, QueueIrq};

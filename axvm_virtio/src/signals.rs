@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   worker --QueueIrq::raise--> interrupt status bit 0 --+--> Irq (eventfd) --> guest
+//!   anyone --ConfigIrq::raise-> configuration generation |
 //!   worker --Fault::report----> DEVICE_NEEDS_RESET       |
 //!                               interrupt status bit 1 --+
 //!                               one event, at most one a second
@@ -29,6 +30,7 @@ pub(crate) struct Signals {
     irq: Irq,
     interrupt: AtomicU32,
     needs_reset: AtomicBool,
+    generation: AtomicU32,
     events: Events,
     faults: RateLimit,
     warnings: RateLimit,
@@ -37,8 +39,8 @@ pub(crate) struct Signals {
 impl Signals {
     pub(crate) fn new(name: &str, irq: Irq, events: Events) -> Arc<Signals> {
         let (faults, warnings) = Default::default();
-        let (interrupt, needs_reset) = Default::default();
-        Arc::new(Signals { name: name.into(), irq, interrupt, needs_reset, events, faults, warnings })
+        let (interrupt, needs_reset, generation) = Default::default();
+        Arc::new(Signals { name: name.into(), irq, interrupt, needs_reset, generation, events, faults, warnings })
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -62,6 +64,16 @@ impl Signals {
     /// Whether DEVICE_NEEDS_RESET is set.
     pub(crate) fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::SeqCst)
+    }
+
+    /// The ConfigGeneration register: changes whenever the configuration may have changed.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// The configuration has changed.
+    pub(crate) fn new_generation(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Device reset. No worker runs.
@@ -89,6 +101,22 @@ impl QueueIrq {
     /// Interrupts the driver.
     pub fn raise(&self) {
         self.0.raise(USED_BUFFER);
+    }
+}
+
+/// A configuration change: "read the configuration space again".
+#[derive(Clone)]
+pub struct ConfigIrq(Arc<Signals>);
+
+impl ConfigIrq {
+    pub(crate) fn new(signals: &Arc<Signals>) -> ConfigIrq {
+        ConfigIrq(Arc::clone(signals))
+    }
+
+    /// Interrupts the driver; what it reads now must be the new configuration.
+    pub fn raise(&self) {
+        self.0.new_generation();
+        self.0.raise(CONFIG_CHANGE);
     }
 }
 
