@@ -14,7 +14,8 @@ use thiserror::Error;
 /// Pages that back guest RAM on the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PageSize {
-    /// Transparent huge pages where the kernel has them free, 4 KiB pages elsewhere.
+    /// Transparent huge pages where the kernel has them free, 4 KiB pages elsewhere. For shared RAM
+    /// the host has to allow them apart (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`: advise).
     #[default]
     Thp,
     /// 2 MiB pages from the host's hugetlb pool.
@@ -51,6 +52,14 @@ impl HugePage {
         match self {
             HugePage::TwoMib => 2 << 20,
             HugePage::OneGib => 1 << 30,
+        }
+    }
+
+    /// Its name on the kernel's command line.
+    fn parameter(self) -> &'static str {
+        match self {
+            HugePage::TwoMib => "2M",
+            HugePage::OneGib => "1G",
         }
     }
 }
@@ -131,8 +140,9 @@ pub enum RamError {
     /// The pool of huge pages is too small.
     #[error(
         "Guest RAM of {size_mib} MiB needs {needed} pages of {page}, and {free} of the host's {total} are free. \
-         As root: echo {} > {path} (and read it back: where memory is in pieces, the kernel makes fewer)",
-        .total + .needed.saturating_sub(*.free)
+         As root: echo {enough} > {path}, and read it back. If that gives fewer, memory is in pieces: \
+         boot the host with hugepagesz={} hugepages={enough}",
+        .page.parameter(), enough = .total + .needed.saturating_sub(*.free)
     )]
     Pool {
         /// Size asked for, in MiB.

@@ -43,7 +43,7 @@ fn chunks(map: &Mapping) -> impl Iterator<Item = Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RamConfig;
+    use crate::{PageSize, RamConfig};
 
     fn map(len: usize) -> Mapping {
         Mapping::new(len, &RamConfig::new(len as u64), None).unwrap()
@@ -54,6 +54,13 @@ mod tests {
         let ranges: Vec<_> = chunks(&map(2 * CHUNK + 4096)).collect();
         assert_eq!(ranges, [0..CHUNK, CHUNK..2 * CHUNK, 2 * CHUNK..2 * CHUNK + 4096]);
         assert!(chunks(&map(4096)).eq(std::iter::once(0..4096)));
+    }
+
+    #[test]
+    fn threads_do_not_meet_in_one_page() {
+        let config = RamConfig { pages: PageSize::Huge1G, ..RamConfig::new(2 << 30) };
+        let map = Mapping::new(2 << 30, &config, None).unwrap();
+        assert!(chunks(&map).eq([0..1 << 30, 1 << 30..2 << 30]));
     }
 
     #[test]

@@ -244,7 +244,7 @@ fn a_pool_too_small_is_an_error_that_gives_the_command() {
     let RamError::Pool { needed, free, total, ref path, .. } = error else { panic!("{error}") };
     assert_eq!(needed, 2 << 20);
     assert!(free >= 2 && total >= free, "{error}");
-    let command = format!("As root: echo {} > {path} ", total + needed - free);
+    let command = format!("As root: echo {} > {path},", total + needed - free);
     assert!(error.to_string().contains(&command), "{error}");
     assert!(fs::metadata(path).is_ok(), "{path}");
 }
@@ -255,6 +255,7 @@ fn pages_from_a_pool_are_kept_for_the_guest_until_it_touches_them() {
         let Some(pool) = Pool::with_free(2048, 8) else { return };
         let ram = ram(RamConfig { shared, ..config(16 * MIB, PageSize::Huge2M) });
         assert_eq!(backing(&ram), Backing::default());
+        assert_eq!(ram.memory().iter().next().unwrap().file_offset().is_some(), shared);
         pool.drain();
         let error = GuestRam::allocate(&config(16 * MIB, PageSize::Huge2M)).unwrap_err();
         assert!(matches!(error, RamError::Pool { needed: 8, free: 0, .. }), "{error}");
