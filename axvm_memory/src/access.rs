@@ -188,13 +188,15 @@ mod tests {
         let range = ram.range(Gpa(0x1001), 9).unwrap();
         assert_eq!(ram.get::<u64>(&range, 1), 0x0908_0706_0504_0302);
         assert_eq!(ram.get::<u8>(&range, 8), 9);
+        let longer = ram.range(Gpa(0x0ff0), 25).unwrap();
+        assert_eq!(ram.get::<u64>(&longer, 17), 0x0807_0605_0403_0201, "up to the last byte");
     }
 
     #[test]
-    #[should_panic(expected = "8 bytes at 2 in a range of 9")]
+    #[should_panic(expected = "8 bytes at 1 in a range of 8")]
     fn a_value_past_the_end_is_our_bug() {
         let ram = ram(2 * MIB);
-        ram.get::<u64>(&ram.range(Gpa(0x1000), 9).unwrap(), 2);
+        ram.get::<u64>(&ram.range(Gpa(0x1000), 8).unwrap(), 1);
     }
 
     #[test]

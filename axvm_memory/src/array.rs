@@ -122,7 +122,7 @@ mod tests {
         let mut data = [0; 4];
         ram.read(Gpa(0x10c), &mut data).unwrap();
         assert_eq!(data, [1, 2, 3, 4]);
-        assert_eq!(array.get(3), 0x0403_0201);
+        assert_eq!((array.get(3), array.count()), (0x0403_0201, 4));
     }
 
     #[test]

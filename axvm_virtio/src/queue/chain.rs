@@ -104,10 +104,8 @@ impl Buffers {
 
     /// Collects the chain at `walk.head`: its direct part, then the indirect table that may end it.
     pub(super) fn collect(&mut self, walk: &Walk<'_>) -> Result<(), QueueError> {
-        let ranges = std::mem::take(&mut self.ranges);
-        *self = Buffers { ranges, ..Buffers::default() };
         self.ranges.clear();
-
+        (self.readable, self.readable_len, self.writable_len, self.writable_begun) = (0, 0, 0, false);
         if let Some(link) = self.follow(walk, Table::Ring(walk.descriptors), walk.head)? {
             let table = walk.indirect(&link)?;
             if self.follow(walk, table, 0)?.is_some() {
