@@ -182,7 +182,7 @@ fn inflated_pages_leave_the_host_in_any_order() {
 #[test]
 fn only_the_named_pages_leave() {
     let mut toy = Toy::new(INFLATE);
-    toy.name_pages([1, 3, 4, 3, 9].map(page));
+    toy.name_pages([1, 3, 4, 4, 3, 9].map(page));
     for index in 0..12 {
         let value = if [1, 3, 4, 9].contains(&index) { 0 } else { FULL };
         assert!(toy.holds(index * PAGE, PAGE, value), "page {index}");
@@ -228,6 +228,8 @@ fn a_request_of_any_length_harms_nothing() {
     toy.machine.ram.write(HEADER, &[0xff; 8]).unwrap();
     toy.request(&[Buffer::readable(HEADER, 3)]);
     assert!(toy.holds(0, IN_USE, FULL));
+    // As many page numbers as there may be, all of them of page 0.
+    toy.request(&[Buffer::readable(Gpa(24 << 20), 65_536)]);
     toy.check_refused(&[Buffer::readable(PAGES, 65_537)], "more than");
     Toy::new(INFLATE).check_refused(&[Buffer::readable(PAGES, 16 << 20)], "more than");
     Toy::new(REPORTING[0]).check_refused(&[Buffer::writable(Gpa(31 << 20), 2 << 20)], "RAM");
