@@ -58,6 +58,21 @@ pub enum CpuArg {
     Ivybridge,
 }
 
+/// What backs guest RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HugePages {
+    /// Transparent huge pages, as the host finds them
+    Thp,
+    /// 2 MiB pages of the host's pool
+    #[value(name = "2M")]
+    Huge2M,
+    /// 1 GiB pages of the host's pool
+    #[value(name = "1G")]
+    Huge1G,
+    /// Small pages only
+    Off,
+}
+
 /// What a reset by the guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnReboot {
@@ -86,9 +101,21 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "N[,sockets=S][,cores=C][,threads=T]")]
     pub cpus: Option<String>,
 
-    /// Guest RAM: a number with K, M or G (without: MiB)
-    #[arg(short, long, value_name = "SIZE", default_value = "512M")]
+    /// Guest RAM: a number with K, M or G (without: MiB); ,shared makes it a memory file that other processes can map
+    #[arg(short, long, value_name = "SIZE[,shared]", default_value = "512M")]
     pub memory: String,
+
+    /// Pages behind guest RAM
+    #[arg(long, value_enum, default_value = "thp")]
+    pub hugepages: HugePages,
+
+    /// Take all guest RAM from the host before the guest starts
+    #[arg(long)]
+    pub prealloc: bool,
+
+    /// Lock guest RAM: the host never swaps it
+    #[arg(long)]
+    pub lock: bool,
 
     /// Added to the kernel command line, after the defaults; a key given here replaces its default
     #[arg(

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use axvm_arch::cpuid::Topology;
 use axvm_arch::layout;
+use axvm_memory::{PageSize, RamConfig};
 use thiserror::Error;
 
-use crate::cli::{CpuArg, EntryArg, OnReboot, RunArgs};
+use crate::cli::{CpuArg, EntryArg, HugePages, OnReboot, RunArgs};
 
 /// Everything that defines a machine. Files are named, not yet opened.
 #[derive(Debug)]
@@ -19,8 +20,7 @@ pub struct Config {
     pub initrd: Option<PathBuf>,
     pub disks: Vec<DiskArg>,
     pub topology: Topology,
-    /// Guest RAM in bytes.
-    pub memory: u64,
+    pub memory: RamConfig,
     pub append: String,
     pub entry: Option<EntryArg>,
     pub cpu: CpuArg,
@@ -50,7 +50,7 @@ pub enum ConfigError {
          or let `cargo xtask boot` fetch a stock kernel"
     )]
     NoKernel,
-    #[error("--memory {0}: not a size; write a number with K, M or G, such as 512M or 4G")]
+    #[error("--memory {0}: not a size; write a number with K, M or G, such as 512M or 4G (and ,shared if wanted)")]
     Size(String),
     #[error("--cpus {text}: {why}")]
     Cpus { text: String, why: String },
@@ -79,7 +79,7 @@ impl Config {
             initrd: args.initrd.or_else(|| found("initrd.img")),
             disks,
             topology,
-            memory: parse_size(&args.memory).ok_or_else(|| ConfigError::Size(args.memory.clone()))?,
+            memory: parse_memory(&args.memory, args.hugepages, args.prealloc, args.lock)?,
             append: args.append,
             entry: args.entry,
             cpu: args.cpu,
@@ -92,6 +92,14 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.
+    pub fn memory_can_return(&self) -> bool {
+        let RamConfig { pages, prealloc, lock, .. } = self.memory;
+        matches!(pages, PageSize::Thp | PageSize::Small) && !prealloc && !lock
+    }
+}
+
 /// `name` in the current directory or the one above: users start in `axvm_core`, files lie in the root.
 fn find(name: &str) -> Option<PathBuf> {
     [Path::new(".").join(name), Path::new("..").join(name)].into_iter().find(|path| path.exists())
@@ -99,12 +107,16 @@ fn find(name: &str) -> Option<PathBuf> {
 
 fn check_disk_count(count: usize, acpi: bool) -> Result<(), ConfigError> {
     let lines = layout::gsi::VIRTIO.iter().filter(|&&gsi| acpi || gsi < 16).count();
+    let limit = lines - OTHER_VIRTIO_DEVICES;
     let hint = if acpi { "" } else { " without ACPI" };
-    if count > lines {
-        return Err(ConfigError::TooManyDisks { count, limit: lines, hint });
+    if count > limit {
+        return Err(ConfigError::TooManyDisks { count, limit, hint });
     }
     Ok(())
 }
+
+/// Virtio devices beside the disks: entropy, balloon.
+const OTHER_VIRTIO_DEVICES: usize = 2;
 
 /// A size in bytes: digits and an optional K, M or G (also KiB, MiB, GiB, kB ...); bare numbers are MiB.
 pub fn parse_size(text: &str) -> Option<u64> {
@@ -118,6 +130,21 @@ pub fn parse_size(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn parse_memory(text: &str, pages: HugePages, prealloc: bool, lock: bool) -> Result<RamConfig, ConfigError> {
+    let (size, shared) = match text.split_once(',') {
+        Some((size, "shared")) => (size, true),
+        _ => (text, false),
+    };
+    let size = parse_size(size).ok_or_else(|| ConfigError::Size(text.to_owned()))?;
+    let pages = match pages {
+        HugePages::Thp => PageSize::Thp,
+        HugePages::Huge2M => PageSize::Huge2M,
+        HugePages::Huge1G => PageSize::Huge1G,
+        HugePages::Off => PageSize::Small,
+    };
+    Ok(RamConfig { size, pages, shared, prealloc, lock })
 }
 
 fn parse_cpus(text: Option<&str>) -> Result<Topology, ConfigError> {
@@ -223,6 +250,14 @@ mod tests {
     }
 
     #[test]
+    fn memory_may_be_shared() {
+        let parse = |text| parse_memory(text, HugePages::Thp, false, true);
+        assert_eq!(parse("1G,shared"), Ok(RamConfig { shared: true, lock: true, ..RamConfig::new(1 << 30) }));
+        assert_eq!(parse("1G"), Ok(RamConfig { lock: true, ..RamConfig::new(1 << 30) }));
+        assert_eq!(parse("1G,private"), Err(ConfigError::Size("1G,private".into())));
+    }
+
+    #[test]
     fn topology_is_completed_from_what_is_given() {
         let parse = |text| parse_cpus(Some(text)).unwrap();
         assert_eq!(parse("20"), Topology::flat(20));
@@ -278,9 +313,9 @@ mod tests {
 
     #[test]
     fn the_disk_limit_depends_on_acpi() {
-        assert!(check_disk_count(14, true).is_ok());
-        assert!(check_disk_count(15, true).is_err());
-        assert!(check_disk_count(6, false).is_ok());
-        assert!(check_disk_count(7, false).unwrap_err().to_string().contains("without ACPI"));
+        assert!(check_disk_count(12, true).is_ok());
+        assert!(check_disk_count(13, true).is_err());
+        assert!(check_disk_count(4, false).is_ok());
+        assert!(check_disk_count(5, false).unwrap_err().to_string().contains("without ACPI"));
     }
 }

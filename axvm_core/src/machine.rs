@@ -22,9 +22,11 @@ use axvm_boot::{acpi, command_line, cpu, linux};
 use axvm_devices::{Power, PowerEvent};
 use axvm_events::{Event, Events};
 use axvm_kvm::{Kvm, KvmVcpu, VcpuSetup, Vm};
-use axvm_memory::{GuestRam, RamConfig};
+use axvm_memory::GuestRam;
+use axvm_virtio::balloon::{Balloon, BalloonConfig};
 use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage};
 use axvm_virtio::mmio::MmioTransport;
+use axvm_virtio::rng::Rng;
 
 use crate::board::{Board, Chips};
 use crate::cli::{CpuArg, EntryArg};
@@ -60,7 +62,7 @@ impl Host {
         ensure!(count <= limit, "--cpus {count}: KVM on this host runs at most {limit} vCPUs in one machine");
         steps.done("kvm", || format!("up to {limit} vCPUs"));
 
-        let ram = GuestRam::allocate(&RamConfig::new(config.memory))?;
+        let ram = GuestRam::allocate(&config.memory)?;
         steps.done("ram", || {
             let regions = ram.regions().map(|r| format!("{}..{:#x}", r.gpa, r.gpa.0 + r.len));
             format!("{} MiB at {}", ram.size() >> 20, regions.collect::<Vec<_>>().join(" and "))
@@ -102,10 +104,18 @@ impl Host {
         let mut board = Board::new(&vm, ram, &power, events);
         let chips = board.plug_platform(Box::new(io::stdout()))?;
 
-        // 6  Disks.
+        // 6  Disks first: their lines and names are a promise.
         for (n, image) in disks.iter().enumerate() {
             let name = format!("vd{}", char::from(b'a' + n as u8));
             board.plug_virtio(&name, Box::new(Block::new(Arc::clone(image))))?;
+        }
+
+        // Randomness for a guest that has none yet; and memory that it does not need goes back to the host,
+        // unless the user asked to keep all of it.
+        board.plug_virtio("rng", Box::new(Rng::default()))?;
+        if config.memory_can_return() {
+            let balloon = BalloonConfig { deflate_on_oom: true, free_page_reporting: true };
+            board.plug_virtio("balloon", Box::new(Balloon::new(balloon)))?;
         }
 
         // 7  Frozen.

@@ -43,7 +43,11 @@ impl VcpuThread {
             let guard = EndsMachine { index, shared: &shared };
             attached.attach();
             if let Some(Err(error)) = pin.map(pin_to) {
-                let message = format!("cannot pin vCPU {index} to host CPU {}: {error}", pin.unwrap_or_default());
+                let message = format!(
+                    "cannot pin vCPU {index} to host CPU {}: {error}. --pin takes CPUs of /sys/devices/system/cpu/online \
+                     that this process may use",
+                    pin.unwrap_or_default()
+                );
                 return shared.power.press(PowerEvent::HostError(message));
             }
             run(index, &mut vcpu, &shared);

@@ -105,7 +105,7 @@ impl RamConfig {
 pub enum RamError {
     /// The size is none that a guest can have.
     #[error(
-        "Guest RAM of {0} bytes is not possible: give a multiple of 1 MiB, at least 2 MiB (for example 512M or 4G)"
+        "Guest RAM of {0} bytes is not possible: --memory takes a multiple of 1 MiB, from 2 MiB to 64 TiB (for example 512M or 4G)"
     )]
     Size(u64),
     /// The size does not consist of whole huge pages.

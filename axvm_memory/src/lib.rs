@@ -16,6 +16,7 @@ mod array;
 mod backing;
 mod config;
 mod discard;
+mod errno;
 mod file;
 mod host;
 mod mapping;

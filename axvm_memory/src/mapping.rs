@@ -18,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::{io, ptr};
 
+use crate::errno::check;
 use crate::memfd;
 use crate::{HugePage, PageSize, RamConfig};
 
@@ -184,14 +185,6 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         // SAFETY: the range was mapped in `new`, once; the mapping inside is no longer used.
         unsafe { libc::munmap(self.start.cast(), self.len) };
-    }
-}
-
-/// The result of a call that says 0 or sets errno.
-pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use crate::HugePage;
-use crate::mapping::check;
+use crate::errno::check;
 
 /// Makes `len` bytes, of pages from `pool` if given.
 ///

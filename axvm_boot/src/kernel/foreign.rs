@@ -55,7 +55,7 @@ pub(super) fn compression(bytes: &[u8]) -> Option<&'static str> {
 pub(super) fn explain(image: &[u8]) -> KernelError {
     if let Some(name) = compression(image) {
         let remedy = "unpack it first; a bzImage unpacks itself and must not be packed again".into();
-        return KernelError::Foreign { found: format!("a {name}-compressed file"), remedy };
+        return KernelError::Foreign { found: format!("a file compressed by {name}"), remedy };
     }
     let is_at = |&&(offset, magic, ..): &&Magic| image.get(offset..).is_some_and(|rest| rest.starts_with(magic));
     if let Some(&(_, _, found, remedy)) = MAGICS.iter().find(is_at) {

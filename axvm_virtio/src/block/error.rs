@@ -30,7 +30,7 @@ pub enum DiskError {
     /// No sectors, or a broken one.
     #[error(
         "Cannot use disk image {path}: its size of {size} bytes is not a positive multiple of {block_size}. \
-         Make it fit: truncate -s %{block_size} {path}"
+         Make it fit: truncate -s %{block_size} {path}; or, if it is empty, give it a size: truncate -s 1G {path}"
     )]
     Size {
         /// The image.

@@ -19,8 +19,8 @@ use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
 
 const INIT: &str = include_str!("../../files/guest/initrd-init");
-/// What a root disk behind virtio-mmio needs; on most kernels some of it is built in.
-const MODULES: [&str; 3] = ["virtio_mmio", "virtio_blk", "ext4"];
+/// What a root disk behind virtio-mmio needs (on most kernels some of it is built in), then the other devices.
+const MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "virtio_rng", "virtio_balloon"];
 
 /// The initrd for these kernels.
 pub fn initrd(kernels: &[&Kernel]) -> Result<PathBuf> {

@@ -1,0 +1,11 @@
+//! From C to Rust: what a call of the C library returned, as a `Result`.
+
+use std::io;
+
+/// The result of a call that says 0 or sets errno.
+pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
