@@ -1,11 +1,6 @@
-//! The entropy device under a driver that others wrote: the `virtio-drivers` crate, in this process.
+//! The machine that the foreign drivers run on: registers as a vCPU reaches them, and pages of guest RAM.
 //!
-//! ```text
-//!   VirtIORng (their driver) --Transport--> registers (BusDevice) --> Rng --> worker, live
-//!                            --Hal--------> pages of our guest RAM
-//! ```
-//!
-//! The driver wants pointers, so this file, unlike the crate, has unsafe code.
+//! The drivers want pointers, so this file, unlike the crate, has unsafe code.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,19 +9,19 @@ use std::sync::{Arc, LazyLock};
 use axvm_devices::{BusDevice, Irq};
 use axvm_events::Events;
 use axvm_memory::{GuestRam, RamConfig};
+use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::mmio::MmioTransport;
-use axvm_virtio::rng::Rng;
-use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{BufferDirection, Error, Hal, PAGE_SIZE, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The driver's functions know no machine, so all tests share one.
-static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap());
+pub(crate) static RAM: LazyLock<Arc<GuestRam>> =
+    LazyLock::new(|| GuestRam::allocate(&RamConfig::new(256 << 20)).unwrap());
 static NEXT_PAGE: AtomicU64 = AtomicU64::new(PAGE_SIZE as u64);
 
 /// Guest RAM is handed out once and never taken back: it stays zeroed and unshared.
-struct GuestPages;
+pub(crate) struct GuestPages;
 
 fn take_pages(bytes: usize) -> (PhysAddr, NonNull<u8>) {
     let len = bytes.next_multiple_of(PAGE_SIZE) as u64;
@@ -67,7 +62,7 @@ unsafe impl Hal for GuestPages {
 }
 
 /// The driver's register accesses, as the vCPU would bring them to the bus.
-struct Registers(Arc<MmioTransport>);
+pub(crate) struct Registers(pub(crate) Arc<MmioTransport>);
 
 impl Registers {
     fn get(&self, offset: u64) -> u32 {
@@ -171,44 +166,8 @@ impl Transport for Registers {
     }
 }
 
-fn drive(transport: &Arc<MmioTransport>) -> VirtIORng<GuestPages, Registers> {
-    VirtIORng::new(Registers(Arc::clone(transport))).unwrap()
-}
-
-fn source() -> Arc<MmioTransport> {
+/// A device behind registers, its worker alive as soon as a driver is.
+pub(crate) fn plug(name: &str, device: impl VirtioDevice + 'static) -> Arc<MmioTransport> {
     let (irq, events) = (Irq::new().unwrap(), Events::default());
-    Arc::new(MmioTransport::new("rng", Box::new(Rng::default()), Arc::clone(&RAM), irq, events).unwrap())
-}
-
-#[test]
-fn a_foreign_driver_gets_random_numbers() {
-    let transport = source();
-    let mut rng = drive(&transport);
-    let mut last = Vec::new();
-    for len in [32, 4096, 65_536] {
-        let mut bytes = vec![0; len];
-        assert_eq!(rng.request_entropy(&mut bytes), Ok(len));
-        // In 32 random bytes, each value is expected 1/8 times.
-        for part in bytes.chunks(32) {
-            assert!(part.iter().filter(|&&byte| byte == 0).count() < 16);
-        }
-        assert!(last.is_empty() || !bytes.starts_with(&last));
-        last = bytes;
-    }
-}
-
-#[test]
-fn a_foreign_driver_is_told_how_much_it_got() {
-    let transport = source();
-    let mut bytes = vec![0; 100_000];
-    assert_eq!(drive(&transport).request_entropy(&mut bytes), Ok(65_536));
-    assert!(bytes[65_536..].iter().all(|&byte| byte == 0));
-}
-
-#[test]
-fn a_second_driver_finds_a_working_device() {
-    let transport = source();
-    for _ in 0..10 {
-        assert_eq!(drive(&transport).request_entropy(&mut [0; 16]), Ok(16));
-    }
+    Arc::new(MmioTransport::new(name, Box::new(device), Arc::clone(&RAM), irq, events).unwrap())
 }
