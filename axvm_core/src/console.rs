@@ -15,7 +15,8 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 pub struct RawTerminal(Option<Termios>);
 
 impl RawTerminal {
-    /// Raw mode if stdin is a terminal, else nothing.
+    /// Raw mode if stdin is a terminal, else nothing. The guest's own terminal makes its line ends, so output is
+    /// passed as it is; AxVM's messages end in `\r\n` meanwhile.
     pub fn enter() -> io::Result<RawTerminal> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
@@ -24,8 +25,6 @@ impl RawTerminal {
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
         raw.make_raw();
-        // Output keeps its line discipline: AxVM's own messages stay readable.
-        raw.output_modes = before.output_modes;
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         Ok(RawTerminal(Some(before)))
     }
