@@ -25,8 +25,15 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(120);
 const FOREVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What an outer kernel says that is lost or soon will be.
-const DEATH: [&str; 6] =
-    ["Kernel panic", "BUG: ", "Oops", "soft lockup", "rcu_sched self-detected", "general protection"];
+const DEATH: [&str; 7] = [
+    "Kernel panic",
+    "BUG: ",
+    "Oops",
+    "soft lockup",
+    "rcu_sched self-detected",
+    "general protection",
+    "axvm-lab: AxVM can not be killed",
+];
 
 pub(super) fn run(outer: &Outer, job: &LabJob) -> Result<LabReport> {
     let payload = Payload::make(&job.files, &job.script)?;

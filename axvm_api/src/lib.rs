@@ -1,0 +1,2 @@
+//! The control socket: a running machine over HTTP.
+#![forbid(unsafe_code)]

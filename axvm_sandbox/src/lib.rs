@@ -1,0 +1,1 @@
+//! What each thread of AxVM may do, and a kernel that enforces it.
