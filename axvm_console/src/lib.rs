@@ -5,6 +5,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod back_end;
 mod port;
 
+pub use back_end::{BackEnd, UnknownBackEnd};
 pub use port::{Port, Size};
