@@ -200,6 +200,12 @@ impl Control {
         }
     }
 
+    /// Keeps the last line out of the report.
+    pub(super) fn forget_line(&mut self) {
+        let rest = self.log.trim_end_matches('\n');
+        self.log.truncate(rest.rfind('\n').map_or(0, |end| end + 1));
+    }
+
     /// The last lines, also of a line not ended.
     pub(super) fn tail(&self) -> String {
         super::last_lines(&format!("{}{}", self.log, String::from_utf8_lossy(&self.pending)), 15)
@@ -218,7 +224,9 @@ mod tests {
         let soon = || Instant::now() + Duration::from_millis(20);
         assert_eq!(control.line(soon()).unwrap(), Said::Line("axvm-lab: ready".into()));
         assert_eq!(control.line(soon()).unwrap(), Said::Silence);
-        assert!(control.tail().ends_with("half"));
+        assert!(control.tail().ends_with("ready\nhalf"));
+        control.forget_line();
+        assert_eq!(control.tail(), "half");
         drop(theirs);
         assert_eq!(control.line(soon()).unwrap(), Said::Closed);
     }

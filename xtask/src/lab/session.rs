@@ -6,6 +6,7 @@
 //!                     <--     axvm-lab: ready
 //!   run EPOCH ...     -->     set clock, mount payload, start job
 //!                     <--     axvm-lab: running UPTIME     (now the job's terminal takes input)
+//!                     <--     axvm-lab: alive              (every 5 s, by a timer of the outer machine)
 //!                     <--     axvm-lab: exit CODE UPTIME   (job ended; or we sent "stop" at its time limit)
 //!                     <--     axvm-lab: done               (payload unmounted)
 //! ```
@@ -23,6 +24,9 @@ use super::{Console, End, LabJob, LabReport};
 const RESTORE_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(120);
+/// Without a sign of life for so long, the outer machine's timers have stopped: an interrupt of the emulated processor was
+/// lost. Its job would wait for ever, and so would the job's own time limits.
+const SILENCE_LIMIT: Duration = Duration::from_secs(90);
 const FOREVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What an outer kernel says that is lost or soon will be.
 const DEATH: [&str; 7] = [
@@ -105,11 +109,13 @@ impl Session<'_, '_> {
         if self.qemu.control.send(&format!("run {epoch} {rows} {columns} {term} {mode}")).is_err() {
             return Ok(self.died("gone before the job began"));
         }
-        let started = Instant::now();
+        let end = Instant::now() + self.job.limit.unwrap_or(FOREVER);
         loop {
-            match self.qemu.control.line(started + self.job.limit.unwrap_or(FOREVER))? {
+            match self.qemu.control.line(end.min(Instant::now() + SILENCE_LIMIT))? {
                 Said::Closed => return Ok(self.died("QEMU ended")),
+                Said::Silence if Instant::now() < end => return Ok(self.died("no sign of life: its timers stopped")),
                 Said::Silence => return self.stop(),
+                Said::Line(line) if line == "axvm-lab: alive" => self.qemu.control.forget_line(),
                 Said::Line(line) if DEATH.iter().any(|sign| line.contains(sign)) => {
                     // The rest of its last words.
                     let until = Instant::now() + Duration::from_secs(2);
