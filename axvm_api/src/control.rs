@@ -1,0 +1,58 @@
+//! What the control socket needs from a machine.
+
+use std::os::unix::net::UnixStream;
+
+use thiserror::Error;
+
+use crate::types::{Balloon, BalloonStatistics, Status, VmConfig};
+
+/// A running machine, as the control socket sees it.
+///
+/// Calls come from the one thread `api`, one at a time, and may take some milliseconds. An error becomes
+/// `400 {"fault_message": ...}`.
+pub trait Control: Send + Sync {
+    /// What the machine is and does now.
+    fn status(&self) -> Result<Status, Fault>;
+    /// What the machine was built from.
+    fn config(&self) -> Result<VmConfig, Fault>;
+    /// Stops every vCPU and worker at a point from which all state could be read. Done when it returns; twice is once.
+    fn pause(&self) -> Result<(), Fault>;
+    /// Undoes [`Control::pause`]; a running machine stays as it is.
+    fn resume(&self) -> Result<(), Fault>;
+    /// Presses the power button: the guest is asked to power off.
+    fn power_button(&self) -> Result<(), Fault>;
+    /// Resets the machine, whether the guest likes it or not.
+    fn reset(&self) -> Result<(), Fault>;
+    /// Ends the machine at once: completed flushes are on disk, the guest is not asked.
+    fn stop(&self) -> Result<(), Fault>;
+    /// The balloon and its target.
+    fn balloon(&self) -> Result<Balloon, Fault>;
+    /// Asks the guest to give up `amount_mib` of its memory.
+    fn set_balloon(&self, amount_mib: u32) -> Result<(), Fault>;
+    /// What the guest last said about its memory.
+    fn balloon_statistics(&self) -> Result<BalloonStatistics, Fault>;
+    /// Seconds between two such reports.
+    fn set_statistics_interval(&self, seconds: u32) -> Result<(), Fault>;
+    /// A way onto the console, or why there is none. The answer `101` is written before it is called.
+    fn attach_console(&self) -> Result<Attach, Fault>;
+}
+
+/// Takes a stream onto the console, with the bytes that the client already typed. The stream blocks.
+pub type Attach = Box<dyn FnOnce(UnixStream, Vec<u8>)>;
+
+/// Why a request was not granted: one sentence for people, with what to do.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Fault(pub String);
+
+impl From<String> for Fault {
+    fn from(message: String) -> Fault {
+        Fault(message)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(message: &str) -> Fault {
+        Fault(message.into())
+    }
+}

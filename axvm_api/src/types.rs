@@ -1,0 +1,343 @@
+//! Bodies on the control socket: what goes over it as JSON.
+//!
+//! The first part has the names and values of Firecracker's API, so that its clients understand; the second is ours.
+//! Bodies that come in refuse keys they do not know: a misspelt key is an error, not a surprise.
+//!
+//! Spec: Firecracker API 1.17, "definitions".
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The level of Firecracker's API that these types follow; what its clients read as the version.
+pub const FIRECRACKER_API: &str = "1.17.0";
+
+/// The body of every refusal.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FaultMessage {
+    /// What was wrong and what to do.
+    pub fault_message: String,
+}
+
+/// `GET /`: who answers here.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct InstanceInfo {
+    /// Always `AxVM`.
+    pub app_name: String,
+    /// Name of the machine.
+    pub id: String,
+    /// What it does now.
+    pub state: State,
+    /// Version of AxVM.
+    pub vmm_version: String,
+}
+
+/// What a machine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum State {
+    /// Built, but no vCPU ran yet.
+    #[serde(rename = "Not started")]
+    NotStarted,
+    /// The vCPUs run.
+    Running,
+    /// Every vCPU and worker stands still.
+    Paused,
+}
+
+/// `GET /version`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Version {
+    /// The level of Firecracker's API that is spoken here.
+    pub firecracker_version: String,
+    /// Version of AxVM.
+    pub axvm_version: String,
+}
+
+/// `GET /vm/config`: what the machine was built from.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct VmConfig {
+    /// The kernel and what it is told.
+    pub boot_source: BootSource,
+    /// The disks, in the order of their names.
+    pub drives: Vec<Drive>,
+    /// CPUs and memory.
+    pub machine_config: MachineConfig,
+    /// The balloon, if there is one.
+    pub balloon: Option<Balloon>,
+    /// The entropy device, if there is one.
+    pub entropy: Option<Entropy>,
+}
+
+/// The kernel and what it is told.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BootSource {
+    /// File of the kernel.
+    pub kernel_image_path: PathBuf,
+    /// File of the initial RAM disk.
+    pub initrd_path: Option<PathBuf>,
+    /// The kernel's command line.
+    pub boot_args: Option<String>,
+}
+
+/// A disk.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drive {
+    /// Its name in the guest, such as `vda`.
+    pub drive_id: String,
+    /// The image.
+    pub path_on_host: PathBuf,
+    /// Whether the guest boots from it.
+    pub is_root_device: bool,
+    /// Whether writes are refused.
+    pub is_read_only: bool,
+    /// When a completed write is on the host's disk.
+    pub cache_type: CacheType,
+}
+
+/// When a completed write is on the host's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CacheType {
+    /// Some time; the guest can not flush.
+    Unsafe,
+    /// When the guest flushes.
+    Writeback,
+    /// At once (AxVM's own).
+    Writethrough,
+}
+
+/// `GET /machine-config`: CPUs and memory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MachineConfig {
+    /// vCPUs.
+    pub vcpu_count: u32,
+    /// Guest RAM in MiB.
+    pub mem_size_mib: u64,
+    /// Whether vCPUs are told to be threads of a core.
+    pub smt: bool,
+    /// Always null: vCPUs are described otherwise here.
+    pub cpu_template: Option<String>,
+    /// Whether writes to RAM are recorded.
+    pub track_dirty_pages: bool,
+    /// Pages behind guest RAM.
+    pub huge_pages: HugePages,
+}
+
+/// Pages behind guest RAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HugePages {
+    /// 4 KiB pages.
+    #[default]
+    None,
+    /// Transparent huge pages.
+    Transparent,
+    /// hugetlbfs pages of 2 MiB.
+    #[serde(rename = "2M")]
+    Huge2M,
+    /// hugetlbfs pages of 1 GiB (AxVM's own).
+    #[serde(rename = "1G")]
+    Huge1G,
+}
+
+/// The entropy device has nothing to say.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Entropy {}
+
+/// `GET /balloon`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Balloon {
+    /// MiB that the guest is asked to give up.
+    pub amount_mib: u32,
+    /// Whether the guest takes pages back when it runs out of memory.
+    pub deflate_on_oom: bool,
+    /// Seconds between two reports about the guest's memory; 0: none.
+    pub stats_polling_interval_s: u32,
+    /// Whether the guest tells which pages it does not use.
+    pub free_page_reporting: bool,
+}
+
+/// `PATCH /balloon`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonUpdate {
+    /// MiB that the guest is asked to give up.
+    pub amount_mib: u32,
+}
+
+/// `GET /balloon/statistics`: the balloon, and what the guest last said about its memory (bytes, or counts of events).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BalloonStatistics {
+    /// 4 KiB pages that the balloon should hold.
+    pub target_pages: u64,
+    /// 4 KiB pages that it holds.
+    pub actual_pages: u64,
+    /// The first in MiB.
+    pub target_mib: u64,
+    /// The second in MiB.
+    pub actual_mib: u64,
+    /// Bytes swapped in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap_in: Option<u64>,
+    /// Bytes swapped out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap_out: Option<u64>,
+    /// Page faults that needed the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub major_faults: Option<u64>,
+    /// Page faults that did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minor_faults: Option<u64>,
+    /// Bytes used for nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_memory: Option<u64>,
+    /// Bytes the guest knows of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_memory: Option<u64>,
+    /// Bytes new programs could have without swapping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available_memory: Option<u64>,
+    /// Bytes of file cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_caches: Option<u64>,
+    /// Huge pages given out in the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugetlb_allocations: Option<u64>,
+    /// Huge pages refused in the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugetlb_failures: Option<u64>,
+}
+
+/// `PATCH /balloon/statistics`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatisticsUpdate {
+    /// Seconds between two reports about the guest's memory.
+    pub stats_polling_interval_s: u32,
+}
+
+/// `PATCH /vm`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmUpdate {
+    /// What the machine shall do.
+    pub state: WantedState,
+}
+
+/// What a machine shall do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WantedState {
+    /// Stand still.
+    Paused,
+    /// Run on.
+    Resumed,
+}
+
+/// `PUT /actions`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ActionRequest {
+    /// What to do, once.
+    pub action_type: Action,
+}
+
+/// Things to do once. The first three are Firecracker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Action {
+    /// Asks the guest to power off; the same as `PowerButton`.
+    SendCtrlAltDel,
+    /// Nothing is held back here, so there is nothing to flush.
+    FlushMetrics,
+    /// Refused: a machine that answers is started.
+    InstanceStart,
+    /// Presses the power button.
+    PowerButton,
+    /// Resets the machine.
+    Reset,
+    /// Ends the machine without asking the guest.
+    Stop,
+}
+
+/// `GET /status`: the machine at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// Name of the machine.
+    pub name: String,
+    /// Process of the machine.
+    pub pid: u32,
+    /// What it does now.
+    pub state: State,
+    /// Seconds since its first instruction.
+    pub uptime_s: f64,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Guest RAM.
+    pub memory: Memory,
+    /// The disks, in the order of their names.
+    pub disks: Vec<Disk>,
+    /// How often vCPUs came back to AxVM.
+    pub exits: Exits,
+    /// Where the console is, such as `stdio` or `pty:/dev/pts/3`.
+    pub console: String,
+    /// Version of AxVM.
+    pub version: String,
+}
+
+/// Guest RAM in bytes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Memory {
+    /// What the guest was given.
+    pub size: u64,
+    /// What the host holds of it now.
+    pub resident: Resident,
+}
+
+/// Guest RAM that the host holds, in bytes, by the size of the pages behind it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Resident {
+    /// In pages of 4 KiB.
+    #[serde(rename = "4K")]
+    pub small: u64,
+    /// In pages of 2 MiB.
+    #[serde(rename = "2M")]
+    pub huge_2m: u64,
+    /// In pages of 1 GiB.
+    #[serde(rename = "1G")]
+    pub huge_1g: u64,
+}
+
+impl Resident {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.small + self.huge_2m + self.huge_1g
+    }
+}
+
+/// A disk at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Disk {
+    /// Its name in the guest, such as `vda`.
+    pub name: String,
+    /// The image.
+    pub path: PathBuf,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// How often vCPUs came back to AxVM.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Exits {
+    /// Since the start, by vCPU.
+    pub per_vcpu: Vec<u64>,
+    /// Since the start, all vCPUs.
+    pub total: u64,
+    /// All vCPUs, lately.
+    pub per_second: f64,
+}
