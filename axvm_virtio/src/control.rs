@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A live queue is enabled, disabled or reset by one act: stop the device, change the claim, start it again with
-//! the ring indices it gave back.
+//! the ring indices it gave back. A pause is the same act, cut in two.
 //!
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
 
@@ -21,6 +21,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
 use crate::queue::{QueueFeatures, QueueLayout, QueueState, VirtQueue};
 use crate::signals::{ConfigIrq, Fault, QueueIrq, Signals, whole};
+use crate::state::QueueSnapshot;
 use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
 
 /// Which of a queue's three areas an address register names.
@@ -58,6 +59,8 @@ pub(crate) struct Control {
     queues: Vec<QueueClaim>,
     /// The queues that the device has now.
     live: Vec<usize>,
+    /// The device gets no queue before it is resumed, whatever the driver asks for.
+    paused: bool,
     signals: Arc<Signals>,
     kicks: Arc<[EventFd]>,
 }
@@ -65,14 +68,15 @@ pub(crate) struct Control {
 impl Control {
     /// A device at power-on. `kicks`: one for each queue.
     pub(crate) fn new(
-        device: Box<dyn VirtioDevice>,
+        mut device: Box<dyn VirtioDevice>,
         ram: Arc<GuestRam>,
         signals: Arc<Signals>,
         kicks: Arc<[EventFd]>,
     ) -> Control {
+        device.plugged(&ram);
         let status = Status::new(device.features() | feature::TRANSPORT);
         let queues = device.queue_sizes().iter().map(|&max| QueueClaim::new(max)).collect();
-        Control { device, ram, status, queues, live: Vec::new(), signals, kicks }
+        Control { device, ram, status, queues, live: Vec::new(), paused: false, signals, kicks }
     }
 
     /// The device.
@@ -195,6 +199,41 @@ impl Control {
         }
     }
 
+    /// Takes the queues back from the device until [`Control::resume`]: every request taken is completed, every
+    /// worker joined, when this returns.
+    pub(crate) fn pause(&mut self) {
+        self.park();
+        self.paused = true;
+    }
+
+    /// Hands the queues to the device again, if the driver still wants that.
+    pub(crate) fn resume(&mut self) {
+        if std::mem::take(&mut self.paused) && self.status.is_live() {
+            self.start();
+            // What the driver was told before the pause may not hold any more: each worker looks at its ring.
+            for &index in &self.live {
+                let _ = self.kicks[index].write(1);
+            }
+        }
+    }
+
+    /// Whether the device is paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The features that the driver wrote, agreed on or not.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.status.accepted()
+    }
+
+    /// All queues. Their indices are current while the device does not have them.
+    pub(crate) fn snapshots(&self) -> Vec<QueueSnapshot> {
+        let snapshot =
+            |claim: &QueueClaim| QueueSnapshot { layout: claim.layout, ready: claim.ready, indices: claim.state };
+        self.queues.iter().map(snapshot).collect()
+    }
+
     fn claim(&self, index: u32) -> Option<&QueueClaim> {
         self.queues.get(index as usize)
     }
@@ -204,9 +243,9 @@ impl Control {
         self.queues.get_mut(index as usize).filter(|claim| !claim.ready)
     }
 
-    /// Hands the enabled queues to the device. After a fault it waits for a reset instead.
+    /// Hands the enabled queues to the device. After a fault it waits for a reset instead, in a pause for its end.
     fn start(&mut self) {
-        if self.signals.needs_reset() {
+        if self.paused || self.signals.needs_reset() {
             return;
         }
         let live = (0..self.queues.len()).filter(|&index| self.queues[index].ready).collect::<Vec<_>>();

@@ -4,7 +4,7 @@
 //!   transport                                   device
 //!   features, config space   <---------------   features(), read_config()
 //!   DRIVER_OK: queues proven ----- start ---->  owns the queues, workers run
-//!   reset, queue reset, shutdown -- stop ---->  workers joined
+//!   reset, pause, shutdown -------- stop ---->  workers joined
 //!   ring indices             <----- stop -----
 //! ```
 //!
@@ -52,9 +52,9 @@ pub mod feature {
 
 /// A virtio device, ignorant of the bus it hangs from.
 ///
-/// Calls come from one thread at a time, in this order: `negotiated` (FEATURES_OK), `start` (DRIVER_OK), `stop`;
-/// then `start` again after a queue reset, or all from the beginning after a reset. Configuration accesses come
-/// at any time.
+/// Calls come from one thread at a time, in this order: `plugged`, once; `negotiated` (FEATURES_OK), `start`
+/// (DRIVER_OK), `stop`; then `start` again after a queue reset or a pause, or all from `negotiated` on after a reset.
+/// Configuration accesses come at any time.
 pub trait VirtioDevice: Send {
     /// Its kind.
     fn id(&self) -> DeviceId;
@@ -62,6 +62,8 @@ pub trait VirtioDevice: Send {
     fn queue_sizes(&self) -> &[u16];
     /// Its own feature bits; the transport adds [`feature::TRANSPORT`].
     fn features(&self) -> u64;
+    /// The machine that it is in has this RAM.
+    fn plugged(&mut self, _ram: &Arc<GuestRam>) {}
     /// FEATURES_OK: driver and device agree on these features; writable configuration takes its first value.
     fn negotiated(&mut self, _features: u64) {}
     /// Reads its configuration space. `data` arrives zeroed; bytes past the end stay zero.

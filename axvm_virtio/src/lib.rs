@@ -21,6 +21,7 @@ pub mod mmio;
 pub mod queue;
 pub mod rng;
 mod signals;
+pub mod state;
 mod status;
 #[doc(hidden)]
 pub mod testing;

@@ -25,6 +25,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 use crate::control::{Area, Control};
 use crate::device::VirtioDevice;
 use crate::signals::Signals;
+use crate::state::TransportState;
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -119,6 +120,34 @@ impl MmioTransport {
     /// Resets the device: all requests taken are completed and the workers joined when this returns.
     pub fn stop(&self) {
         self.lock().control.write_status(0);
+    }
+
+    /// Holds the device still: when this returns, every request taken is completed and visible to the driver, and
+    /// the workers are joined. Kicks and interrupts are kept. Registers answer as always; a driver that gets to
+    /// DRIVER_OK, or resets a queue, is served from [`Self::resume`] on. Pausing twice is pausing once.
+    pub fn pause(&self) {
+        self.lock().control.pause();
+    }
+
+    /// Ends a pause: the device goes on where it stood, with the kicks that came meanwhile.
+    pub fn resume(&self) {
+        self.lock().control.resume();
+    }
+
+    /// All that the transport knows of a paused device; `None` while it runs, for then the rings move.
+    pub fn state(&self) -> Option<TransportState> {
+        let registers = self.lock();
+        let control = &registers.control;
+        control.is_paused().then(|| TransportState {
+            status: control.status(),
+            driver_features: control.accepted(),
+            device_features_sel: registers.device_features_sel,
+            driver_features_sel: registers.driver_features_sel,
+            queue_sel: registers.queue_sel,
+            interrupt_status: self.signals.interrupt_status(),
+            config_generation: control.config_generation(),
+            queues: control.snapshots(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Registers> {

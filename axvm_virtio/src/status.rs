@@ -75,6 +75,11 @@ impl Status {
         if self.has_agreed() { self.accepted } else { 0 }
     }
 
+    /// The features that the driver wrote so far.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
     /// Whether driver and device agree on features.
     pub(crate) fn has_agreed(&self) -> bool {
         self.bits & FEATURES_OK != 0

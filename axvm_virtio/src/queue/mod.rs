@@ -132,6 +132,15 @@ impl VirtQueue {
         self.next_used = self.next_used.wrapping_add(1);
     }
 
+    /// Gives the chain that was popped last back to the ring: the next [`VirtQueue::pop`] finds it again.
+    ///
+    /// # Panics
+    /// If no chain is in flight: a bug of the device.
+    pub fn put_back(&mut self) {
+        assert!(self.next_used != self.next_avail, "a chain put back to a queue with no chain in flight");
+        self.next_avail = self.next_avail.wrapping_sub(1);
+    }
+
     /// Makes all pushed chains visible to the driver; true if it must be interrupted.
     #[inline]
     pub fn publish(&mut self) -> bool {
