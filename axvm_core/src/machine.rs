@@ -13,7 +13,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,6 +30,7 @@ use axvm_virtio::rng::Rng;
 use crate::board::{Board, Chips};
 use crate::cli::{CpuArg, EntryArg};
 use crate::config::Config;
+use crate::gate::{Gate, Order};
 use crate::vcpu::{Shared, VcpuThread};
 
 /// What a machine stands on, and what outlives its resets.
@@ -139,7 +139,7 @@ impl Host {
             mmio: built.mmio,
             power,
             events: events.clone(),
-            stop: AtomicBool::new(false),
+            gate: Arc::new(Gate::new(Order::Run)),
         };
         let transports = built.transports;
         Ok(Machine { chips, shared: Arc::new(shared), transports, vcpus, threads: Vec::new(), _vm: vm })
@@ -220,7 +220,7 @@ impl Machine {
 
     /// Stops vCPUs, then devices: afterwards every completed request is in its file. Says why it stopped.
     pub fn stop(self) -> PowerEvent {
-        self.shared.stop.store(true, Ordering::Release);
+        self.shared.gate.order(Order::Stop);
         self.threads.iter().for_each(VcpuThread::kick);
         self.threads.into_iter().for_each(VcpuThread::join);
         self.transports.iter().for_each(|transport| transport.stop());

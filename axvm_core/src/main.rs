@@ -15,6 +15,7 @@ mod board;
 mod cli;
 mod config;
 mod console;
+mod gate;
 mod host;
 mod machine;
 mod narrator;

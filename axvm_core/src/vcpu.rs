@@ -4,12 +4,13 @@
 //!          +--> KVM_RUN --> guest runs ... --+
 //!          |                                 | exit
 //!          +---- answer it on the bus <------+--> power switch: the loop ends
+//!          +---- pass the gate <-------------+ kicked: pause, stop
 //! ```
 //!
 //! Source: KVM API, 5 "The kvm_run structure".
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::{io, thread};
 
@@ -18,20 +19,39 @@ use axvm_events::{Event, Events};
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use rustix::thread::CpuSet;
 
+use crate::gate::{Gate, Order, Passage};
+
 /// What all vCPUs of a machine share.
 pub struct Shared {
     pub ports: Bus,
     pub mmio: Bus,
     pub power: Arc<Power>,
     pub events: Events,
-    /// Set once, before the kick: leave the loop.
-    pub stop: AtomicBool,
+    /// Where vCPUs are held and let go.
+    pub gate: Arc<Gate>,
 }
 
 /// A running vCPU thread.
 pub struct VcpuThread {
     kicker: Arc<Kicker>,
+    exits: Arc<Exits>,
     thread: JoinHandle<()>,
+}
+
+/// How often a vCPU came back from the guest; on a cache line of its own, for it is written often.
+#[derive(Default)]
+#[repr(align(64))]
+pub struct Exits(AtomicU64);
+
+impl Exits {
+    /// One more; only the vCPU's own thread counts.
+    fn count(&self) {
+        self.0.store(self.get() + 1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl VcpuThread {
@@ -39,8 +59,12 @@ impl VcpuThread {
     pub fn spawn(index: u32, mut vcpu: KvmVcpu, pin: Option<usize>, shared: Arc<Shared>) -> io::Result<VcpuThread> {
         let kicker = Arc::new(vcpu.kicker().map_err(io::Error::other)?);
         let attached = Arc::clone(&kicker);
+        let exits = Arc::new(Exits::default());
+        let counter = Arc::clone(&exits);
+        let presence = shared.gate.enter();
         let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
             let guard = EndsMachine { index, shared: &shared };
+            let _presence = presence;
             attached.attach();
             if let Some(Err(error)) = pin.map(pin_to) {
                 let message = format!(
@@ -50,15 +74,25 @@ impl VcpuThread {
                 );
                 return shared.power.press(PowerEvent::HostError(message));
             }
-            run(index, &mut vcpu, &shared);
+            run(index, &mut vcpu, &counter, &shared);
             drop(guard);
         })?;
-        Ok(VcpuThread { kicker, thread })
+        Ok(VcpuThread { kicker, exits, thread })
     }
 
-    /// Makes the vCPU leave the guest; [`Shared::stop`] must be set.
+    /// Makes the vCPU leave the guest and come to the gate, again and again until [`Self::release`].
     pub fn kick(&self) {
         self.kicker.kick();
+    }
+
+    /// Takes the kick back; the vCPU must be waiting at the gate.
+    pub fn release(&self) {
+        self.kicker.clear();
+    }
+
+    /// How often the vCPU came back from the guest.
+    pub fn exits(&self) -> u64 {
+        self.exits.get()
     }
 
     /// Waits for the thread to end.
@@ -76,7 +110,7 @@ struct EndsMachine<'a> {
 
 impl Drop for EndsMachine<'_> {
     fn drop(&mut self) {
-        if !self.shared.stop.load(Ordering::Acquire) {
+        if self.shared.gate.current() != Order::Stop {
             let message = format!("thread of vCPU {} ended unexpectedly", self.index);
             self.shared.power.press(PowerEvent::HostError(message));
         }
@@ -90,13 +124,16 @@ fn pin_to(cpu: usize) -> io::Result<()> {
 }
 
 /// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
-fn run(index: u32, vcpu: &mut dyn Vcpu, shared: &Shared) {
-    let Shared { ports, mmio, power, events, stop } = shared;
-    while !stop.load(Ordering::Acquire) {
+///
+/// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
+fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
+    let Shared { ports, mmio, power, events, gate } = shared;
+    loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
             Err(error) => return power.press(PowerEvent::HostError(format!("KVM_RUN of vCPU {index}: {error}"))),
         };
+        exits.count();
         match exit {
             Exit::IoIn { port, size, data } => data.chunks_exact_mut(size).for_each(|data| {
                 let _ = ports.read(port.into(), data) || nobody(events, "port", port.into(), false);
@@ -110,7 +147,12 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, shared: &Shared) {
             Exit::MmioWrite { address, data } => {
                 let _ = mmio.write(address, data) || nobody(events, "mmio", address, true);
             }
-            Exit::Halted | Exit::Interrupted => {}
+            Exit::Halted => {}
+            Exit::Interrupted => match gate.pass() {
+                Passage::Open => {}
+                Passage::Reopened => vcpu.was_paused(),
+                Passage::Closed => return,
+            },
             Exit::Shutdown => return power.press(PowerEvent::TripleFault),
             other => return power.press(explain(index, &other)),
         }
@@ -163,6 +205,7 @@ mod tests {
         Internal,
         Fail,
         Error,
+        Kick,
     }
 
     impl Vcpu for Scripted {
@@ -185,6 +228,7 @@ mod tests {
                 Step::Shutdown => Exit::Shutdown,
                 Step::Internal => Exit::Internal { suberror: 1, data: vec![0xbeef] },
                 Step::Fail => Exit::FailEntry { reason: 0x8000_0021, cpu: 0 },
+                Step::Kick => Exit::Interrupted,
                 Step::Error => return Err(io::ErrorKind::NotFound.into()),
             })
         }
@@ -208,12 +252,29 @@ mod tests {
         ports.plug(0x10, 8, "chip", chip.clone()).unwrap();
         mmio.plug(0x1000, 8, "chip", chip.clone()).unwrap();
         let power = Arc::new(Power::new().unwrap());
-        let (ports, mmio, stop) = (ports.finish(), mmio.finish(), AtomicBool::new(false));
-        let shared = Shared { ports, mmio, power, events: Events::default(), stop };
+        let (ports, mmio, gate) = (ports.finish(), mmio.finish(), Arc::new(Gate::new(Order::Run)));
+        let shared = Shared { ports, mmio, power, events: Events::default(), gate };
+        let (count, exits) = (steps.len() as u64, Exits::default());
         let mut vcpu = Scripted(steps.into(), Vec::new());
-        run(0, &mut vcpu, &shared);
+        run(0, &mut vcpu, &exits, &shared);
+        assert!(exits.get() == count || exits.get() + 1 == count, "an error is no exit");
         let written = chip.0.lock().unwrap().clone();
         (shared.power.pressed().unwrap(), vcpu.1, written)
+    }
+
+    #[test]
+    fn a_kicked_vcpu_obeys_the_gate() {
+        let power = Arc::new(Power::new().unwrap());
+        let (ports, mmio) = (BusBuilder::default().finish(), BusBuilder::default().finish());
+        let gate = Arc::new(Gate::new(Order::Run));
+        let shared = Shared { ports, mmio, power, events: Events::default(), gate };
+        let mut vcpu = Scripted([Step::Kick, Step::Kick, Step::Shutdown].into(), Vec::new());
+        run(0, &mut vcpu, &Exits::default(), &shared);
+        assert_eq!(vcpu.0.len(), 0, "an open gate holds nobody");
+        shared.gate.order(Order::Stop);
+        let mut vcpu = Scripted([Step::In(0x99, 1, 1), Step::Kick, Step::Shutdown].into(), Vec::new());
+        run(0, &mut vcpu, &Exits::default(), &shared);
+        assert_eq!(vcpu.0.len(), 1, "the exit before the kick is answered, and nothing runs after it");
     }
 
     #[test]

@@ -89,4 +89,7 @@ pub trait Vcpu: Send {
     /// Answers to the previous exit, written into its `data`, reach the guest now. An error means
     /// that the host failed; the guest cannot go on.
     fn run(&mut self) -> io::Result<Exit<'_>>;
+
+    /// Says that the vCPU stood still for a while, so that the guest's watchdogs do not bark at the lost time.
+    fn was_paused(&mut self) {}
 }
