@@ -1,16 +1,18 @@
 //! One typed stream of what happened inside the machine.
 //!
 //! ```text
-//!  vCPU threads --\
-//!  devices ------- > Events::emit --> Sink   (narration, timeline, metrics, tests)
+//!  vCPU threads --\                 /--> Sink   (narration, timeline, metrics, tests)
+//!  devices ------- > Events::emit ----> Sink   (the control socket, while someone listens there)
 //!  boot steps ----/
 //! ```
 //!
-//! Off by default, and then an `emit` costs one branch: the event is not even built.
+//! Off by default, and then an `emit` costs one branch: the event is not even built. A sink that listens only at
+//! times costs one relaxed load while it does not.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Something that happened. Every consumer reads this one enum.
@@ -65,6 +67,51 @@ pub enum Event {
     },
 }
 
+/// One fact of an event, for programs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// Words.
+    Text(&'a str),
+    /// A count, an address, a register.
+    Number(u64),
+    /// Yes or no.
+    Flag(bool),
+}
+
+impl Event {
+    /// The name of the event for programs; it never changes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::BootStep { .. } => "boot_step",
+            Event::NobodyHome { .. } => "nobody_home",
+            Event::VirtioStatus { .. } => "virtio_status",
+            Event::VirtioNeedsReset { .. } => "virtio_needs_reset",
+            Event::Warning { .. } => "warning",
+            Event::Power { .. } => "power",
+        }
+    }
+
+    /// Its facts by name, for programs; names never change, new ones may come.
+    pub fn fields(&self) -> Vec<(&'static str, Value<'_>)> {
+        use Value::{Flag, Number, Text};
+        match self {
+            Event::BootStep { what, detail, took } => {
+                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                vec![("what", Text(what)), ("detail", Text(detail)), ("took_us", Number(micros))]
+            }
+            Event::NobodyHome { space, address, write } => {
+                vec![("space", Text(space)), ("address", Number(*address)), ("write", Flag(*write))]
+            }
+            Event::VirtioStatus { device, from, to } => {
+                vec![("device", Text(device)), ("from", Number((*from).into())), ("to", Number((*to).into()))]
+            }
+            Event::VirtioNeedsReset { device, reason } => vec![("device", Text(device)), ("reason", Text(reason))],
+            Event::Warning { from, message } => vec![("from", Text(from)), ("message", Text(message))],
+            Event::Power { reason } => vec![("reason", Text(reason))],
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,39 +143,79 @@ pub trait Sink: Send + Sync {
 /// A handle to the stream; cheap to clone. `Events::default()` is off.
 #[derive(Clone, Default)]
 pub struct Events {
-    sink: Option<Arc<dyn Sink>>,
-    quiet: bool,
+    ears: Vec<Ear>,
+}
+
+/// A sink and what it wants to hear.
+#[derive(Clone)]
+struct Ear {
+    sink: Arc<dyn Sink>,
+    wants: Wants,
+}
+
+#[derive(Clone)]
+enum Wants {
+    Everything,
+    Warnings,
+    /// Everything, while the switch is on.
+    AtTimes(Arc<AtomicBool>),
+}
+
+impl Ear {
+    fn hears(&self, warning: bool) -> bool {
+        match &self.wants {
+            Wants::Everything => true,
+            Wants::Warnings => warning,
+            Wants::AtTimes(on) => on.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl Events {
     /// A stream that ends in `sink`.
     pub fn to(sink: Arc<dyn Sink>) -> Events {
-        Events { sink: Some(sink), quiet: false }
+        Events { ears: vec![Ear { sink, wants: Wants::Everything }] }
     }
 
     /// A stream of warnings only.
     pub fn warnings_to(sink: Arc<dyn Sink>) -> Events {
-        Events { sink: Some(sink), quiet: true }
+        Events { ears: vec![Ear { sink, wants: Wants::Warnings }] }
+    }
+
+    /// A stream that ends in `sink` while `on` is true; it may be switched at any time.
+    pub fn at_times_to(sink: Arc<dyn Sink>, on: Arc<AtomicBool>) -> Events {
+        Events { ears: vec![Ear { sink, wants: Wants::AtTimes(on) }] }
+    }
+
+    /// This stream and `other` as one: each sink hears what it would have heard alone.
+    pub fn and(mut self, other: Events) -> Events {
+        self.ears.extend(other.ears);
+        self
     }
 
     /// Whether anyone listens to more than warnings.
     pub fn is_on(&self) -> bool {
-        self.sink.is_some() && !self.quiet
+        self.ears.iter().any(|ear| ear.hears(false))
     }
 
     /// Builds and delivers an event, if anyone listens.
     #[inline]
     pub fn emit(&self, event: impl FnOnce() -> Event) {
-        if !self.quiet {
-            self.warn(event);
-        }
+        self.deliver(false, event);
     }
 
     /// Builds and delivers an event that matters even when nobody asked for the whole stream.
     #[inline]
     pub fn warn(&self, event: impl FnOnce() -> Event) {
-        if let Some(sink) = &self.sink {
-            sink.event(&event());
+        self.deliver(true, event);
+    }
+
+    #[inline]
+    fn deliver(&self, warning: bool, event: impl FnOnce() -> Event) {
+        let mut ears = self.ears.iter().filter(|ear| ear.hears(warning)).peekable();
+        if ears.peek().is_some() {
+            let event = event();
+            ears.for_each(|ear| ear.sink.event(&event));
         }
     }
 }
@@ -171,5 +258,29 @@ mod tests {
         events.emit(|| panic!("built for nobody"));
         events.warn(|| Event::Power { reason: "crash".into() });
         assert_eq!(*tape.0.lock().unwrap(), ["power: crash"]);
+    }
+
+    #[test]
+    fn a_sink_at_times_hears_what_comes_while_it_is_switched_on() {
+        let (tape, all) = (Arc::new(Tape(Mutex::default())), Arc::new(Tape(Mutex::default())));
+        let on = Arc::new(AtomicBool::new(false));
+        let events = Events::warnings_to(all.clone()).and(Events::at_times_to(tape.clone(), on.clone()));
+        assert!(!events.is_on());
+        events.emit(|| panic!("built for nobody"));
+        events.warn(|| Event::Power { reason: "one".into() });
+        on.store(true, Ordering::Relaxed);
+        assert!(events.is_on());
+        events.emit(|| Event::Power { reason: "two".into() });
+        events.warn(|| Event::Power { reason: "three".into() });
+        assert_eq!(*all.0.lock().unwrap(), ["power: one", "power: three"]);
+        assert_eq!(*tape.0.lock().unwrap(), ["power: two", "power: three"]);
+    }
+
+    #[test]
+    fn programs_get_a_name_and_the_facts() {
+        let event = Event::NobodyHome { space: "port", address: 0x80, write: true };
+        assert_eq!(event.kind(), "nobody_home");
+        let facts = [("space", Value::Text("port")), ("address", Value::Number(0x80)), ("write", Value::Flag(true))];
+        assert_eq!(event.fields(), facts);
     }
 }
