@@ -1,261 +1,133 @@
-//! The recipe: from a [`Config`] to a running machine, in nine steps; and its end.
+//! A machine that runs: start, pause, resume, stop.
 //!
 //! ```text
-//!   Host   what outlives a reset: /dev/kvm, RAM, disk images, terminal
-//!   build  steps 3 to 9: a new VM in the same host  <--+
-//!   run    the main thread serves until the power      | reset, with --on-reboot restart
-//!          switch is pressed, then stops everything ---+--> exit code
+//!   start --> vCPU threads run <--resume-- everything stands still
+//!                  |          --pause--->       |
+//!                  '-----------> stop <---------'
 //! ```
 //!
-//! A reset is a new machine on the same RAM and disks: nothing of the old one can leak into it.
+//! A paused machine's state is all in KVM, in guest RAM and in the control planes of its devices: each vCPU waits
+//! at the [gate](crate::gate), each virtio worker is joined and its rings' indices are given back.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result, bail, ensure};
-use axvm_arch::registers::CpuState;
-use axvm_boot::{acpi, command_line, cpu, linux};
+use anyhow::{Context, Result};
 use axvm_devices::{Power, PowerEvent};
-use axvm_events::{Event, Events};
-use axvm_kvm::{Kvm, KvmVcpu, VcpuSetup, Vm};
-use axvm_memory::GuestRam;
-use axvm_virtio::balloon::{Balloon, BalloonConfig};
-use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage};
+use axvm_kvm::{KvmVcpu, Vm};
+use axvm_virtio::balloon::Target;
 use axvm_virtio::mmio::MmioTransport;
-use axvm_virtio::rng::Rng;
 
-use crate::board::{Board, Chips};
-use crate::cli::{CpuArg, EntryArg};
-use crate::config::Config;
-use crate::gate::{Gate, Order};
+use crate::board::Chips;
+use crate::gate::Order;
 use crate::vcpu::{Shared, VcpuThread};
 
-/// What a machine stands on, and what outlives its resets.
-pub struct Host {
-    kvm: Kvm,
-    ram: Arc<GuestRam>,
-    disks: Vec<Arc<DiskImage>>,
-    events: Events,
-}
-
-/// A built machine, its vCPUs not yet running.
+/// A machine whose vCPUs run, wait, or have stopped.
 pub struct Machine {
-    pub chips: Chips,
-    pub shared: Arc<Shared>,
+    chips: Chips,
+    shared: Arc<Shared>,
     transports: Vec<Arc<MmioTransport>>,
-    vcpus: Vec<KvmVcpu>,
-    threads: Vec<VcpuThread>,
+    balloon: Option<Target>,
+    running: Mutex<Running>,
     /// Keeps the VM (and with it its interrupt controllers) alive longer than its vCPUs.
     _vm: Vm,
 }
 
-impl Host {
-    /// Steps 1 and 2: the kernel's half, RAM, and the disk images with their locks.
-    pub fn open(config: &Config, events: Events) -> Result<Host> {
-        let mut steps = Steps::start(&events);
-        let kvm = Kvm::open()?;
-        let limit = kvm.capabilities().max_vcpus;
-        let count = config.topology.count();
-        ensure!(count <= limit, "--cpus {count}: KVM on this host runs at most {limit} vCPUs in one machine");
-        steps.done("kvm", || format!("up to {limit} vCPUs"));
+/// What changes while a machine lives; whoever holds the lock changes it alone.
+struct Running {
+    threads: Vec<VcpuThread>,
+    paused: bool,
+}
 
-        let ram = GuestRam::allocate(&config.memory)?;
-        steps.done("ram", || {
-            let regions = ram.regions().map(|r| format!("{}..{:#x}", r.gpa, r.gpa.0 + r.len));
-            format!("{} MiB at {}", ram.size() >> 20, regions.collect::<Vec<_>>().join(" and "))
-        });
-
-        let open = |disk: &crate::config::DiskArg| {
-            Ok(DiskImage::open(&DiskConfig {
-                read_only: disk.read_only,
-                serial: disk.serial.clone(),
-                cache: if disk.write_through { Cache::WriteThrough } else { Cache::WriteBack },
-                ..DiskConfig::new(&disk.path)
-            })?)
-        };
-        let disks = config.disks.iter().map(open).collect::<Result<Vec<_>>>()?;
-        steps.done("disks", || format!("{} opened and locked", disks.len()));
-        Ok(Host { kvm, ram, disks, events })
-    }
-
-    /// Zeroes what the last guest left, before the next one starts.
-    pub fn clear(&self) -> Result<()> {
-        Ok(self.ram.clear()?)
-    }
-
-    /// Steps 3 to 9: a machine, ready to run.
-    pub fn build(&self, config: &Config) -> Result<Machine> {
-        let Host { kvm, ram, disks, events } = self;
-        let mut steps = Steps::start(events);
-        let power = Arc::new(Power::new().context("Cannot make the power switch")?);
-
-        // 3  The VM: memory slots, interrupt controllers, PIT.
-        let vm = kvm.create_vm(ram)?;
-        let apic_ids: Vec<u32> = (0..config.topology.count()).map(|n| config.topology.apic_id(n)).collect();
-        if apic_ids.iter().any(|&id| id > 254) {
-            vm.enable_x2apic_api()?;
-        }
-        steps.done("vm", || "memory slots, PIC, IOAPIC, local APICs, PIT".into());
-
-        // 4, 5  The workbench and the PC's own chips.
-        let mut board = Board::new(&vm, ram, &power, events);
-        let chips = board.plug_platform(Box::new(io::stdout()))?;
-
-        // 6  Disks first: their lines and names are a promise.
-        for (n, image) in disks.iter().enumerate() {
-            let name = format!("vd{}", char::from(b'a' + n as u8));
-            board.plug_virtio(&name, Box::new(Block::new(Arc::clone(image))))?;
-        }
-
-        // Randomness for a guest that has none yet; and memory that it does not need goes back to the host,
-        // unless the user asked to keep all of it.
-        board.plug_virtio("rng", Box::new(Rng::default()))?;
-        if config.memory_can_return() {
-            let balloon = BalloonConfig { deflate_on_oom: true, free_page_reporting: true };
-            board.plug_virtio("balloon", Box::new(Balloon::new(balloon)))?;
-        }
-
-        // 7  Frozen.
-        let built = board.finish();
-        steps.done("board", || {
-            let slots = built.ports.slots().chain(built.mmio.slots());
-            slots.map(|(base, _, name)| format!("{name} at {base:#x}")).collect::<Vec<_>>().join(", ")
-        });
-
-        // 8  Kernel, zero page, ACPI: the guest's memory at power-on.
-        let start = self.place(config, &apic_ids, &built.windows)?;
-        steps.done("boot", || describe(&start));
-        steps.done("command line", || start.command_line.clone());
-
-        // 9  vCPUs.
-        let vcpus = self.create_vcpus(config, &vm, &apic_ids, &start.state)?;
-        steps.done("vcpus", || format!("{} created, APIC ids up to {}", vcpus.len(), apic_ids[apic_ids.len() - 1]));
-
-        let shared = Shared {
-            ports: built.ports,
-            mmio: built.mmio,
-            power,
-            events: events.clone(),
-            gate: Arc::new(Gate::new(Order::Run)),
-        };
-        let transports = built.transports;
-        Ok(Machine { chips, shared: Arc::new(shared), transports, vcpus, threads: Vec::new(), _vm: vm })
-    }
-
-    fn place(&self, config: &Config, apic_ids: &[u32], windows: &[acpi::VirtioWindow]) -> Result<linux::LinuxStart> {
-        let rsdp = if config.acpi {
-            let platform = acpi::Platform { apic_ids: apic_ids.to_vec(), virtio: windows.to_vec() };
-            Some(acpi::build(&platform)?.place(&self.ram)?)
-        } else {
-            None
-        };
-        let defaults = command_line::DefaultLine {
-            has_disk: !config.disks.is_empty(),
-            root_read_only: config.disks.first().is_some_and(|disk| disk.read_only),
-            announce: if config.acpi { Vec::new() } else { windows.to_vec() },
-        };
-        let kernel = read_file(&config.kernel, "kernel", "--kernel")?;
-        let initrd = config.initrd.as_deref().map(|path| read_file(path, "initrd", "--initrd")).transpose()?;
-        let linux = linux::LinuxConfig {
-            command_line: command_line::build(&command_line::default_command_line(&defaults), &config.append),
-            initrd,
-            entry: match config.entry {
-                Some(EntryArg::Bits32) => linux::Entry::Bits32,
-                Some(EntryArg::Bits64) => linux::Entry::Bits64,
-                Some(EntryArg::Pvh) => linux::Entry::Pvh,
-                None if kernel.starts_with(b"\x7fELF") => linux::Entry::Pvh,
-                None => linux::Entry::Bits32,
-            },
-        };
-        linux::prepare(&self.ram, &kernel, &linux, rsdp)
-            .with_context(|| format!("Cannot boot {}", config.kernel.display()))
-    }
-
-    fn create_vcpus(&self, config: &Config, vm: &Vm, apic_ids: &[u32], start: &CpuState) -> Result<Vec<KvmVcpu>> {
-        let capabilities = self.kvm.capabilities();
-        let mut supported = self.kvm.supported_cpuid()?;
-        // KVM leaves the processor's name empty; the guest sees the host's.
-        if let Some(name) = crate::host::processor_name() {
-            cpu::put_name(&mut supported, &name);
-        }
-        let msrs = cpu::msrs(&self.kvm.supported_msrs()?);
-        let cpu_config = cpu::CpuConfig {
-            template: match config.cpu {
-                CpuArg::Host => cpu::CpuTemplate::Host,
-                CpuArg::Ivybridge => cpu::CpuTemplate::IvyBridge,
-            },
-            tsc_deadline: capabilities.tsc_deadline,
-            tsc_khz: vm.tsc_khz(),
-        };
-        let missing = cpu::missing_features(&supported, cpu_config.template);
-        if !missing.is_empty() {
-            self.events.warn(|| Event::Warning {
-                from: "--cpu ivybridge",
-                message: format!("this host lacks {}; the guest does without", missing.join(", ")),
-            });
-        }
-        let create = |(n, &id): (usize, &u32)| {
-            let cpuid = cpu::leaves(&supported, &config.topology, n as u32, &cpu_config);
-            let bsp = n == 0;
-            let setup = VcpuSetup { cpuid: &cpuid, msrs: &msrs, start: bsp.then_some(start), is_bsp: bsp };
-            Ok(vm.create_vcpu(id, &setup)?)
-        };
-        apic_ids.iter().enumerate().map(create).collect()
-    }
+/// What the recipe made.
+pub struct Parts {
+    pub chips: Chips,
+    pub shared: Arc<Shared>,
+    pub transports: Vec<Arc<MmioTransport>>,
+    pub balloon: Option<Target>,
+    pub vcpus: Vec<KvmVcpu>,
+    pub vm: Vm,
 }
 
 impl Machine {
-    /// Starts every vCPU on a thread of its own.
-    pub fn start(&mut self, config: &Config) -> Result<()> {
-        for (n, vcpu) in self.vcpus.drain(..).enumerate() {
-            let pin = config.pins.get(n).copied();
-            let thread = VcpuThread::spawn(n as u32, vcpu, pin, Arc::clone(&self.shared));
-            self.threads.push(thread.with_context(|| format!("Cannot start the thread of vCPU {n}"))?);
+    /// Starts every vCPU on a thread of its own, on the host CPU that `pins` gives it.
+    pub fn start(parts: Parts, pins: &[usize]) -> Result<Machine> {
+        let Parts { chips, shared, transports, balloon, vcpus, vm } = parts;
+        let running = Mutex::new(Running { threads: Vec::with_capacity(vcpus.len()), paused: false });
+        let machine = Machine { chips, shared, transports, balloon, running, _vm: vm };
+        for (n, vcpu) in vcpus.into_iter().enumerate() {
+            let thread = VcpuThread::spawn(n as u32, vcpu, pins.get(n).copied(), Arc::clone(&machine.shared));
+            machine.running().threads.push(thread.with_context(|| format!("Cannot start the thread of vCPU {n}"))?);
         }
-        Ok(())
+        Ok(machine)
+    }
+
+    /// The chips that the main thread serves.
+    pub fn chips(&self) -> &Chips {
+        &self.chips
+    }
+
+    /// The switch that ends the machine.
+    pub fn power(&self) -> &Power {
+        &self.shared.power
+    }
+
+    /// The balloon's handle, if the machine has one.
+    pub fn balloon(&self) -> Option<&Target> {
+        self.balloon.as_ref()
+    }
+
+    /// How often each vCPU came back from the guest.
+    pub fn exits(&self) -> Vec<u64> {
+        self.running().threads.iter().map(VcpuThread::exits).collect()
+    }
+
+    /// Whether it stands still.
+    pub fn is_paused(&self) -> bool {
+        self.running().paused
+    }
+
+    /// Holds first the vCPUs, then the devices. Done when this returns; twice is once.
+    pub fn pause(&self) {
+        let mut running = self.running();
+        if running.paused || self.shared.gate.current() == Order::Stop {
+            return;
+        }
+        self.shared.gate.order(Order::Pause);
+        running.threads.iter().for_each(VcpuThread::kick);
+        self.shared.gate.wait_until_still();
+        self.transports.iter().for_each(|transport| transport.pause());
+        running.paused = true;
+    }
+
+    /// Lets the devices go on, then the vCPUs.
+    pub fn resume(&self) {
+        let mut running = self.running();
+        if running.paused && self.shared.gate.current() != Order::Stop {
+            self.transports.iter().for_each(|transport| transport.resume());
+            running.threads.iter().for_each(VcpuThread::release);
+            self.shared.gate.order(Order::Run);
+            running.paused = false;
+        }
     }
 
     /// Stops vCPUs, then devices: afterwards every completed request is in its file. Says why it stopped.
-    pub fn stop(self) -> PowerEvent {
+    pub fn stop(&self) -> PowerEvent {
         self.shared.gate.order(Order::Stop);
-        self.threads.iter().for_each(VcpuThread::kick);
-        self.threads.into_iter().for_each(VcpuThread::join);
+        let threads = std::mem::take(&mut self.running().threads);
+        threads.iter().for_each(VcpuThread::kick);
+        threads.into_iter().for_each(VcpuThread::join);
         self.transports.iter().for_each(|transport| transport.stop());
         self.shared.power.pressed().unwrap_or(PowerEvent::Quit)
     }
-}
 
-/// What was put where, for `-v`.
-fn describe(start: &linux::LinuxStart) -> String {
-    let initrd = start.initrd_at.map(|span| format!(", initrd at {span}")).unwrap_or_default();
-    format!("{} at {}, entry {} at {:#x}{initrd}", start.kernel, start.kernel_at, start.entry, start.state.regs.rip)
-}
-
-/// Reads a whole file that an option named.
-fn read_file(path: &Path, what: &str, option: &str) -> Result<Vec<u8>> {
-    if path.is_dir() {
-        bail!("Cannot read {what} {}: it is a directory; give {option} the file itself", path.display());
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    fs::read(path).with_context(|| format!("Cannot read {what} {}; check the path given to {option}", path.display()))
 }
 
-/// Tells each finished step, with its time, to whoever listens.
-struct Steps<'a> {
-    events: &'a Events,
-    since: Instant,
-}
-
-impl<'a> Steps<'a> {
-    fn start(events: &'a Events) -> Steps<'a> {
-        Steps { events, since: Instant::now() }
-    }
-
-    fn done(&mut self, what: &'static str, detail: impl FnOnce() -> String) {
-        let took = self.since.elapsed();
-        self.events.emit(|| Event::BootStep { what, detail: detail(), took });
-        self.since = Instant::now();
+impl Drop for Machine {
+    /// A machine that could not start as a whole leaves no threads behind.
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -19,6 +19,7 @@ mod gate;
 mod host;
 mod machine;
 mod narrator;
+mod recipe;
 mod serve;
 mod vcpu;
 
@@ -33,8 +34,9 @@ use clap::Parser;
 use crate::cli::{Cli, Command, OnReboot, RunArgs};
 use crate::config::{Config, ConfigError};
 use crate::console::{Input, RawTerminal};
-use crate::machine::Host;
+use crate::machine::Machine;
 use crate::narrator::Narrator;
+use crate::recipe::Host;
 use crate::serve::{Signals, serve};
 
 fn main() -> ExitCode {
@@ -77,8 +79,7 @@ fn run(args: RunArgs) -> Result<u8> {
     let mut input = Input::from_stdin();
     let terminal = RawTerminal::enter().context("Cannot put the terminal into raw mode")?;
     loop {
-        let mut machine = host.build(&config)?;
-        machine.start(&config)?;
+        let machine = Machine::start(host.build(&config)?, &config.pins)?;
         serve(&machine, &mut input, &signals, config.grace)?;
         match (machine.stop(), config.on_reboot) {
             (PowerEvent::Off | PowerEvent::Quit, _) => return Ok(0),

@@ -113,8 +113,8 @@ pub fn serve(machine: &Machine, input: &mut Input, signals: &Signals, grace: Dur
 }
 
 fn serve_until_pressed(machine: &Machine, input: &mut Input, signals: &Signals, grace: Duration) -> io::Result<()> {
-    let power = &machine.shared.power;
-    let (uart, rtc) = (&machine.chips.uart, &machine.chips.rtc);
+    let power = machine.power();
+    let (uart, rtc) = (&machine.chips().uart, &machine.chips().rtc);
     let mut waiter = Waiter::new()?;
     let mut farewell: Option<Farewell> = None;
     waiter.watch(power.event_fd().as_raw_fd(), Source::Power, true)?;
@@ -134,7 +134,7 @@ fn serve_until_pressed(machine: &Machine, input: &mut Input, signals: &Signals, 
         }
         match (signals.arrived(), &farewell) {
             (Some(signal), None) if signal != SIGQUIT => {
-                machine.chips.acpi_pm.press_power_button();
+                machine.chips().acpi_pm.press_power_button();
                 farewell = Some(Farewell { signal, deadline: Instant::now() + grace });
             }
             (Some(signal), _) => power.press(PowerEvent::Signal(signal)),
@@ -149,7 +149,7 @@ fn serve_until_pressed(machine: &Machine, input: &mut Input, signals: &Signals, 
         let key = if stdin || is_ready(Source::Stdin) { input.read() } else { None };
         match key {
             Some(Key::Quit) => power.press(PowerEvent::Quit),
-            Some(Key::PowerButton) => machine.chips.acpi_pm.press_power_button(),
+            Some(Key::PowerButton) => machine.chips().acpi_pm.press_power_button(),
             Some(Key::Help) => eprint!("{HELP}"),
             None => {}
         }

@@ -1,0 +1,233 @@
+//! The recipe: from a [`Config`] to a machine, in nine steps.
+//!
+//! ```text
+//!   Host   what outlives a reset: /dev/kvm, RAM, disk images, consoles
+//!   build  steps 3 to 9: a new VM in the same host  <--+
+//!   run    the main thread serves until the power      | reset, with --on-reboot restart
+//!          switch is pressed, then stops everything ---+--> exit code
+//! ```
+//!
+//! A reset is a new machine on the same RAM and disks: nothing of the old one can leak into it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use axvm_arch::registers::CpuState;
+use axvm_boot::{acpi, command_line, cpu, linux};
+use axvm_devices::Power;
+use axvm_events::{Event, Events};
+use axvm_kvm::{Kvm, KvmVcpu, VcpuSetup, Vm};
+use axvm_memory::GuestRam;
+use axvm_virtio::balloon::{Balloon, BalloonConfig};
+use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage};
+use axvm_virtio::rng::Rng;
+
+use crate::board::Board;
+use crate::cli::{CpuArg, EntryArg};
+use crate::config::Config;
+use crate::gate::{Gate, Order};
+use crate::machine::Parts;
+use crate::vcpu::Shared;
+
+/// A balloon gives back when the guest needs it, and hears what the guest does not use.
+pub const BALLOON: BalloonConfig = BalloonConfig { deflate_on_oom: true, free_page_reporting: true };
+
+/// What a machine stands on, and what outlives its resets.
+pub struct Host {
+    kvm: Kvm,
+    ram: Arc<GuestRam>,
+    disks: Vec<Arc<DiskImage>>,
+    events: Events,
+}
+
+impl Host {
+    /// Steps 1 and 2: the kernel's half, RAM, and the disk images with their locks.
+    pub fn open(config: &Config, events: Events) -> Result<Host> {
+        let mut steps = Steps::start(&events);
+        let kvm = Kvm::open()?;
+        let limit = kvm.capabilities().max_vcpus;
+        let count = config.topology.count();
+        ensure!(count <= limit, "--cpus {count}: KVM on this host runs at most {limit} vCPUs in one machine");
+        steps.done("kvm", || format!("up to {limit} vCPUs"));
+
+        let ram = GuestRam::allocate(&config.memory)?;
+        steps.done("ram", || {
+            let regions = ram.regions().map(|r| format!("{}..{:#x}", r.gpa, r.gpa.0 + r.len));
+            format!("{} MiB at {}", ram.size() >> 20, regions.collect::<Vec<_>>().join(" and "))
+        });
+
+        let open = |disk: &crate::config::DiskArg| {
+            Ok(DiskImage::open(&DiskConfig {
+                read_only: disk.read_only,
+                serial: disk.serial.clone(),
+                cache: if disk.write_through { Cache::WriteThrough } else { Cache::WriteBack },
+                ..DiskConfig::new(&disk.path)
+            })?)
+        };
+        let disks = config.disks.iter().map(open).collect::<Result<Vec<_>>>()?;
+        steps.done("disks", || format!("{} opened and locked", disks.len()));
+        Ok(Host { kvm, ram, disks, events })
+    }
+
+    /// Zeroes what the last guest left, before the next one starts.
+    pub fn clear(&self) -> Result<()> {
+        Ok(self.ram.clear()?)
+    }
+
+    /// Steps 3 to 9: a machine, ready to run.
+    pub fn build(&self, config: &Config) -> Result<Parts> {
+        let Host { kvm, ram, disks, events } = self;
+        let mut steps = Steps::start(events);
+        let power = Arc::new(Power::new().context("Cannot make the power switch")?);
+
+        // 3  The VM: memory slots, interrupt controllers, PIT.
+        let vm = kvm.create_vm(ram)?;
+        let apic_ids: Vec<u32> = (0..config.topology.count()).map(|n| config.topology.apic_id(n)).collect();
+        if apic_ids.iter().any(|&id| id > 254) {
+            vm.enable_x2apic_api()?;
+        }
+        steps.done("vm", || "memory slots, PIC, IOAPIC, local APICs, PIT".into());
+
+        // 4, 5  The workbench and the PC's own chips.
+        let mut board = Board::new(&vm, ram, &power, events);
+        let chips = board.plug_platform(Box::new(io::stdout()))?;
+
+        // 6  Disks first: their lines and names are a promise.
+        for (n, image) in disks.iter().enumerate() {
+            let name = format!("vd{}", char::from(b'a' + n as u8));
+            board.plug_virtio(&name, Box::new(Block::new(Arc::clone(image))))?;
+        }
+
+        // Randomness for a guest that has none yet; and memory that it does not need goes back to the host,
+        // unless the user asked to keep all of it.
+        board.plug_virtio("rng", Box::new(Rng::default()))?;
+        let mut balloon = None;
+        if config.memory_can_return() {
+            let device = Balloon::new(BALLOON);
+            balloon = Some(device.target());
+            board.plug_virtio("balloon", Box::new(device))?;
+        }
+
+        // 7  Frozen.
+        let built = board.finish();
+        steps.done("board", || {
+            let slots = built.ports.slots().chain(built.mmio.slots());
+            slots.map(|(base, _, name)| format!("{name} at {base:#x}")).collect::<Vec<_>>().join(", ")
+        });
+
+        // 8  Kernel, zero page, ACPI: the guest's memory at power-on.
+        let start = self.place(config, &apic_ids, &built.windows)?;
+        steps.done("boot", || describe(&start));
+        steps.done("command line", || start.command_line.clone());
+
+        // 9  vCPUs.
+        let vcpus = self.create_vcpus(config, &vm, &apic_ids, &start.state)?;
+        steps.done("vcpus", || format!("{} created, APIC ids up to {}", vcpus.len(), apic_ids[apic_ids.len() - 1]));
+
+        let shared = Shared {
+            ports: built.ports,
+            mmio: built.mmio,
+            power,
+            events: events.clone(),
+            gate: Arc::new(Gate::new(Order::Run)),
+        };
+        Ok(Parts { chips, shared: Arc::new(shared), transports: built.transports, balloon, vcpus, vm })
+    }
+
+    fn place(&self, config: &Config, apic_ids: &[u32], windows: &[acpi::VirtioWindow]) -> Result<linux::LinuxStart> {
+        let rsdp = if config.acpi {
+            let platform = acpi::Platform { apic_ids: apic_ids.to_vec(), virtio: windows.to_vec() };
+            Some(acpi::build(&platform)?.place(&self.ram)?)
+        } else {
+            None
+        };
+        let defaults = command_line::DefaultLine {
+            has_disk: !config.disks.is_empty(),
+            root_read_only: config.disks.first().is_some_and(|disk| disk.read_only),
+            announce: if config.acpi { Vec::new() } else { windows.to_vec() },
+        };
+        let kernel = read_file(&config.kernel, "kernel", "--kernel")?;
+        let initrd = config.initrd.as_deref().map(|path| read_file(path, "initrd", "--initrd")).transpose()?;
+        let linux = linux::LinuxConfig {
+            command_line: command_line::build(&command_line::default_command_line(&defaults), &config.append),
+            initrd,
+            entry: match config.entry {
+                Some(EntryArg::Bits32) => linux::Entry::Bits32,
+                Some(EntryArg::Bits64) => linux::Entry::Bits64,
+                Some(EntryArg::Pvh) => linux::Entry::Pvh,
+                None if kernel.starts_with(b"\x7fELF") => linux::Entry::Pvh,
+                None => linux::Entry::Bits32,
+            },
+        };
+        linux::prepare(&self.ram, &kernel, &linux, rsdp)
+            .with_context(|| format!("Cannot boot {}", config.kernel.display()))
+    }
+
+    fn create_vcpus(&self, config: &Config, vm: &Vm, apic_ids: &[u32], start: &CpuState) -> Result<Vec<KvmVcpu>> {
+        let capabilities = self.kvm.capabilities();
+        let mut supported = self.kvm.supported_cpuid()?;
+        // KVM leaves the processor's name empty; the guest sees the host's.
+        if let Some(name) = crate::host::processor_name() {
+            cpu::put_name(&mut supported, &name);
+        }
+        let msrs = cpu::msrs(&self.kvm.supported_msrs()?);
+        let cpu_config = cpu::CpuConfig {
+            template: match config.cpu {
+                CpuArg::Host => cpu::CpuTemplate::Host,
+                CpuArg::Ivybridge => cpu::CpuTemplate::IvyBridge,
+            },
+            tsc_deadline: capabilities.tsc_deadline,
+            tsc_khz: vm.tsc_khz(),
+        };
+        let missing = cpu::missing_features(&supported, cpu_config.template);
+        if !missing.is_empty() {
+            self.events.warn(|| Event::Warning {
+                from: "--cpu ivybridge",
+                message: format!("this host lacks {}; the guest does without", missing.join(", ")),
+            });
+        }
+        let create = |(n, &id): (usize, &u32)| {
+            let cpuid = cpu::leaves(&supported, &config.topology, n as u32, &cpu_config);
+            let bsp = n == 0;
+            let setup = VcpuSetup { cpuid: &cpuid, msrs: &msrs, start: bsp.then_some(start), is_bsp: bsp };
+            Ok(vm.create_vcpu(id, &setup)?)
+        };
+        apic_ids.iter().enumerate().map(create).collect()
+    }
+}
+
+/// What was put where, for `-v`.
+fn describe(start: &linux::LinuxStart) -> String {
+    let initrd = start.initrd_at.map(|span| format!(", initrd at {span}")).unwrap_or_default();
+    format!("{} at {}, entry {} at {:#x}{initrd}", start.kernel, start.kernel_at, start.entry, start.state.regs.rip)
+}
+
+/// Reads a whole file that an option named.
+fn read_file(path: &Path, what: &str, option: &str) -> Result<Vec<u8>> {
+    if path.is_dir() {
+        bail!("Cannot read {what} {}: it is a directory; give {option} the file itself", path.display());
+    }
+    fs::read(path).with_context(|| format!("Cannot read {what} {}; check the path given to {option}", path.display()))
+}
+
+/// Tells each finished step, with its time, to whoever listens.
+struct Steps<'a> {
+    events: &'a Events,
+    since: Instant,
+}
+
+impl<'a> Steps<'a> {
+    fn start(events: &'a Events) -> Steps<'a> {
+        Steps { events, since: Instant::now() }
+    }
+
+    fn done(&mut self, what: &'static str, detail: impl FnOnce() -> String) {
+        let took = self.since.elapsed();
+        self.events.emit(|| Event::BootStep { what, detail: detail(), took });
+        self.since = Instant::now();
+    }
+}
