@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Serving is synchronous: a request that was popped is pushed before the next one, so whenever the
-//! worker looks at its stop flag, nothing is in flight.
+//! worker looks at its stop flag, nothing is in flight. A queue with another rhythm brings its own loop, as [`Work`].
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::thread::{Builder, JoinHandle};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::LiveQueue;
-use crate::queue::{Chain, QueueState};
+use crate::queue::{Chain, QueueState, VirtQueue};
 use crate::signals::{Fault, whole};
 
 /// How many completions may wait for the driver to be told.
@@ -29,9 +29,26 @@ pub(crate) trait Serve: Send + 'static {
     fn serve(&mut self, chain: &Chain<'_>) -> Result<u32, &'static str>;
 }
 
+/// The whole work of a thread.
+pub(crate) trait Work: Send + 'static {
+    /// Works until `stop` is set, which also kicks the queue, and leaves nothing in flight. Or says which rule the
+    /// driver broke.
+    fn work(&mut self, live: &mut LiveQueue, stop: &Stop) -> Result<(), String>;
+}
+
+/// "Come to an end": set once, from outside the thread.
+#[derive(Clone, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// The owner's end of the thread. Dropping it stops the thread.
 pub(crate) struct QueueWorker {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     kick: EventFd,
     thread: Option<JoinHandle<QueueState>>,
 }
@@ -39,10 +56,15 @@ pub(crate) struct QueueWorker {
 impl QueueWorker {
     /// Starts serving `live`, in a thread called like `vda-q0`.
     pub(crate) fn spawn(name: &str, live: LiveQueue, fault: Fault, serve: impl Serve) -> io::Result<QueueWorker> {
-        let stop = Arc::<AtomicBool>::default();
+        QueueWorker::spawn_work(name, live, fault, Serving(serve))
+    }
+
+    /// Starts working on `live`, in a thread called like `vda-q0`.
+    pub(crate) fn spawn_work(name: &str, live: LiveQueue, fault: Fault, work: impl Work) -> io::Result<QueueWorker> {
+        let stop = Stop::default();
         let kick = live.kick.try_clone()?;
         let name = format!("{name}-q{}", live.index);
-        let mut inside = Inside { live, fault, serve, stop: Arc::clone(&stop) };
+        let mut inside = Inside { live, fault, work, stop: stop.clone() };
         let thread = Builder::new().name(name).spawn(move || inside.run())?;
         Ok(QueueWorker { stop, kick, thread: Some(thread) })
     }
@@ -54,7 +76,7 @@ impl QueueWorker {
 
     fn join(&mut self) -> Option<QueueState> {
         let thread = self.thread.take()?;
-        self.stop.store(true, Ordering::SeqCst);
+        self.stop.0.store(true, Ordering::SeqCst);
         let _ = self.kick.write(1);
         // A panic in there is our bug: the guest was told, and the queue starts anew.
         thread.join().ok()
@@ -68,63 +90,69 @@ impl Drop for QueueWorker {
 }
 
 /// What the thread owns.
-struct Inside<S> {
+struct Inside<W> {
     live: LiveQueue,
     fault: Fault,
-    serve: S,
-    stop: Arc<AtomicBool>,
+    work: W,
+    stop: Stop,
 }
 
-impl<S: Serve> Inside<S> {
+impl<W: Work> Inside<W> {
     fn run(&mut self) -> QueueState {
-        // The driver may have filled the ring before DRIVER_OK, so look before sleeping.
-        while !self.stopping() {
-            if let Err(reason) = self.drain() {
-                self.fault.report(reason);
-                break;
-            }
-            // A signal may interrupt the sleep: one look too many.
-            let _ = self.live.kick.read();
+        if let Err(reason) = self.work.work(&mut self.live, &self.stop) {
+            self.fault.report(reason);
         }
         self.live.queue.state()
     }
+}
 
+/// The usual work: see the module's head.
+struct Serving<S>(S);
+
+impl<S: Serve> Work for Serving<S> {
+    fn work(&mut self, live: &mut LiveQueue, stop: &Stop) -> Result<(), String> {
+        // The driver may have filled the ring before DRIVER_OK, so look before sleeping.
+        while !stop.is_set() {
+            self.drain(live, stop)?;
+            // A signal may interrupt the sleep: one look too many.
+            let _ = live.kick.read();
+        }
+        Ok(())
+    }
+}
+
+impl<S: Serve> Serving<S> {
     /// Serves until the ring is empty.
-    fn drain(&mut self) -> Result<(), String> {
+    fn drain(&mut self, live: &mut LiveQueue, stop: &Stop) -> Result<(), String> {
         loop {
-            self.live.queue.disable_kicks();
-            let served = self.serve_batch();
-            if self.live.queue.publish() {
-                self.live.irq.raise();
+            live.queue.disable_kicks();
+            let served = self.serve_batch(&mut live.queue, stop);
+            if live.queue.publish() {
+                live.irq.raise();
             }
-            let done = served? < BATCH && !self.live.queue.enable_kicks();
-            if done || self.stopping() {
+            let done = served? < BATCH && !live.queue.enable_kicks();
+            if done || stop.is_set() {
                 return Ok(());
             }
         }
     }
 
     /// Serves up to [`BATCH`] chains; how many there were.
-    fn serve_batch(&mut self) -> Result<usize, String> {
+    fn serve_batch(&mut self, queue: &mut VirtQueue, stop: &Stop) -> Result<usize, String> {
         for count in 0..BATCH {
-            if self.stopping() {
+            if stop.is_set() {
                 return Ok(count);
             }
-            let queue = &mut self.live.queue;
             let Some(chain) = queue.pop().map_err(|error| whole(&error))? else { return Ok(count) };
             let head = chain.head;
-            let written = self.serve.serve(&chain)?;
+            let written = self.0.serve(&chain)?;
             queue.push_used(head, written);
         }
         Ok(BATCH)
     }
-
-    fn stopping(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
-    }
 }
 
-impl<S> Drop for Inside<S> {
+impl<W> Drop for Inside<W> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.fault.report("The worker of its queue failed: a bug of AxVM, please report it");
@@ -135,7 +163,7 @@ impl<S> Drop for Inside<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::{QueueFeatures, VirtQueue};
+    use crate::queue::QueueFeatures;
     use crate::signals::{QueueIrq, Signals};
     use crate::testing::{Buffer, FakeDriver};
     use axvm_arch::Gpa;

@@ -4,7 +4,7 @@ mod common;
 
 use axvm_arch::Gpa;
 use axvm_devices::BusDevice;
-use axvm_virtio::balloon::{Balloon, BalloonConfig, Target};
+use axvm_virtio::balloon::{Balloon, BalloonConfig, BalloonError, Target};
 use axvm_virtio::device::feature;
 use axvm_virtio::testing::{Buffer, FakeDriver};
 use common::*;
@@ -20,6 +20,7 @@ const INFLATE: u32 = 0;
 const DEFLATE: u32 = 1;
 /// The reporting queue: what Linux calls it, what the standard calls it.
 const REPORTING: [u32; 2] = [2, 4];
+const STATS_VQ: u64 = 1 << 1;
 const DEFLATE_ON_OOM: u64 = 1 << 2;
 const PAGE_POISON: u64 = 1 << 4;
 const PAGE_REPORTING: u64 = 1 << 5;
@@ -115,7 +116,8 @@ fn the_device_is_a_balloon_that_offers_what_its_user_allows() {
         let own = machine.offered() & !feature::TRANSPORT;
         assert_eq!(own & DEFLATE_ON_OOM != 0, oom);
         assert_eq!(own & PAGE_REPORTING != 0, reporting);
-        assert_eq!(own & !(DEFLATE_ON_OOM | PAGE_REPORTING | PAGE_POISON), 0);
+        assert!(own & STATS_VQ != 0);
+        assert_eq!(own & !(STATS_VQ | DEFLATE_ON_OOM | PAGE_REPORTING | PAGE_POISON), 0);
     }
 }
 
@@ -240,15 +242,27 @@ fn a_request_of_any_length_harms_nothing() {
 fn the_driver_hears_of_a_new_target() {
     let toy = Toy::new(INFLATE);
     let generation = toy.machine.get(reg::CONFIG_GENERATION);
-    toy.target.set_mib(8);
+    toy.target.set_mib(8).unwrap();
     assert!(toy.machine.interrupted());
     assert_eq!(toy.machine.get(reg::INTERRUPT_STATUS), 2);
     assert_ne!(toy.machine.get(reg::CONFIG_GENERATION), generation);
     assert_eq!((toy.machine.get(reg::CONFIG), toy.target.mib()), (8 * 256, 8));
     toy.machine.set(reg::CONFIG + 4, 5 * 256 + 255);
     assert_eq!((toy.machine.get(reg::CONFIG + 4), toy.target.actual_mib()), (5 * 256 + 255, 5));
-    toy.target.set_mib(u32::MAX);
-    assert_eq!(toy.machine.get(reg::CONFIG), u32::MAX);
+}
+
+#[test]
+fn a_target_above_the_guests_ram_is_refused() {
+    let toy = Toy::new(INFLATE);
+    assert_eq!(toy.target.set_mib(32), Ok(()));
+    for mib in [33, 1 << 20, u32::MAX] {
+        let refused = toy.target.set_mib(mib);
+        assert_eq!(refused, Err(BalloonError::TooLarge { mib, ram_mib: 32 }));
+        assert!(refused.unwrap_err().to_string().starts_with(&format!("Cannot ask the guest for {mib} MiB")));
+    }
+    assert_eq!((toy.machine.get(reg::CONFIG), toy.target.mib(), toy.target.pages()), (32 * 256, 32, 32 * 256));
+    let nowhere = Balloon::new(ALL).target();
+    assert!(nowhere.set_mib(1).is_err() && nowhere.set_mib(0).is_ok());
 }
 
 #[test]
@@ -256,7 +270,7 @@ fn a_driver_that_was_away_hears_of_the_target_when_it_is_back() {
     let toy = Toy::new(INFLATE);
     toy.machine.set(reg::CONFIG + 4, 256);
     toy.machine.transport.stop();
-    toy.target.set_mib(3);
+    toy.target.set_mib(3).unwrap();
     assert_eq!(toy.machine.get(reg::INTERRUPT_STATUS), 0, "nothing is said to a driver that is not there");
     toy.bring_up();
     assert_eq!(toy.machine.get(reg::INTERRUPT_STATUS), 2);

@@ -1,0 +1,160 @@
+//! The memory balloon: takes RAM from a guest that is asked to spare it, and RAM that a guest says is free.
+//!
+//! ```text
+//!   user --Target::set_mib--> num_pages, config interrupt --> driver
+//!   driver: page numbers  --inflate (0)--> each page goes back to the host
+//!   driver: page numbers  --deflate (1)--> nothing to do: a page is there again when it is touched
+//!   driver: statistics    --(2)--> held until the user wants new ones (statistics)
+//!   driver: free ranges   --reporting--> all go back to the host, until the guest touches them
+//! ```
+//!
+//! What the driver names are claims. Only whole pages of guest RAM are ever given back, and they are the guest's
+//! own: a driver that lies destroys its own data.
+//!
+//! Which queue is for reporting? The standard says 4. Linux numbers the queues that it uses without gaps and says 3,
+//! or 2 without statistics. None of these has another meaning here, so all that come after are for reporting.
+//!
+//! Spec: virtio 1.2, 5.5 "Traditional Memory Balloon Device".
+//! Left out: free page hints (they serve migration), MUST_TELL_HOST (the driver may always take a page back first).
+
+mod pages;
+mod statistics;
+mod target;
+
+use std::io;
+use std::sync::Arc;
+
+use axvm_memory::GuestRam;
+
+use crate::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice};
+use crate::queue::QueueState;
+use crate::worker::QueueWorker;
+
+pub use statistics::{Report, Statistics};
+pub use target::{BalloonError, Target};
+
+use pages::{Carries, Server};
+use statistics::Asker;
+use target::Shared;
+
+/// Entries of each queue.
+const QUEUE_SIZES: [u16; 5] = [128; 5];
+/// Queue numbers.
+const INFLATE: u16 = 0;
+const DEFLATE: u16 = 1;
+const STATISTICS: u16 = 2;
+
+/// Feature bits, as masks (5.5.3).
+mod feature {
+    pub(super) const STATS_VQ: u64 = 1 << 1;
+    pub(super) const DEFLATE_ON_OOM: u64 = 1 << 2;
+    pub(super) const PAGE_POISON: u64 = 1 << 4;
+    pub(super) const PAGE_REPORTING: u64 = 1 << 5;
+}
+
+/// Offsets in the configuration space (5.5.4).
+mod config {
+    pub(super) const ACTUAL: u64 = 4;
+    pub(super) const POISON_VAL: u64 = 12;
+}
+
+/// What the balloon may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalloonConfig {
+    /// The guest may take pages out of the balloon when it has no others.
+    pub deflate_on_oom: bool,
+    /// The guest may tell which memory is free at the moment.
+    pub free_page_reporting: bool,
+}
+
+/// A virtio memory balloon.
+pub struct Balloon {
+    config: BalloonConfig,
+    shared: Arc<Shared>,
+    workers: Vec<QueueWorker>,
+}
+
+impl Balloon {
+    /// A device at power-on; its target is 0, and no statistics are asked for.
+    pub fn new(config: BalloonConfig) -> Balloon {
+        Balloon { config, shared: Arc::default(), workers: Vec::new() }
+    }
+
+    /// The handle to set its size. It accepts none but 0 before the device is in a machine.
+    pub fn target(&self) -> Target {
+        Target(Arc::clone(&self.shared))
+    }
+
+    /// Starts the worker of one queue.
+    fn spawn(&self, live: &Activation, queue: LiveQueue) -> io::Result<QueueWorker> {
+        let (ram, shared, fault) = (&live.ram, &self.shared, live.fault.clone());
+        let has_statistics = live.features & feature::STATS_VQ != 0;
+        let carries = match queue.index {
+            INFLATE => Carries::Inflate,
+            DEFLATE => Carries::Deflate,
+            STATISTICS if has_statistics => {
+                let asker = Asker::new(ram, shared, &queue.kick)?;
+                return QueueWorker::spawn_work(&live.name, queue, fault, asker);
+            }
+            _ => Carries::Reports,
+        };
+        let server = Server::new(carries, ram, shared, &fault);
+        QueueWorker::spawn(&live.name, queue, fault, server)
+    }
+}
+
+impl VirtioDevice for Balloon {
+    fn id(&self) -> DeviceId {
+        DeviceId::Balloon
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        let oom = if self.config.deflate_on_oom { feature::DEFLATE_ON_OOM } else { 0 };
+        // Without the poison bit, a guest that clears memory as it frees it does not report.
+        let reporting = feature::PAGE_REPORTING | feature::PAGE_POISON;
+        feature::STATS_VQ | oom | if self.config.free_page_reporting { reporting } else { 0 }
+    }
+
+    fn plugged(&mut self, ram: &Arc<GuestRam>) {
+        self.shared.set_ram(ram.size());
+    }
+
+    fn negotiated(&mut self, _: u64) {
+        self.shared.forget();
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (byte, value) in data.iter_mut().zip(self.shared.config().as_flattened().iter().skip(from)) {
+            *byte = *value;
+        }
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let Ok(bytes) = data.try_into() else { return };
+        match offset {
+            config::ACTUAL => self.shared.set_actual(u32::from_le_bytes(bytes)),
+            config::POISON_VAL => self.shared.set_poison(u32::from_le_bytes(bytes)),
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
+        for queue in std::mem::take(&mut live.queues) {
+            let index = queue.index;
+            let worker = self.spawn(&live, queue).map_err(|source| StartError::Host { index, source })?;
+            self.workers.push(worker);
+        }
+        self.shared.listen(live.config);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Vec<QueueState> {
+        self.shared.stop_listening();
+        self.workers.drain(..).map(QueueWorker::stop).collect()
+    }
+}

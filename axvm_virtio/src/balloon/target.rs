@@ -1,0 +1,161 @@
+//! The user's handle on a balloon, and the numbers that it shares with the device.
+//!
+//! ```text
+//!   set_mib --> num_pages --config interrupt--> driver ... actual --> actual_pages
+//!   set_statistics_interval --> the queue's worker --> latest report --> statistics
+//! ```
+//!
+//! Spec: virtio 1.2, 5.5.4 "Device configuration layout".
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::statistics::{Report, Reports};
+use crate::signals::ConfigIrq;
+
+const PAGES_PER_MIB: u32 = 256;
+
+/// A wish that a balloon can not fulfil.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum BalloonError {
+    /// More than there is.
+    #[error("Cannot ask the guest for {mib} MiB: it has {ram_mib} MiB. Choose a smaller balloon")]
+    TooLarge {
+        /// The wanted size.
+        mib: u32,
+        /// The guest's RAM.
+        ram_mib: u64,
+    },
+}
+
+/// The numbers in the configuration space, and the ways to reach the driver and the worker.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// The guest's RAM.
+    ram_mib: AtomicU64,
+    /// Pages that the user wants in the balloon.
+    num_pages: AtomicU32,
+    /// Pages that the driver says are in it.
+    actual: AtomicU32,
+    /// What free pages of the guest are filled with.
+    poison: AtomicU32,
+    bell: Mutex<Bell>,
+    pub(super) reports: Reports,
+}
+
+/// The driver's ear, while there is a driver.
+#[derive(Default)]
+struct Bell {
+    irq: Option<ConfigIrq>,
+    /// Nobody was there to hear of the last change.
+    missed: bool,
+}
+
+impl Shared {
+    pub(super) fn set_ram(&self, bytes: u64) {
+        self.ram_mib.store(bytes >> 20, Ordering::SeqCst);
+    }
+
+    /// A new driver: what the last one said is forgotten.
+    pub(super) fn forget(&self) {
+        self.set_actual(0);
+        self.set_poison(0);
+        self.reports.forget();
+    }
+
+    /// The whole configuration space.
+    pub(super) fn config(&self) -> [[u8; 4]; 4] {
+        let hint = AtomicU32::new(0);
+        [&self.num_pages, &self.actual, &hint, &self.poison].map(|field| field.load(Ordering::SeqCst).to_le_bytes())
+    }
+
+    pub(super) fn set_actual(&self, pages: u32) {
+        self.actual.store(pages, Ordering::SeqCst);
+    }
+
+    pub(super) fn poison(&self) -> u32 {
+        self.poison.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_poison(&self, value: u32) {
+        self.poison.store(value, Ordering::SeqCst);
+    }
+
+    /// The driver is there, and hears of what it missed.
+    pub(super) fn listen(&self, irq: ConfigIrq) {
+        let mut bell = self.bell();
+        if std::mem::take(&mut bell.missed) {
+            irq.raise();
+        }
+        bell.irq = Some(irq);
+    }
+
+    /// The driver is gone, or held still.
+    pub(super) fn stop_listening(&self) {
+        self.bell().irq = None;
+    }
+
+    fn bell(&self) -> MutexGuard<'_, Bell> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A balloon in the user's hand, good for as long as there is a machine.
+#[derive(Clone)]
+pub struct Target(pub(super) Arc<Shared>);
+
+impl Target {
+    /// Asks the guest to bring the balloon to `mib` MiB. It may take its time, or not do it.
+    pub fn set_mib(&self, mib: u32) -> Result<(), BalloonError> {
+        let ram_mib = self.0.ram_mib.load(Ordering::SeqCst);
+        if u64::from(mib) > ram_mib {
+            return Err(BalloonError::TooLarge { mib, ram_mib });
+        }
+        self.0.num_pages.store(mib.saturating_mul(PAGES_PER_MIB), Ordering::SeqCst);
+        let mut bell = self.0.bell();
+        match &bell.irq {
+            Some(irq) => irq.raise(),
+            None => bell.missed = true,
+        }
+        Ok(())
+    }
+
+    /// The wanted size.
+    pub fn mib(&self) -> u32 {
+        self.pages() / PAGES_PER_MIB
+    }
+
+    /// The wanted size in pages of 4 KiB.
+    pub fn pages(&self) -> u32 {
+        self.0.num_pages.load(Ordering::SeqCst)
+    }
+
+    /// The size that the guest claims, rounded down.
+    pub fn actual_mib(&self) -> u32 {
+        self.actual_pages() / PAGES_PER_MIB
+    }
+
+    /// The size that the guest claims, in pages of 4 KiB.
+    pub fn actual_pages(&self) -> u32 {
+        self.0.actual.load(Ordering::SeqCst)
+    }
+
+    /// Asks the guest for statistics every `interval`, at most a hundred times a second; never if it is zero. The
+    /// next question is put when the last report is that old.
+    pub fn set_statistics_interval(&self, interval: Duration) {
+        self.0.reports.set_interval(interval);
+    }
+
+    /// The time between two reports; zero if the guest is not asked.
+    pub fn statistics_interval(&self) -> Duration {
+        self.0.reports.interval()
+    }
+
+    /// What the guest said last; `None` if it said nothing yet. A driver reports once by itself, when it starts.
+    pub fn statistics(&self) -> Option<Report> {
+        self.0.reports.latest()
+    }
+}
