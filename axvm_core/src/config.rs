@@ -1,4 +1,9 @@
-//! From what was said ([`RunArgs`]) to what will be done ([`Config`]): parsed, checked, complete.
+//! From what was said ([`Settings`]) to what will be done ([`Config`]): completed by defaults, and checked as a whole.
+//!
+//! ```text
+//!   Settings  each value is possible by itself, many are missing
+//!   Config    each value is there, and they go together
+//! ```
 //!
 //! Every error here names the option, what was wrong with it, and what would be right.
 
@@ -8,26 +13,51 @@ use std::time::Duration;
 
 use axvm_arch::cpuid::Topology;
 use axvm_arch::layout;
+use axvm_console::BackEnd;
 use axvm_memory::{PageSize, RamConfig};
-use thiserror::Error;
 
-use crate::cli::{CpuArg, EntryArg, HugePages, OnReboot, RunArgs};
+use crate::cli::{CacheArg, CpuArg, EntryArg, HugePages, OnReboot, RunArgs};
+pub use crate::error::ConfigError;
+use crate::settings::{Cpus, Disk, Memory, Name, Settings, Size};
 
 /// Everything that defines a machine. Files are named, not yet opened.
 #[derive(Debug)]
 pub struct Config {
+    /// What `axvm ps` and `axvm ctl` call it.
+    pub name: String,
+    /// The kernel's file.
     pub kernel: PathBuf,
+    /// Nobody named a kernel: files were taken by their usual names.
+    pub by_default: bool,
+    /// The initial RAM disk's file.
     pub initrd: Option<PathBuf>,
+    /// Disks, /dev/vda first.
     pub disks: Vec<DiskArg>,
+    /// vCPUs and their grouping.
     pub topology: Topology,
+    /// Guest RAM.
     pub memory: RamConfig,
+    /// Added to the kernel command line.
     pub append: String,
+    /// Where the CPU starts, if not where the kernel's format says.
     pub entry: Option<EntryArg>,
+    /// The CPU model.
     pub cpu: CpuArg,
     /// Host CPU of each vCPU; empty: the scheduler decides.
     pub pins: Vec<usize>,
+    /// Whether there are ACPI tables.
     pub acpi: bool,
+    /// Where the serial console goes.
+    pub console: BackEnd,
+    /// Where the virtio console goes, if there is one.
+    pub virtio_console: Option<BackEnd>,
+    /// Path of the control socket.
+    pub api_sock: Option<PathBuf>,
+    /// Whether AxVM is confined.
+    pub sandbox: bool,
+    /// What a reset does.
     pub on_reboot: OnReboot,
+    /// Whether to tell what happens.
     pub verbose: bool,
     /// How long a guest has to power off after a first signal.
     pub grace: Duration,
@@ -36,67 +66,85 @@ pub struct Config {
 /// One `--disk`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskArg {
+    /// The image.
     pub path: PathBuf,
+    /// Whether the guest may only read it.
     pub read_only: bool,
+    /// Its serial number, up to 20 bytes.
     pub serial: Option<String>,
+    /// Whether a write ends on the medium.
     pub write_through: bool,
 }
 
-/// The command line asks for something that can not be.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum ConfigError {
-    #[error(
-        "No kernel: neither ./bzImage nor ../bzImage exists. Name one with --kernel FILE, \
-         or let `cargo xtask boot` fetch a stock kernel"
-    )]
-    NoKernel,
-    #[error("--memory {0}: not a size; write a number with K, M or G, such as 512M or 4G (and ,shared if wanted)")]
-    Size(String),
-    #[error("--cpus {text}: {why}")]
-    Cpus { text: String, why: String },
-    #[error("--pin {text}: {why}")]
-    Pin { text: String, why: String },
-    #[error("--disk {text}: {why}")]
-    Disk { text: String, why: String },
-    #[error("{count} disks: {limit} is the most this machine has interrupt lines for{hint}")]
-    TooManyDisks { count: usize, limit: usize, hint: &'static str },
-}
-
 impl Config {
-    /// Completes and checks the arguments.
+    /// Reads the file that the arguments name, if any; completes and checks all that was said.
     pub fn from_args(args: RunArgs) -> Result<Config, ConfigError> {
-        let by_default = args.kernel.is_none();
+        Config::from_settings(Settings::gather(&args)?)
+    }
+
+    /// Completes and checks what was said.
+    pub fn from_settings(said: Settings) -> Result<Config, ConfigError> {
+        let by_default = said.kernel.is_none();
         let found = |name: &str| by_default.then(|| find(name)).flatten();
-        let kernel = args.kernel.or_else(|| found("bzImage")).ok_or(ConfigError::NoKernel)?;
-        let mut disks = args.disks.iter().map(|text| parse_disk(text)).collect::<Result<Vec<_>, _>>()?;
+        let kernel = said.kernel.or_else(|| found("bzImage")).ok_or(ConfigError::NoKernel)?;
+        let mut disks: Vec<DiskArg> = said.disk.into_iter().map(DiskArg::from).collect();
         if disks.is_empty() {
             disks.extend(found("disk.img").map(|path| DiskArg { path, ..DiskArg::default() }));
         }
-        check_disk_count(disks.len(), !args.no_acpi)?;
-        let topology = parse_cpus(args.cpus.as_deref())?;
+        let acpi = !said.no_acpi.unwrap_or(false);
+        check_disk_count(disks.len(), acpi, said.virtio_console.is_some())?;
+        let topology = topology(said.cpus)?;
+        let pins = match said.pin {
+            Some(pins) => pins.each(topology.count()).map_err(|why| ConfigError::option("--pin", pins, why))?,
+            None => Vec::new(),
+        };
+        let virtio_console = said.virtio_console.map(|end| end.0);
+        let console = main_console(said.console.map(|end| end.0), virtio_console.as_ref());
+        check_ends(&console, virtio_console.as_ref(), said.api_sock.as_deref())?;
+        let file = kernel.file_name().unwrap_or_default().to_string_lossy();
         Ok(Config {
+            name: said.name.unwrap_or_else(|| Name::from_file(&file)).to_string(),
+            by_default,
+            initrd: said.initrd.or_else(|| found("initrd.img")),
             kernel,
-            initrd: args.initrd.or_else(|| found("initrd.img")),
             disks,
             topology,
-            memory: parse_memory(&args.memory, args.hugepages, args.prealloc, args.lock)?,
-            append: args.append,
-            entry: args.entry,
-            cpu: args.cpu,
-            pins: args.pin.map(|text| parse_pins(&text, topology.count())).transpose()?.unwrap_or_default(),
-            acpi: !args.no_acpi,
-            on_reboot: args.on_reboot,
-            verbose: args.verbose,
-            grace: Duration::from_secs(args.grace.into()),
+            memory: memory(&said.memory)?,
+            append: said.append.unwrap_or_default(),
+            entry: said.entry,
+            cpu: said.cpu.unwrap_or(CpuArg::Host),
+            pins,
+            acpi,
+            console,
+            virtio_console,
+            api_sock: said.api_sock,
+            sandbox: said.sandbox.unwrap_or(true),
+            on_reboot: said.on_reboot.unwrap_or(OnReboot::Restart),
+            verbose: said.verbose.unwrap_or(false),
+            grace: Duration::from_secs(said.grace.unwrap_or(10).into()),
         })
     }
-}
 
-impl Config {
     /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.
     pub fn memory_can_return(&self) -> bool {
         let RamConfig { pages, prealloc, lock, .. } = self.memory;
         matches!(pages, PageSize::Thp | PageSize::Small) && !prealloc && !lock
+    }
+
+    /// Whether the kernel's console is hvc0: there is one, and the UART goes nowhere.
+    pub fn console_is_virtio(&self) -> bool {
+        self.console == BackEnd::None && self.virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None)
+    }
+}
+
+impl From<Disk> for DiskArg {
+    fn from(disk: Disk) -> DiskArg {
+        DiskArg {
+            path: disk.path,
+            read_only: disk.ro,
+            serial: disk.serial.map(|serial| serial.0),
+            write_through: disk.cache == Some(CacheArg::Writethrough),
+        }
     }
 }
 
@@ -105,132 +153,74 @@ fn find(name: &str) -> Option<PathBuf> {
     [Path::new(".").join(name), Path::new("..").join(name)].into_iter().find(|path| path.exists())
 }
 
-fn check_disk_count(count: usize, acpi: bool) -> Result<(), ConfigError> {
+fn check_disk_count(count: usize, acpi: bool, virtio_console: bool) -> Result<(), ConfigError> {
     let lines = layout::gsi::VIRTIO.iter().filter(|&&gsi| acpi || gsi < 16).count();
-    let limit = lines - OTHER_VIRTIO_DEVICES;
-    let hint = if acpi { "" } else { " without ACPI" };
+    let limit = lines - OTHER_VIRTIO_DEVICES - usize::from(virtio_console);
+    let hint = match (acpi, virtio_console) {
+        (true, false) => "",
+        (true, true) => " beside a virtio console",
+        (false, false) => " without ACPI",
+        (false, true) => " without ACPI and beside a virtio console",
+    };
     if count > limit {
         return Err(ConfigError::TooManyDisks { count, limit, hint });
     }
     Ok(())
 }
 
-/// Virtio devices beside the disks: entropy, balloon.
+/// Virtio devices beside disks and console: entropy, balloon.
 const OTHER_VIRTIO_DEVICES: usize = 2;
 
-/// A size in bytes: digits and an optional K, M or G (also KiB, MiB, GiB, kB ...); bare numbers are MiB.
-pub fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "k" | "kb" | "kib" => 10,
-        "" | "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+fn topology(cpus: Option<Cpus>) -> Result<Topology, ConfigError> {
+    match cpus {
+        Some(cpus) => cpus.topology().map_err(|why| ConfigError::option("--cpus", cpus.count, why)),
+        None => Ok(Topology::flat(thread::available_parallelism().map_or(1, |count| count.get() as u32))),
+    }
 }
 
-fn parse_memory(text: &str, pages: HugePages, prealloc: bool, lock: bool) -> Result<RamConfig, ConfigError> {
-    let (size, shared) = match text.split_once(',') {
-        Some((size, "shared")) => (size, true),
-        _ => (text, false),
+const DEFAULT_SIZE: Size = Size(512 << 20);
+
+fn memory(said: &Memory) -> Result<RamConfig, ConfigError> {
+    let size = said.size.unwrap_or(DEFAULT_SIZE);
+    let (pages, page) = match said.hugepages.unwrap_or(HugePages::Thp) {
+        HugePages::Thp => (PageSize::Thp, None),
+        HugePages::Huge2M => (PageSize::Huge2M, Some((2 << 20, "2M"))),
+        HugePages::Huge1G => (PageSize::Huge1G, Some((1 << 30, "1G"))),
+        HugePages::Off => (PageSize::Small, None),
     };
-    let size = parse_size(size).ok_or_else(|| ConfigError::Size(text.to_owned()))?;
-    let pages = match pages {
-        HugePages::Thp => PageSize::Thp,
-        HugePages::Huge2M => PageSize::Huge2M,
-        HugePages::Huge1G => PageSize::Huge1G,
-        HugePages::Off => PageSize::Small,
-    };
-    Ok(RamConfig { size, pages, shared, prealloc, lock })
+    if let Some((bytes, name)) = page
+        && !size.0.is_multiple_of(bytes)
+    {
+        let why = format!("not made of {name} pages (--hugepages); give a multiple of {name}, or take smaller pages");
+        return Err(ConfigError::option("--memory", size, why));
+    }
+    let on = |switch: Option<bool>| switch.unwrap_or(false);
+    Ok(RamConfig { size: size.0, pages, shared: on(said.shared), prealloc: on(said.prealloc), lock: on(said.lock) })
 }
 
-fn parse_cpus(text: Option<&str>) -> Result<Topology, ConfigError> {
-    let Some(text) = text else {
-        return Ok(Topology::flat(thread::available_parallelism().map_or(1, |count| count.get() as u32)));
-    };
-    let error = |why: String| ConfigError::Cpus { text: text.to_owned(), why };
-    let mut parts = text.split(',');
-    let count = parts.next().unwrap_or_default();
-    let count: u32 = count.parse().map_err(|_| error(format!("'{count}' is not a number of vCPUs; try --cpus 4")))?;
-    if count == 0 {
-        return Err(error("a machine needs at least one vCPU".into()));
-    }
-    let (mut sockets, mut cores, mut threads) = (None, None, None);
-    for part in parts {
-        let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        let slot = match key {
-            "sockets" => &mut sockets,
-            "cores" => &mut cores,
-            "threads" => &mut threads,
-            _ => return Err(error(format!("'{key}' is unknown; use sockets=, cores=, threads="))),
-        };
-        let value = value.parse().ok().filter(|&value: &u32| (1..=1 << 16).contains(&value));
-        *slot = Some(value.ok_or_else(|| error(format!("{key}= needs a number from 1")))?);
-    }
-    let (threads, known_sockets) = (threads.unwrap_or(1), sockets.unwrap_or(1));
-    // What was left out follows from the rest: first cores per socket, then sockets.
-    let cores = cores.unwrap_or_else(|| (count / threads / known_sockets).max(1));
-    let sockets = sockets.unwrap_or_else(|| (count / threads / cores).max(1));
-    let product = u64::from(sockets) * u64::from(cores) * u64::from(threads);
-    if product != u64::from(count) {
-        return Err(error(format!(
-            "{sockets} sockets x {cores} cores x {threads} threads make {product} vCPUs, not {count}"
-        )));
-    }
-    Ok(Topology { sockets, cores, threads })
+/// The terminal belongs to the virtio console if that asked for it and the UART did not.
+fn main_console(said: Option<BackEnd>, virtio: Option<&BackEnd>) -> BackEnd {
+    let otherwise = if virtio == Some(&BackEnd::Stdio) { BackEnd::None } else { BackEnd::Stdio };
+    said.unwrap_or(otherwise)
 }
 
-/// `0-9,20-29`: one host CPU per vCPU, in order.
-fn parse_pins(text: &str, cpus: u32) -> Result<Vec<usize>, ConfigError> {
-    let error = |why: String| ConfigError::Pin { text: text.to_owned(), why };
-    let mut pins = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        match (first.parse::<usize>(), last.parse::<usize>()) {
-            (Ok(first), Ok(last)) if first <= last && last < MAX_HOST_CPUS => pins.extend(first..=last),
-            _ => return Err(error(format!("'{part}' is no host CPU or range; write for example 0-3,8"))),
+/// No two of the machine's ends may be one.
+fn check_ends(console: &BackEnd, virtio: Option<&BackEnd>, api: Option<&Path>) -> Result<(), ConfigError> {
+    if let Some(end) = virtio.filter(|&end| end == console)
+        && !matches!(end, BackEnd::None | BackEnd::Pty)
+    {
+        let why = "--console goes there too; send one elsewhere: file=PATH, pty, unix=PATH or none";
+        return Err(ConfigError::option("--virtio-console", end, why));
+    }
+    for end in [Some(console), virtio].into_iter().flatten() {
+        if let (BackEnd::Unix(path) | BackEnd::File(path), Some(api)) = (end, api)
+            && path == api
+        {
+            let why = "a console has this path too; give each a path of its own";
+            return Err(ConfigError::option("--api-sock", api.display(), why));
         }
     }
-    if pins.len() != cpus as usize {
-        return Err(error(format!("it names {} host CPUs for {cpus} vCPUs; give one for each", pins.len())));
-    }
-    Ok(pins)
-}
-
-/// Width of the kernel's default `cpu_set_t`.
-const MAX_HOST_CPUS: usize = 1024;
-
-fn parse_disk(text: &str) -> Result<DiskArg, ConfigError> {
-    let error = |why: String| ConfigError::Disk { text: text.to_owned(), why };
-    let mut disk = DiskArg::default();
-    for (n, part) in text.split(',').enumerate() {
-        match part.split_once('=') {
-            Some(("path", value)) => disk.path = value.into(),
-            Some(("serial", value)) if value.len() <= 20 => disk.serial = Some(value.into()),
-            Some(("serial", value)) => {
-                return Err(error(format!("serial= has {} bytes; virtio-blk has room for 20", value.len())));
-            }
-            Some(("cache", "writeback")) => disk.write_through = false,
-            Some(("cache", "writethrough")) => disk.write_through = true,
-            Some(("cache", value)) => {
-                return Err(error(format!("cache={value} is unknown; use writeback or writethrough")));
-            }
-            None if part == "ro" => disk.read_only = true,
-            _ if n == 0 => disk.path = part.into(),
-            _ => {
-                return Err(error(format!(
-                    "option '{part}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough"
-                )));
-            }
-        }
-    }
-    if disk.path.as_os_str().is_empty() {
-        return Err(error("no file named; write --disk FILE or --disk path=FILE".into()));
-    }
-    Ok(disk)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -238,84 +228,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_what_people_write() {
-        for (text, bytes) in
-            [("512M", 512 << 20), ("4G", 4 << 30), ("4GiB", 4 << 30), ("2048k", 2 << 20), ("128", 128 << 20)]
-        {
-            assert_eq!(parse_size(text), Some(bytes), "{text}");
-        }
-        for text in ["", "G", "-1", "1.5G", "4X", "99999999999G", "4 G"] {
-            assert_eq!(parse_size(text), None, "{text}");
-        }
+    fn memory_is_small_and_plain_by_default() {
+        assert_eq!(memory(&Memory::default()).unwrap(), RamConfig::new(512 << 20));
+        let said = Memory { shared: Some(true), lock: Some(true), size: Some(Size(1 << 30)), ..Memory::default() };
+        assert_eq!(memory(&said).unwrap(), RamConfig { shared: true, lock: true, ..RamConfig::new(1 << 30) });
     }
 
     #[test]
-    fn memory_may_be_shared() {
-        let parse = |text| parse_memory(text, HugePages::Thp, false, true);
-        assert_eq!(parse("1G,shared"), Ok(RamConfig { shared: true, lock: true, ..RamConfig::new(1 << 30) }));
-        assert_eq!(parse("1G"), Ok(RamConfig { lock: true, ..RamConfig::new(1 << 30) }));
-        assert_eq!(parse("1G,private"), Err(ConfigError::Size("1G,private".into())));
+    fn memory_has_to_be_made_of_the_pages_asked_for() {
+        let said =
+            |mib: u64, pages| Memory { size: Some(Size(mib << 20)), hugepages: Some(pages), ..Memory::default() };
+        assert!(memory(&said(513, HugePages::Off)).is_ok());
+        assert!(memory(&said(514, HugePages::Huge2M)).is_ok());
+        let error = memory(&said(513, HugePages::Huge2M)).unwrap_err().to_string();
+        assert!(error.contains("--memory 513M") && error.contains("multiple of 2M"), "{error}");
+        assert!(memory(&said(514, HugePages::Huge1G)).is_err());
     }
 
     #[test]
-    fn topology_is_completed_from_what_is_given() {
-        let parse = |text| parse_cpus(Some(text)).unwrap();
-        assert_eq!(parse("20"), Topology::flat(20));
-        assert_eq!(parse("20,sockets=2,cores=5,threads=2"), Topology { sockets: 2, cores: 5, threads: 2 });
-        assert_eq!(parse("8,threads=2"), Topology { sockets: 1, cores: 4, threads: 2 });
-        assert_eq!(parse("8,cores=2"), Topology { sockets: 4, cores: 2, threads: 1 });
-        assert_eq!(parse("8,sockets=2"), Topology { sockets: 2, cores: 4, threads: 1 });
+    fn the_disk_limit_depends_on_what_else_takes_lines() {
+        assert!(check_disk_count(12, true, false).is_ok());
+        assert!(check_disk_count(13, true, false).is_err());
+        assert!(check_disk_count(12, true, true).unwrap_err().to_string().contains("virtio console"));
+        assert!(check_disk_count(4, false, false).is_ok());
+        assert!(check_disk_count(5, false, false).unwrap_err().to_string().contains("without ACPI"));
     }
 
     #[test]
-    fn impossible_topologies_say_why() {
-        for (text, word) in [
-            ("0", "at least one"),
-            ("x", "not a number"),
-            ("20,sockets=3", "make 18"),
-            ("4,cores=0", "from 1"),
-            ("4,dies=2", "unknown"),
-            ("4,sockets=65536,cores=65536,threads=65536", "vCPUs, not 4"),
-        ] {
-            let error = parse_cpus(Some(text)).unwrap_err().to_string();
-            assert!(error.contains(word) && error.contains(text), "{error}");
-        }
-    }
-
-    #[test]
-    fn pins_name_one_host_cpu_per_vcpu() {
-        assert_eq!(parse_pins("0-2,8", 4).unwrap(), [0, 1, 2, 8]);
-        for (text, word) in
-            [("0-2", "3 host CPUs for 4"), ("a", "'a'"), ("3-1", "'3-1'"), ("", "''"), ("0-99999999", "0-99999999")]
-        {
-            let error = parse_pins(text, 4).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
-    }
-
-    #[test]
-    fn disks_take_options_in_any_order() {
-        let disk = DiskArg { path: "a.img".into(), read_only: true, serial: Some("X1".into()), write_through: false };
-        assert_eq!(parse_disk("a.img,ro,serial=X1").unwrap(), disk);
-        assert_eq!(parse_disk("ro,serial=X1,path=a.img").unwrap(), disk);
-        assert!(parse_disk("a.img,cache=writethrough").unwrap().write_through);
-        for (text, word) in [
-            ("a.img,rw", "'rw'"),
-            ("", "no file"),
-            ("ro", "no file"),
-            ("a,serial=123456789012345678901", "20"),
-            ("a,cache=none", "cache=none"),
-        ] {
-            let error = parse_disk(text).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_disk_limit_depends_on_acpi() {
-        assert!(check_disk_count(12, true).is_ok());
-        assert!(check_disk_count(13, true).is_err());
-        assert!(check_disk_count(4, false).is_ok());
-        assert!(check_disk_count(5, false).unwrap_err().to_string().contains("without ACPI"));
+    fn one_console_has_the_terminal() {
+        use BackEnd::{None as Nowhere, Pty, Stdio};
+        assert_eq!(main_console(None, None), Stdio);
+        assert_eq!(main_console(None, Some(&Stdio)), Nowhere);
+        assert_eq!(main_console(None, Some(&Pty)), Stdio);
+        assert_eq!(main_console(Some(Stdio), Some(&Stdio)), Stdio);
+        assert!(check_ends(&Stdio, Some(&Stdio), None).is_err());
+        assert!(check_ends(&Pty, Some(&Pty), None).is_ok());
+        let socket = BackEnd::Unix("a.sock".into());
+        assert!(check_ends(&socket, None, Some(Path::new("a.sock"))).is_err());
     }
 }

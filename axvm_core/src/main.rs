@@ -12,8 +12,6 @@
 #![forbid(unsafe_code)]
 
 mod board;
-mod cli;
-mod config;
 mod console;
 mod gate;
 mod host;
@@ -27,6 +25,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use axvm_core::{cli, config, pages};
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
 use clap::Parser;
@@ -43,6 +42,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Run(args)) => run(args),
+        Some(Command::Config(args)) => pages::config(&args).map_err(Into::into),
+        Some(Command::Completions(args)) => pages::completions(&args).map_err(Into::into),
+        Some(Command::Man(args)) => pages::man(&args).map_err(Into::into),
         None => run(cli.run),
     };
     result.map(ExitCode::from).unwrap_or_else(|error| {
@@ -65,11 +67,10 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 fn run(args: RunArgs) -> Result<u8> {
-    let announce = args.kernel.is_none();
     let config = Config::from_args(args)?;
     let narrator = Arc::new(Narrator::new(config.verbose));
     let events = if config.verbose { Events::to(narrator) } else { Events::warnings_to(narrator) };
-    if announce {
+    if config.by_default {
         eprintln!("axvm: {}", taken(&config));
     }
     warn_about_host(&events);

@@ -1,0 +1,90 @@
+//! The command line of what is not a machine itself: control of one that runs, the list of them, and checks of the host.
+//!
+//! A machine is named three ways: the path of its control socket, the process id of its AxVM, or its name.
+
+use clap::{Args, Subcommand};
+
+/// `axvm ctl`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axvm ctl web status                     by name (--name, or the kernel's file name)
+  axvm ctl 4711 power-button              by process id
+  axvm ctl ./web.api balloon 512          by control socket (--api-sock): 512 MiB back to the host
+  axvm ctl web console                    Ctrl-A x leaves the machine running
+
+`axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/vm")]
+pub struct CtlArgs {
+    /// The machine: path of its control socket, process id, or name
+    pub machine: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: CtlAction,
+}
+
+/// What can be done with a running machine.
+#[derive(Debug, Subcommand)]
+pub enum CtlAction {
+    /// Tell state, vCPUs, memory, disks and uptime
+    Status,
+    /// Stop every vCPU and device where all state can be read
+    Pause,
+    /// Go on after a pause
+    Resume,
+    /// Press the power button: the guest shuts itself down
+    PowerButton,
+    /// Press the reset button: a new start, without asking the guest
+    Reset,
+    /// End the machine now, without asking the guest
+    Stop,
+    /// Ask the guest to give memory back
+    Balloon {
+        /// MiB that the guest is to give back, all in all; 0 lets it have everything again
+        #[arg(value_name = "MIB")]
+        mib: u32,
+    },
+    /// Attach this terminal to the guest's console
+    Console,
+    /// Print events as they happen, one JSON object a line
+    Events,
+}
+
+/// `axvm ps`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axvm ps
+  axvm ps --json | jq '.[].name'")]
+pub struct PsArgs {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `axvm selftest`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axvm selftest                 can this host run AxVM? device by device, within a second
+  axvm selftest --cpus 20       with as many vCPUs
+  axvm selftest --json")]
+pub struct SelftestArgs {
+    /// vCPUs of the test machine
+    #[arg(short, long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: u32,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `axvm doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axvm doctor                   what this host has and lacks, what to change and why
+  axvm doctor --json")]
+pub struct DoctorArgs {
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}

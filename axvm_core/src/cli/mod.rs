@@ -1,0 +1,121 @@
+//! The command line: what the user typed, as clap understands it. No decisions here.
+//!
+//! ```text
+//!   axvm [run] ARGS   run.rs       a machine
+//!   axvm config ...   this file    what is printed and ends
+//!   axvm ctl ...      control.rs   about machines that run, and about the host
+//! ```
+//!
+//! Three stages: [`RunArgs`] is what was said; [`crate::settings::Settings`] is the same with its parts named, and what
+//! a file says; [`crate::config::Config`] is what will be done.
+
+mod control;
+mod run;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use control::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
+pub use run::{CacheArg, CpuArg, EntryArg, HugePages, OnReboot, RunArgs, Switch};
+
+/// A hypervisor you can read like a book and run like a product.
+#[derive(Debug, Parser)]
+#[command(name = "axvm", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(help_template = "{about-with-newline}\n{usage-heading} axvm [OPTIONS of axvm run]\n       axvm COMMAND\n
+Commands:\n{subcommands}{after-help}")]
+#[command(after_help = "\
+Without a command, axvm means `axvm run`: it takes ./bzImage, ./initrd.img and ./disk.img (or the
+same in ..) and boots them. The guest's serial console is this terminal; Ctrl-A x ends the machine,
+Ctrl-A h tells the other keys.
+
+Examples:
+  axvm                                                 what lies here
+  axvm -k bzImage -d disk.img -c 4 -m 2G               named files, 4 vCPUs, 2 GiB
+  axvm --config vm.toml                                what a file says
+  axvm config --from-args -k bzImage -m 2G > vm.toml   write such a file
+  axvm run --help                                      every option
+
+Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted
+(with --on-reboot exit), 4 the guest's kernel panicked, 5 the guest crashed, 128+N ended by signal N.
+
+A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace
+seconds, ends the machine.")]
+pub struct Cli {
+    /// The command; none means run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The arguments of run, without its name.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What AxVM can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a Linux kernel in a new machine
+    #[command(after_help = "\
+Examples:
+  axvm run --kernel bzImage --initrd initrd.img --disk disk.img
+  axvm run --kernel bzImage --disk disk.img --cpus 20 --memory 4G --append 'quiet'
+  axvm run --kernel bzImage --disk path=root.img,ro --disk path=data.img,serial=DATA1
+  axvm run --kernel vmlinux --entry pvh --cpus 4,sockets=2,cores=2 --pin 0-3
+  axvm run --kernel bzImage --console unix=web.sock --api-sock web.api --name web
+  axvm run --config vm.toml --memory 8G --verbose")]
+    Run(RunArgs),
+
+    /// Write a settings file from arguments, or the schema of such files
+    #[command(after_help = "\
+Examples:
+  axvm config --from-args -k bzImage -d disk.img -c 4 -m 2G > vm.toml
+  axvm config --from-args --config vm.toml -m 4G           the same machine with more memory
+  axvm config --schema > vm.schema.json                    for editors: #:schema ./vm.schema.json
+
+Relative paths in a settings file are taken from the directory that the file is in.")]
+    Config(ConfigArgs),
+
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  axvm completions bash > ~/.local/share/bash-completion/completions/axvm
+  axvm completions zsh > ~/.zfunc/_axvm
+  axvm completions fish > ~/.config/fish/completions/axvm.fish")]
+    Completions(CompletionsArgs),
+
+    /// Print a manual page
+    #[command(after_help = "\
+Examples:
+  axvm man | man -l -                                      the program
+  axvm man run | man -l -                                  one command
+  axvm man run > /usr/local/share/man/man1/axvm-run.1      for good")]
+    Man(ManArgs),
+}
+
+/// `axvm config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Print the settings file that means the same as the arguments of run that follow
+    #[arg(long, required_unless_present = "schema", conflicts_with = "schema")]
+    pub from_args: bool,
+
+    /// Print the JSON Schema of settings files
+    #[arg(long)]
+    pub schema: bool,
+
+    /// The arguments.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `axvm completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell that is to complete
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `axvm man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The command to tell about; without: the whole program
+    pub command: Option<String>,
+}

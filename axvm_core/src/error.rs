@@ -1,0 +1,81 @@
+//! What is wrong with the words of the user: options, settings file. Exit code 2.
+//!
+//! ```text
+//!   --cpus 20,sockets=3   vm.toml:7:8    which option, or which place of the file
+//!   : ... make 18, not 20                why
+//!   ; try ...                            what would be right
+//! ```
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// The user asks for something that can not be.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// No kernel was named and none lies where one is looked for.
+    #[error(
+        "No kernel: neither ./bzImage nor ../bzImage exists. Name one with --kernel FILE, \
+         or let `cargo xtask boot` fetch a stock kernel"
+    )]
+    NoKernel,
+    /// The value of one option.
+    #[error("{option} {text}: {why}")]
+    Option {
+        /// The option, as it is typed.
+        option: &'static str,
+        /// Its value, as it was typed.
+        text: String,
+        /// What is wrong with it, and what would be right.
+        why: String,
+    },
+    /// More disks than interrupt lines.
+    #[error("{count} disks: {limit} is the most this machine has interrupt lines for{hint}")]
+    TooManyDisks {
+        /// Disks asked for.
+        count: usize,
+        /// Lines that are left for disks.
+        limit: usize,
+        /// What took the others.
+        hint: &'static str,
+    },
+    /// The settings file can not be read.
+    #[error("Cannot read settings {}: {why}", path.display())]
+    File {
+        /// The path given to --config.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The settings file says what can not be.
+    #[error("Cannot use settings {}:{line}:{column}: {why}", path.display())]
+    Text {
+        /// The path given to --config.
+        path: PathBuf,
+        /// Line of the fault, from 1.
+        line: usize,
+        /// Character of the line, from 1.
+        column: usize,
+        /// What is wrong there, and what would be right.
+        why: String,
+    },
+    /// What was asked for can not be printed.
+    #[error("Cannot print {what}; send standard output to a place that can be written")]
+    Output {
+        /// The page.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The settings file has no words for it.
+    #[error("Cannot write these arguments as a settings file: {0}; use names in UTF-8")]
+    Unwritable(String),
+}
+
+impl ConfigError {
+    /// The value `text` of `option` is wrong.
+    pub fn option(option: &'static str, text: impl ToString, why: impl ToString) -> ConfigError {
+        ConfigError::Option { option, text: text.to_string(), why: why.to_string() }
+    }
+}

@@ -1,0 +1,254 @@
+//! The small languages inside of values: sizes, names, lists of CPUs. What is shown can be read again.
+//!
+//! ```text
+//!   "4G"         Size   digits, then K, M, G or T; MiB without
+//!   "web-1"      Name   letters, digits, _ . -
+//!   "0-9,20"     Pins   host CPUs and ranges of them
+//!   "DISK7"      Serial up to 20 bytes
+//!   "file=log"   End    the other end of a console
+//! ```
+//!
+//! The errors say why, and what would be right; the caller says where.
+
+use std::fmt;
+use std::str::FromStr;
+
+use axvm_console::BackEnd;
+
+/// The size of guest RAM in bytes: one that a guest can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+const UNITS: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
+/// What the address map and page tables have room for: 2 MiB to 64 TiB, in whole MiB.
+const SIZES: std::ops::RangeInclusive<u64> = 2 << 20..=1 << 46;
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let shift = match unit.to_ascii_lowercase().as_str() {
+            "k" | "kb" | "kib" => 10,
+            "" | "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return Err("not a size; write a number with K, M or G, such as 512M or 4G".into()),
+        };
+        if number.is_empty() {
+            return Err("not a size; write a number with K, M or G, such as 512M or 4G".into());
+        }
+        // Digits that do not fit into 64 bits, now or when shifted, are a large number all the same.
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).unwrap_or(u64::MAX);
+        if bytes > *SIZES.end() {
+            return Err("too large; at most 64 TiB is possible, and what the host has is sensible: try 4G".into());
+        }
+        if bytes < *SIZES.start() {
+            return Err("too small; a guest needs at least 2 MiB, and Linux some 64M: try 512M".into());
+        }
+        if !bytes.is_multiple_of(1 << 20) {
+            return Err("not a multiple of 1 MiB; write whole MiB, such as 512M or 4G".into());
+        }
+        Ok(Size(bytes))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = UNITS.iter().find(|(_, shift)| self.0.is_multiple_of(1 << shift));
+        let (unit, shift) = whole.copied().unwrap_or(('K', 10));
+        write!(to, "{}{unit}", self.0 >> shift)
+    }
+}
+
+/// The name of a machine: never mistaken for a path, an option or a process id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(pub String);
+
+/// The longest name.
+const NAME_LEN: usize = 64;
+
+fn may_be_in_name(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-')
+}
+
+impl Name {
+    /// What can be kept of the kernel's file name.
+    pub fn from_file(file: &str) -> Name {
+        let known = file.trim_start_matches(|letter: char| !letter.is_ascii_alphabetic());
+        let name: String = known.chars().filter(|&letter| may_be_in_name(letter)).take(NAME_LEN).collect();
+        Name(if name.is_empty() { "axvm".into() } else { name })
+    }
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Name, String> {
+        if !text.starts_with(|letter: char| letter.is_ascii_alphabetic()) {
+            return Err("a name begins with a letter, so that it is no process id and no path; try web-1".into());
+        }
+        if let Some(letter) = text.chars().find(|&letter| !may_be_in_name(letter)) {
+            return Err(format!("{letter:?} cannot be in a name; use A-Z a-z 0-9 _ . -"));
+        }
+        if text.len() > NAME_LEN {
+            return Err(format!("{} characters; a name has at most {NAME_LEN}", text.len()));
+        }
+        Ok(Name(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+/// Host CPUs in the order of vCPUs: ranges, both ends included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pins(Vec<(usize, usize)>);
+
+/// Width of the kernel's default `cpu_set_t`.
+const MAX_HOST_CPUS: usize = 1024;
+
+impl Pins {
+    /// One host CPU for each of `cpus` vCPUs.
+    pub fn each(&self, cpus: u32) -> Result<Vec<usize>, String> {
+        let count: usize = self.0.iter().map(|(first, last)| last - first + 1).sum();
+        if count != cpus as usize {
+            return Err(format!("it names {count} host CPUs for {cpus} vCPUs; give one for each"));
+        }
+        Ok(self.0.iter().flat_map(|&(first, last)| first..=last).collect())
+    }
+}
+
+impl FromStr for Pins {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Pins, String> {
+        let range = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (first.parse::<usize>(), last.parse::<usize>()) {
+                (Ok(first), Ok(last)) if first <= last && last < MAX_HOST_CPUS => Ok((first, last)),
+                _ => Err(format!("'{part}' is no host CPU or range; write for example 0-3,8")),
+            }
+        };
+        text.split(',').map(range).collect::<Result<_, _>>().map(Pins)
+    }
+}
+
+impl fmt::Display for Pins {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let show = |&(first, last): &(usize, usize)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        };
+        to.write_str(&self.0.iter().map(show).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// The serial number of a disk, as the guest reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serial(pub String);
+
+impl FromStr for Serial {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Serial, String> {
+        match text.len() {
+            0..=20 => Ok(Serial(text.to_owned())),
+            len => Err(format!("serial= has {len} bytes; virtio-blk has room for 20")),
+        }
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+/// Where a console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End(pub BackEnd);
+
+impl FromStr for End {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<End, &'static str> {
+        text.parse().map(End).map_err(|_| "unknown; say stdio, file=PATH, pty, unix=PATH or none")
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_what_people_write() {
+        for (text, bytes) in
+            [("512M", 512 << 20), ("4G", 4 << 30), ("4GiB", 4 << 30), ("2048k", 2 << 20), ("128", 128 << 20)]
+        {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+            assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn impossible_sizes_say_which_way() {
+        for (text, word) in [
+            ("", "not a size"),
+            ("G", "not a size"),
+            ("-1", "not a size"),
+            ("1.5G", "not a size"),
+            ("4X", "not a size"),
+            ("4 G", "not a size"),
+            ("99999999999G", "too large"),
+            ("99999999999999999999999999", "too large"),
+            ("65T", "too large"),
+            ("0", "too small"),
+            ("1M", "too small"),
+            ("2049K", "multiple of 1 MiB"),
+        ] {
+            let error = text.parse::<Size>().unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_are_no_paths_options_or_process_ids() {
+        for text in ["web", "Web-1_a.b", &"a".repeat(64)] {
+            assert_eq!(text.parse(), Ok(Name(text.to_owned())));
+        }
+        for text in ["", "1234", "-v", "./web", "a/b", "a b", "ä", &"a".repeat(65)] {
+            assert!(text.parse::<Name>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_made_of_any_file() {
+        for (file, name) in
+            [("vmlinuz-6.1.0", "vmlinuz-6.1.0"), ("6.1 (old)bzImage", "oldbzImage"), ("ä", "axvm"), ("", "axvm")]
+        {
+            assert_eq!(Name::from_file(file).to_string(), name);
+            assert!(name.parse::<Name>().is_ok());
+        }
+        assert_eq!(Name::from_file(&"k".repeat(300)).0.len(), NAME_LEN);
+    }
+
+    #[test]
+    fn pins_name_one_host_cpu_per_vcpu() {
+        let pins: Pins = "0-2,8".parse().unwrap();
+        assert_eq!((pins.each(4), pins.to_string()), (Ok(vec![0, 1, 2, 8]), "0-2,8".into()));
+        assert!(pins.each(3).unwrap_err().contains("4 host CPUs for 3"));
+        for text in ["a", "3-1", "", "0-99999999", "1,", "1-2-3"] {
+            assert!(text.parse::<Pins>().unwrap_err().contains("0-3,8"), "{text}");
+        }
+    }
+}
