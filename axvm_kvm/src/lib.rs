@@ -24,7 +24,7 @@ mod system;
 mod vcpu;
 mod vm;
 
-pub use capabilities::Capabilities;
+pub use capabilities::{CAPABILITIES, Capabilities, Capability, Survey};
 pub use error::KvmError;
 pub use exit::{Exit, Vcpu};
 pub use kick::Kicker;

@@ -13,7 +13,7 @@ use axvm_arch::cpuid::CpuidEntry;
 use axvm_memory::GuestRam;
 use kvm_bindings::{KVM_API_VERSION, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES};
 
-use crate::{Capabilities, KvmError, Vm};
+use crate::{Capabilities, KvmError, Survey, Vm, vm};
 
 /// An open KVM device, checked to have all that a machine needs.
 #[derive(Debug)]
@@ -30,15 +30,26 @@ impl Kvm {
 
     /// Opens a KVM device under another name.
     pub fn open_at(path: &Path) -> Result<Kvm, KvmError> {
-        let name = CString::new(path.as_os_str().as_bytes())
-            .map_err(|error| KvmError::Open { path: path.into(), source: io::Error::from(error) })?;
-        let fd = kvm_ioctls::Kvm::new_with_path(name).map_err(|errno| open_error(path, errno.into()))?;
+        let fd = open_device(path)?;
         let found = fd.get_api_version();
         if found != KVM_API_VERSION as i32 {
             return Err(KvmError::ApiVersion { path: path.into(), found });
         }
         let capabilities = Capabilities::ask(&fd)?;
         Ok(Kvm { fd, capabilities })
+    }
+
+    /// Asks the device all that AxVM wants to know of it, and judges nothing: an old KVM answers too.
+    /// A VM is created on trial and ends again.
+    pub fn survey(path: &Path) -> Result<Survey, KvmError> {
+        let fd = open_device(path)?;
+        let api_version = fd.get_api_version();
+        if api_version < 0 {
+            return Err(KvmError::ApiVersion { path: path.into(), found: api_version });
+        }
+        let vm = vm::create_fd(&fd).map(drop);
+        let cpuid = supported_cpuid(&fd).unwrap_or_default();
+        Ok(Survey::ask(&fd, api_version, cpuid, vm))
     }
 
     /// What this KVM can do.
@@ -48,20 +59,7 @@ impl Kvm {
 
     /// CPUID as this host and its KVM can show it to a guest.
     pub fn supported_cpuid(&self) -> Result<Vec<CpuidEntry>, KvmError> {
-        let cpuid = self
-            .fd
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(query("the supported CPUID leaves (KVM_GET_SUPPORTED_CPUID)"))?;
-        let entry = |leaf: &kvm_bindings::kvm_cpuid_entry2| CpuidEntry {
-            function: leaf.function,
-            index: leaf.index,
-            indexed: leaf.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0,
-            eax: leaf.eax,
-            ebx: leaf.ebx,
-            ecx: leaf.ecx,
-            edx: leaf.edx,
-        };
-        Ok(cpuid.as_slice().iter().map(entry).collect())
+        supported_cpuid(&self.fd)
     }
 
     /// Numbers of the MSRs that a vCPU's state consists of.
@@ -74,6 +72,29 @@ impl Kvm {
     pub fn create_vm(&self, ram: &Arc<GuestRam>) -> Result<Vm, KvmError> {
         Vm::create(&self.fd, self.capabilities, ram)
     }
+}
+
+/// Opens the device and nothing else.
+fn open_device(path: &Path) -> Result<kvm_ioctls::Kvm, KvmError> {
+    let name = CString::new(path.as_os_str().as_bytes())
+        .map_err(|error| KvmError::Open { path: path.into(), source: io::Error::from(error) })?;
+    kvm_ioctls::Kvm::new_with_path(name).map_err(|errno| open_error(path, errno.into()))
+}
+
+fn supported_cpuid(fd: &kvm_ioctls::Kvm) -> Result<Vec<CpuidEntry>, KvmError> {
+    let cpuid = fd
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(query("the supported CPUID leaves (KVM_GET_SUPPORTED_CPUID)"))?;
+    let entry = |leaf: &kvm_bindings::kvm_cpuid_entry2| CpuidEntry {
+        function: leaf.function,
+        index: leaf.index,
+        indexed: leaf.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0,
+        eax: leaf.eax,
+        ebx: leaf.ebx,
+        ecx: leaf.ecx,
+        edx: leaf.edx,
+    };
+    Ok(cpuid.as_slice().iter().map(entry).collect())
 }
 
 /// Says what to do when the device does not open.
@@ -112,6 +133,12 @@ mod tests {
         assert!(message("/dev/null").contains("API version -1, AxVM speaks 12"), "{}", message("/dev/null"));
         assert!(message("/proc").starts_with("Cannot open /proc for reading and writing"), "{}", message("/proc"));
         assert!(message("/dev/\0").starts_with("Cannot open"));
+    }
+
+    #[test]
+    fn a_survey_opens_nothing_but_kvm() {
+        assert!(matches!(Kvm::survey(Path::new("/dev/null")), Err(KvmError::ApiVersion { found: -1, .. })));
+        assert!(matches!(Kvm::survey(Path::new("/dev/no-such-kvm")), Err(KvmError::Missing { .. })));
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Vm {
 }
 
 /// `KVM_CREATE_VM`, again when a signal came in between.
-fn create_fd(kvm: &kvm_ioctls::Kvm) -> Result<VmFd, KvmError> {
+pub(crate) fn create_fd(kvm: &kvm_ioctls::Kvm) -> Result<VmFd, KvmError> {
     loop {
         match kvm.create_vm().map_err(io::Error::from) {
             Ok(fd) => return Ok(fd),
