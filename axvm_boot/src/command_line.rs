@@ -23,6 +23,8 @@ pub struct DefaultLine {
     pub has_disk: bool,
     /// That block device is read-only.
     pub root_read_only: bool,
+    /// The kernel's console is hvc0, of virtio-console, and not the UART.
+    pub virtio_console: bool,
     /// Virtio windows to announce here. Empty where ACPI does: a kernel that reads both would find
     /// each device twice.
     pub announce: Vec<VirtioWindow>,
@@ -30,7 +32,8 @@ pub struct DefaultLine {
 
 /// The defaults for one machine.
 pub fn default_command_line(machine: &DefaultLine) -> String {
-    let mut words = vec!["console=ttyS0".to_string()];
+    let console = if machine.virtio_console { "hvc0" } else { "ttyS0" };
+    let mut words = vec![format!("console={console}")];
     if machine.has_disk {
         words.push("root=/dev/vda".into());
         words.push(if machine.root_read_only { "ro" } else { "rw" }.into());
@@ -88,6 +91,8 @@ mod tests {
         assert_eq!(default_command_line(&machine), DEFAULTS);
         machine.root_read_only = true;
         assert_eq!(default_command_line(&machine), "console=ttyS0 root=/dev/vda ro");
+        machine.virtio_console = true;
+        assert_eq!(default_command_line(&machine), "console=hvc0 root=/dev/vda ro");
     }
 
     #[test]

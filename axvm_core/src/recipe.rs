@@ -148,6 +148,7 @@ impl Host {
         let defaults = command_line::DefaultLine {
             has_disk: !config.disks.is_empty(),
             root_read_only: config.disks.first().is_some_and(|disk| disk.read_only),
+            virtio_console: config.console_is_virtio(),
             announce: if config.acpi { Vec::new() } else { windows.to_vec() },
         };
         let kernel = read_file(&config.kernel, "kernel", "--kernel")?;
