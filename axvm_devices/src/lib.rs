@@ -15,6 +15,7 @@ mod power;
 mod pvpanic;
 mod rtc;
 mod uart;
+mod uart16550;
 
 pub use acpi_pm::AcpiPm;
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
@@ -25,3 +26,4 @@ pub use power::{Power, PowerEvent};
 pub use pvpanic::Pvpanic;
 pub use rtc::Rtc;
 pub use uart::Uart;
+pub use uart16550::Uart16550;
