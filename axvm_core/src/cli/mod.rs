@@ -12,7 +12,7 @@
 mod control;
 mod run;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 pub use control::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
 pub use run::{CacheArg, CpuArg, EntryArg, HugePages, OnReboot, RunArgs, Switch};
@@ -35,7 +35,7 @@ Examples:
   axvm run --help                                      every option
 
 Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted
-(with --on-reboot exit), 4 the guest's kernel panicked, 5 the guest crashed, 128+N ended by signal N.
+(with --on-reboot exit), 4 the guest's kernel panicked, 5 the guest crashed, 128+N by signal N.
 
 A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace
 seconds, ends the machine.")]
@@ -91,9 +91,10 @@ Examples:
 
 /// `axvm config`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("page").required(true).args(["from_args", "schema"])))]
 pub struct ConfigArgs {
     /// Print the settings file that means the same as the arguments of run that follow
-    #[arg(long, required_unless_present = "schema", conflicts_with = "schema")]
+    #[arg(long)]
     pub from_args: bool,
 
     /// Print the JSON Schema of settings files
