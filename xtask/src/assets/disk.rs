@@ -12,11 +12,13 @@ use crate::project::{cache, fingerprint};
 use crate::tool::{self, output, tool};
 
 /// Files of ours on the disk: path, permission bits, content.
-const FILES: [(&str, u32, &str); 8] = [
+const FILES: [(&str, u32, &str); 9] = [
     ("etc/inittab", 0o644, include_str!("../../files/guest/inittab")),
     ("etc/profile", 0o644, include_str!("../../files/guest/profile")),
     ("etc/motd", 0o644, include_str!("../../files/guest/motd")),
     ("etc/init.d/start", 0o755, include_str!("../../files/guest/start")),
+    // Where acpid looks for what to do.
+    ("etc/acpi/PWRF/00000080", 0o755, include_str!("../../files/guest/power-button")),
     ("etc/init.d/stop", 0o755, include_str!("../../files/guest/stop")),
     ("etc/init.d/check", 0o755, include_str!("../../files/guest/check")),
     ("etc/init.d/allowed", 0o644, include_str!("../../files/guest/allowed")),
@@ -28,8 +30,23 @@ const SMALL_FILES: [(&str, &str); 4] = [
     ("etc/passwd", "root::0:0:root:/root:/bin/sh\n"),
     ("etc/group", "root:x:0:\n"),
 ];
-const DIRECTORIES: [&str; 13] =
-    ["bin", "dev", "etc", "etc/init.d", "lib", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "var"];
+const DIRECTORIES: [&str; 15] = [
+    "bin",
+    "dev",
+    "etc",
+    "etc/acpi",
+    "etc/acpi/PWRF",
+    "etc/init.d",
+    "lib",
+    "mnt",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "var",
+];
 const SIZE: u64 = 256 << 20;
 
 /// The image to copy from: busybox as `/sbin/init` and everything else, and our start, stop and check scripts.

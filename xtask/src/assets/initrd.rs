@@ -19,8 +19,19 @@ use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
 
 const INIT: &str = include_str!("../../files/guest/initrd-init");
-/// What a root disk behind virtio-mmio needs (on most kernels some of it is built in), then the other devices.
-const MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "virtio_rng", "virtio_balloon"];
+/// What a root disk behind virtio-mmio needs (on most kernels some of it is built in), then the other devices, the power
+/// button and its way to acpid, and the word to the host when the kernel panics.
+const MODULES: [&str; 9] = [
+    "virtio_mmio",
+    "virtio_blk",
+    "ext4",
+    "virtio_rng",
+    "virtio_balloon",
+    "virtio_console",
+    "button",
+    "evdev",
+    "pvpanic_mmio",
+];
 
 /// The initrd for these kernels.
 pub fn initrd(kernels: &[&Kernel]) -> Result<PathBuf> {

@@ -18,7 +18,7 @@ const PLAIN: Boot = Boot {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), hosts_view()].into_iter().flatten().collect()
+    [processors(), entries(), disks(), resets(), hosts_view(), life()].into_iter().flatten().collect()
 }
 
 fn scenario(name: &'static str, boot: Boot) -> Scenario {
@@ -132,6 +132,29 @@ fn hosts_view() -> Vec<Scenario> {
     let typing = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\n' 'CK end: ok'; poweroff\" >$keyboard";
     let shell = Boot { checks: "typed", on: Some(("Welcome to Linux on AxVM", typing)), ..PLAIN };
     vec![Scenario { name: "host-view", boots: vec![boot], proofs }, scenario("shell", shell)]
+}
+
+/// The end by a signal, the end by a panic, and memory that comes back.
+fn life() -> Vec<Scenario> {
+    let button = Boot { checks: "button,log:lab", on: Some(("MARK button", "kill -TERM $pid")), ..PLAIN };
+    let panic = Boot { checks: "panic", append: "panic=-1", exit: 4, ..PLAIN };
+    let look = "rss() { awk '/^VmRSS/ { print $2 }' /proc/$pid/status; }; rss; sleep 12; rss";
+    let spare = Boot {
+        arguments: "--disk DISK --memory 1G",
+        checks: "spare:512,log:lab",
+        on: Some(("MARK full", look)),
+        ..PLAIN
+    };
+    let shrunk = |seen: &str| {
+        let kib: Vec<u64> = seen.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        matches!(kib[..], [before, after] if before > 512 << 10 && after + (400 << 10) < before)
+    };
+    let proofs = vec![Proof::CleanDisk, Proof::Seen("AxVM 400 MiB smaller within 12 s", shrunk)];
+    vec![
+        scenario("power-button", button),
+        Scenario { name: "panic", boots: vec![panic], proofs: Vec::new() },
+        Scenario { name: "memory-comes-back", boots: vec![spare], proofs },
+    ]
 }
 
 #[cfg(test)]
