@@ -163,8 +163,12 @@ impl Boot {
     }
 
     fn append_line(&self, list: &str) -> String {
-        let check = if self.check { format!(" axvm.check={list}") } else { String::new() };
-        format!("{}{check}", self.append).trim().to_owned()
+        let more = match self.check {
+            true => format!(" axvm.check={list}"),
+            false if lab::attended() => " axvm.resize".to_owned(),
+            false => String::new(),
+        };
+        format!("{}{more}", self.append).trim().to_owned()
     }
 }
 
