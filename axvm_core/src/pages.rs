@@ -9,6 +9,7 @@
 use std::io::{self, ErrorKind, Write};
 
 use clap::CommandFactory;
+use clap::builder::Resettable;
 
 use crate::cli::{Cli, CompletionsArgs, ConfigArgs, ManArgs};
 use crate::error::ConfigError;
@@ -36,9 +37,9 @@ pub fn completions(args: &CompletionsArgs) -> Result<u8, ConfigError> {
 
 /// `axvm man`.
 pub fn man(args: &ManArgs) -> Result<u8, ConfigError> {
-    let mut program = Cli::command();
+    let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
-    let page = match &args.command {
+    let command = match &args.command {
         None => program,
         Some(name) => {
             let known: Vec<&str> = program.get_subcommands().map(|command| command.get_name()).collect();
@@ -47,10 +48,29 @@ pub fn man(args: &ManArgs) -> Result<u8, ConfigError> {
             command.ok_or_else(|| ConfigError::option("axvm man", name, why))?
         }
     };
-    let mut text = Vec::new();
+    let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let mut page = Vec::new();
     let failed = |source| ConfigError::Output { what: "the manual", source };
-    clap_mangen::Man::new(page).render(&mut text).map_err(failed)?;
-    print("the manual", &text)
+    let manual = clap_mangen::Man::new(command.after_help(Resettable::Reset))
+        .source(concat!("axvm ", env!("CARGO_PKG_VERSION")));
+    manual.render(&mut page).map_err(failed)?;
+    page.extend_from_slice(sections(&notes).as_bytes());
+    print("the manual", &page)
+}
+
+/// The end of a help text as sections of a manual page: examples keep their lines, the rest is filled.
+fn sections(notes: &str) -> String {
+    let escaped = notes.replace('\\', "\\e").replace('-', "\\-");
+    let (examples, prose): (Vec<&str>, Vec<&str>) =
+        escaped.split("\n\n").partition(|part| part.starts_with("Examples:\n"));
+    let mut text = String::new();
+    if !prose.concat().is_empty() {
+        text += &format!(".SH NOTES\n{}\n", prose.join("\n.PP\n"));
+    }
+    for part in examples {
+        text += &format!(".SH EXAMPLES\n.nf\n{}\n.fi\n", part.trim_start_matches("Examples:\n"));
+    }
+    text
 }
 
 /// Prints a page; a reader that has seen enough may close the pipe.

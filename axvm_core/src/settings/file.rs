@@ -11,7 +11,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::LazyLock;
 
+use schemars::Schema;
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
@@ -22,6 +24,8 @@ use crate::error::ConfigError;
 const LIMIT: u64 = 1 << 20;
 /// How alike a known key has to be to be proposed (1: the same).
 const ALIKE: f64 = 0.7;
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(schema);
 
 /// Something wrong in the text of a settings file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +75,7 @@ pub fn parse(text: &str) -> Result<Settings, Fault> {
         Fault::at(text, error.span().map_or(text.len(), |span| span.start), why)
     };
     let tree = DeTable::parse(text).map_err(fault)?;
-    if let Some((at, why)) = stranger(tree.get_ref(), schema().as_value(), "") {
+    if let Some((at, why)) = stranger(tree.get_ref(), SCHEMA.as_value(), "") {
         return Err(Fault::at(text, at, why));
     }
     toml::from_str(text).map_err(fault)
