@@ -20,6 +20,9 @@ pub fn config(args: &ConfigArgs) -> Result<u8, ConfigError> {
     if args.schema {
         return print("the schema", schema().as_bytes());
     }
+    if args.example {
+        return print("the example", settings::EXAMPLE.as_bytes());
+    }
     print("the settings", Settings::gather(&args.run)?.write()?.as_bytes())
 }
 

@@ -157,6 +157,23 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
 }
 
 #[test]
+fn commands_that_only_print_say_what_they_lack() {
+    let cases: &[Case] = &[
+        ("config", &["--from-args", "--schema", "Usage: axvm config"]),
+        ("config --schema -k k", &["'--schema' cannot be used with", "--kernel"]),
+        ("config --from-args --memory lots", &["--memory lots", "not a size"]),
+        ("completions tcsh", &["'tcsh'", "bash, elvish, fish, powershell, zsh"]),
+        ("man frobnicate", &["axvm man frobnicate", "no such command", "run, config"]),
+        ("frobnicate", &["'frobnicate'", "--help"]),
+        ("-k k config --schema", &["'config' cannot be used with '--kernel <FILE>'"]),
+    ];
+    for (arguments, words) in cases {
+        let output = run(Command::new(AXVM).args(arguments.split(' ')));
+        judge(&output, USAGE, words).unwrap_or_else(|why| panic!("axvm {arguments}: {why}"));
+    }
+}
+
+#[test]
 fn settings_errors_name_file_line_and_key() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &[u8]| fs::write(directory.path().join(name), text).unwrap();

@@ -199,6 +199,31 @@ fn the_published_schema_is_the_one_of_the_types() {
     assert!(published == pages::schema(), "docs/vm.schema.json is old: axvm config --schema > docs/vm.schema.json");
 }
 
+/// The keys of a schema and of the tables in it.
+fn keys_of(schema: &serde_json::Value) -> Vec<String> {
+    let own = schema["properties"].as_object().into_iter().flatten();
+    own.flat_map(|(key, inner)| {
+        let inner = [keys_of(inner), keys_of(&inner["items"])].concat();
+        if inner.is_empty() { vec![key.clone()] } else { inner }
+    })
+    .collect()
+}
+
+#[test]
+fn the_example_has_every_key_and_each_line_of_it_works() {
+    let example = axvm(&["config", "--example"]);
+    assert!(parse(&example).is_ok(), "{:?}", parse(&example));
+    let is_key = |line: &str| line.starts_with("# ") && line.split_whitespace().nth(2) == Some("=");
+    let all: String = example.lines().map(|l| format!("{}\n", if is_key(l) { &l[2..] } else { l })).collect();
+    let said = parse(&all).unwrap_or_else(|fault| panic!("{fault:?} in\n{all}"));
+    let keys = keys_of(settings::schema().as_value());
+    assert!(keys.len() > 20, "{keys:?}");
+    let written = all.lines().filter_map(|line| line.split_once(" = ").map(|(key, _)| key)).collect::<Vec<_>>();
+    let missing: Vec<_> = keys.iter().filter(|key| !written.contains(&key.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(said.cpus.unwrap().topology().is_ok());
+}
+
 fn axvm(words: &[&str]) -> String {
     let output = Command::new(AXVM).args(words).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "axvm {words:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -62,11 +62,12 @@ Examples:
   axvm run --config vm.toml --memory 8G --verbose")]
     Run(RunArgs),
 
-    /// Write a settings file from arguments, or the schema of such files
+    /// Print a settings file: from arguments, an example, or the schema of all
     #[command(after_help = "\
 Examples:
   axvm config --from-args -k bzImage -d disk.img -c 4 -m 2G > vm.toml
   axvm config --from-args --config vm.toml -m 4G           the same machine with more memory
+  axvm config --example > vm.toml                          every key, explained
   axvm config --schema > vm.schema.json                    for editors: #:schema ./vm.schema.json
 
 Relative paths in a settings file are taken from the directory that the file is in.")]
@@ -91,14 +92,18 @@ Examples:
 
 /// `axvm config`.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("page").required(true).args(["from_args", "schema"])))]
+#[command(group(ArgGroup::new("page").required(true).args(["from_args", "example", "schema"])))]
 pub struct ConfigArgs {
     /// Print the settings file that means the same as the arguments of run that follow
     #[arg(long)]
     pub from_args: bool,
 
+    /// Print a settings file that explains every key
+    #[arg(long, conflicts_with_all = ["RunArgs"])]
+    pub example: bool,
+
     /// Print the JSON Schema of settings files
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["RunArgs"])]
     pub schema: bool,
 
     /// The arguments.

@@ -35,6 +35,9 @@ pub use parts::{Cpus, Disk, Memory};
 pub use schema::schema;
 pub use value::{End, Name, Pins, Serial, Size};
 
+/// A settings file with every key, explained.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
 /// A machine to run: axvm --config FILE.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
