@@ -1,4 +1,4 @@
-//! What is wrong with the words of the user: options, settings file. Exit code 2.
+//! What is wrong with the words of the user: options, settings file.
 //!
 //! ```text
 //!   --cpus 20,sockets=3   vm.toml:7:8    which option, or which place of the file
@@ -74,6 +74,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// 1 where the host is in the way, 2 where the words are wrong.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ConfigError::File { .. } | ConfigError::Output { .. } => 1,
+            _ => 2,
+        }
+    }
+
     /// The value `text` of `option` is wrong.
     pub fn option(option: &'static str, text: impl ToString, why: impl ToString) -> ConfigError {
         ConfigError::Option { option, text: text.to_string(), why: why.to_string() }

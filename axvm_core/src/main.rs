@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     };
     result.map(ExitCode::from).unwrap_or_else(|error| {
         eprintln!("axvm: {}", chain(&error));
-        ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+        ExitCode::from(error.downcast_ref().map_or(1, ConfigError::exit_code))
     })
 }
 

@@ -194,15 +194,10 @@ fn settings_errors_name_file_line_and_key() {
     write("quote", b"kernel = 'k\n");
     write("twice", b"kernel = 'k'\nkernel = 'l'");
     write("latin", b"# caf\xe9\nkernel = 'k'");
-    fs::create_dir(directory.path().join("folder")).unwrap();
-    File::create(directory.path().join("huge")).unwrap().set_len(2 << 20).unwrap();
     check(
         directory.path(),
         USAGE,
         &[
-            ("--config gone", &["settings gone", "no such file", "--config"]),
-            ("--config folder", &["settings folder", "directory", "give --config the file itself"]),
-            ("--config huge", &["settings huge", "longer than 1 MiB"]),
             ("--config latin", &["settings latin:1:6", "not UTF-8", "TOML"]),
             ("--config key", &["settings key:2:1", "unknown key 'kernal'", "did you mean 'kernel'?"]),
             ("--config far", &["settings far:1:1", "unknown key 'frobnicate'", "known are api-sock, append"]),
@@ -222,6 +217,34 @@ fn settings_errors_name_file_line_and_key() {
             ("--config twice", &["settings twice:2:1", "duplicate key"]),
         ],
     );
+}
+
+#[test]
+fn a_settings_file_that_cannot_be_read_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("folder")).unwrap();
+    File::create(directory.path().join("huge")).unwrap().set_len(2 << 20).unwrap();
+    check(
+        directory.path(),
+        HOST,
+        &[
+            ("--config gone", &["settings gone", "no such file", "--config"]),
+            ("--config folder", &["settings folder", "directory", "give --config the file itself"]),
+            ("--config huge", &["settings huge", "longer than 1 MiB"]),
+            ("--config /dev/zero", &["settings /dev/zero", "longer than 1 MiB"]),
+        ],
+    );
+}
+
+#[test]
+fn a_page_that_cannot_be_printed_says_why_and_a_closed_pipe_is_none() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(AXVM).arg("man").stdout(full).output().unwrap();
+    judge(&output, HOST, &["Cannot print the manual", "No space left", "can be written"]).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(AXVM).arg("man").stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 
 #[test]
