@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   input --> chains (headers, buffers anywhere in RAM, any order of sizes)
-//!   held:     no panic, no hang; a chain that comes back has a status; the image keeps its size;
-//!             memory changes only where a writable buffer or the used ring is
+//!   held:     no panic, no hang; each chain comes back once, with a status, however often the device is paused;
+//!             the image keeps its size; memory changes only where a writable buffer or the used ring is
 //! ```
 //!
-//! Run: `cargo +nightly fuzz run block_request`.
+//! Run: `cargo xtask fuzz block_request`.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -75,6 +75,8 @@ struct Input {
     features: u32,
     memory: Vec<u8>,
     requests: Vec<Request>,
+    /// Pauses while the requests are in work.
+    pauses: u8,
 }
 
 impl Request {
@@ -145,7 +147,7 @@ fn start(features: u32) -> (MmioTransport, FakeDriver) {
 }
 
 /// Offers as many of the requests as the ring holds, and waits for each to come back.
-fn serve(device: &MmioTransport, driver: &mut FakeDriver, requests: &[Request]) {
+fn serve(device: &MmioTransport, driver: &mut FakeDriver, requests: &[Request], pauses: u8) {
     let (mut offered, mut writable) = (0, Vec::new());
     for (number, request) in requests.iter().take(16).enumerate() {
         let buffers = request.buffers();
@@ -162,6 +164,13 @@ fn serve(device: &MmioTransport, driver: &mut FakeDriver, requests: &[Request]) 
     }
     driver.kick();
     set(device, QUEUE_NOTIFY, 0);
+    for _ in 0..pauses % 4 {
+        device.pause();
+        let state = device.state().expect("a paused device");
+        let indices = state.queues[0].indices;
+        assert!(indices.next_avail == indices.next_used || state.status & NEEDS_RESET != 0, "a request in flight");
+        device.resume();
+    }
     let (begin, mut back) = (Instant::now(), 0);
     while back < offered && get(device, STATUS) & NEEDS_RESET == 0 {
         let Some((head, written)) = driver.take_used() else {
@@ -169,8 +178,9 @@ fn serve(device: &MmioTransport, driver: &mut FakeDriver, requests: &[Request]) 
             std::thread::yield_now();
             continue;
         };
-        let (_, total) = writable.iter().find(|(known, _)| *known == head).expect("a chain that was offered");
-        assert!(u64::from(written) <= *total, "{written} bytes written to {total}");
+        let place = writable.iter().position(|(known, _)| *known == head).expect("a chain that the device has");
+        let (_, total) = writable.swap_remove(place);
+        assert!(u64::from(written) <= total, "{written} bytes written to {total}");
         back += 1;
     }
 }
@@ -198,7 +208,7 @@ fuzz_target!(|input: Input| {
     input.requests.iter().for_each(Request::write_header);
     let before = data();
     let (device, mut driver) = start(input.features);
-    serve(&device, &mut driver, &input.requests);
+    serve(&device, &mut driver, &input.requests, input.pauses);
     device.stop();
     assert_eq!(get(&device, STATUS), 0);
     let mask = may_change(&input.requests);

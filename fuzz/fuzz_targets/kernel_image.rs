@@ -3,7 +3,7 @@
 //! The first byte chooses the entry; one value in four keeps the bytes as they are, the others put the
 //! magic numbers in front, so that the headers behind them are reached at once.
 //!
-//! Run: `cargo +nightly fuzz run kernel_image`.
+//! Run: `cargo xtask fuzz kernel_image`.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

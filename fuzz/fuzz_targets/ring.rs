@@ -7,7 +7,7 @@
 //!
 //! Everything near lies in the last 64 KiB of RAM, so that a step too far leaves it.
 //!
-//! Run: `cargo +nightly fuzz run ring`.
+//! Run: `cargo xtask fuzz ring`.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -69,6 +69,7 @@ enum Step {
     // The device's steps.
     Pop,
     PopAll,
+    PutBack,
     Push { pick: u8, written: u32 },
     Publish,
     EnableKicks,
@@ -96,6 +97,8 @@ struct Run {
     features: QueueFeatures,
     queue: VirtQueue,
     in_flight: Vec<u16>,
+    /// The chain that was popped last, if it is in flight.
+    last: Option<u16>,
     idx: u16,
 }
 
@@ -109,7 +112,7 @@ impl Run {
         let features = QueueFeatures { event_idx: input.event_idx, indirect: input.indirect };
         let state = QueueState { next_avail: input.next, next_used: input.next };
         let queue = VirtQueue::new(&ram, &layout, features, state).ok()?;
-        Some(Run { ram, layout, features, queue, in_flight: Vec::new(), idx: input.next })
+        Some(Run { ram, layout, features, queue, in_flight: Vec::new(), last: None, idx: input.next })
     }
 
     fn driver(&mut self, step: &Step) {
@@ -152,7 +155,15 @@ impl Run {
             }
             Step::Push { pick, written } if !self.in_flight.is_empty() => {
                 let index = usize::from(pick) % self.in_flight.len();
-                self.queue.push_used(self.in_flight.swap_remove(index), written);
+                let head = self.in_flight.swap_remove(index);
+                self.last.take_if(|last| *last == head);
+                self.queue.push_used(head, written);
+            }
+            Step::PutBack => {
+                let Some(head) = self.last.take() else { return };
+                let place = self.in_flight.iter().rposition(|&other| other == head).expect("a chain in flight");
+                self.in_flight.swap_remove(place);
+                self.queue.put_back();
             }
             Step::Publish => _ = self.queue.publish(),
             Step::EnableKicks => _ = self.queue.enable_kicks(),
@@ -181,6 +192,7 @@ impl Run {
         assert!(chain.readable_len + chain.writable_len <= 1 << 32);
         assert!(chain.head < self.layout.size);
         self.in_flight.push(chain.head);
+        self.last = Some(chain.head);
         assert!(self.in_flight.len() <= usize::from(self.layout.size), "more in flight than there are entries");
         true
     }

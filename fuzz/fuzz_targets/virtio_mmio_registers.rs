@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!   input --> reads and writes of the window, writes to RAM
-//!   held:     no panic; reset always leads to status 0; a started device has proven queues, each once
+//!   held:     no panic; reset always leads to status 0; a started device has proven queues, each once;
+//!             a paused device has none, and its state is what the registers say
 //! ```
 //!
 //! The device behind the window starts no thread, so a run is quick and always the same.
 //!
-//! Run: `cargo +nightly fuzz run virtio_mmio_registers`.
+//! Run: `cargo xtask fuzz virtio_mmio_registers`.
 #![no_main]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use axvm_arch::Gpa;
@@ -31,6 +33,8 @@ static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamCo
 struct Idle {
     queues: Vec<LiveQueue>,
     config: [u8; 8],
+    /// How many queues it has, for all to see.
+    count: Arc<AtomicUsize>,
 }
 
 impl VirtioDevice for Idle {
@@ -62,6 +66,7 @@ impl VirtioDevice for Idle {
         assert!(self.queues.is_empty(), "started twice");
         assert!(live.queues.is_sorted_by(|a, b| a.index < b.index), "each queue once, in order");
         self.queues = live.queues;
+        self.count.store(self.queues.len(), Ordering::SeqCst);
         for queue in &mut self.queues {
             assert!(queue.queue.size() <= [256, 16][usize::from(queue.index)]);
             if let Err(error) = queue.queue.pop() {
@@ -72,6 +77,7 @@ impl VirtioDevice for Idle {
     }
 
     fn stop(&mut self) -> Vec<QueueState> {
+        self.count.store(0, Ordering::SeqCst);
         self.queues.drain(..).map(|live| live.queue.state()).collect()
     }
 }
@@ -89,6 +95,9 @@ enum Step {
     Negotiate(u8, u64),
     Ram(u16, Vec<u8>),
     Reset,
+    ResetQueue(u8),
+    Pause,
+    Resume,
 }
 
 fn set(device: &MmioTransport, offset: u64, value: u32) {
@@ -127,9 +136,23 @@ fn reset(device: &MmioTransport) {
     assert_eq!(get(device, STATUS), 0, "reset did not finish");
 }
 
+/// The state of a paused device, seen through the registers.
+fn compare(device: &MmioTransport) {
+    let Some(state) = device.state() else { return };
+    assert_eq!((state.status, state.interrupt_status), (get(device, STATUS), get(device, 0x060)));
+    let selected = state.queue_sel;
+    for (number, queue) in state.queues.iter().enumerate() {
+        set(device, 0x030, number as u32);
+        assert_eq!(u32::from(queue.ready), get(device, 0x044));
+    }
+    set(device, 0x030, selected);
+    assert_eq!(device.state(), Some(state));
+}
+
 fuzz_target!(|steps: Vec<Step>| {
     let irq = Irq::new().expect("an eventfd");
     let device = Box::new(Idle::default());
+    let count = Arc::clone(&device.count);
     let device = MmioTransport::new("idle", device, Arc::clone(&RAM), irq, Events::default()).expect("eventfds");
     for step in steps {
         match step {
@@ -144,7 +167,17 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::Negotiate(steps, features) => negotiate(&device, steps, features),
             Step::Ram(at, bytes) => RAM.write(Gpa(at.into()), &bytes).unwrap_or(()),
             Step::Reset => reset(&device),
+            Step::ResetQueue(queue) => {
+                set(&device, 0x030, u32::from(queue) % 3);
+                set(&device, 0x0c0, 1);
+            }
+            Step::Pause => device.pause(),
+            Step::Resume => device.resume(),
         }
+        assert!(device.state().is_none() || count.load(Ordering::SeqCst) == 0, "a paused device has queues");
+        compare(&device);
     }
     reset(&device);
+    device.resume();
+    assert_eq!(count.load(Ordering::SeqCst), 0, "a reset device has queues");
 });
