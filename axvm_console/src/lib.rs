@@ -3,10 +3,28 @@
 //! ```text
 //!   UART, virtio-console <--> Port <--> terminal, file, pty, socket
 //! ```
+//!
+//! [`Port`] is what a device sees; [`Console`] connects it with a [`BackEnd`]. Whatever the back end, clients may be
+//! attached to the running console ([`Attacher`]): each sees the last 64 KiB first.
 #![forbid(unsafe_code)]
 
 mod back_end;
+mod client;
+mod console;
+mod hub;
+mod keys;
 mod port;
+mod pty;
+mod replay;
+mod socket;
+mod terminal;
+mod wake;
+mod writer;
 
 pub use back_end::{BackEnd, UnknownBackEnd};
+pub use console::{Attacher, Console, ConsoleError, Hooks, Stdio};
+pub use keys::Key;
 pub use port::{Port, Size};
+pub use socket::SocketError;
+pub use terminal::{is_raw, restore_terminal};
+pub use wake::Wake;

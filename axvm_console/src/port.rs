@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use crate::wake::Wake;
 
 /// Bytes that each direction holds before its sender should wait.
 pub const LIMIT: usize = 64 << 10;
@@ -39,8 +39,8 @@ struct Inner {
     queues: Mutex<Queues>,
     /// Called without a lock held.
     listener: Mutex<Option<Listener>>,
-    output_ready: EventFd,
-    input_room: EventFd,
+    output_ready: Wake,
+    input_room: Wake,
 }
 
 #[derive(Default)]
@@ -54,8 +54,7 @@ struct Queues {
 impl Port {
     /// A port with empty queues.
     pub fn new() -> io::Result<Port> {
-        let event = || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK);
-        let (output_ready, input_room) = (event()?, event()?);
+        let (output_ready, input_room) = (Wake::new()?, Wake::new()?);
         Ok(Port(Arc::new(Inner { queues: Default::default(), listener: Default::default(), output_ready, input_room })))
     }
 
@@ -76,7 +75,7 @@ impl Port {
         queues.output.extend(&bytes[..taken]);
         drop(queues);
         if was_empty && taken > 0 {
-            let _ = self.0.output_ready.write(1);
+            self.0.output_ready.set();
         }
         taken
     }
@@ -101,7 +100,7 @@ impl Port {
         }
         drop(queues);
         if was_full && count > 0 {
-            let _ = self.0.input_room.write(1);
+            self.0.input_room.set();
         }
         count
     }
@@ -122,7 +121,7 @@ impl Port {
     /// [`Port::input_room`] is readable.
     pub fn put(&self, bytes: &[u8]) -> usize {
         let mut queues = self.queues();
-        let _ = self.0.input_room.read();
+        self.0.input_room.clear();
         let taken = bytes.len().min(LIMIT.saturating_sub(queues.input.len()));
         queues.input.extend(&bytes[..taken]);
         drop(queues);
@@ -133,14 +132,14 @@ impl Port {
     }
 
     /// Readable once a full input queue has room again.
-    pub fn input_room(&self) -> &EventFd {
+    pub fn input_room(&self) -> &Wake {
         &self.0.input_room
     }
 
     /// Moves all output to the end of `to`; how many bytes. [`Port::output_ready`] is quiet until there is more.
     pub fn take(&self, to: &mut Vec<u8>) -> usize {
         let mut queues = self.queues();
-        let _ = self.0.output_ready.read();
+        self.0.output_ready.clear();
         let count = queues.output.len();
         let (front, back) = queues.output.as_slices();
         to.extend_from_slice(front);
@@ -157,7 +156,7 @@ impl Port {
     }
 
     /// Readable while there is output.
-    pub fn output_ready(&self) -> &EventFd {
+    pub fn output_ready(&self) -> &Wake {
         &self.0.output_ready
     }
 
@@ -206,11 +205,11 @@ mod tests {
         assert_eq!(port.send(&vec![b'x'; LIMIT]), LIMIT);
         assert_eq!(port.room(), 0);
         assert_eq!(port.send(b"more"), 4, "the overdraft takes what a guest sends all the same");
-        assert!(port.output_ready().read().is_ok());
+        assert!(port.output_ready().clear());
         let mut taken = Vec::new();
         assert_eq!(port.take(&mut taken), LIMIT + 4);
         assert_eq!((port.room(), calls.load(Ordering::Relaxed)), (LIMIT, 1));
-        assert!(port.output_ready().read().is_err());
+        assert!(!port.output_ready().clear());
     }
 
     #[test]
@@ -226,10 +225,10 @@ mod tests {
         let port = Port::new().unwrap();
         assert_eq!(port.put(&vec![b'y'; LIMIT + 1]), LIMIT);
         assert_eq!(port.put(b"z"), 0);
-        assert!(port.input_room().read().is_err());
+        assert!(!port.input_room().clear());
         let mut buffer = [0; 16];
         assert_eq!(port.receive(&mut buffer), 16);
-        assert!(port.input_room().read().is_ok());
+        assert!(port.input_room().clear());
         assert_eq!((buffer[0], port.pending()), (b'y', LIMIT - 16));
     }
 

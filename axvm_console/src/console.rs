@@ -1,0 +1,266 @@
+//! A running console: its threads, and what the machine tells them.
+//!
+//! ```text
+//!   machine: open, resized, continued, close --> [console] <--> port
+//!                                                [console-out] --> stdout or file
+//! ```
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use rustix::fs::OFlags;
+
+use crate::hub::{Hub, Keyboard};
+use crate::pty::Pty;
+use crate::socket::{Listener, SocketError};
+use crate::terminal::{Terminal, size};
+use crate::wake::Wake;
+use crate::writer::Writer;
+use crate::{BackEnd, Key, Port};
+
+/// Why there is no console.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// The file can not be opened.
+    #[error("Cannot append to console file {path}; choose a path where you may write, in a directory that exists")]
+    File {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No pseudo-terminal.
+    #[error("Cannot make a pseudo-terminal for the console; is /dev/pts mounted, and has it one free?")]
+    Pty(#[source] io::Error),
+    /// No socket.
+    #[error("Cannot make the console's socket")]
+    Socket(#[from] SocketError),
+    /// The process lacks descriptors or threads.
+    #[error("Cannot set up the console: no more descriptors or threads (see ulimit -n and -u)")]
+    Resources(#[source] io::Error),
+}
+
+/// What a console calls. From threads of its own; none of these may wait for the console.
+pub struct Hooks {
+    /// The user pressed a key meant for AxVM.
+    pub on_key: Box<dyn Fn(Key) + Send + Sync>,
+    /// Something the user should know, as one sentence.
+    pub on_warning: Box<dyn Fn(String) + Send + Sync>,
+    /// First thing in each thread.
+    pub on_thread: Box<dyn Fn() + Send + Sync>,
+}
+
+/// The streams of [`BackEnd::Stdio`].
+pub struct Stdio {
+    /// What is typed; if it is a terminal, it becomes raw.
+    pub input: OwnedFd,
+    /// What is shown.
+    pub output: OwnedFd,
+}
+
+impl Stdio {
+    /// This process's own.
+    pub fn of_process() -> io::Result<Stdio> {
+        Ok(Stdio {
+            input: io::stdin().as_fd().try_clone_to_owned()?,
+            output: io::stdout().as_fd().try_clone_to_owned()?,
+        })
+    }
+}
+
+/// What the threads of one console share.
+pub struct Shared {
+    pub hooks: Hooks,
+    /// Set to make the hub look around.
+    pub wake: Wake,
+    /// Set once no more output will come.
+    pub closing: Wake,
+    /// Set once nobody waits for output any more.
+    pub given_up: Wake,
+    ended: Wake,
+    arrivals: Mutex<Vec<UnixStream>>,
+}
+
+impl Shared {
+    fn new(hooks: Hooks) -> io::Result<Shared> {
+        let (wake, closing, given_up, ended) = (Wake::new()?, Wake::new()?, Wake::new()?, Wake::new()?);
+        Ok(Shared { hooks, wake, closing, given_up, ended, arrivals: Mutex::default() })
+    }
+
+    /// Clients that came since the last call.
+    pub fn arrivals(&self) -> Vec<UnixStream> {
+        std::mem::take(&mut self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts a thread with the hook for threads.
+    pub fn spawn(self: &Arc<Self>, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+        let shared = Arc::clone(self);
+        Builder::new().name(name.into()).spawn(move || {
+            (shared.hooks.on_thread)();
+            work();
+        })
+    }
+}
+
+/// The host's end of a guest's console, while it runs. Dropped, it ends as [`Console::close`] says and waits for that.
+pub struct Console {
+    port: Port,
+    shared: Arc<Shared>,
+    terminal: Option<Arc<Terminal>>,
+    /// The terminal whose size is the guest's.
+    screen: Option<OwnedFd>,
+    pty_path: Option<PathBuf>,
+    hub: Option<JoinHandle<()>>,
+}
+
+impl Console {
+    /// Connects `port` with `back_end`; the terminal is raw from now on.
+    pub fn open(back_end: &BackEnd, port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
+        let stdio = match back_end {
+            BackEnd::Stdio => return Console::on(Stdio::of_process().map_err(ConsoleError::Resources)?, port, hooks),
+            other => other,
+        };
+        let mut console = Console::idle(port, hooks)?;
+        let mut hub = Hub::new(console.port.clone(), Arc::clone(&console.shared));
+        match stdio {
+            BackEnd::Stdio | BackEnd::None => {}
+            BackEnd::File(path) => {
+                let fd = append_to(path).map_err(|source| ConsoleError::File { path: path.clone(), source })?;
+                hub.writer = Some(console.writer(fd, format!("file {}", path.display()))?);
+            }
+            BackEnd::Unix(path) => hub.listener = Some(Listener::bind(path)?),
+            BackEnd::Pty => {
+                let pty = Pty::open().map_err(ConsoleError::Pty)?;
+                console.pty_path = Some(pty.path().clone());
+                hub.pty = Some(pty);
+            }
+        }
+        console.start(hub)
+    }
+
+    /// Like [`Console::open`] with [`BackEnd::Stdio`], on other streams than the process's own.
+    pub fn on(stdio: Stdio, port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
+        let mut console = Console::idle(port, hooks)?;
+        let mut hub = Hub::new(console.port.clone(), Arc::clone(&console.shared));
+        console.terminal = Terminal::new(stdio.input.as_fd());
+        let output_is_terminal = stdio.output.is_terminal();
+        let screen = if output_is_terminal { Some(stdio.output.as_fd()) } else { None };
+        let screen = screen.or(console.terminal.as_ref().map(|terminal| terminal.as_fd()));
+        console.screen = screen.and_then(|fd| fd.try_clone_to_owned().ok());
+        hub.keyboard = Some(Keyboard::new(stdio.input, console.terminal.clone(), output_is_terminal));
+        hub.writer = Some(console.writer(stdio.output, "standard output".into())?);
+        console.resized();
+        if let Some(terminal) = &console.terminal {
+            terminal.enter();
+        }
+        console.start(hub)
+    }
+
+    fn idle(port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
+        let shared = Arc::new(Shared::new(hooks).map_err(ConsoleError::Resources)?);
+        Ok(Console { port, shared, terminal: None, screen: None, pty_path: None, hub: None })
+    }
+
+    fn writer(&self, fd: OwnedFd, name: String) -> Result<Writer, ConsoleError> {
+        Writer::start(fd, name, Arc::clone(&self.shared)).map_err(ConsoleError::Resources)
+    }
+
+    fn start(mut self, hub: Hub) -> Result<Console, ConsoleError> {
+        let shared = Arc::clone(&self.shared);
+        let run = move || {
+            hub.run();
+            shared.ended.set();
+            // Who came too late to be served.
+            drop(shared.arrivals());
+        };
+        self.hub = Some(self.shared.spawn("console", run).map_err(ConsoleError::Resources)?);
+        Ok(self)
+    }
+
+    /// The pseudo-terminal to open, with [`BackEnd::Pty`].
+    pub fn pty_path(&self) -> Option<&Path> {
+        self.pty_path.as_deref()
+    }
+
+    /// Something that adds clients while the console runs.
+    pub fn attacher(&self) -> Attacher {
+        Attacher(Arc::clone(&self.shared))
+    }
+
+    /// Tells the guest the terminal's size. Call it on SIGWINCH.
+    pub fn resized(&self) {
+        if let Some(size) = self.screen.as_ref().and_then(size) {
+            self.port.resize(size);
+        }
+    }
+
+    /// Makes the terminal raw again. Call it on SIGCONT: the shell had the terminal.
+    pub fn continued(&self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.enter();
+        }
+        self.resized();
+        self.shared.wake.set();
+    }
+
+    /// Ends the console once everybody has read what the port holds. Call it after the last output; it does not
+    /// wait, [`Console::ended`] tells.
+    pub fn close(&self) {
+        self.shared.closing.set();
+        self.shared.wake.set();
+    }
+
+    /// Ends the console without waiting for anyone's reading.
+    pub fn give_up(&self) {
+        self.shared.given_up.set();
+        self.shared.wake.set();
+    }
+
+    /// Readable once a closed console has ended; until then dropping it waits.
+    pub fn ended(&self) -> &Wake {
+        &self.shared.ended
+    }
+
+    /// Closes the console, waits for its end and restores the terminal: the same as dropping it.
+    pub fn finish(self) {}
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.close();
+        if let Some(hub) = self.hub.take() {
+            let _ = hub.join();
+        }
+        self.terminal.iter().for_each(|terminal| terminal.leave());
+    }
+}
+
+/// Adds clients to a console. Clones add to the same one.
+#[derive(Clone)]
+pub struct Attacher(Arc<Shared>);
+
+impl Attacher {
+    /// Adds a client, whatever the back end: it gets the last 64 KiB, then what the guest writes; what it sends is
+    /// typed. A console that has ended hangs up.
+    pub fn attach(&self, stream: UnixStream) {
+        self.0.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        self.0.wake.set();
+        if self.0.ended.is_set() {
+            drop(self.0.arrivals());
+        }
+    }
+}
+
+/// Opens a console file. A log from before is kept. A FIFO without a reader is an error rather than a long wait.
+fn append_to(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::NOCTTY | OFlags::NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
+    options.open(path).map(OwnedFd::from)
+}

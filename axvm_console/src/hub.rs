@@ -1,0 +1,332 @@
+//! The thread between the port and everyone at the host's end.
+//!
+//! ```text
+//!                       +--> replay (64 KiB)
+//!   port --> take ------+--> writer (stdout, file)        loses nothing: no next chunk before this one is written
+//!                       +--> clients (sockets, pty)       a stuck one is left behind
+//!   port <-- put <-- held <-- keyboard, clients           read one at a time, and only as far as the port has room
+//! ```
+//!
+//! It sleeps in `poll` without a time limit, except while a client makes the guest wait, or the shell has the terminal.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::Port;
+use crate::client::{BACKLOG_LIMIT, Client, Kind};
+use crate::console::Shared;
+use crate::keys::{Escape, HELP};
+use crate::pty::Pty;
+use crate::replay::Replay;
+use crate::socket::Listener;
+use crate::terminal::Terminal;
+use crate::writer::Writer;
+
+/// How often to look whether the shell gave the terminal back, or a descriptor came free for a client.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long a client may stand still at the end of the machine.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// All that has a part in the console.
+pub struct Hub {
+    pub port: Port,
+    pub shared: Arc<Shared>,
+    pub writer: Option<Writer>,
+    pub keyboard: Option<Keyboard>,
+    pub listener: Option<Listener>,
+    pub pty: Option<Pty>,
+    clients: Vec<Client>,
+    replay: Replay,
+    /// Typed, and not yet taken by the port.
+    held: Vec<u8>,
+    /// Until then no client is accepted.
+    full_until: Option<Instant>,
+}
+
+/// Standard input.
+pub struct Keyboard {
+    pub fd: OwnedFd,
+    /// If it is one: then some keys are AxVM's.
+    pub terminal: Option<Arc<Terminal>>,
+    /// Where to answer Ctrl-A h: with the output, if that is a terminal too.
+    pub answers_in_output: bool,
+    escape: Escape,
+}
+
+impl Keyboard {
+    /// Keys from `fd`.
+    pub fn new(fd: OwnedFd, terminal: Option<Arc<Terminal>>, answers_in_output: bool) -> Keyboard {
+        Keyboard { fd, terminal, answers_in_output, escape: Escape::default() }
+    }
+
+    /// Whether it may be read now.
+    fn is_ours(&self) -> bool {
+        self.terminal.as_ref().is_none_or(|terminal| terminal.enter_unless_raw())
+    }
+}
+
+/// What `poll` said something about.
+#[derive(Clone, Copy)]
+enum Source {
+    Wake,
+    Output,
+    Room,
+    Keyboard,
+    Listener,
+    Pty,
+    Client(usize),
+}
+
+impl Hub {
+    /// One with nobody at the host's end.
+    pub fn new(port: Port, shared: Arc<Shared>) -> Hub {
+        Hub {
+            port,
+            shared,
+            writer: None,
+            keyboard: None,
+            listener: None,
+            pty: None,
+            clients: Vec::new(),
+            replay: Replay::default(),
+            held: Vec::new(),
+            full_until: None,
+        }
+    }
+
+    /// Serves until the console is closed and all output has arrived, or is given up.
+    pub fn run(mut self) {
+        loop {
+            for stream in self.shared.arrivals() {
+                self.adopt(stream);
+            }
+            self.type_held();
+            let shown = self.show_output();
+            self.part_with_the_gone();
+            if self.shared.given_up.is_set() || (shown && self.is_finished()) {
+                break;
+            }
+            for (source, flags) in self.wait() {
+                self.serve(source, flags);
+            }
+        }
+        self.end();
+    }
+
+    fn is_finished(&self) -> bool {
+        self.shared.closing.is_set()
+            && !self.writer.as_ref().is_some_and(Writer::is_busy)
+            && self.clients.iter().all(|client| client.wait(0, LAST_PATIENCE).is_none())
+    }
+
+    fn end(mut self) {
+        if !self.shared.given_up.is_set() {
+            // A writer given up may never return from its write.
+            self.writer.take().into_iter().for_each(Writer::finish);
+            let attached = self.clients.iter().any(|client| client.kind == Kind::Pty);
+            self.pty.iter().filter(|_| attached).for_each(|pty| pty.drain(LAST_PATIENCE));
+        }
+    }
+
+    fn adopt(&mut self, stream: UnixStream) {
+        if stream.set_nonblocking(true).is_ok() {
+            self.attach(Kind::Socket, Arc::new(stream.into()));
+        }
+    }
+
+    fn attach(&mut self, kind: Kind, fd: Arc<OwnedFd>) {
+        self.clients.push(Client::new(kind, fd, self.replay.bytes()));
+    }
+
+    /// Whether output has to wait in the port.
+    fn holds(&self) -> bool {
+        self.writer.as_ref().is_some_and(Writer::is_busy) || self.clients.iter().any(|client| client.hold().is_some())
+    }
+
+    /// Takes what the port has and shows it to everyone; false if that has to wait.
+    fn show_output(&mut self) -> bool {
+        if self.holds() {
+            return false;
+        }
+        let mut chunk = Vec::new();
+        if self.port.take(&mut chunk) > 0 {
+            self.leave_the_stuck_behind();
+            self.replay.push(&chunk);
+            self.clients.iter_mut().for_each(|client| client.push(&chunk));
+            if let Some(writer) = &self.writer {
+                writer.send(chunk);
+            }
+        }
+        true
+    }
+
+    fn leave_the_stuck_behind(&mut self) {
+        for client in self.clients.iter_mut().filter(|client| client.backlog() > BACKLOG_LIMIT) {
+            let unread = client.backlog();
+            let what = match client.kind {
+                Kind::Socket => "disconnected it",
+                Kind::Pty => "it will see the last 64 KiB",
+            };
+            (self.shared.hooks.on_warning)(format!("A console client left {unread} bytes unread: {what}"));
+            match client.kind {
+                Kind::Socket => client.drop_it(),
+                Kind::Pty => client.start_over(self.replay.bytes()),
+            }
+        }
+    }
+
+    fn part_with_the_gone(&mut self) {
+        let pty_was_left = self.clients.iter().any(|client| client.kind == Kind::Pty && client.is_gone());
+        self.clients.retain(|client| !client.is_gone());
+        if pty_was_left {
+            self.pty.iter().for_each(Pty::clear);
+            self.look_at_pty();
+        }
+    }
+
+    fn look_at_pty(&mut self) {
+        let Some(pty) = &self.pty else { return };
+        if pty.is_attached() && self.clients.iter().all(|client| client.kind != Kind::Pty) {
+            self.attach(Kind::Pty, pty.master());
+        }
+    }
+
+    /// Sleeps until something happens; what it was.
+    fn wait(&mut self) -> Vec<(Source, PollFlags)> {
+        let (mut sources, mut fds) = (Vec::new(), Vec::new());
+        let mut timeout = self.clients.iter().filter_map(Client::hold).min();
+        if self.shared.closing.is_set() {
+            timeout = self.clients.iter().filter_map(|client| client.wait(0, LAST_PATIENCE)).chain(timeout).min();
+        }
+        let welcome = self.held.is_empty();
+        let mut watch = |source, fd, flags| {
+            sources.push(source);
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        watch(Source::Wake, self.shared.wake.as_fd(), PollFlags::IN);
+        if !self.holds() {
+            watch(Source::Output, self.port.output_ready().as_fd(), PollFlags::IN);
+        }
+        if !welcome {
+            watch(Source::Room, self.port.input_room().as_fd(), PollFlags::IN);
+        }
+        if let Some(keyboard) = &self.keyboard {
+            match keyboard.is_ours() {
+                true if welcome => watch(Source::Keyboard, keyboard.fd.as_fd(), PollFlags::IN),
+                true => {}
+                false => timeout = Some(timeout.map_or(PAUSE, |limit| limit.min(PAUSE))),
+            }
+        }
+        if let Some(listener) = &self.listener {
+            match self.full_until.and_then(|until| until.checked_duration_since(Instant::now())) {
+                None => watch(Source::Listener, listener.as_fd(), PollFlags::IN),
+                Some(left) => timeout = Some(timeout.map_or(left, |limit| limit.min(left))),
+            }
+        }
+        if let Some(pty) = &self.pty {
+            watch(Source::Pty, pty.as_fd(), PollFlags::IN);
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            if let Some(flags) = client.interest(welcome) {
+                watch(Source::Client(index), client.as_fd(), flags);
+            }
+        }
+        sleep(&mut fds, timeout);
+        let flags = fds.iter().map(PollFd::revents);
+        sources.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()).collect()
+    }
+
+    fn serve(&mut self, source: Source, flags: PollFlags) {
+        match source {
+            Source::Wake => drop(self.shared.wake.clear()),
+            // The loop tries to move bytes every time around.
+            Source::Output | Source::Room => {}
+            Source::Keyboard => self.read_keyboard(),
+            Source::Listener => self.accept(),
+            Source::Pty => self.look_at_pty(),
+            Source::Client(index) => self.serve_client(index, flags),
+        }
+    }
+
+    fn serve_client(&mut self, index: usize, flags: PollFlags) {
+        let client = &mut self.clients[index];
+        if flags.contains(PollFlags::OUT) {
+            client.flush();
+        }
+        if flags.intersects(PollFlags::HUP | PollFlags::ERR) {
+            client.hang_up();
+        }
+        if self.held.is_empty() && flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            let mut buffer = [0; 4096];
+            let typed = client.read(&mut buffer);
+            self.held.extend(typed);
+            self.type_held();
+        }
+    }
+
+    fn read_keyboard(&mut self) {
+        let Some(keyboard) = self.keyboard.as_mut().filter(|keyboard| keyboard.is_ours()) else { return };
+        if !self.held.is_empty() {
+            return;
+        }
+        let mut buffer = [0; 4096];
+        let bytes = match rustix::io::read(&keyboard.fd, &mut buffer) {
+            Ok(count @ 1..) => &buffer[..count],
+            Err(Errno::INTR | Errno::AGAIN) => return,
+            // The end of a pipe or file, or a terminal that hung up.
+            Ok(_) | Err(_) => {
+                self.keyboard = None;
+                return;
+            }
+        };
+        if keyboard.terminal.is_none() {
+            self.held.extend(bytes);
+        } else {
+            let typed = keyboard.escape.sort(bytes);
+            self.held.extend(typed.bytes);
+            if typed.help {
+                answer(self.writer.as_ref().filter(|_| keyboard.answers_in_output));
+            }
+            typed.keys.into_iter().for_each(&self.shared.hooks.on_key);
+        }
+        self.type_held();
+    }
+
+    fn type_held(&mut self) {
+        let taken = self.port.put(&self.held);
+        self.held.drain(..taken);
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        match listener.accept() {
+            Ok(fd) => self.attach(Kind::Socket, Arc::new(fd)),
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+            Err(error) => {
+                (self.shared.hooks.on_warning)(format!("Cannot let a console client in: {error}"));
+                self.full_until = Some(Instant::now() + PAUSE);
+            }
+        }
+    }
+}
+
+fn answer(output: Option<&Writer>) {
+    match output {
+        Some(writer) => writer.send(HELP.as_bytes().to_vec()),
+        None => drop(rustix::io::write(std::io::stderr(), HELP.as_bytes())),
+    }
+}
+
+/// Polls, for `limit` at most. Interrupted, it finds nothing.
+fn sleep(fds: &mut [PollFd<'_>], limit: Option<Duration>) {
+    // Rounded up, so that a limit has passed when the wait ends.
+    let limit = limit.and_then(|limit| Timespec::try_from(limit + Duration::from_millis(1)).ok());
+    if poll(fds, limit.as_ref()).is_err() {
+        fds.iter_mut().for_each(PollFd::clear_revents);
+    }
+}

@@ -1,0 +1,85 @@
+//! The keys that AxVM keeps for itself, told from those that go to the guest.
+//!
+//! ```text
+//!   Ctrl-A x       quit                   Ctrl-A h       help
+//!   Ctrl-A p       power button           Ctrl-A Ctrl-A  one Ctrl-A for the guest
+//! ```
+
+/// What a typed key asks of AxVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// Ctrl-A x: end the machine at once.
+    Quit,
+    /// Ctrl-A p: press the power button.
+    PowerButton,
+}
+
+/// What Ctrl-A h prints.
+pub const HELP: &str = "\r\naxvm: Ctrl-A x ends the machine, Ctrl-A p presses the power button, \
+                        Ctrl-A Ctrl-A sends Ctrl-A\r\n";
+
+const CTRL_A: u8 = 0x01;
+
+/// What was typed, sorted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Typed {
+    /// For the guest.
+    pub bytes: Vec<u8>,
+    /// For AxVM, in the order typed.
+    pub keys: Vec<Key>,
+    /// Ctrl-A h was among it.
+    pub help: bool,
+}
+
+/// Remembers a Ctrl-A until the next key.
+#[derive(Default)]
+pub struct Escape {
+    escaped: bool,
+}
+
+impl Escape {
+    /// Sorts what a terminal gave. An unknown key after Ctrl-A goes to the guest without it.
+    pub fn sort(&mut self, bytes: &[u8]) -> Typed {
+        let mut typed = Typed::default();
+        for &byte in bytes {
+            match (std::mem::take(&mut self.escaped), byte) {
+                (false, CTRL_A) => self.escaped = true,
+                (true, b'x' | b'X') => typed.keys.push(Key::Quit),
+                (true, b'p' | b'P') => typed.keys.push(Key::PowerButton),
+                (true, b'h' | b'H' | b'?') => typed.help = true,
+                (_, byte) => typed.bytes.push(byte),
+            }
+        }
+        typed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(bytes: &[u8]) -> (Vec<u8>, Vec<Key>, bool) {
+        let typed = Escape::default().sort(bytes);
+        (typed.bytes, typed.keys, typed.help)
+    }
+
+    #[test]
+    fn keys_for_axvm_do_not_reach_the_guest() {
+        assert_eq!(typed(b"a\x01pb"), (b"ab".to_vec(), vec![Key::PowerButton], false));
+        assert_eq!(typed(b"ls\x01X"), (b"ls".to_vec(), vec![Key::Quit], false));
+        assert_eq!(typed(b"\x01h"), (vec![], vec![], true));
+    }
+
+    #[test]
+    fn control_keys_reach_the_guest() {
+        assert_eq!(typed(b"\x03\x1a\x1c"), (b"\x03\x1a\x1c".to_vec(), vec![], false));
+        assert_eq!(typed(b"\x01\x01x"), (b"\x01x".to_vec(), vec![], false));
+    }
+
+    #[test]
+    fn the_escape_may_arrive_in_two_reads() {
+        let mut escape = Escape::default();
+        assert_eq!(escape.sort(b"\x01"), Typed::default());
+        assert_eq!(escape.sort(b"x").keys, [Key::Quit]);
+    }
+}

@@ -1,0 +1,202 @@
+//! Clients on sockets: the console's own, and those attached at run time.
+
+mod common;
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use axvm_console::BackEnd;
+use common::{Bench, assert_quiet, open, pattern, read, receive, send_all, until};
+use tempfile::TempDir;
+
+fn listening() -> (TempDir, PathBuf, Bench) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("console.sock");
+    let bench = open(&BackEnd::Unix(path.clone())).unwrap();
+    (directory, path, bench)
+}
+
+/// A client whose presence the console has noticed.
+fn greeted(path: &PathBuf, bench: &Bench, greeting: &[u8]) -> UnixStream {
+    let client = UnixStream::connect(path).unwrap();
+    bench.port.send(greeting);
+    assert!(read(&client, greeting.len()).ends_with(greeting));
+    client
+}
+
+#[test]
+fn all_clients_see_the_output_and_all_may_type() {
+    let (_directory, path, bench) = listening();
+    let mut one = UnixStream::connect(&path).unwrap();
+    let mut two = UnixStream::connect(&path).unwrap();
+    bench.port.send(b"login: ");
+    assert_eq!((read(&one, 7), read(&two, 7)), (b"login: ".to_vec(), b"login: ".to_vec()));
+    one.write_all(b"ro").unwrap();
+    assert_eq!(receive(&bench.port, 2), b"ro");
+    two.write_all(b"ot\x01x").unwrap();
+    assert_eq!(receive(&bench.port, 4), b"ot\x01x", "escape keys are the terminal's");
+}
+
+#[test]
+fn a_late_client_gets_exactly_the_last_64_kib() {
+    let (_directory, path, bench) = listening();
+    let sent = pattern(200_001);
+    send_all(&bench.port, &sent);
+    until("all is taken", || bench.port.room() == 64 << 10);
+    let client = UnixStream::connect(&path).unwrap();
+    assert!(read(&client, 64 << 10) == sent[sent.len() - (64 << 10)..]);
+    assert_quiet(&client);
+    bench.port.send(b"live");
+    assert_eq!(read(&client, 4), b"live");
+}
+
+#[test]
+fn a_stuck_client_holds_up_neither_the_guest_nor_the_others() {
+    let (_directory, path, bench) = listening();
+    let stuck = UnixStream::connect(&path).unwrap();
+    let reader = greeted(&path, &bench, b"#");
+    let sent = pattern(8 << 20);
+    let (copy, port) = (sent.clone(), bench.port.clone());
+    let start = Instant::now();
+    let sending = std::thread::spawn(move || send_all(&port, &copy));
+    assert!(read(&reader, sent.len()) == sent, "a client that reads loses nothing");
+    sending.join().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let warnings = bench.calls.warnings.lock().unwrap().clone();
+    assert!(warnings.len() == 1 && warnings[0].contains("disconnected"), "{warnings:?}");
+    let left = read(&stuck, 16 << 20).len();
+    assert!(left < 4 << 20, "the stuck one was disconnected, {left} bytes");
+}
+
+#[test]
+fn a_slow_client_loses_nothing() {
+    let (_directory, path, bench) = listening();
+    let client = greeted(&path, &bench, b"#");
+    let sent = pattern(4 << 20);
+    let (copy, port) = (sent.clone(), bench.port.clone());
+    let sending = std::thread::spawn(move || send_all(&port, &copy));
+    let mut got = Vec::new();
+    while got.len() < sent.len() {
+        got.extend(read(&client, (256 << 10).min(sent.len() - got.len())));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(got == sent);
+    sending.join().unwrap();
+}
+
+#[test]
+fn a_client_that_hangs_up_has_still_typed() {
+    let (_directory, path, bench) = listening();
+    let typed = pattern(100_000);
+    let mut client = UnixStream::connect(&path).unwrap();
+    let copy = typed.clone();
+    let typing = std::thread::spawn(move || client.write_all(&copy));
+    assert!(receive(&bench.port, typed.len()) == typed);
+    typing.join().unwrap().unwrap();
+    greeted(&path, &bench, b"next");
+}
+
+#[test]
+fn a_client_that_types_no_more_still_sees() {
+    let (_directory, path, bench) = listening();
+    let client = greeted(&path, &bench, b"#");
+    client.shutdown(Shutdown::Write).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    bench.port.send(b"$ ");
+    assert_eq!(read(&client, 2), b"$ ");
+}
+
+#[test]
+fn the_socket_is_the_users_alone_and_goes_with_the_console() {
+    let (_directory, path, bench) = listening();
+    let file = path.metadata().unwrap();
+    assert!(file.file_type().is_socket());
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    bench.console.finish();
+    assert!(!path.exists());
+}
+
+#[test]
+fn someone_elses_socket_stays() {
+    let (_directory, path, bench) = listening();
+    std::fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    bench.console.finish();
+    assert!(path.exists());
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("console.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let bench = open(&BackEnd::Unix(path.clone())).unwrap();
+    greeted(&path, &bench, b"#");
+}
+
+fn refusal(path: PathBuf) -> String {
+    let error = open(&BackEnd::Unix(path)).err().unwrap();
+    std::error::Error::source(&error).unwrap().to_string()
+}
+
+#[test]
+fn a_path_in_use_is_refused_with_a_remedy() {
+    let (directory, path, _bench) = listening();
+    let error = refusal(path.clone());
+    assert!(error.contains("another program listens") && error.contains("choose another path"), "{error}");
+    assert!(path.exists());
+    let file = directory.path().join("notes.txt");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(refusal(file.clone()).contains("no socket"));
+    assert_eq!(std::fs::read(file).unwrap(), b"precious");
+}
+
+#[test]
+fn a_path_too_long_or_nowhere_is_refused() {
+    let error = refusal(PathBuf::from(format!("/tmp/{}", "x".repeat(103))));
+    assert!(error.contains("108 bytes") && error.contains("107"), "{error}");
+    assert!(refusal("/nowhere/console.sock".into()).contains("/nowhere/console.sock"));
+}
+
+#[test]
+fn a_client_is_attached_without_a_back_end() {
+    let bench = open(&BackEnd::None).unwrap();
+    bench.port.send(b"booting");
+    until("it is kept", || bench.port.room() == 64 << 10);
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let attacher = bench.console.attacher();
+    attacher.attach(server);
+    assert_eq!(read(&client, 7), b"booting");
+    client.write_all(b"ls\n").unwrap();
+    assert_eq!(receive(&bench.port, 3), b"ls\n");
+    bench.port.send(b" done");
+    bench.console.finish();
+    assert_eq!(read(&client, 100), b" done", "what is left is flushed, then the console hangs up");
+    let (late, server) = UnixStream::pair().unwrap();
+    attacher.attach(server);
+    assert_eq!(read(&late, 1), b"");
+}
+
+#[test]
+fn without_anyone_the_guest_is_not_held() {
+    let bench = open(&BackEnd::None).unwrap();
+    let start = Instant::now();
+    send_all(&bench.port, &vec![0; 16 << 20]);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(bench.port.lost(), 0);
+}
+
+#[test]
+fn a_client_stuck_at_the_end_does_not_hold_it_for_long() {
+    let (_directory, path, bench) = listening();
+    let _stuck = UnixStream::connect(&path).unwrap();
+    send_all(&bench.port, &pattern(1 << 20));
+    let start = Instant::now();
+    bench.console.finish();
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
