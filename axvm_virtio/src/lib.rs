@@ -15,6 +15,7 @@
 
 pub mod balloon;
 pub mod block;
+pub mod console;
 mod control;
 pub mod device;
 pub mod mmio;

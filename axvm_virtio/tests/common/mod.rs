@@ -7,6 +7,8 @@
 //! ```
 #![allow(dead_code, unreachable_pub)] // every test binary uses its part of it
 
+pub mod line;
+
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
