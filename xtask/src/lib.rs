@@ -1,7 +1,7 @@
-//! The developer commands of AxVM: `cargo xtask boot`, `test`, `lab`, `tidy`.
+//! The developer commands of AxVM: `cargo xtask boot`, `test`, `fuzz`, `lab`, `tidy`.
 //!
 //! ```text
-//!   commands   boot, test, lab, tidy as typed    assets    kernels, initrd, root disk
+//!   commands   boot, test, fuzz, .. as typed     assets    kernels, initrd, root disk
 //!   lab        AxVM on a hardware-like KVM       archive   cpio, bzImage, compression
 //! ```
 

@@ -12,6 +12,7 @@ use xtask::commands;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
     Boot(commands::boot::Boot),
+    Fuzz(commands::fuzz::Fuzz),
     Lab(commands::lab::Lab),
     Test(commands::test::Test),
     Tidy(commands::tidy::Tidy),
@@ -20,6 +21,7 @@ enum Command {
 fn main() -> ExitCode {
     let end = match Command::parse() {
         Command::Boot(boot) => boot.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Lab(lab) => lab.run(),
         Command::Test(test) => test.run(),
         Command::Tidy(tidy) => tidy.run(),
