@@ -184,14 +184,14 @@ impl Hub {
         let pty_was_left = self.clients.iter().any(|client| client.kind == Kind::Pty && client.is_gone());
         self.clients.retain(|client| !client.is_gone());
         if pty_was_left {
-            self.pty.iter().for_each(Pty::clear);
             self.look_at_pty();
         }
     }
 
     fn look_at_pty(&mut self) {
         let Some(pty) = &self.pty else { return };
-        if pty.is_attached() && self.clients.iter().all(|client| client.kind != Kind::Pty) {
+        let known = self.clients.iter().any(|client| client.kind == Kind::Pty);
+        if pty.is_attached() && !known {
             self.attach(Kind::Pty, pty.master());
         }
     }

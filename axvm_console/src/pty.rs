@@ -58,8 +58,16 @@ impl Pty {
         Arc::clone(&self.master)
     }
 
-    /// Readable after somebody opened or closed it, until asked here whether a program has it open now.
+    /// Whether a program has it open now; if none has, it is made ready for the next. To be asked whenever the
+    /// descriptor is readable: somebody opened or closed it.
     pub fn is_attached(&self) -> bool {
+        self.is_open() || {
+            self.clear();
+            self.is_open()
+        }
+    }
+
+    fn is_open(&self) -> bool {
         let mut events = [MaybeUninit::uninit(); 1024];
         let mut events = inotify::Reader::new(&self.watch, &mut events);
         while events.next().is_ok() {}
@@ -70,7 +78,7 @@ impl Pty {
 
     /// Raw mode, and nothing left of what the last program did not read. The kernel knows "nobody is there" only
     /// after a first program left: this is one.
-    pub fn clear(&self) {
+    fn clear(&self) {
         if let Ok(mut mode) = tcgetattr(&self.master) {
             mode.make_raw();
             let _ = tcsetattr(&self.master, OptionalActions::Now, &mode);
@@ -85,6 +93,8 @@ impl Pty {
     pub fn drain(&self, limit: Duration) {
         let start = Instant::now();
         let Some(program) = self.program() else { return };
+        // A moment is due in any case: the kernel carries bytes to the other side on a thread of its own.
+        std::thread::sleep(Duration::from_millis(20));
         while start.elapsed() < limit && rustix::io::ioctl_fionread(&program).is_ok_and(|unread| unread > 0) {
             std::thread::sleep(Duration::from_millis(5));
         }

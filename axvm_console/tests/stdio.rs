@@ -23,7 +23,7 @@ fn a_slow_pipe_gets_everything() {
     let sent = pattern(1 << 20);
     let start = Instant::now();
     assert_eq!(bench.port.send(&sent), sent.len());
-    assert!(start.elapsed() < Duration::from_millis(100), "sending waits for nobody");
+    assert!(start.elapsed() < Duration::from_millis(250), "sending waits for nobody");
     let reading = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
         let mut got = Vec::new();
