@@ -38,7 +38,7 @@ pub trait Control: Send + Sync {
 }
 
 /// Takes a stream onto the console, with the bytes that the client already typed. The stream blocks.
-pub type Attach = Box<dyn FnOnce(UnixStream, Vec<u8>)>;
+pub type Attach = Box<dyn FnOnce(UnixStream, Vec<u8>) + Send>;
 
 /// Why a request was not granted: one sentence for people, with what to do.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

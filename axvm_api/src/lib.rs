@@ -1,9 +1,9 @@
 //! The control socket: a running machine over HTTP.
 //!
 //! ```text
-//!   curl, axvm ctl, SDKs --- Unix socket ---> [server] --bytes--> [http] --request--> [routes] --call--> dyn [Control]
-//!                                                                                        |
-//!   axvm_events::Events --> [events] --lines--> GET /events                          [openapi]
+//!   curl, axvm ctl, SDKs --- Unix socket --> server --bytes--> session: http --request--> routes --> dyn Control
+//!                                                                                    |
+//!   axvm_events::Events --> events --lines--> GET /events                            `--> openapi
 //! ```
 //!
 //! Where Firecracker's API has a resource for a thing, ours has the same path, body and status codes, for its
@@ -13,7 +13,23 @@
 //! Left out: configuration before boot, chunked request bodies, TLS (the socket belongs to one user).
 #![forbid(unsafe_code)]
 
+pub mod client;
+mod connection;
 pub mod control;
+pub mod events;
+pub mod http;
+mod openapi;
+pub mod registry;
+mod routes;
+mod server;
+pub mod session;
+mod socket;
+pub mod testing;
 pub mod types;
 
+pub use client::{Client, ClientError};
 pub use control::{Attach, Control, Fault};
+pub use events::EventFeed;
+pub use registry::Registry;
+pub use server::{Bound, CONNECTION_LIMIT, Server};
+pub use socket::ApiError;

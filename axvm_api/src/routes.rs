@@ -1,0 +1,193 @@
+//! Every resource of the API in one table: what it is called, what goes in and out, and what it does.
+//!
+//! ```text
+//!   Route { PATCH, /vm, body: VmUpdate, answer: none (204), work: |control, update| ... }
+//! ```
+//!
+//! The types of body and answer are those of the function that does the work, and the OpenAPI document is made from the
+//! same table: a resource can not be there without being described, nor be described wrongly.
+//!
+//! As in Firecracker, every refusal is a 400, that of an unknown path or method too: clients know no other.
+//!
+//! Left out: configuration before boot. Its paths are known, and say so.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::control::{Control, Fault};
+use crate::http::Response;
+use crate::types::{
+    Action, ActionRequest, BalloonUpdate, FIRECRACKER_API, InstanceInfo, StatisticsUpdate, Version, VmUpdate,
+    WantedState,
+};
+
+/// One method of one path.
+pub struct Route {
+    /// Such as `GET`.
+    pub method: &'static str,
+    /// Such as `/drives/{drive_id}`.
+    pub path: &'static str,
+    /// One line for people.
+    pub summary: &'static str,
+    /// What must come in.
+    pub body: Option<Body>,
+    /// What goes out with 200; none: 204 without a body.
+    pub answer: Option<SchemaOf>,
+    /// What it does.
+    pub work: Work,
+}
+
+/// A body that comes in.
+pub struct Body {
+    /// Its schema.
+    pub schema: SchemaOf,
+    /// One that is right.
+    pub example: &'static str,
+}
+
+/// Makes the schema of a type.
+pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+type Call = Box<dyn Fn(&dyn Control, &[u8]) -> Result<Response, Fault> + Send + Sync>;
+
+/// What a route does.
+pub enum Work {
+    /// Asks the machine, answers once.
+    Call(Call),
+    /// Sends events until the client goes.
+    Events,
+    /// Hands the connection to the console.
+    Console,
+    /// Sends the OpenAPI document.
+    Document,
+    /// Refuses: only before boot.
+    BeforeBoot,
+}
+
+/// What `GET /console` must ask to be upgraded to.
+pub const CONSOLE_PROTOCOL: &str = "axvm-console";
+
+/// The whole API.
+pub fn table() -> Vec<Route> {
+    let mut routes = firecracker();
+    routes.extend(own());
+    routes.extend(before_boot());
+    routes
+}
+
+/// Resources that Firecracker has too.
+fn firecracker() -> Vec<Route> {
+    vec![
+        get("/", "Who answers here", |control| {
+            let status = control.status()?;
+            let (app_name, vmm_version) = ("AxVM".into(), status.version);
+            Ok(InstanceInfo { app_name, id: status.name, state: status.state, vmm_version })
+        }),
+        get("/version", "Versions of the API and of AxVM", |control| {
+            Ok(Version { firecracker_version: FIRECRACKER_API.into(), axvm_version: control.status()?.version })
+        }),
+        get("/vm/config", "What the machine was built from", |control| control.config()),
+        get("/machine-config", "CPUs and memory", |control| Ok(control.config()?.machine_config)),
+        get("/balloon", "The balloon and its target", |control| control.balloon()),
+        send(
+            "PATCH",
+            "/balloon",
+            "Ask the guest to give up memory",
+            r#"{"amount_mib": 256}"#,
+            |control, body: BalloonUpdate| control.set_balloon(body.amount_mib),
+        ),
+        get("/balloon/statistics", "What the guest last said about its memory", |control| control.balloon_statistics()),
+        send(
+            "PATCH",
+            "/balloon/statistics",
+            "How often the guest reports about its memory",
+            r#"{"stats_polling_interval_s": 5}"#,
+            |control, body: StatisticsUpdate| control.set_statistics_interval(body.stats_polling_interval_s),
+        ),
+        send("PATCH", "/vm", "Pause or resume", r#"{"state": "Paused"}"#, |control, body: VmUpdate| match body.state {
+            WantedState::Paused => control.pause(),
+            WantedState::Resumed => control.resume(),
+        }),
+        send("PUT", "/actions", "Do something once", r#"{"action_type": "PowerButton"}"#, act),
+    ]
+}
+
+fn act(control: &dyn Control, request: ActionRequest) -> Result<(), Fault> {
+    match request.action_type {
+        Action::PowerButton | Action::SendCtrlAltDel => control.power_button(),
+        Action::Reset => control.reset(),
+        Action::Stop => control.stop(),
+        Action::FlushMetrics => Ok(()),
+        Action::InstanceStart => Err("The machine is started already".into()),
+    }
+}
+
+/// Resources that only AxVM has.
+fn own() -> Vec<Route> {
+    let special = |path, summary, work| Route { method: "GET", path, summary, body: None, answer: None, work };
+    vec![
+        get("/status", "The machine at a glance", |control| control.status()),
+        special("/events", "Events as they happen, one JSON object a line, until the client goes", Work::Events),
+        special("/console", "The console: send Upgrade: axvm-console, then raw bytes both ways", Work::Console),
+        special("/openapi.json", "This description", Work::Document),
+    ]
+}
+
+/// Firecracker's resources that exist only before a machine is started.
+fn before_boot() -> Vec<Route> {
+    let paths = [
+        ("PUT", "/boot-source"),
+        ("PUT", "/drives/{drive_id}"),
+        ("PUT", "/network-interfaces/{iface_id}"),
+        ("PUT", "/machine-config"),
+        ("PATCH", "/machine-config"),
+        ("PUT", "/cpu-config"),
+        ("PUT", "/balloon"),
+        ("PUT", "/entropy"),
+        ("PUT", "/vsock"),
+        ("PUT", "/serial"),
+        ("PUT", "/logger"),
+        ("PUT", "/metrics"),
+        ("PUT", "/snapshot/load"),
+    ];
+    let summary = "Only before a machine is started: refused";
+    let route = |(method, path)| Route { method, path, summary, body: None, answer: None, work: Work::BeforeBoot };
+    paths.into_iter().map(route).collect()
+}
+
+/// A route that says something.
+fn get<T, F>(path: &'static str, summary: &'static str, ask: F) -> Route
+where
+    T: Serialize + JsonSchema,
+    F: Fn(&dyn Control) -> Result<T, Fault> + Send + Sync + 'static,
+{
+    let call = move |control: &dyn Control, _: &[u8]| ask(control).map(|value| Response::json(&value));
+    let answer: SchemaOf = SchemaGenerator::subschema_for::<T>;
+    Route { method: "GET", path, summary, body: None, answer: Some(answer), work: Work::Call(Box::new(call)) }
+}
+
+/// A route that is told something.
+fn send<T, F>(method: &'static str, path: &'static str, summary: &'static str, example: &'static str, tell: F) -> Route
+where
+    T: DeserializeOwned + JsonSchema,
+    F: Fn(&dyn Control, T) -> Result<(), Fault> + Send + Sync + 'static,
+{
+    let call = move |control: &dyn Control, body: &[u8]| {
+        let error =
+            |error| Fault(format!("The body of {method} {path} is not understood: {error}. Send such as {example}"));
+        tell(control, serde_json::from_slice(body).map_err(error)?).map(|()| Response::done())
+    };
+    let body = Body { schema: SchemaGenerator::subschema_for::<T>, example };
+    Route { method, path, summary, body: Some(body), answer: None, work: Work::Call(Box::new(call)) }
+}
+
+impl Route {
+    /// Whether this is what the client asked for.
+    pub fn is(&self, method: &str, path: &str) -> bool {
+        let same = |(ours, theirs): (&str, &str)| ours == theirs || ours.starts_with('{') && !theirs.is_empty();
+        self.method == method
+            && self.path.split('/').count() == path.split('/').count()
+            && self.path.split('/').zip(path.split('/')).all(same)
+    }
+}

@@ -1,0 +1,234 @@
+//! The thread `api`: one poll loop for every client of the control socket.
+//!
+//! ```text
+//!   poll: events or stop | listeners | clients (64 at most)  -->  a turn for each client that is ready
+//! ```
+//!
+//! When all places are taken, the client that was silent longest makes room: whoever opens connections and says nothing
+//! takes them from himself.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::connection::{Connection, Next};
+use crate::control::Control;
+use crate::events::EventFeed;
+use crate::http::Response;
+use crate::session::Api;
+use crate::socket::{ApiError, Socket, is_own};
+
+/// Clients at once.
+pub const CONNECTION_LIMIT: usize = 64;
+/// Clients taken in before those who are in have a turn.
+const ACCEPTED_AT_ONCE: usize = 8;
+/// How long to leave the listeners alone when the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Control sockets that listen and are not served yet: clients wait. Dropping removes them.
+#[derive(Debug)]
+pub struct Bound(Vec<Socket>);
+
+/// The control socket of a running machine. Dropping stops it and removes its files.
+#[derive(Debug)]
+pub struct Server {
+    sockets: Vec<Socket>,
+    feed: Arc<EventFeed>,
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens at every path, for this user only. Before the machine is built, so that an error comes early.
+    pub fn bind<P: AsRef<Path>>(paths: &[P]) -> Result<Bound, ApiError> {
+        paths.iter().map(|path| Socket::listen_at(path.as_ref())).collect::<Result<_, _>>().map(Bound)
+    }
+
+    /// Ends the thread; answers that are ready still go out.
+    pub fn stop(self) {}
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        self.feed.wake();
+        if let Some(thread) = self.thread.take() {
+            _ = thread.join();
+        }
+        self.sockets.clear();
+    }
+}
+
+impl Bound {
+    /// Starts the thread `api`. `on_start` runs there first: the place to restrict it. If it fails, nothing is served.
+    pub fn serve<E: Into<Box<dyn Error + Send + Sync>>>(
+        self,
+        control: Arc<dyn Control>,
+        feed: Arc<EventFeed>,
+        on_start: impl FnOnce() -> Result<(), E> + Send + 'static,
+    ) -> Result<Server, ApiError> {
+        let error = |error: io::Error| ApiError::Thread(error.into());
+        let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(error)?;
+        let stopping = Arc::new(AtomicBool::new(false));
+        let api = Api::new(control, feed.clone());
+        let turns = Loop {
+            listeners,
+            api,
+            feed: feed.clone(),
+            stopping: stopping.clone(),
+            connections: Vec::new(),
+            accept_from: Instant::now(),
+        };
+        let (started, has_started) = mpsc::sync_channel(1);
+        let body = move || match on_start() {
+            Ok(()) => {
+                _ = started.send(Ok(()));
+                turns.run();
+            }
+            Err(error) => _ = started.send(Err(ApiError::Thread(error.into()))),
+        };
+        let thread = thread::Builder::new().name("api".into()).spawn(body).map_err(error)?;
+        let server = Server { sockets: self.0, feed, stopping, thread: Some(thread) };
+        match has_started.recv() {
+            Ok(result) => result.map(|()| server),
+            Err(_) => Err(ApiError::Thread("it ended at once".into())),
+        }
+    }
+}
+
+/// What the thread knows.
+struct Loop {
+    listeners: Vec<UnixListener>,
+    api: Api,
+    feed: Arc<EventFeed>,
+    stopping: Arc<AtomicBool>,
+    connections: Vec<Client>,
+    /// Until then nobody is taken in.
+    accept_from: Instant,
+}
+
+struct Client {
+    connection: Connection,
+    next: Next,
+}
+
+impl Loop {
+    fn run(mut self) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let Ok(ready) = self.wait() else { break };
+            self.feed.calm();
+            let now = Instant::now();
+            for (client, ready) in self.connections.iter_mut().zip(ready.clients) {
+                client.next = client.connection.turn(ready, now, &self.api);
+            }
+            self.connections.retain(|client| client.next != Next::Close);
+            if ready.listeners {
+                self.accept(now);
+            }
+        }
+        for client in &mut self.connections {
+            client.connection.farewell(&self.api);
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self) -> io::Result<Ready> {
+        let now = Instant::now();
+        let accepting = if now >= self.accept_from { PollFlags::IN } else { PollFlags::empty() };
+        let feed = self.feed.ready_fd();
+        let mut fds = vec![PollFd::from_borrowed_fd(feed, PollFlags::IN)];
+        fds.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), accepting)));
+        let clients = self.connections.iter().map(|client| &client.connection);
+        fds.extend(clients.map(|client| PollFd::from_borrowed_fd(client.fd(), client.interest())));
+        let limit = self.limit(now).map(|limit| Timespec {
+            tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        });
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let (listeners, clients) = fds[1..].split_at(self.listeners.len());
+        Ok(Ready {
+            listeners: listeners.iter().any(|listener| !listener.revents().is_empty()),
+            clients: clients.iter().map(PollFd::revents).collect(),
+        })
+    }
+
+    /// How long to wait at most; none: for ever.
+    fn limit(&self, now: Instant) -> Option<Duration> {
+        if self.connections.iter().any(|client| client.next == Next::Again) {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = self.connections.iter().filter_map(|client| client.connection.deadline());
+        let paused = Some(self.accept_from).filter(|&from| from > now);
+        let first = deadlines.chain(paused).min()?;
+        // Rounded up, so that the deadline has passed when the wait ends.
+        Some(first.saturating_duration_since(now) + Duration::from_millis(1))
+    }
+
+    /// Takes in some of those who wait.
+    fn accept(&mut self, now: Instant) {
+        for n in 0..self.listeners.len() {
+            for _ in 0..ACCEPTED_AT_ONCE {
+                match self.listeners[n].accept() {
+                    Ok((stream, _)) => self.admit(stream, now),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => {
+                        self.accept_from = now + ACCEPT_PAUSE;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: UnixStream, now: Instant) {
+        if !is_own(&stream) {
+            return turn_away(stream, 403, "This machine belongs to another user");
+        }
+        if self.connections.len() >= CONNECTION_LIMIT && !self.make_room() {
+            return turn_away(stream, 503, "Too many clients: each of them reads events");
+        }
+        if let Ok(connection) = Connection::new(stream, now) {
+            // What it has sent already is looked at in the next turn.
+            self.connections.push(Client { connection, next: Next::Wait });
+        }
+    }
+
+    /// Gives up the client that was silent longest.
+    fn make_room(&mut self) -> bool {
+        let idle = |client: &Client| client.connection.idle_since();
+        let idlest = (0..self.connections.len()).filter(|&n| idle(&self.connections[n]).is_some());
+        match idlest.min_by_key(|&n| idle(&self.connections[n])) {
+            Some(n) => {
+                self.connections.swap_remove(n);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Whose descriptors are ready.
+struct Ready {
+    listeners: bool,
+    clients: Vec<PollFlags>,
+}
+
+/// Says why and closes; a new socket has room for that.
+fn turn_away(mut stream: UnixStream, status: u16, why: &str) {
+    if stream.set_nonblocking(true).is_ok() {
+        _ = stream.write(&Response::fault(status, why).bytes(true));
+    }
+}

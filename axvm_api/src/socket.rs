@@ -1,0 +1,194 @@
+//! Unix sockets that listen: who may connect, and who owns the path.
+//!
+//! ```text
+//!   socket --fchmod 0600--> bind (the file is born private) --> listen         drop: removed, if it is still ours
+//! ```
+//!
+//! A socket file outlives a process that was killed. Whether someone lives behind it is known only by connecting: nobody
+//! there, and it is replaced. The directory is locked meanwhile, so that two who start at once do not replace each other.
+//!
+//! Source: unix(7), "Pathname socket ownership and permissions", SO_PEERCRED.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::process::geteuid;
+use thiserror::Error;
+
+/// Why there is no control socket.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// Another machine is there.
+    #[error("Cannot listen at {0}: a running process listens there already. Choose another path with --api-sock")]
+    Taken(PathBuf),
+    /// The path names a file, a directory, ...
+    #[error("Cannot listen at {0}: it exists and is no socket. Choose another path with --api-sock, or remove it")]
+    NotASocket(PathBuf),
+    /// A kernel limit.
+    #[error("Cannot listen at {path}: {len} bytes are too many for the path of a socket, 107 is the limit. \
+             Choose a shorter path", path = .0.display(), len = .0.as_os_str().len())]
+    TooLong(PathBuf),
+    /// The directory is missing or not ours.
+    #[error("Cannot make the socket {path}: {source}. Its directory must exist and be writable")]
+    Create {
+        /// Of the socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The thread.
+    #[error("Cannot start the thread of the control socket: {0}")]
+    Thread(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A socket that listens, at its path until dropped.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode: what is removed must be what was made.
+    file: (u64, u64),
+}
+
+impl Socket {
+    /// Listens at `path`. A socket that nobody listens to any more is replaced.
+    pub(crate) fn listen_at(path: &Path) -> Result<Socket, ApiError> {
+        let error = |source: Errno| ApiError::Create { path: path.to_owned(), source: source.into() };
+        let address = SocketAddrUnix::new(path).map_err(|source| match source {
+            Errno::NAMETOOLONG => ApiError::TooLong(path.to_owned()),
+            source => error(source),
+        })?;
+        let _lock = lock(path);
+        clear(path)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(error)?;
+        fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(error)?;
+        bind(&socket, &address).map_err(error)?;
+        listen(&socket, BACKLOG).map_err(error)?;
+        let create = |source| ApiError::Create { path: path.to_owned(), source };
+        let made = fs::symlink_metadata(path).map_err(create)?;
+        let path = std::path::absolute(path).map_err(create)?;
+        Ok(Socket { listener: socket.into(), path, file: (made.dev(), made.ino()) })
+    }
+
+    /// The same listener, for the thread that serves.
+    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let is_ours = |found: fs::Metadata| (found.dev(), found.ino()) == self.file;
+        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+            _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the socket of a machine that ended.
+pub(crate) fn remove_dead(path: &Path) -> Result<(), ApiError> {
+    let _lock = lock(path);
+    clear(path)
+}
+
+/// Keeps others that start out of the directory of `path` while the lock lives; best effort, for anyone may hold it long.
+fn lock(path: &Path) -> Option<fs::File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = fs::File::open(parent).ok()?;
+    for _ in 0..20 {
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Some(directory)
+}
+
+/// Removes a socket at `path` that nobody listens to.
+fn clear(path: &Path) -> Result<(), ApiError> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(ApiError::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|source| ApiError::Create { path: path.to_owned(), source })
+        }
+        _ => Err(ApiError::Taken(path.to_owned())),
+    }
+}
+
+/// Whether the process at the other end is of our user, or root.
+pub(crate) fn is_own(peer: impl AsFd) -> bool {
+    sockopt::socket_peercred(peer).is_ok_and(|peer| peer.uid == geteuid() || peer.uid.is_root())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_socket_is_private_and_goes_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = Socket::listen_at(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let client = UnixStream::connect(&path).unwrap();
+        assert!(is_own(&client));
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_a_living_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let living = Socket::listen_at(&path).unwrap();
+        let error = Socket::listen_at(&path).unwrap_err();
+        assert!(matches!(error, ApiError::Taken(_)), "{error}");
+        UnixStream::connect(&path).unwrap();
+        drop(living);
+    }
+
+    #[test]
+    fn only_what_is_ours_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = Socket::listen_at(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "someone else's").unwrap();
+        drop(socket);
+        assert!(path.exists());
+        let error = Socket::listen_at(&path).unwrap_err();
+        assert!(matches!(error, ApiError::NotASocket(_)), "{error}");
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("x".repeat(120));
+        for (path, words) in [
+            (long, "too many"),
+            (dir.path().join("no/s"), "must exist"),
+            ("/proc/s".into(), "Cannot make"),
+            (dir.path().into(), "no socket"),
+        ] {
+            let error = Socket::listen_at(&path).unwrap_err().to_string();
+            assert!(error.contains(words) && error.contains(&path.display().to_string()), "{error}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A machine that does not exist, for tests and fuzzing: it notes what it is asked.
+
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use crate::control::{Attach, Control, Fault};
+use crate::types::{
+    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, Exits, HugePages, MachineConfig, Memory, Resident,
+    State, Status, VmConfig,
+};
+
+/// A machine that notes what it is asked.
+#[derive(Debug, Default)]
+pub struct FakeMachine {
+    asked: Mutex<Vec<String>>,
+}
+
+impl FakeMachine {
+    /// What it was asked since the last call of this.
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, what: impl Into<String>) -> Result<(), Fault> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(what.into());
+        Ok(())
+    }
+}
+
+impl Control for FakeMachine {
+    fn status(&self) -> Result<Status, Fault> {
+        let resident = Resident { small: 4096, huge_2m: 2 << 20, huge_1g: 0 };
+        Ok(Status {
+            name: "fake".into(),
+            pid: std::process::id(),
+            state: State::Running,
+            uptime_s: 1.5,
+            cpus: 2,
+            memory: Memory { size: 128 << 20, resident },
+            disks: vec![Disk { name: "vda".into(), path: "/disk.img".into(), read_only: true }],
+            exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
+            console: "stdio".into(),
+            version: "0.0.0".into(),
+        })
+    }
+
+    fn config(&self) -> Result<VmConfig, Fault> {
+        let drive = Drive {
+            drive_id: "vda".into(),
+            path_on_host: "/disk.img".into(),
+            is_root_device: true,
+            is_read_only: true,
+            cache_type: CacheType::Writeback,
+        };
+        let (vcpu_count, mem_size_mib, huge_pages) = (2, 128, HugePages::Huge2M);
+        Ok(VmConfig {
+            boot_source: BootSource { kernel_image_path: "/bzImage".into(), ..BootSource::default() },
+            drives: vec![drive],
+            machine_config: MachineConfig { vcpu_count, mem_size_mib, huge_pages, ..MachineConfig::default() },
+            balloon: self.balloon().ok(),
+            entropy: None,
+        })
+    }
+
+    fn pause(&self) -> Result<(), Fault> {
+        self.note("pause")
+    }
+
+    fn resume(&self) -> Result<(), Fault> {
+        self.note("resume")
+    }
+
+    fn power_button(&self) -> Result<(), Fault> {
+        self.note("power button")
+    }
+
+    fn reset(&self) -> Result<(), Fault> {
+        self.note("reset")
+    }
+
+    fn stop(&self) -> Result<(), Fault> {
+        self.note("stop")
+    }
+
+    fn balloon(&self) -> Result<Balloon, Fault> {
+        Ok(Balloon { amount_mib: 16, ..Balloon::default() })
+    }
+
+    fn set_balloon(&self, amount_mib: u32) -> Result<(), Fault> {
+        if amount_mib > 128 {
+            return Err(format!("The balloon can not take {amount_mib} MiB of 128; ask for less").into());
+        }
+        self.note(format!("balloon {amount_mib}"))
+    }
+
+    fn balloon_statistics(&self) -> Result<BalloonStatistics, Fault> {
+        Ok(BalloonStatistics { target_mib: 16, free_memory: Some(4096), ..BalloonStatistics::default() })
+    }
+
+    fn set_statistics_interval(&self, seconds: u32) -> Result<(), Fault> {
+        self.note(format!("statistics every {seconds}"))
+    }
+
+    fn attach_console(&self) -> Result<Attach, Fault> {
+        self.note("console")?;
+        Ok(Box::new(|mut stream, typed| {
+            // Says what was typed already, then echoes.
+            _ = stream.write_all(&[b"typed: ", typed.as_slice(), b"\n"].concat());
+            std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }))
+    }
+}
