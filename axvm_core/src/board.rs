@@ -8,14 +8,15 @@
 //!
 //! It ends where the machine begins: nothing here lives on.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use axvm_arch::Gpa;
 use axvm_arch::layout::{self, gsi, port};
 use axvm_boot::acpi::VirtioWindow;
-use axvm_devices::{AcpiPm, Bus, BusBuilder, I8042, Irq, PciHost, Power, Pvpanic, Rtc, Uart};
+use axvm_console::Port;
+use axvm_devices::{AcpiPm, Bus, BusBuilder, I8042, Irq, PciHost, Power, Pvpanic, Rtc, Uart16550};
+
 use axvm_events::Events;
 use axvm_kvm::Vm;
 use axvm_memory::GuestRam;
@@ -39,7 +40,6 @@ pub struct Board<'a> {
 
 /// The chips that the main thread talks to.
 pub struct Chips {
-    pub uart: Arc<Uart>,
     pub rtc: Arc<Rtc>,
     pub acpi_pm: Arc<AcpiPm>,
 }
@@ -59,19 +59,19 @@ impl<'a> Board<'a> {
     }
 
     /// The chips every PC has and Linux looks for.
-    pub fn plug_platform(&mut self, console: Box<dyn Write + Send>) -> Result<Chips> {
-        let uart = Arc::new(Uart::new(self.line(gsi::COM1)?, console).context("Cannot make the UART")?);
+    pub fn plug_platform(&mut self, com1: Port) -> Result<Chips> {
+        let uart = Uart16550::new(self.line(gsi::COM1)?, com1);
         let rtc = Arc::new(Rtc::new(self.line(gsi::RTC)?).context("Cannot make the RTC")?);
         let acpi_pm = Arc::new(AcpiPm::new(self.line(gsi::SCI)?, Arc::clone(self.power)));
         let i8042 = Arc::new(I8042::new(Arc::clone(self.power)));
         let pci = Arc::new(PciHost::new(Arc::clone(self.power)));
-        self.ports.plug(port::COM1.into(), 8, "COM1", uart.clone())?;
+        self.ports.plug(port::COM1.into(), 8, "COM1", uart)?;
         self.ports.plug(u64::from(port::I8042) + 4, 1, "i8042", i8042)?;
         self.ports.plug(port::RTC.into(), 2, "RTC", rtc.clone())?;
         self.ports.plug(port::PM1A_EVENT.into(), 6, "ACPI PM1a", acpi_pm.clone())?;
         self.ports.plug(port::PVPANIC.into(), 1, "pvpanic", Arc::new(Pvpanic::new(Arc::clone(self.power))))?;
         self.ports.plug(port::PCI.into(), PciHost::LEN, "PCI host", pci)?;
-        Ok(Chips { uart, rtc, acpi_pm })
+        Ok(Chips { rtc, acpi_pm })
     }
 
     /// Gives a virtio device its window, its interrupt line and a doorbell for each queue.

@@ -10,12 +10,11 @@
 //! A reset is a new machine on the same RAM and disks: nothing of the old one can leak into it.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use axvm_arch::registers::CpuState;
 use axvm_boot::{acpi, command_line, cpu, linux};
 use axvm_devices::Power;
@@ -29,6 +28,7 @@ use axvm_virtio::rng::Rng;
 use crate::board::Board;
 use crate::cli::{CpuArg, EntryArg};
 use crate::config::Config;
+use crate::consoles::Consoles;
 use crate::gate::{Gate, Order};
 use crate::machine::Parts;
 use crate::vcpu::Shared;
@@ -73,13 +73,23 @@ impl Host {
         Ok(Host { kvm, ram, disks, events })
     }
 
+    /// Guest RAM.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// Where its events go.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// Zeroes what the last guest left, before the next one starts.
     pub fn clear(&self) -> Result<()> {
         Ok(self.ram.clear()?)
     }
 
     /// Steps 3 to 9: a machine, ready to run.
-    pub fn build(&self, config: &Config) -> Result<Parts> {
+    pub fn build(&self, config: &Config, consoles: &Consoles) -> Result<Parts> {
         let Host { kvm, ram, disks, events } = self;
         let mut steps = Steps::start(events);
         let power = Arc::new(Power::new().context("Cannot make the power switch")?);
@@ -94,12 +104,11 @@ impl Host {
 
         // 4, 5  The workbench and the PC's own chips.
         let mut board = Board::new(&vm, ram, &power, events);
-        let chips = board.plug_platform(Box::new(io::stdout()))?;
+        let chips = board.plug_platform(consoles.com1().clone())?;
 
         // 6  Disks first: their lines and names are a promise.
         for (n, image) in disks.iter().enumerate() {
-            let name = format!("vd{}", char::from(b'a' + n as u8));
-            board.plug_virtio(&name, Box::new(Block::new(Arc::clone(image))))?;
+            board.plug_virtio(&disk_name(n), Box::new(Block::new(Arc::clone(image))))?;
         }
 
         // Randomness for a guest that has none yet; and memory that it does not need goes back to the host,
@@ -110,6 +119,10 @@ impl Host {
             let device = Balloon::new(BALLOON);
             balloon = Some(device.target());
             board.plug_virtio("balloon", Box::new(device))?;
+        }
+
+        if let Some(port) = consoles.hvc0() {
+            board.plug_virtio("hvc0", Box::new(axvm_virtio::console::Console::new(port.clone())))?;
         }
 
         // 7  Frozen.
@@ -201,6 +214,11 @@ impl Host {
     }
 }
 
+/// The name that Linux gives to disk number `n`.
+pub fn disk_name(n: usize) -> String {
+    format!("vd{}", char::from(b'a' + n as u8))
+}
+
 /// What was put where, for `-v`.
 fn describe(start: &linux::LinuxStart) -> String {
     let initrd = start.initrd_at.map(|span| format!(", initrd at {span}")).unwrap_or_default();
@@ -212,7 +230,8 @@ fn read_file(path: &Path, what: &str, option: &str) -> Result<Vec<u8>> {
     if path.is_dir() {
         bail!("Cannot read {what} {}: it is a directory; give {option} the file itself", path.display());
     }
-    fs::read(path).with_context(|| format!("Cannot read {what} {}; check the path given to {option}", path.display()))
+    let failed = |error| anyhow!("Cannot read {what} {}: {error}; check the path given to {option}", path.display());
+    fs::read(path).map_err(failed)
 }
 
 /// Tells each finished step, with its time, to whoever listens.

@@ -62,6 +62,12 @@ Examples:
   axvm run --config vm.toml --memory 8G --verbose")]
     Run(RunArgs),
 
+    /// Control a machine that runs: pause, power button, memory, console
+    Ctl(CtlArgs),
+
+    /// List the machines that run
+    Ps(PsArgs),
+
     /// Print a settings file: from arguments, an example, or the schema of all
     #[command(after_help = "\
 Examples:

@@ -1,0 +1,109 @@
+//! The consoles of a machine: COM1, and hvc0 if the user wants one. They outlive resets.
+//!
+//! ```text
+//!   UART           <--> Port <--> Console: --console
+//!   virtio-console <--> Port <--> Console: --virtio-console
+//! ```
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Port};
+use axvm_devices::PowerEvent;
+use axvm_events::{Event, Events};
+
+use crate::config::Config;
+use crate::current::Current;
+
+/// A console's two ends.
+struct Line {
+    port: Port,
+    console: Console,
+    /// Where it goes, for people.
+    place: String,
+}
+
+/// All consoles of a machine.
+pub struct Consoles {
+    com1: Line,
+    hvc0: Option<Line>,
+}
+
+impl Consoles {
+    /// Opens files, sockets, ptys and the terminal.
+    pub fn open(config: &Config, current: &Arc<Current>, events: &Events) -> Result<Consoles> {
+        let open = |back_end: &BackEnd| {
+            let port = Port::new().context("Cannot make a console")?;
+            let console = Console::open(back_end, port.clone(), hooks(current, events))?;
+            let place = match console.pty_path() {
+                Some(path) => format!("pty {}", path.display()),
+                None => back_end.to_string(),
+            };
+            anyhow::Ok(Line { port, console, place })
+        };
+        Ok(Consoles { com1: open(&config.console)?, hvc0: config.virtio_console.as_ref().map(open).transpose()? })
+    }
+
+    /// The UART's port.
+    pub fn com1(&self) -> &Port {
+        &self.com1.port
+    }
+
+    /// The virtio console's port.
+    pub fn hvc0(&self) -> Option<&Port> {
+        self.hvc0.as_ref().map(|line| &line.port)
+    }
+
+    /// The way onto the console that people use: hvc0 if there is one.
+    pub fn for_people(&self) -> (Attacher, Port) {
+        let line = self.hvc0.as_ref().unwrap_or(&self.com1);
+        (line.console.attacher(), line.port.clone())
+    }
+
+    /// Where they go, for people.
+    pub fn places(&self) -> String {
+        match &self.hvc0 {
+            None => self.com1.place.clone(),
+            Some(hvc0) => format!("{} (hvc0 {})", self.com1.place, hvc0.place),
+        }
+    }
+
+    /// The terminal has another size.
+    pub fn resized(&self) {
+        self.lines().for_each(|line| line.console.resized());
+    }
+
+    /// The process was stopped and goes on.
+    pub fn continued(&self) {
+        self.lines().for_each(|line| line.console.continued());
+    }
+
+    /// Do not wait for slow readers at the end.
+    pub fn give_up(&self) {
+        self.lines().for_each(|line| line.console.give_up());
+    }
+
+    /// Brings out what the guest wrote, and gives the terminal back.
+    pub fn finish(self) {
+        self.com1.console.finish();
+        if let Some(line) = self.hvc0 {
+            line.console.finish();
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        std::iter::once(&self.com1).chain(&self.hvc0)
+    }
+}
+
+fn hooks(current: &Arc<Current>, events: &Events) -> Hooks {
+    let (current, events) = (Arc::clone(current), events.clone());
+    Hooks {
+        on_key: Box::new(move |key| match key {
+            Key::Quit => current.press(PowerEvent::Quit),
+            Key::PowerButton => current.press_power_button(),
+        }),
+        on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
+        on_thread: Box::new(|| {}),
+    }
+}

@@ -1,0 +1,254 @@
+//! The machine as the control socket sees it, across resets.
+//!
+//! ```text
+//!   thread api --Control--> Panel --> the machine of the moment: power switch, gate, balloon, chips
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axvm_api::types::{self, CacheType, State};
+use axvm_api::{Attach, Control, Fault};
+use axvm_console::{Attacher, Port};
+use axvm_devices::PowerEvent;
+use axvm_memory::{GuestRam, PageSize};
+use axvm_virtio::balloon::Target;
+
+use crate::config::{Config, DiskArg};
+use crate::consoles::Consoles;
+use crate::current::Current;
+use crate::machine::Machine;
+use crate::recipe::{BALLOON, disk_name};
+
+/// How far back "lately" looks at least, for the rate of exits.
+const LATELY: Duration = Duration::from_millis(100);
+
+/// What the control socket works on.
+pub struct Panel {
+    facts: Facts,
+    ram: Arc<GuestRam>,
+    attacher: Attacher,
+    port: Port,
+    started: Instant,
+    current: Arc<Current>,
+    counted: Mutex<Counted>,
+}
+
+/// A look at the exits.
+struct Counted {
+    at: Instant,
+    total: u64,
+    per_second: f64,
+}
+
+/// What does not change while AxVM runs.
+struct Facts {
+    name: String,
+    console: String,
+    config: types::VmConfig,
+    disks: Vec<types::Disk>,
+}
+
+impl Panel {
+    /// A panel for the machines of this process.
+    pub fn new(config: &Config, ram: Arc<GuestRam>, consoles: &Consoles, current: Arc<Current>) -> Panel {
+        let disks = config.disks.iter().enumerate().map(|(n, disk)| types::Disk {
+            name: disk_name(n),
+            path: disk.path.clone(),
+            read_only: disk.read_only,
+        });
+        let facts = Facts {
+            name: config.name.clone(),
+            console: consoles.places(),
+            config: describe(config),
+            disks: disks.collect(),
+        };
+        let started = Instant::now();
+        let counted = Mutex::new(Counted { at: started, total: 0, per_second: 0.0 });
+        let (attacher, port) = consoles.for_people();
+        Panel { facts, ram, attacher, port, started, current, counted }
+    }
+
+    fn machine(&self) -> Result<Arc<Machine>, Fault> {
+        self.current.machine().ok_or_else(|| Fault::from("The machine is between two starts; try again in a moment"))
+    }
+
+    /// Something that needs the guest's help; a paused guest can not give it.
+    fn awake(&self) -> Result<Arc<Machine>, Fault> {
+        let machine = self.machine()?;
+        match machine.is_paused() {
+            true => Err("The machine is paused and can not react; resume it first".into()),
+            false => Ok(machine),
+        }
+    }
+
+    fn with_balloon<T>(&self, act: impl FnOnce(&Target) -> Result<T, Fault>) -> Result<T, Fault> {
+        let machine = self.machine()?;
+        let balloon = machine.balloon().ok_or_else(|| {
+            Fault::from(
+                "The machine has no balloon: its memory was taken for good \
+                 (--prealloc, --lock or --hugepages 2M or 1G); start it without these",
+            )
+        })?;
+        act(balloon)
+    }
+
+    fn exits(&self, per_vcpu: Vec<u64>) -> types::Exits {
+        let total: u64 = per_vcpu.iter().sum();
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = counted.at.elapsed();
+        if elapsed >= LATELY {
+            // After a reset they count from 0 again.
+            let since = total.checked_sub(counted.total).unwrap_or(total);
+            *counted = Counted { at: Instant::now(), total, per_second: since as f64 / elapsed.as_secs_f64() };
+        }
+        types::Exits { per_vcpu, total, per_second: counted.per_second }
+    }
+}
+
+impl Control for Panel {
+    fn status(&self) -> Result<types::Status, Fault> {
+        let machine = self.current.machine();
+        let backing = self.ram.backing().map_err(|error| Fault(format!("Cannot read /proc/self/smaps: {error}")))?;
+        let state = match &machine {
+            None => State::NotStarted,
+            Some(machine) if machine.is_paused() => State::Paused,
+            Some(_) => State::Running,
+        };
+        let resident =
+            types::Resident { small: backing.small, huge_2m: backing.thp + backing.huge_2m, huge_1g: backing.huge_1g };
+        Ok(types::Status {
+            name: self.facts.name.clone(),
+            pid: std::process::id(),
+            state,
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            cpus: self.facts.config.machine_config.vcpu_count,
+            memory: types::Memory { size: self.ram.size(), resident },
+            disks: self.facts.disks.clone(),
+            exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
+            console: self.facts.console.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        })
+    }
+
+    fn config(&self) -> Result<types::VmConfig, Fault> {
+        let mut config = self.facts.config.clone();
+        config.balloon = self.balloon().ok();
+        Ok(config)
+    }
+
+    fn pause(&self) -> Result<(), Fault> {
+        self.machine()?.pause();
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), Fault> {
+        self.machine()?.resume();
+        Ok(())
+    }
+
+    fn power_button(&self) -> Result<(), Fault> {
+        self.awake()?.chips().acpi_pm.press_power_button();
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), Fault> {
+        self.machine()?.power().press(PowerEvent::Reset("control socket"));
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), Fault> {
+        self.machine()?.power().press(PowerEvent::Quit);
+        Ok(())
+    }
+
+    fn balloon(&self) -> Result<types::Balloon, Fault> {
+        self.with_balloon(|balloon| {
+            Ok(types::Balloon {
+                amount_mib: balloon.mib(),
+                deflate_on_oom: BALLOON.deflate_on_oom,
+                stats_polling_interval_s: balloon.statistics_interval().as_secs() as u32,
+                free_page_reporting: BALLOON.free_page_reporting,
+            })
+        })
+    }
+
+    fn set_balloon(&self, amount_mib: u32) -> Result<(), Fault> {
+        self.with_balloon(|balloon| balloon.set_mib(amount_mib).map_err(|error| Fault(error.to_string())))
+    }
+
+    fn balloon_statistics(&self) -> Result<types::BalloonStatistics, Fault> {
+        self.with_balloon(|balloon| {
+            if balloon.statistics_interval().is_zero() {
+                return Err("The guest is not asked for statistics; PATCH /balloon/statistics \
+                            {\"stats_polling_interval_s\": 1} has it asked every second"
+                    .into());
+            }
+            let said = balloon.statistics().map(|report| report.statistics).unwrap_or_default();
+            Ok(types::BalloonStatistics {
+                target_pages: balloon.pages().into(),
+                actual_pages: balloon.actual_pages().into(),
+                target_mib: balloon.mib().into(),
+                actual_mib: balloon.actual_mib().into(),
+                swap_in: said.swap_in,
+                swap_out: said.swap_out,
+                major_faults: said.major_faults,
+                minor_faults: said.minor_faults,
+                free_memory: said.free_memory,
+                total_memory: said.total_memory,
+                available_memory: said.available_memory,
+                disk_caches: said.disk_caches,
+                hugetlb_allocations: said.hugetlb_allocations,
+                hugetlb_failures: said.hugetlb_failures,
+            })
+        })
+    }
+
+    fn set_statistics_interval(&self, seconds: u32) -> Result<(), Fault> {
+        self.with_balloon(|balloon| {
+            balloon.set_statistics_interval(Duration::from_secs(seconds.into()));
+            Ok(())
+        })
+    }
+
+    fn attach_console(&self) -> Result<Attach, Fault> {
+        let (attacher, port) = (self.attacher.clone(), self.port.clone());
+        Ok(Box::new(move |stream, typed| {
+            port.put(&typed);
+            attacher.attach(stream);
+        }))
+    }
+}
+
+/// The machine in Firecracker's words.
+fn describe(config: &Config) -> types::VmConfig {
+    let drive = |(n, disk): (usize, &DiskArg)| types::Drive {
+        drive_id: disk_name(n),
+        path_on_host: disk.path.clone(),
+        is_root_device: n == 0,
+        is_read_only: disk.read_only,
+        cache_type: if disk.write_through { CacheType::Writethrough } else { CacheType::Writeback },
+    };
+    types::VmConfig {
+        boot_source: types::BootSource {
+            kernel_image_path: config.kernel.clone(),
+            initrd_path: config.initrd.clone(),
+            boot_args: Some(config.append.clone()),
+        },
+        drives: config.disks.iter().enumerate().map(drive).collect(),
+        machine_config: types::MachineConfig {
+            vcpu_count: config.topology.count(),
+            mem_size_mib: config.memory.size >> 20,
+            smt: config.topology.threads > 1,
+            huge_pages: match config.memory.pages {
+                PageSize::Thp => types::HugePages::Transparent,
+                PageSize::Small => types::HugePages::None,
+                PageSize::Huge2M => types::HugePages::Huge2M,
+                PageSize::Huge1G => types::HugePages::Huge1G,
+            },
+            ..types::MachineConfig::default()
+        },
+        balloon: None,
+        entropy: Some(types::Entropy {}),
+    }
+}

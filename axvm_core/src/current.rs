@@ -1,0 +1,64 @@
+//! The machine of the moment: what keys, signals and the control socket act on while guests come and go.
+//!
+//! ```text
+//!   main thread:  install(machine) ... remove()     around each start of the guest
+//!   others:       machine(), press(event)           what comes between two starts waits for the next
+//! ```
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axvm_devices::PowerEvent;
+
+use crate::machine::Machine;
+
+/// A place for one machine.
+#[derive(Default)]
+pub struct Current(Mutex<Slot>);
+
+#[derive(Default)]
+struct Slot {
+    machine: Option<Arc<Machine>>,
+    /// Pressed while there was no machine.
+    pressed: Option<PowerEvent>,
+}
+
+impl Current {
+    /// This machine is the one from now on.
+    pub fn install(&self, machine: Arc<Machine>) {
+        let mut slot = self.slot();
+        if let Some(event) = slot.pressed.take() {
+            machine.power().press(event);
+        }
+        slot.machine = Some(machine);
+    }
+
+    /// There is no machine for a while.
+    pub fn remove(&self) {
+        self.slot().machine = None;
+    }
+
+    /// The machine, unless it is between two starts.
+    pub fn machine(&self) -> Option<Arc<Machine>> {
+        self.slot().machine.clone()
+    }
+
+    /// Presses the power switch.
+    pub fn press(&self, event: PowerEvent) {
+        let mut slot = self.slot();
+        match &slot.machine {
+            Some(machine) => machine.power().press(event),
+            None => slot.pressed = Some(event),
+        }
+    }
+
+    /// Presses the power button, if there is a machine to hear it.
+    pub fn press_power_button(&self) {
+        if let Some(machine) = self.machine() {
+            machine.chips().acpi_pm.press_power_button();
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

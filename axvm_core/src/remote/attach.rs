@@ -1,0 +1,107 @@
+//! `axvm ctl MACHINE console`: this terminal at the guest's console, until Ctrl-A x or the machine's end.
+//!
+//! ```text
+//!   terminal <--> Console (raw mode, escape keys) <--> Port <--> two threads here <--> control socket <--> the machine
+//! ```
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use anyhow::{Context, Result};
+use axvm_api::Client;
+use axvm_api::types::{Action, ActionRequest};
+use axvm_console::{BackEnd, Console, Hooks, Key, Port};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Bytes moved at once.
+const CHUNK: usize = 16 << 10;
+
+/// Attaches `stream`, which came from the control socket at `socket`; comes back when the user leaves or the machine ends.
+pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
+    let port = Port::new().context("Cannot make a console")?;
+    // The port calls whenever something changed: one call that was not yet answered is as good as many.
+    let (bell, rings) = sync_channel(1);
+    port.connect(move || {
+        let _ = bell.try_send(());
+    });
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT]).context("Cannot catch signals")?;
+    let handle = signals.handle();
+    let console = Console::open(&BackEnd::Stdio, port.clone(), hooks(stream.try_clone()?, socket))?;
+    let (to_guest, at_end) = (stream.try_clone()?, stream.try_clone()?);
+    let shown = thread::scope(|scope| {
+        scope.spawn(|| {
+            for signal in &mut signals {
+                match signal {
+                    SIGCONT => console.continued(),
+                    _ => drop(at_end.shutdown(Shutdown::Both)),
+                }
+            }
+        });
+        let typed = port.clone();
+        scope.spawn(move || send(&typed, to_guest, &rings));
+        let shown = show(stream, &port);
+        handle.close();
+        // Ends the thread that waits for the bell.
+        port.connect(|| {});
+        shown
+    });
+    console.finish();
+    shown.context("The connection to the machine broke")?;
+    Ok(0)
+}
+
+fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
+    Hooks {
+        on_key: Box::new(move |key| match key {
+            Key::Quit => drop(stream.shutdown(Shutdown::Both)),
+            // A machine that refuses has its reasons, and a paused one does not react: nothing to do here.
+            Key::PowerButton => {
+                let press = ActionRequest { action_type: Action::PowerButton };
+                let _ = Client::connect(&socket).and_then(|mut client| client.put("/actions", &press));
+            }
+        }),
+        on_warning: Box::new(|message| eprintln!("axvm: {message}\r")),
+        on_thread: Box::new(|| {}),
+    }
+}
+
+/// From the guest to the terminal, as fast as the terminal takes it.
+fn show(mut stream: UnixStream, port: &Port) -> std::io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let count = match stream.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut rest = &chunk[..count];
+        while !rest.is_empty() {
+            let taken = port.send(rest);
+            rest = &rest[taken..];
+        }
+        while port.room() == 0 {
+            thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+/// From the keyboard to the guest.
+fn send(port: &Port, mut stream: UnixStream, rings: &Receiver<()>) {
+    let mut chunk = vec![0; CHUNK];
+    while rings.recv().is_ok() {
+        loop {
+            match port.receive(&mut chunk) {
+                0 => break,
+                count if stream.write_all(&chunk[..count]).is_err() => return,
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `axvm ctl`: one request to one machine.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, Status, VmUpdate, WantedState};
+use axvm_api::{Client, ClientError};
+use axvm_core::cli::{CtlAction, CtlArgs};
+
+use super::ps::{duration, mebibytes, resident, state};
+use super::{attach, find};
+
+/// Does it; exit code 0, or 1 with the reason as an error.
+pub fn ctl(args: &CtlArgs) -> Result<u8> {
+    let socket = find(&args.machine)?;
+    let mut client = Client::connect(&socket)?;
+    match args.action {
+        CtlAction::Status => {
+            let status: Status = client.get("/status")?;
+            // A machine may have no balloon.
+            let balloon = client.get::<Balloon>("/balloon").ok();
+            print!("{}", describe(&status, balloon.as_ref()));
+        }
+        CtlAction::Pause => change(&mut client, WantedState::Paused)?,
+        CtlAction::Resume => change(&mut client, WantedState::Resumed)?,
+        CtlAction::PowerButton => act(&mut client, Action::PowerButton)?,
+        CtlAction::Reset => act(&mut client, Action::Reset)?,
+        CtlAction::Stop => act(&mut client, Action::Stop)?,
+        CtlAction::Balloon { mib } => {
+            client.patch("/balloon", &BalloonUpdate { amount_mib: mib })?;
+        }
+        CtlAction::Console => return attach::attach(client.console()?, socket),
+        CtlAction::Events => events(client)?,
+    }
+    Ok(0)
+}
+
+fn change(client: &mut Client, state: WantedState) -> Result<(), ClientError> {
+    client.patch("/vm", &VmUpdate { state }).map(drop)
+}
+
+fn act(client: &mut Client, action_type: Action) -> Result<(), ClientError> {
+    client.put("/actions", &ActionRequest { action_type }).map(drop)
+}
+
+/// Prints events until the machine ends, or nobody reads any more.
+fn events(client: Client) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for line in client.events()? {
+        match writeln!(out, "{}", line?).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            written => written.context("Cannot print events")?,
+        }
+    }
+    Ok(())
+}
+
+fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
+    let mut text = format!(
+        "{} (process {}): {} for {}, AxVM {}\n",
+        status.name,
+        status.pid,
+        state(status.state),
+        duration(status.uptime_s),
+        status.version
+    );
+    let mut row = |name: &str, value: String| text.push_str(&format!("  {name:8} {value}\n"));
+    row("vCPUs", format!("{}; {} exits, {:.0} a second", status.cpus, status.exits.total, status.exits.per_second));
+    row("memory", format!("{}; the host holds {}", mebibytes(status.memory.size), resident(&status.memory)));
+    if let Some(balloon) = balloon {
+        row("balloon", format!("{}M wanted", balloon.amount_mib));
+    }
+    for disk in &status.disks {
+        row(&disk.name, format!("{}{}", disk.path.display(), if disk.read_only { " (read-only)" } else { "" }));
+    }
+    row("console", status.console.clone());
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axvm_api::types::{Disk, Exits, Memory, Resident, State};
+
+    #[test]
+    fn status_is_told_in_words() {
+        let status = Status {
+            name: "web".into(),
+            pid: 7,
+            state: State::Paused,
+            uptime_s: 61.5,
+            cpus: 4,
+            memory: Memory { size: 1 << 30, resident: Resident { small: 1 << 20, ..Resident::default() } },
+            disks: vec![Disk { name: "vda".into(), path: "root.img".into(), read_only: true }],
+            exits: Exits { per_vcpu: vec![10, 2], total: 12, per_second: 3.2 },
+            console: "stdio".into(),
+            version: "1.2.3".into(),
+        };
+        let text = describe(&status, Some(&Balloon { amount_mib: 64, ..Balloon::default() }));
+        let expected = "web (process 7): paused for 1m01s, AxVM 1.2.3\n  vCPUs    4; 12 exits, 3 a second\n  \
+                        memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
+                        console  stdio\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,54 @@
+//! Machines that run elsewhere: `axvm ctl` and `axvm ps`, clients of the control socket.
+//!
+//! ```text
+//!   path | process id | name --find--> socket --HTTP--> the machine's `api` thread
+//! ```
+
+mod attach;
+mod ctl;
+mod ps;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use axvm_api::Registry;
+use axvm_api::registry::Found;
+
+pub use ctl::ctl;
+pub use ps::ps;
+
+/// The socket of the machine that the user means.
+fn find(machine: &str) -> Result<PathBuf> {
+    if machine.contains('/') || Path::new(machine).exists() {
+        return Ok(machine.into());
+    }
+    let running = Registry::of_user().machines().context("Cannot look for machines that run")?;
+    let pid = machine.parse::<u32>().ok();
+    let is_meant = |found: &&Found| {
+        pid == Some(found.pid) || matches!(&found.status, Ok(status) if pid.is_none() && status.name == machine)
+    };
+    let meant: Vec<&Found> = running.iter().filter(is_meant).collect();
+    match meant[..] {
+        [one] => Ok(one.socket.clone()),
+        [] if running.is_empty() => {
+            bail!("No machine '{machine}': no machine of yours runs. Start one with `axvm run`")
+        }
+        [] => bail!("No machine '{machine}': there is {}. `axvm ps` tells more", names(&running)),
+        _ => {
+            let pids: Vec<String> = meant.iter().map(|found| found.pid.to_string()).collect();
+            bail!(
+                "{} machines are called '{machine}': say which by its process id, one of {}",
+                meant.len(),
+                pids.join(", ")
+            )
+        }
+    }
+}
+
+fn names(running: &[Found]) -> String {
+    let name = |found: &Found| match &found.status {
+        Ok(status) => format!("{} ({})", status.name, found.pid),
+        Err(_) => found.pid.to_string(),
+    };
+    running.iter().map(name).collect::<Vec<_>>().join(", ")
+}
