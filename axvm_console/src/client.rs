@@ -20,6 +20,9 @@ use crate::port::LIMIT;
 /// A larger backlog than this costs a client that does not read its connection.
 pub const BACKLOG_LIMIT: usize = 1 << 20;
 
+/// How long a client may stand still before the guest no longer waits for it.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// What is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -113,17 +116,15 @@ impl Client {
         self.backlog.len()
     }
 
-    /// How long the guest should still wait for it; none if it need not.
-    pub fn wait(&self, limit: usize, patience: Duration) -> Option<Duration> {
-        if self.backlog.len() <= limit {
-            return None;
-        }
-        patience.checked_sub(self.progress.elapsed()).filter(|left| !left.is_zero())
+    /// How long, from `now`, a backlog beyond `limit` is still waited for; none if it is not.
+    pub fn wait(&self, now: Instant, limit: usize, patience: Duration) -> Option<Duration> {
+        let stood_still = now.saturating_duration_since(self.progress);
+        patience.checked_sub(stood_still).filter(|left| self.backlog.len() > limit && !left.is_zero())
     }
 
-    /// Like [`Client::wait`] while the machine runs.
-    pub fn hold(&self) -> Option<Duration> {
-        self.wait(LIMIT, Duration::from_millis(100))
+    /// How long, from `now`, the guest waits for it.
+    pub fn hold(&self, now: Instant) -> Option<Duration> {
+        self.wait(now, LIMIT, PATIENCE)
     }
 
     /// What to poll it for, if its typing is `welcome`; none if it would only tell again that it hung up.

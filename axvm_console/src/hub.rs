@@ -21,6 +21,7 @@ use crate::Port;
 use crate::client::{BACKLOG_LIMIT, Client, Kind};
 use crate::console::Shared;
 use crate::keys::{Escape, HELP};
+use crate::port::LIMIT;
 use crate::pty::Pty;
 use crate::replay::Replay;
 use crate::socket::Listener;
@@ -29,6 +30,8 @@ use crate::writer::Writer;
 
 /// How often to look whether the shell gave the terminal back, or a descriptor came free for a client.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long output waits for more of it.
+const GATHER: Duration = Duration::from_millis(1);
 /// How long a client may stand still at the end of the machine.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,8 @@ pub struct Hub {
     held: Vec<u8>,
     /// Until then no client is accepted.
     full_until: Option<Instant>,
+    /// One time for all questions of one round: two answers a moment apart could make it sleep for ever.
+    now: Instant,
 }
 
 /// Standard input.
@@ -96,12 +101,14 @@ impl Hub {
             replay: Replay::default(),
             held: Vec::new(),
             full_until: None,
+            now: Instant::now(),
         }
     }
 
     /// Serves until the console is closed and all output has arrived, or is given up.
     pub fn run(mut self) {
         loop {
+            self.now = Instant::now();
             for stream in self.shared.arrivals() {
                 self.adopt(stream);
             }
@@ -121,7 +128,7 @@ impl Hub {
     fn is_finished(&self) -> bool {
         self.shared.closing.is_set()
             && !self.writer.as_ref().is_some_and(Writer::is_busy)
-            && self.clients.iter().all(|client| client.wait(0, LAST_PATIENCE).is_none())
+            && self.clients.iter().all(|client| client.wait(self.now, 0, LAST_PATIENCE).is_none())
     }
 
     fn end(mut self) {
@@ -145,7 +152,8 @@ impl Hub {
 
     /// Whether output has to wait in the port.
     fn holds(&self) -> bool {
-        self.writer.as_ref().is_some_and(Writer::is_busy) || self.clients.iter().any(|client| client.hold().is_some())
+        self.writer.as_ref().is_some_and(Writer::is_busy)
+            || self.clients.iter().any(|client| client.hold(self.now).is_some())
     }
 
     /// Takes what the port has and shows it to everyone; false if that has to wait.
@@ -197,17 +205,19 @@ impl Hub {
     }
 
     /// Sleeps until something happens; what it was.
-    fn wait(&mut self) -> Vec<(Source, PollFlags)> {
-        let (mut sources, mut fds) = (Vec::new(), Vec::new());
-        let mut timeout = self.clients.iter().filter_map(Client::hold).min();
-        if self.shared.closing.is_set() {
-            timeout = self.clients.iter().filter_map(|client| client.wait(0, LAST_PATIENCE)).chain(timeout).min();
-        }
+    fn wait(&self) -> Vec<(Source, PollFlags)> {
+        let keyboard_is_ours = self.keyboard.as_ref().is_none_or(Keyboard::is_ours);
+        let (sources, mut fds): (Vec<_>, Vec<_>) = self.watched(keyboard_is_ours).into_iter().unzip();
+        sleep(&mut fds, self.time_limit(keyboard_is_ours));
+        let flags = fds.iter().map(PollFd::revents);
+        sources.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()).collect()
+    }
+
+    /// What is worth waking up for now.
+    fn watched(&self, keyboard_is_ours: bool) -> Vec<(Source, PollFd<'_>)> {
+        let mut watched = Vec::new();
+        let mut watch = |source, fd, flags| watched.push((source, PollFd::from_borrowed_fd(fd, flags)));
         let welcome = self.held.is_empty();
-        let mut watch = |source, fd, flags| {
-            sources.push(source);
-            fds.push(PollFd::from_borrowed_fd(fd, flags));
-        };
         watch(Source::Wake, self.shared.wake.as_fd(), PollFlags::IN);
         if !self.holds() {
             watch(Source::Output, self.port.output_ready().as_fd(), PollFlags::IN);
@@ -215,18 +225,11 @@ impl Hub {
         if !welcome {
             watch(Source::Room, self.port.input_room().as_fd(), PollFlags::IN);
         }
-        if let Some(keyboard) = &self.keyboard {
-            match keyboard.is_ours() {
-                true if welcome => watch(Source::Keyboard, keyboard.fd.as_fd(), PollFlags::IN),
-                true => {}
-                false => timeout = Some(timeout.map_or(PAUSE, |limit| limit.min(PAUSE))),
-            }
+        if let Some(keyboard) = self.keyboard.as_ref().filter(|_| welcome && keyboard_is_ours) {
+            watch(Source::Keyboard, keyboard.fd.as_fd(), PollFlags::IN);
         }
-        if let Some(listener) = &self.listener {
-            match self.full_until.and_then(|until| until.checked_duration_since(Instant::now())) {
-                None => watch(Source::Listener, listener.as_fd(), PollFlags::IN),
-                Some(left) => timeout = Some(timeout.map_or(left, |limit| limit.min(left))),
-            }
+        if let Some(listener) = self.listener.as_ref().filter(|_| self.closed_for().is_none()) {
+            watch(Source::Listener, listener.as_fd(), PollFlags::IN);
         }
         if let Some(pty) = &self.pty {
             watch(Source::Pty, pty.as_fd(), PollFlags::IN);
@@ -236,20 +239,40 @@ impl Hub {
                 watch(Source::Client(index), client.as_fd(), flags);
             }
         }
-        sleep(&mut fds, timeout);
-        let flags = fds.iter().map(PollFd::revents);
-        sources.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()).collect()
+        watched
+    }
+
+    /// When to look around although nothing happened; mostly never.
+    fn time_limit(&self, keyboard_is_ours: bool) -> Option<Duration> {
+        let closing = self.shared.closing.is_set();
+        let last = |client: &Client| if closing { client.wait(self.now, 0, LAST_PATIENCE) } else { None };
+        let clients = self.clients.iter().flat_map(|client| [client.hold(self.now), last(client)]).flatten();
+        let keyboard = (!keyboard_is_ours).then_some(PAUSE);
+        clients.chain(keyboard).chain(self.closed_for()).min()
+    }
+
+    /// How long no client is accepted yet.
+    fn closed_for(&self) -> Option<Duration> {
+        self.full_until?.checked_duration_since(self.now)
     }
 
     fn serve(&mut self, source: Source, flags: PollFlags) {
         match source {
             Source::Wake => drop(self.shared.wake.clear()),
-            // The loop tries to move bytes every time around.
-            Source::Output | Source::Room => {}
+            // The loop moves bytes each time around.
+            Source::Output => self.gather(),
+            Source::Room => {}
             Source::Keyboard => self.read_keyboard(),
             Source::Listener => self.accept(),
             Source::Pty => self.look_at_pty(),
             Source::Client(index) => self.serve_client(index, flags),
+        }
+    }
+
+    /// A UART gives one byte at a time: waking twice for each would cost the guest more than a moment's delay.
+    fn gather(&self) {
+        if self.port.room() > LIMIT / 2 {
+            std::thread::sleep(GATHER);
         }
     }
 
