@@ -4,6 +4,8 @@
 //!   cli       what was typed              --+
 //!   settings  what was typed, or filed    <-+--+
 //!   config    what will be done           <----+     pages   what AxVM prints about itself
+//!
+//!   doctor    what the host can do                   notify  what AxVM tells the service manager
 //! ```
 //!
 //! It is a library so that tests and fuzzing reach it.
@@ -11,6 +13,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod error;
+pub mod notify;
 pub mod pages;
 pub mod settings;

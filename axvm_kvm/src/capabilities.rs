@@ -90,9 +90,9 @@ pub const CAPABILITIES: [Capability; 15] = [
         "guests may report a soft lockup after a pause",
     ),
     optional(
-        kvm::KVM_CAP_VM_TSC_CONTROL,
-        "KVM_CAP_VM_TSC_CONTROL",
-        "5.18",
+        kvm::KVM_CAP_GET_TSC_KHZ,
+        "KVM_CAP_GET_TSC_KHZ",
+        "2.6.39",
         "telling guests the TSC frequency",
         "guests measure it at start (tens of milliseconds)",
     ),

@@ -1,0 +1,79 @@
+//! The rest of the kernel: its age, asynchronous files, network devices, fences around a process.
+
+use super::{Root, Row};
+
+const PART: &str = "Kernel";
+
+pub(super) fn rows(root: &Root) -> Vec<Row> {
+    vec![release(root), io_uring(root), tun(root), vhost(root), landlock(root), seccomp(root)]
+}
+
+fn release(root: &Root) -> Row {
+    let release = root.text("/proc/sys/kernel/osrelease").unwrap_or_else(|| "not told".into());
+    let row = Row::ok(PART, "release", release);
+    match root.kernel() {
+        Some(version) if version < (5, 14) => row.note(
+            "older than Landlock (5.13) and core scheduling (5.14): a guest that breaks out meets fewer fences",
+            "install a newer kernel from your distribution, then reboot",
+        ),
+        _ => row,
+    }
+}
+
+fn io_uring(root: &Root) -> Row {
+    let name = "io_uring";
+    match (root.number("/proc/sys/kernel/io_uring_disabled"), root.kernel()) {
+        (Some(0), _) => Row::ok(PART, name, "allowed; AxVM does not use it yet"),
+        (Some(mode), _) => Row::ok(PART, name, if mode == 1 { "for one group only" } else { "switched off" })
+            .note("nothing yet: AxVM's disks use preadv and pwritev", "sudo sysctl kernel.io_uring_disabled=0"),
+        (None, Some(version)) if version < (5, 1) => {
+            Row::ok(PART, name, "this kernel is older; AxVM does not use it yet")
+        }
+        (None, _) => Row::ok(PART, name, "no switch in this kernel; AxVM does not use it yet"),
+    }
+}
+
+fn tun(root: &Root) -> Row {
+    match root.has("/dev/net/tun") {
+        true => Row::ok(PART, "/dev/net/tun", "there; AxVM has no network device yet"),
+        false => Row::ok(PART, "/dev/net/tun", "missing")
+            .note("nothing yet: AxVM has no network device", "sudo modprobe tun"),
+    }
+}
+
+fn vhost(root: &Root) -> Row {
+    let found: Vec<&str> =
+        ["vhost-net", "vhost-vsock"].into_iter().filter(|name| root.has(&format!("/dev/{name}"))).collect();
+    let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+    Row::ok(PART, "vhost devices", format!("{found}; AxVM does not use them yet"))
+}
+
+fn landlock(root: &Root) -> Row {
+    match root.text("/sys/kernel/security/lsm") {
+        Some(modules) if modules.split(',').any(|name| name == "landlock") => {
+            Row::ok(PART, "Landlock", "on: a process can give up all files but its own")
+        }
+        Some(modules) => Row::ok(PART, "Landlock", format!("off; active: {}", modules.replace(',', ", "))).note(
+            "a guest that breaks out reaches every file of this user",
+            format!(
+                "put it on the kernel's command line (5.13 or later, CONFIG_SECURITY_LANDLOCK):\nlsm=landlock,{modules}"
+            ),
+        ),
+        None => Row::ok(PART, "Landlock", "cannot tell: securityfs is not mounted, or not in this kernel").note(
+            "unknown: without Landlock a guest that breaks out reaches every file of this user",
+            "sudo mount -t securityfs securityfs /sys/kernel/security",
+        ),
+    }
+}
+
+fn seccomp(root: &Root) -> Row {
+    let actions = root.text("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    let has = |action| actions.split_whitespace().any(|found| found == action);
+    if has("kill_process") && has("trap") {
+        return Row::ok(PART, "seccomp", "system calls can be filtered");
+    }
+    Row::ok(PART, "seccomp", if actions.is_empty() { "not in this kernel" } else { "older than 4.14" }).note(
+        "a guest that breaks out may make every system call",
+        "use a kernel with CONFIG_SECCOMP_FILTER (4.14 or later)",
+    )
+}

@@ -1,0 +1,145 @@
+//! Telling the service manager that started AxVM how far the machine is.
+//!
+//! ```text
+//!   vCPUs run      READY=1  --+
+//!   what it does   STATUS=  --+--> one datagram each --> the socket that NOTIFY_SOCKET names
+//!   power-off      STOPPING=1 +                          /run/systemd/notify, or @name (abstract)
+//! ```
+//!
+//! A machine is ready when its vCPUs run: all that the host can refuse has then been given. When Linux in it is up
+//! is the guest's own business, and only the guest could tell.
+//!
+//! Without NOTIFY_SOCKET nothing is sent. The variable stays set: AxVM starts no other programs.
+//!
+//! Source: sd_notify(3), systemd 252. Left out: MAINPID (the service manager started us), WATCHDOG, file descriptors,
+//! vsock addresses.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use thiserror::Error;
+
+/// A state could not be told; the machine goes on.
+#[derive(Debug, Error)]
+#[error("Cannot tell {state:?} to the service manager at {socket:?} (NOTIFY_SOCKET)")]
+pub struct NotifyError {
+    state: &'static str,
+    socket: OsString,
+    source: io::Error,
+}
+
+/// How far a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State<'a> {
+    /// The vCPUs run.
+    Ready,
+    /// In a few words, what it does now; shown by `systemctl status`.
+    Status(&'a str),
+    /// The machine is ending.
+    Stopping,
+}
+
+/// The way to the service manager, if one listens.
+#[derive(Clone, Debug, Default)]
+pub struct Notifier {
+    socket: Option<OsString>,
+}
+
+impl Notifier {
+    /// To the socket that NOTIFY_SOCKET names.
+    pub fn from_env() -> Notifier {
+        Notifier::to(std::env::var_os("NOTIFY_SOCKET"))
+    }
+
+    /// To `socket`: a path, or `@name` for an abstract one; to nobody when it is `None` or empty.
+    pub fn to(socket: Option<OsString>) -> Notifier {
+        Notifier { socket: socket.filter(|name| !name.is_empty()) }
+    }
+
+    /// Sends one state. A failure is for the verbose log, not a reason to stop.
+    pub fn tell(&self, state: State<'_>) -> Result<(), NotifyError> {
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
+        let (name, message) = match state {
+            State::Ready => ("READY=1", "READY=1".into()),
+            // A line end would begin another assignment.
+            State::Status(text) => ("STATUS", format!("STATUS={}", text.replace(['\n', '\r'], " "))),
+            State::Stopping => ("STOPPING=1", "STOPPING=1".into()),
+        };
+        send(socket, message.as_bytes()).map_err(|source| NotifyError { state: name, socket: socket.clone(), source })
+    }
+}
+
+/// One datagram; it never waits for a receiver that is busy.
+fn send(socket: &OsStr, message: &[u8]) -> io::Result<()> {
+    let address = match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        [b'/', ..] => SocketAddr::from_pathname(socket)?,
+        _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "neither a path from / nor @name")),
+    };
+    let from = UnixDatagram::unbound()?;
+    from.set_nonblocking(true)?;
+    from.send_to_addr(message, &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(listener: &UnixDatagram) -> String {
+        let mut buffer = [0; 256];
+        let len = listener.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..len].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn each_state_is_one_datagram() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let listener = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::to(Some(path.into()));
+        for (state, text) in [
+            (State::Ready, "READY=1"),
+            (State::Status("2 vCPUs run\nREADY=0"), "STATUS=2 vCPUs run READY=0"),
+            (State::Stopping, "STOPPING=1"),
+        ] {
+            notifier.tell(state).unwrap();
+            assert_eq!(received(&listener), text);
+        }
+    }
+
+    #[test]
+    fn an_abstract_socket_is_found() {
+        let name = format!("axvm-notify-{}", std::process::id());
+        let listener = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        Notifier::to(Some(format!("@{name}").into())).tell(State::Ready).unwrap();
+        assert_eq!(received(&listener), "READY=1");
+    }
+
+    #[test]
+    fn nobody_listening_is_no_error() {
+        assert!(Notifier::default().tell(State::Ready).is_ok());
+        assert!(Notifier::to(Some("".into())).tell(State::Ready).is_ok());
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_reached_is_told_with_its_name() {
+        for socket in ["/no/such/socket", "relative"] {
+            let error = Notifier::to(Some(socket.into())).tell(State::Ready).unwrap_err();
+            assert!(error.to_string().contains(socket) && error.to_string().contains("READY=1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_service_manager_that_does_not_read_stops_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let _silent = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::to(Some(path.into()));
+        assert!((0..100_000).any(|_| notifier.tell(State::Ready).is_err()), "the queue of a socket has an end");
+    }
+}
