@@ -177,3 +177,78 @@ fn retry(result: io::Result<usize>) -> io::Result<Option<usize>> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::EventFeed;
+    use crate::testing::FakeMachine;
+    use std::sync::Arc;
+
+    struct Both {
+        api: Api,
+        start: Instant,
+        client: UnixStream,
+        connection: Connection,
+    }
+
+    fn connected() -> Both {
+        let api = Api::new(Arc::new(FakeMachine::default()), EventFeed::new().unwrap());
+        let (client, server) = UnixStream::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let start = Instant::now();
+        Both { api, start, client, connection: Connection::new(server, start).unwrap() }
+    }
+
+    impl Both {
+        fn turn(&mut self, seconds: u64) -> Next {
+            let now = self.start + Duration::from_secs(seconds);
+            self.connection.turn(PollFlags::IN, now, &self.api)
+        }
+
+        fn heard(&mut self) -> String {
+            let mut bytes = [0; 4096];
+            let len = self.client.read(&mut bytes).unwrap_or(0);
+            String::from_utf8_lossy(&bytes[..len]).into_owned()
+        }
+    }
+
+    #[test]
+    fn a_request_that_does_not_end_is_given_up_however_slowly_it_drips() {
+        let mut both = connected();
+        for second in (0..30).step_by(5) {
+            both.client.write_all(b"G").unwrap();
+            assert_eq!(both.turn(second), Next::Wait);
+        }
+        assert_eq!(both.heard(), "");
+        both.turn(30);
+        both.turn(30);
+        assert!(both.heard().starts_with("HTTP/1.1 408 "));
+        both.client.write_all(b"G").unwrap();
+        assert_eq!(both.turn(31), Next::Close);
+    }
+
+    #[test]
+    fn a_silent_client_between_requests_may_stay() {
+        let mut both = connected();
+        both.client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        both.turn(0);
+        both.turn(0);
+        assert!(both.heard().starts_with("HTTP/1.1 200 "));
+        assert_eq!((both.turn(3600), both.connection.deadline()), (Next::Wait, None));
+    }
+
+    #[test]
+    fn a_client_that_takes_no_answers_is_given_up() {
+        let mut both = connected();
+        let mut sent = 0;
+        while sent < 1000 && both.connection.session.output().len() < 8192 {
+            _ = both.client.write(b"GET /openapi.json HTTP/1.1\r\n\r\n");
+            both.turn(0);
+            sent += 1;
+        }
+        assert!(sent < 1000, "the output is bounded by the socket and the session");
+        assert_eq!(both.turn(29), Next::Wait);
+        assert_eq!(both.turn(31), Next::Close);
+    }
+}

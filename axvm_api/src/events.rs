@@ -31,7 +31,7 @@ pub struct EventFeed {
     ring: Mutex<Ring>,
     /// Whether anyone is subscribed.
     wanted: Arc<AtomicBool>,
-    /// Readable when there are lines, or when someone called [`EventFeed::wake`].
+    /// Readable when there are lines.
     ready: OwnedFd,
     /// `ready` is set already: a system call less.
     is_ready: AtomicBool,
@@ -73,7 +73,7 @@ impl EventFeed {
     }
 
     /// Makes [`EventFeed::ready_fd`] readable.
-    pub(crate) fn wake(&self) {
+    fn wake(&self) {
         if !self.is_ready.swap(true, Ordering::AcqRel) {
             // Fails only when the counter is full, and then it is readable.
             _ = rustix::io::write(&self.ready, &1_u64.to_ne_bytes());
@@ -88,7 +88,7 @@ impl EventFeed {
     /// Call before looking for lines: what comes later wakes again.
     pub(crate) fn calm(&self) {
         _ = rustix::io::read(&self.ready, &mut [0; 8]);
-        self.is_ready.store(false, Ordering::Release);
+        self.is_ready.swap(false, Ordering::AcqRel);
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {

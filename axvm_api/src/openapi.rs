@@ -82,3 +82,73 @@ fn operation_id(route: &Route) -> String {
     let id = format!("{}_{path}", route.method.to_ascii_lowercase());
     id.split('_').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("_")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Control;
+    use crate::routes::table;
+    use crate::testing::FakeMachine;
+
+    #[test]
+    fn every_route_is_described() {
+        let routes = table();
+        let document = document(&routes);
+        for Route { method, path, .. } in &routes {
+            let operation = &document["paths"][path][method.to_ascii_lowercase()];
+            assert!(operation["responses"]["400"].is_object() && operation["summary"].is_string(), "{method} {path}");
+        }
+        let mut ids: Vec<String> = routes.iter().map(operation_id).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), routes.len());
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+            match value {
+                Value::Object(object) => {
+                    found.extend(object.get("$ref").and_then(Value::as_str));
+                    object.values().for_each(|value| references(value, found));
+                }
+                Value::Array(array) => array.iter().for_each(|value| references(value, found)),
+                _ => {}
+            }
+        }
+        let document = document(&table());
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.contains(&"#/components/schemas/Balloon"));
+        for reference in found {
+            assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn every_example_is_accepted_and_a_wrong_body_is_not() {
+        for route in table() {
+            let (Some(body), Work::Call(call)) = (&route.body, &route.work) else { continue };
+            let machine = FakeMachine::default();
+            assert_eq!(call(&machine, body.example.as_bytes()).unwrap().status, 204, "{} {}", route.method, route.path);
+            let misspelt = body.example.replacen('{', "{\"misspelt\": 1, ", 1);
+            let fault = call(&machine, misspelt.as_bytes()).unwrap_err();
+            assert!(fault.0.contains("unknown field `misspelt`"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn answers_have_the_keys_that_are_described() {
+        let document = document(&table());
+        let machine = FakeMachine::default();
+        let config = serde_json::to_value(machine.config().unwrap()).unwrap();
+        let described = |name: &str| {
+            let schema = &document["components"]["schemas"][name]["properties"];
+            schema.as_object().unwrap_or_else(|| panic!("{name}")).keys().cloned().collect::<Vec<_>>()
+        };
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&config), described("VmConfig"));
+        assert_eq!(keys(&config["machine-config"]), described("MachineConfig"));
+        assert_eq!(keys(&serde_json::to_value(machine.status().unwrap()).unwrap()), described("Status"));
+    }
+}

@@ -94,7 +94,7 @@ fn firecracker() -> Vec<Route> {
             "PATCH",
             "/balloon",
             "Ask the guest to give up memory",
-            r#"{"amount_mib": 256}"#,
+            r#"{"amount_mib": 64}"#,
             |control, body: BalloonUpdate| control.set_balloon(body.amount_mib),
         ),
         get("/balloon/statistics", "What the guest last said about its memory", |control| control.balloon_statistics()),

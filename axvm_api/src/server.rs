@@ -9,16 +9,15 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::connection::{Connection, Next};
 use crate::control::Control;
@@ -42,8 +41,8 @@ pub struct Bound(Vec<Socket>);
 #[derive(Debug)]
 pub struct Server {
     sockets: Vec<Socket>,
-    feed: Arc<EventFeed>,
-    stopping: Arc<AtomicBool>,
+    /// An eventfd: readable, the thread ends.
+    stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,8 +58,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Release);
-        self.feed.wake();
+        // Fails only when the counter is full, and then it is readable.
+        _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             _ = thread.join();
         }
@@ -69,7 +68,7 @@ impl Drop for Server {
 }
 
 impl Bound {
-    /// Starts the thread `api`. `on_start` runs there first: the place to restrict it. If it fails, nothing is served.
+    /// Starts the thread `api`, the only one that reads `feed`. `on_start` runs there first: the place to restrict it. If it fails, nothing is served.
     pub fn serve<E: Into<Box<dyn Error + Send + Sync>>>(
         self,
         control: Arc<dyn Control>,
@@ -78,16 +77,11 @@ impl Bound {
     ) -> Result<Server, ApiError> {
         let error = |error: io::Error| ApiError::Thread(error.into());
         let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(error)?;
-        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| error(errno.into()))?;
+        let stop = Arc::new(stop);
         let api = Api::new(control, feed.clone());
-        let turns = Loop {
-            listeners,
-            api,
-            feed: feed.clone(),
-            stopping: stopping.clone(),
-            connections: Vec::new(),
-            accept_from: Instant::now(),
-        };
+        let connections = Vec::new();
+        let turns = Loop { listeners, api, feed, stop: stop.clone(), connections, accept_from: Instant::now() };
         let (started, has_started) = mpsc::sync_channel(1);
         let body = move || match on_start() {
             Ok(()) => {
@@ -97,7 +91,7 @@ impl Bound {
             Err(error) => _ = started.send(Err(ApiError::Thread(error.into()))),
         };
         let thread = thread::Builder::new().name("api".into()).spawn(body).map_err(error)?;
-        let server = Server { sockets: self.0, feed, stopping, thread: Some(thread) };
+        let server = Server { sockets: self.0, stop, thread: Some(thread) };
         match has_started.recv() {
             Ok(result) => result.map(|()| server),
             Err(_) => Err(ApiError::Thread("it ended at once".into())),
@@ -110,7 +104,7 @@ struct Loop {
     listeners: Vec<UnixListener>,
     api: Api,
     feed: Arc<EventFeed>,
-    stopping: Arc<AtomicBool>,
+    stop: Arc<OwnedFd>,
     connections: Vec<Client>,
     /// Until then nobody is taken in.
     accept_from: Instant,
@@ -123,8 +117,11 @@ struct Client {
 
 impl Loop {
     fn run(mut self) {
-        while !self.stopping.load(Ordering::Acquire) {
-            let Ok(ready) = self.wait() else { break };
+        loop {
+            let ready = match self.wait() {
+                Ok(ready) if !ready.stop => ready,
+                _ => break,
+            };
             self.feed.calm();
             let now = Instant::now();
             for (client, ready) in self.connections.iter_mut().zip(ready.clients) {
@@ -145,7 +142,7 @@ impl Loop {
         let now = Instant::now();
         let accepting = if now >= self.accept_from { PollFlags::IN } else { PollFlags::empty() };
         let feed = self.feed.ready_fd();
-        let mut fds = vec![PollFd::from_borrowed_fd(feed, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.stop, PollFlags::IN), PollFd::from_borrowed_fd(feed, PollFlags::IN)];
         fds.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), accepting)));
         let clients = self.connections.iter().map(|client| &client.connection);
         fds.extend(clients.map(|client| PollFd::from_borrowed_fd(client.fd(), client.interest())));
@@ -157,8 +154,9 @@ impl Loop {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let (listeners, clients) = fds[1..].split_at(self.listeners.len());
+        let (listeners, clients) = fds[2..].split_at(self.listeners.len());
         Ok(Ready {
+            stop: !fds[0].revents().is_empty(),
             listeners: listeners.iter().any(|listener| !listener.revents().is_empty()),
             clients: clients.iter().map(PollFd::revents).collect(),
         })
@@ -222,6 +220,7 @@ impl Loop {
 
 /// Whose descriptors are ready.
 struct Ready {
+    stop: bool,
     listeners: bool,
     clients: Vec<PollFlags>,
 }
