@@ -27,7 +27,7 @@ mod vcpu;
 
 use std::process::ExitCode;
 
-use axvm_core::{cli, config, pages};
+use axvm_core::{cli, config, doctor, pages};
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Ctl(args)) => remote::ctl(&args),
         Some(Command::Ps(args)) => remote::ps(&args),
+        Some(Command::Doctor(args)) => doctor::run(args.json),
         Some(Command::Config(args)) => pages::config(&args).map_err(Into::into),
         Some(Command::Completions(args)) => pages::completions(&args).map_err(Into::into),
         Some(Command::Man(args)) => pages::man(&args).map_err(Into::into),

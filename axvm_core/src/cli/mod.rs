@@ -68,6 +68,9 @@ Examples:
     /// List the machines that run
     Ps(PsArgs),
 
+    /// Explain this host: what AxVM finds, what it misses, what to change
+    Doctor(DoctorArgs),
+
     /// Print a settings file: from arguments, an example, or the schema of all
     #[command(after_help = "\
 Examples:
