@@ -87,7 +87,9 @@ impl Input {
 /// `bytes`, over and over, up to `len`.
 fn stretched(bytes: &[u8], len: u32) -> Vec<u8> {
     let source = if bytes.is_empty() { &[0xa5] } else { bytes };
-    source.iter().copied().cycle().take(len as usize).collect()
+    let mut all = source.repeat(len as usize / source.len() + 1);
+    all.truncate(len as usize);
+    all
 }
 
 fn overlap(a: Span, b: Span) -> bool {
