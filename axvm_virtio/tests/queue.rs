@@ -345,3 +345,26 @@ fn returning_more_than_was_taken_is_our_bug() {
     queue.push_used(head, 0);
     queue.push_used(head, 0);
 }
+
+#[test]
+fn a_chain_put_back_is_popped_again() {
+    for index in [0, 0xffff] {
+        let (mut driver, mut queue) = pair_at(SIZE, true, index);
+        let (first, second) = (offer(&mut driver), offer(&mut driver));
+        assert_eq!(queue.pop().unwrap().unwrap().head, first);
+        queue.put_back();
+        assert_eq!(queue.state(), QueueState { next_avail: index, next_used: index });
+        assert_eq!(queue.pop().unwrap().unwrap().head, first);
+        assert_eq!(queue.pop().unwrap().unwrap().head, second);
+        queue.put_back();
+        queue.push_used(first, 0);
+        queue.publish();
+        assert_eq!((serve(&mut queue), driver.take_used()), (1, Some((first, 0))));
+    }
+}
+
+#[test]
+#[should_panic(expected = "no chain in flight")]
+fn putting_back_what_was_not_taken_is_our_bug() {
+    pair(false).1.put_back();
+}
