@@ -1,1 +1,37 @@
-//! Tiny guests of our own.
+//! Tiny guests of our own: a freestanding program that proves, device by device, what a machine can do.
+//!
+//! ```text
+//!   PVH entry, 32 bits --> long mode --> proofs, one line each on COM1 --> power off by ACPI S5
+//! ```
+//!
+//! | line on COM1 | means |
+//! |---|---|
+//! | `AXVM begin selftest 1` | the guest runs; protocol version 1 |
+//! | `AXVM name ok 123us detail` | proved, in 123 microseconds |
+//! | `AXVM name FAILED 123us detail` | disproved; the detail says what was seen or waited for |
+//! | `AXVM name skip 0us detail` | the machine has no such device |
+//! | `AXVM panic detail` | the guest's own fault or an exception; pvpanic follows |
+//! | `AXVM end ok`, `AXVM end FAILED 2` | the last line, with the number of failures; power off follows |
+//!
+//! The guest needs 16 MiB of RAM, an ELF loader with PVH entry and nothing else. It never waits without
+//! a limit. A disk is left as it was found: what a proof overwrites, it writes back.
+//!
+//! Spec: Xen "x86/HVM direct boot ABI". Left out: anything at CPL3.
+
+#![forbid(unsafe_code)]
+
+/// The word on the guest's command line that makes it lie to every device instead: `hostile` or `hostile=SEED`.
+///
+/// Its lines are the same; a device counts as `ok` when it still works after it was lied to and reset.
+/// It discards and overwrites sectors at random: give it a scratch disk.
+pub const HOSTILE: &str = "hostile";
+
+/// The ELF file of the guest, for PVH entry: the self-test, or with [`HOSTILE`] on its command line the attack.
+pub fn selftest() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"))
+}
+
+// Never compiled here (build.rs does it): it is how cargo fmt finds the guest's files.
+#[cfg(any())]
+#[path = "../guest/main.rs"]
+mod guest;

@@ -1,0 +1,120 @@
+//! ACPI: the tables from the RSDP down, and S5.
+//!
+//! ```text
+//!   RSDP --> XSDT --+--> FADT --> DSDT, PM1a control block
+//!                   +--> MADT --> processors, IOAPIC, overrides
+//! ```
+//!
+//! Spec: ACPI 6.5, 5.2.5 "RSDP", 5.2.8 "XSDT", 5.2.9 "FADT", 5.2.12 "MADT", 7.4.2 "\_Sx (System States)".
+
+use crate::cpu::{self, output, read};
+use crate::report::{Line, Verdict};
+use crate::start_info;
+
+const SLEEP_ENABLE: u16 = 1 << 13;
+const LENGTH: u64 = 4;
+const HEADER_LEN: u64 = 36;
+
+/// What the MADT lists, as far as the proofs need it.
+#[derive(Clone, Copy)]
+pub struct Madt {
+    pub processors: u32,
+    pub io_apics: u32,
+    /// The GSI on which ISA line 0, the PIT, arrives.
+    pub timer_gsi: u32,
+}
+
+fn sums_to_zero(address: u64, len: u64) -> bool {
+    (0..len).fold(0_u8, |sum, at| sum.wrapping_add(read(address + at))) == 0
+}
+
+fn table_is_whole(address: u64) -> bool {
+    let len: u32 = read(address + LENGTH);
+    len as u64 >= HEADER_LEN && len < 1 << 20 && sums_to_zero(address, len.into())
+}
+
+/// The table with this signature among those of the XSDT.
+fn find(signature: &[u8; 4]) -> Option<u64> {
+    let rsdp = start_info::rsdp();
+    let xsdt: u64 = if rsdp == 0 { 0 } else { read(rsdp + 24) };
+    let len: u32 = if xsdt == 0 { 0 } else { read(xsdt + LENGTH) };
+    let tables = (HEADER_LEN..u64::from(len)).step_by(8).map(|at| read::<u64>(xsdt + at));
+    tables.into_iter().find(|&table| read::<u32>(table) == u32::from_le_bytes(*signature))
+}
+
+/// Calls `see` for each entry of the MADT: its type and address.
+fn madt_entries(mut see: impl FnMut(u8, u64)) {
+    let Some(madt) = find(b"APIC") else { return };
+    let end = madt + u64::from(read::<u32>(madt + LENGTH));
+    let mut at = madt + 44;
+    while at + 2 <= end {
+        see(read(at), at);
+        at += u64::from(read::<u8>(at + 1).max(2));
+    }
+}
+
+pub fn madt() -> Madt {
+    let mut madt = Madt { processors: 0, io_apics: 0, timer_gsi: 0 };
+    madt_entries(|kind, at| match kind {
+        0 if read::<u8>(at + 4) & 1 != 0 => madt.processors += 1,
+        9 if read::<u8>(at + 8) & 1 != 0 => madt.processors += 1,
+        1 => madt.io_apics += 1,
+        2 if read::<u8>(at + 3) == 0 => madt.timer_gsi = read(at + 4),
+        _ => {}
+    });
+    madt
+}
+
+/// Calls `see` with the local APIC id of every processor that has a short one.
+pub fn processor_ids(mut see: impl FnMut(u8)) {
+    madt_entries(|kind, at| {
+        if kind == 0 && read::<u8>(at + 4) & 1 != 0 {
+            see(read(at + 3));
+        }
+    });
+}
+
+/// Every table is whole, and the MADT names processors and one IOAPIC.
+pub fn walk(line: &mut Line) -> Verdict {
+    let rsdp = start_info::rsdp();
+    if rsdp == 0 {
+        return line.absent();
+    }
+    line.check(read::<u64>(rsdp) == u64::from_le_bytes(*b"RSD PTR "), "no RSDP where the loader says")?;
+    line.check(sums_to_zero(rsdp, 20) && sums_to_zero(rsdp, 36), "RSDP checksum")?;
+    line.check(table_is_whole(read(rsdp + 24)), "XSDT checksum")?;
+    for signature in [b"FACP", b"APIC"] {
+        line.check(find(signature).is_some_and(table_is_whole), "FADT or MADT missing, or its checksum")?;
+    }
+    line.check(table_is_whole(dsdt()), "DSDT checksum")?;
+    let madt = madt();
+    line.text(" ").decimal(madt.processors.into()).text(" processors ").decimal(madt.io_apics.into());
+    line.text(" IOAPIC, PIT on GSI ").decimal(madt.timer_gsi.into());
+    line.check(madt.processors > 0 && madt.io_apics > 0, "processors or IOAPIC missing in the MADT")
+}
+
+fn dsdt() -> u64 {
+    find(b"FACP").map_or(0, |fadt| match read(fadt + 140) {
+        0 => read::<u32>(fadt + 40).into(),
+        wide => wide,
+    })
+}
+
+/// SLP_TYP of S5: the first byte in the package named `_S5_` in the DSDT.
+fn sleep_type() -> Option<u8> {
+    let dsdt = dsdt();
+    let len = if dsdt == 0 { 0 } else { u64::from(read::<u32>(dsdt + LENGTH)) };
+    // From the end: AxVM and others put it last. Name, PackageOp, length, count, then the value, maybe with a prefix.
+    let at = (dsdt..dsdt + len).rev().find(|&at| read::<u32>(at) == u32::from_le_bytes(*b"_S5_"))?;
+    let value: u8 = read(at + 7);
+    Some(if value == 0x0a { read(at + 8) } else { value })
+}
+
+/// Writes S5 to PM1a control and gives the machine a second to end.
+pub fn power_off() {
+    if let (Some(fadt), Some(kind)) = (find(b"FACP"), sleep_type()) {
+        let control: u32 = read(fadt + 64);
+        output(control as u16, u16::from(kind & 7) << 10 | SLEEP_ENABLE);
+        cpu::sleep(1_000_000);
+    }
+}

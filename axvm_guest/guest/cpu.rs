@@ -1,0 +1,160 @@
+//! The processor and the bare machine, as functions: ports, memory by physical address, MSRs, time.
+//!
+//! Everything below 4 GiB is mapped by identity, so an address is a number here, never a reference. All
+//! `unsafe` of the guest that is no entry point lives in this file.
+//!
+//! Spec: Intel SDM volume 2.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A value that fits a port or a register.
+pub trait Word: Copy {
+    fn input(port: u16) -> Self;
+    fn output(self, port: u16);
+}
+
+macro_rules! word {
+    ($word:ty, $register:tt) => {
+        impl Word for $word {
+            fn input(port: u16) -> Self {
+                let value;
+                // SAFETY: the program owns the whole machine; a port read touches no memory of it.
+                unsafe { asm!(concat!("in ", $register, ", dx"), in("dx") port, out($register) value, options(nomem, nostack)) };
+                value
+            }
+            fn output(self, port: u16) {
+                // SAFETY: the program owns the whole machine; no device here reaches memory by a port.
+                unsafe { asm!(concat!("out dx, ", $register), in("dx") port, in($register) self, options(nostack)) };
+            }
+        }
+    };
+}
+word!(u8, "al");
+word!(u16, "ax");
+word!(u32, "eax");
+
+pub fn input<W: Word>(port: u16) -> W {
+    W::input(port)
+}
+
+pub fn output<W: Word>(port: u16, value: W) {
+    value.output(port);
+}
+
+/// Reads RAM or a register at a physical address.
+pub fn read<W: Copy>(address: u64) -> W {
+    // SAFETY: all of the first 4 GiB (and the window) is mapped, x86 reads unaligned, any bits are a valid integer.
+    unsafe { core::ptr::with_exposed_provenance::<W>(address as usize).read_volatile() }
+}
+
+/// Writes RAM or a register at a physical address.
+pub fn write<W: Copy>(address: u64, value: W) {
+    // SAFETY: mapped as for `read`; callers write to registers and to RAM that no Rust object occupies.
+    unsafe { core::ptr::with_exposed_provenance_mut::<W>(address as usize).write_volatile(value) }
+}
+
+pub fn rdtsc() -> u64 {
+    // SAFETY: every processor with long mode has a TSC.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// `[eax, ebx, ecx, edx]`.
+pub fn cpuid(leaf: u32) -> [u32; 4] {
+    let result = core::arch::x86_64::__cpuid_count(leaf, 0);
+    [result.eax, result.ebx, result.ecx, result.edx]
+}
+
+pub fn read_msr(number: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: callers name MSRs that every machine with long mode and a local APIC has.
+    unsafe { asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+pub fn write_msr(number: u32, value: u64) {
+    // SAFETY: as for `read_msr`; the values change no mapping and no mode.
+    unsafe {
+        asm!("wrmsr", in("ecx") number, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
+    };
+}
+
+/// `[CR0, CR4]`.
+pub fn control_registers() -> [u64; 2] {
+    let (cr0, cr4);
+    // SAFETY: the guest runs at CPL0.
+    unsafe { asm!("mov {}, cr0", "mov {}, cr4", out(reg) cr0, out(reg) cr4, options(nomem, nostack)) };
+    [cr0, cr4]
+}
+
+/// Takes `table` (limit and base) as the interrupt table.
+pub fn load_idt(table: &[u16; 5]) {
+    // SAFETY: the table is static and names handlers that keep every register.
+    unsafe { asm!("lidt [{}]", in(reg) table, options(readonly, nostack)) };
+}
+
+pub fn enable_interrupts() {
+    // SAFETY: the interrupt table is loaded before the first call.
+    unsafe { asm!("sti", options(nostack)) };
+}
+
+/// Sleeps until the next interrupt.
+pub fn halt() {
+    // SAFETY: interrupts are enabled, and their handlers keep every register.
+    unsafe { asm!("hlt", options(nostack)) };
+}
+
+pub fn stop() -> ! {
+    loop {
+        // SAFETY: this processor has nothing more to do.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// Flushes the TLB entry of an address.
+pub fn forget_page(address: u64) {
+    // SAFETY: forgetting a translation is always allowed.
+    unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack)) };
+}
+
+static TSC_PER_MICROSECOND: AtomicU64 = AtomicU64::new(0);
+
+/// Learns the TSC's frequency: told by the hypervisor (0x40000010), by the processor (0x15), or measured.
+/// Gives where it comes from.
+pub fn find_clock() -> &'static str {
+    let hypervisor = cpuid(0x4000_0000)[0] >= 0x4000_0010;
+    let [khz, ..] = if hypervisor { cpuid(0x4000_0010) } else { [0; 4] };
+    let [denominator, numerator, crystal, _] = if cpuid(0)[0] >= 0x15 { cpuid(0x15) } else { [0; 4] };
+    let (per_microsecond, source) = if khz >= 1000 {
+        (u64::from(khz) / 1000, "CPUID 0x40000010")
+    } else if denominator > 0 && numerator > 0 && crystal > 0 {
+        (u64::from(crystal) * u64::from(numerator) / u64::from(denominator) / 1_000_000, "CPUID 0x15")
+    } else {
+        (crate::chips::measure_tsc(), "the PIT")
+    };
+    TSC_PER_MICROSECOND.store(per_microsecond.max(1), Ordering::Relaxed);
+    source
+}
+
+pub fn tsc_per_microsecond() -> u64 {
+    TSC_PER_MICROSECOND.load(Ordering::Relaxed).max(1)
+}
+
+/// Looks at `condition` until it holds or `microseconds` are over; says whether it held.
+pub fn wait(microseconds: u64, mut condition: impl FnMut() -> bool) -> bool {
+    let start = rdtsc();
+    let limit = microseconds * tsc_per_microsecond();
+    loop {
+        if condition() {
+            return true;
+        }
+        if rdtsc().wrapping_sub(start) > limit {
+            return condition();
+        }
+        core::hint::spin_loop();
+    }
+}
+
+pub fn sleep(microseconds: u64) {
+    wait(microseconds, || false);
+}

@@ -1,0 +1,144 @@
+# From 32-bit protected mode (PVH) or 16-bit real mode (a SIPI) to Rust in long mode.
+#
+#   PVH entry:  start32 ------------------> protected --> long_mode --> guest_main(cpu index)
+#   SIPI:       trampoline at 0x10000 ---^
+#
+# GDT: 0x08 code, 32 bits; 0x10 data; 0x18 code, 64 bits. Spec: Intel SDM volume 3, 11.8.5
+# "Initializing IA-32e Mode", 10.4.4 "MP Initialization Example".
+
+.section .note.Xen, "a", @note
+    .align 4
+    .long 4, 4, 18                  # name length, value length, XEN_ELFNOTE_PHYS32_ENTRY
+    .asciz "Xen"
+    .long start32
+
+.section .text
+.code32
+.globl start32
+start32:
+    cli
+    movl %ebx, start_info
+    movl %cr0, %eax
+    movl %eax, entry_registers
+    movl %cr4, %eax
+    movl %eax, entry_registers + 4
+    movl $0xc0000080, %ecx          # EFER
+    rdmsr
+    movl %eax, entry_registers + 8
+    lgdtl gdt_pointer
+    ljmp $0x08, $protected
+protected:
+    movl $0x10, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %fs
+    movl %eax, %gs
+    movl %eax, %ss
+    movl $0x620, %eax               # PAE, OSFXSR, OSXMMEXCPT
+    movl %eax, %cr4
+    movl $pml4, %eax
+    movl %eax, %cr3
+    movl $0xc0000080, %ecx
+    rdmsr
+    orl $0x100, %eax                # LME
+    wrmsr
+    movl %cr0, %eax
+    andl $0x9ffffffb, %eax          # caches on (CD, NW clear), no x87 emulation (EM clear)
+    orl $0x80000003, %eax           # PG, MP, PE
+    movl %eax, %cr0
+    ljmp $0x18, $long_mode
+
+.code64
+long_mode:
+    movl $1, %edi
+    lock xaddl %edi, next_cpu
+    cmpl $MAX_CPUS, %edi
+    jae park
+    leal 1(%edi), %eax
+    shll $13, %eax                  # stacks of 8 KiB
+    leaq stacks(%rax), %rsp
+    xorl %ebp, %ebp
+    call guest_main
+park:
+    cli
+    hlt
+    jmp park
+
+# One stub for each vector; those from 32 on count themselves and end the interrupt.
+.globl stubs
+.align 16
+stubs:
+    .set vector, 0
+    .rept 64
+    .align 16
+    pushq $vector
+    jmp interrupt
+    .set vector, vector + 1
+    .endr
+interrupt:
+    pushq %rax
+    movq 8(%rsp), %rax
+    cmpl $32, %eax
+    jb fault
+    lock incl interrupt_counts(, %rax, 4)
+    movl $0xfee000b0, %eax          # EOI
+    movl $0, (%rax)
+    popq %rax
+    addq $8, %rsp
+    iretq
+fault:                              # on the stack: rax, vector, then error code or rip
+    movl %eax, %edi
+    movq 16(%rsp), %rsi
+    movq 24(%rsp), %rdx
+    movq %cr2, %rcx
+    andq $-16, %rsp
+    call exception
+
+.section .rodata
+.globl trampoline, trampoline_end
+.code16
+trampoline:
+    cli
+    movw %cs, %ax
+    movw %ax, %ds
+    lgdtl (trampoline_gdt - trampoline)
+    movl %cr0, %eax
+    orl $1, %eax
+    movl %eax, %cr0
+    ljmpl $0x08, $protected
+trampoline_gdt:
+    .word 31
+    .long gdt
+trampoline_end:
+
+.code64
+.section .data
+.align 16
+gdt:
+    .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00af9b000000ffff
+gdt_pointer:
+    .word 31
+    .long gdt
+.align 4096
+pml4:
+    .quad pdpt + 3
+    .fill 511, 8, 0
+pdpt:
+    .quad directories + 3, directories + 0x1003, directories + 0x2003, directories + 0x3003, window_directory + 3
+    .fill 507, 8, 0
+directories:                        # 4 GiB by identity, pages of 2 MiB
+    .set page, 0
+    .rept 2048
+    .quad (page << 21) + 0x83
+    .set page, page + 1
+    .endr
+
+.section .bss
+.globl window_directory, start_info, entry_registers
+.align 4096
+window_directory: .skip 4096        # one more GiB, for one page at a time
+.align 16
+stacks: .skip MAX_CPUS * 8192
+start_info: .skip 8
+entry_registers: .skip 16
+next_cpu: .skip 4

@@ -1,0 +1,71 @@
+//! The guest: from the first 32-bit instruction to power off.
+//!
+//! ```text
+//!   entry.s --> guest_main --+-- CPU 0: proofs, or with "hostile" on the command line attacks --> S5
+//!                            +-- others: count themselves, answer interrupts
+//! ```
+//!
+//! Plain integer code: where the processor is interpreted, every instruction counts and some are missing.
+
+#![no_std]
+#![no_main]
+
+mod acpi;
+mod apic;
+mod chips;
+mod cpu;
+mod hostile;
+mod processors;
+mod report;
+mod runtime;
+mod start_info;
+mod virtio;
+
+use report::{Line, prove};
+
+core::arch::global_asm!(".set MAX_CPUS, 128", include_str!("entry.s"), options(att_syntax));
+
+/// Where entry.s arrives, on each processor.
+#[unsafe(no_mangle)]
+extern "C" fn guest_main(index: u32) -> ! {
+    if index != 0 {
+        processors::arrive();
+    }
+    let clock = cpu::find_clock();
+    let hostile = start_info::option("hostile");
+    let mut line = Line::new();
+    line.text("AXVM begin ").text(if hostile.is_some() { "hostile" } else { "selftest" }).text(" 1");
+    line.send();
+    chips::mask_pics();
+    apic::write_table();
+    apic::enable();
+    match hostile {
+        Some(seed) => hostile::attack(seed),
+        None => selftest(clock),
+    }
+    report::end();
+    acpi::power_off();
+    prove("power-off", |line| line.failed("still running after S5 was written to PM1a control"));
+    cpu::stop()
+}
+
+fn selftest(clock: &str) {
+    prove("modes", processors::modes);
+    prove("cpuid", processors::cpuid);
+    prove("clock", |line| {
+        line.text(" TSC ").decimal(cpu::tsc_per_microsecond()).text(" MHz from ").text(clock);
+        Ok(())
+    });
+    prove("ram", start_info::ram);
+    prove("acpi", acpi::walk);
+    prove("uart", chips::uart);
+    prove("lapic", processors::self_ipi);
+    prove("lapic-timer", processors::timer);
+    prove("tsc-deadline", processors::tsc_deadline);
+    prove("ioapic", chips::ioapic);
+    prove("pit", chips::pit);
+    prove("rtc", chips::rtc);
+    prove("pvpanic", chips::pvpanic);
+    prove("smp", processors::start_all);
+    virtio::prove_all();
+}

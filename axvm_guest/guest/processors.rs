@@ -1,0 +1,139 @@
+//! The processors: modes at entry and after, CPUID, the local APIC and its timer, the start of the others.
+//!
+//! Spec: Intel SDM volume 3, 2.5 "Control Registers", 11.4 "Multiple-Processor (MP) Initialization",
+//! 12.5.4 "APIC Timer".
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::acpi;
+use crate::apic::{self, CURRENT_COUNT, DIVIDE, FIXED, INIT, INITIAL_COUNT, MASKED, STARTUP, TIMER};
+use crate::cpu::{self, read, write};
+use crate::report::{Line, Verdict};
+
+const IPI_VECTOR: u8 = 32;
+const TIMER_VECTOR: u8 = 33;
+const DEADLINE_VECTOR: u8 = 35;
+const EFER: u32 = 0xc000_0080;
+const TSC_DEADLINE: u32 = 0x6e0;
+/// The 16-bit code is copied here; the page number is the vector of the SIPI.
+const TRAMPOLINE: u64 = 0x1_0000;
+const MAX_CPUS: u32 = 128;
+
+unsafe extern "C" {
+    safe static trampoline: u8;
+    safe static trampoline_end: u8;
+    #[link_name = "entry_registers"]
+    safe static ENTRY_REGISTERS: [AtomicU32; 3];
+}
+
+static ARRIVED: AtomicU32 = AtomicU32::new(0);
+
+/// PVH entry is 32-bit with paging off; now it is long mode with paging on.
+pub fn modes(line: &mut Line) -> Verdict {
+    let [cr0, cr4, efer] = [0, 1, 2].map(|at| ENTRY_REGISTERS[at].load(Ordering::Relaxed));
+    line.text(" entry CR0 ").hex(cr0.into()).text(" CR4 ").hex(cr4.into()).text(" EFER ").hex(efer.into());
+    line.check(cr0 & 0x8000_0001 == 1, "entered outside protected mode or with paging")?;
+    line.check(cr4 & 0x20 == 0 && efer & 0x400 == 0, "entered with PAE or in long mode")?;
+    let [now0, now4] = cpu::control_registers();
+    line.text(", now EFER ").hex(cpu::read_msr(EFER));
+    line.check(now0 & 0x8000_0001 == 0x8000_0001 && now4 & 0x20 != 0, "CR0 or CR4 lost what was written")?;
+    line.check(cpu::read_msr(EFER) & 0x500 == 0x500, "EFER has no LME and LMA")
+}
+
+/// A hypervisor shows itself, and the number of processors is that of the MADT.
+pub fn cpuid(line: &mut Line) -> Verdict {
+    let [_, ebx, ecx, edx] = cpu::cpuid(1);
+    line.check(ecx & 1 << 31 != 0, "no hypervisor bit in leaf 1")?;
+    let [_, b, c, d] = cpu::cpuid(0x4000_0000);
+    line.byte(b' ');
+    for byte in [b, c, d].into_iter().flat_map(u32::to_le_bytes).filter(u8::is_ascii_graphic) {
+        line.byte(byte);
+    }
+    line.check(edx & 0x0600_0200 == 0x0600_0200, "leaf 1 lacks SSE, SSE2 or APIC")?;
+    line.check(ebx >> 24 == apic::id().into(), "initial APIC id in leaf 1 is not the local APIC's")?;
+    line.text(" logical ").decimal((ebx >> 16 & 0xff).into()).text(" per package");
+    Ok(())
+}
+
+/// An interrupt to itself arrives.
+pub fn self_ipi(line: &mut Line) -> Verdict {
+    let before = apic::count(IPI_VECTOR);
+    line.text(" id ").decimal(apic::id().into()).text(" version ").hex((apic::read(apic::VERSION) & 0xff).into());
+    apic::send(apic::id(), FIXED | u32::from(IPI_VECTOR));
+    line.check(cpu::wait(200_000, || apic::count(IPI_VECTOR) != before), "waited 200 ms for an IPI to itself")
+}
+
+/// The timer counts down once and interrupts.
+pub fn timer(line: &mut Line) -> Verdict {
+    let before = apic::count(TIMER_VECTOR);
+    apic::write(DIVIDE, 0b1011); // by 1
+    apic::write(TIMER, TIMER_VECTOR.into());
+    apic::write(INITIAL_COUNT, 2_000_000);
+    let first = apic::read(CURRENT_COUNT);
+    let fired = cpu::wait(500_000, || apic::count(TIMER_VECTOR) != before);
+    apic::write(TIMER, MASKED);
+    line.check(first != 0 && first <= 2_000_000, "the current count is not below the initial one")?;
+    line.check(fired, "waited 500 ms for a one-shot of 2000000 ticks")
+}
+
+/// The timer interrupts when the TSC reaches a value.
+pub fn tsc_deadline(line: &mut Line) -> Verdict {
+    if cpu::cpuid(1)[2] & 1 << 24 == 0 {
+        return line.absent();
+    }
+    let before = apic::count(DEADLINE_VECTOR);
+    apic::write(TIMER, 0b10 << 17 | u32::from(DEADLINE_VECTOR));
+    let deadline = cpu::rdtsc() + 2000 * cpu::tsc_per_microsecond();
+    cpu::write_msr(TSC_DEADLINE, deadline);
+    let fired = cpu::wait(500_000, || apic::count(DEADLINE_VECTOR) != before);
+    let late = cpu::rdtsc().wrapping_sub(deadline);
+    apic::write(TIMER, MASKED);
+    line.check(fired, "waited 500 ms for a deadline in 2 ms")?;
+    line.check(late < 1 << 62, "fired before the deadline")?;
+    line.text(" late by ").decimal(late / cpu::tsc_per_microsecond()).text("us");
+    Ok(())
+}
+
+/// Where the other processors arrive: they count themselves and answer interrupts ever after.
+pub fn arrive() -> ! {
+    apic::enable();
+    ARRIVED.fetch_add(1, Ordering::SeqCst);
+    loop {
+        cpu::halt();
+    }
+}
+
+/// Every processor of the MADT starts by INIT and SIPI, and answers an interrupt.
+pub fn start_all(line: &mut Line) -> Verdict {
+    let expected = acpi::madt().processors.saturating_sub(1);
+    if expected == 0 {
+        return line.absent();
+    }
+    if expected >= MAX_CPUS {
+        line.text(" more than the guest has stacks for:");
+        return line.absent();
+    }
+    let code = &raw const trampoline as u64;
+    for at in 0..&raw const trampoline_end as u64 - code {
+        write(TRAMPOLINE + at, read::<u8>(code + at));
+    }
+    let own = apic::id();
+    let others = |command| {
+        acpi::processor_ids(|id| {
+            if id != own {
+                apic::send(id, command)
+            }
+        })
+    };
+    others(INIT);
+    cpu::sleep(10_000);
+    others(STARTUP | (TRAMPOLINE >> 12) as u32);
+    let up = cpu::wait(3_000_000, || ARRIVED.load(Ordering::SeqCst) == expected);
+    line.text(" ").decimal(ARRIVED.load(Ordering::SeqCst).into()).text(" of ").decimal(expected.into());
+    line.check(up, "others started; waited 3 s for the rest")?;
+    let before = apic::count(IPI_VECTOR);
+    others(FIXED | u32::from(IPI_VECTOR));
+    let answered = cpu::wait(3_000_000, || apic::count(IPI_VECTOR).wrapping_sub(before) == expected);
+    line.text(" others up, IPIs answered ").decimal(apic::count(IPI_VECTOR).wrapping_sub(before).into());
+    line.check(answered, "waited 3 s for the rest")
+}

@@ -1,0 +1,337 @@
+//! virtio over MMIO: an honest driver, and a proof for each kind of device.
+//!
+//! ```text
+//!   window n at 0xd0000000 + n * 4 KiB, interrupt line GSIS[n]      (where AxVM puts them, in order)
+//!   queue q of window n at 8 MiB + n * 512 KiB + q * 32 KiB: descriptors | avail | used | buffers
+//! ```
+//!
+//! One chain at a time, queues of 8. Spec: virtio 1.2, 2.7 "Split Virtqueues", 3.1 "Device
+//! Initialization", 4.2 "Virtio Over MMIO", 5.2 "Block Device", 5.3 "Console Device", 5.4 "Entropy
+//! Device", 5.5 "Traditional Memory Balloon Device".
+
+use crate::apic;
+use crate::cpu::{self, read, write};
+use crate::report::{Line, Verdict, prove};
+
+const WINDOWS: u64 = 0xd000_0000;
+const STRIDE: u64 = 0x1000;
+const GSIS: [u8; 14] = [5, 10, 11, 12, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
+const ARENA: u64 = 8 << 20;
+const MAGIC: u32 = 0x7472_6976;
+pub const QUEUE_LEN: u16 = 8;
+/// Patience with a device, in microseconds.
+const PATIENCE: u64 = 2_000_000;
+
+/// Registers (4.2.2).
+pub mod register {
+    pub const DEVICE_ID: u64 = 0x08;
+    pub const DEVICE_FEATURES: u64 = 0x10;
+    pub const DEVICE_FEATURES_SELECT: u64 = 0x14;
+    pub const DRIVER_FEATURES: u64 = 0x20;
+    pub const DRIVER_FEATURES_SELECT: u64 = 0x24;
+    pub const QUEUE_SELECT: u64 = 0x30;
+    pub const QUEUE_SIZE_MAX: u64 = 0x34;
+    pub const QUEUE_SIZE: u64 = 0x38;
+    pub const QUEUE_READY: u64 = 0x44;
+    pub const QUEUE_NOTIFY: u64 = 0x50;
+    pub const INTERRUPT_STATUS: u64 = 0x60;
+    pub const INTERRUPT_ACK: u64 = 0x64;
+    pub const STATUS: u64 = 0x70;
+    pub const QUEUE_DESCRIPTORS: u64 = 0x80;
+    pub const QUEUE_AVAIL: u64 = 0x90;
+    pub const QUEUE_USED: u64 = 0xa0;
+    pub const CONFIG: u64 = 0x100;
+}
+use register::*;
+
+/// Device types (5).
+pub mod kind {
+    pub const BLOCK: u32 = 2;
+    pub const CONSOLE: u32 = 3;
+    pub const RNG: u32 = 4;
+    pub const BALLOON: u32 = 5;
+}
+
+/// Block features (5.2.3), VERSION_1 (6).
+const READ_ONLY: u64 = 1 << 5;
+const FLUSH: u64 = 1 << 9;
+const VERSION_1: u64 = 1 << 32;
+
+/// A part of guest memory that the device may read, or write.
+#[derive(Clone, Copy)]
+pub struct Buffer {
+    pub address: u64,
+    pub len: u32,
+    pub device_writes: bool,
+}
+
+/// One window with a device in it.
+#[derive(Clone, Copy)]
+pub struct Device {
+    pub number: u64,
+    pub kind: u32,
+}
+
+/// The devices, in order.
+pub fn devices() -> impl Iterator<Item = Device> {
+    let found = |number| read::<u32>(WINDOWS + number * STRIDE) == MAGIC;
+    (0..GSIS.len() as u64).take_while(move |&number| found(number)).map(|number| {
+        let device = Device { number, kind: 0 };
+        Device { kind: device.read(DEVICE_ID), ..device }
+    })
+}
+
+impl Device {
+    pub fn base(self) -> u64 {
+        WINDOWS + self.number * STRIDE
+    }
+
+    pub fn read(self, register: u64) -> u32 {
+        read(self.base() + register)
+    }
+
+    pub fn write(self, register: u64, value: u32) {
+        write(self.base() + register, value);
+    }
+
+    pub fn write_address(self, register: u64, address: u64) {
+        self.write(register, address as u32);
+        self.write(register + 4, (address >> 32) as u32);
+    }
+
+    fn vector(self) -> u8 {
+        40 + self.number as u8
+    }
+
+    pub fn offered(self) -> u64 {
+        let [low, high] = [0, 1].map(|half| {
+            self.write(DEVICE_FEATURES_SELECT, half);
+            u64::from(self.read(DEVICE_FEATURES))
+        });
+        low | high << 32
+    }
+
+    /// Reset, features, queues, DRIVER_OK. Gives the features taken.
+    pub fn start(self, wanted: u64, queues: u16, line: &mut Line) -> Result<u64, crate::report::Fault> {
+        self.write(STATUS, 0);
+        line.check(cpu::wait(PATIENCE, || self.read(STATUS) == 0), "waited for status 0 after a reset")?;
+        self.write(STATUS, 1);
+        self.write(STATUS, 3);
+        let taken = self.offered() & (wanted | VERSION_1);
+        for half in [0, 1] {
+            self.write(DRIVER_FEATURES_SELECT, half);
+            self.write(DRIVER_FEATURES, (taken >> (32 * half)) as u32);
+        }
+        self.write(STATUS, 11);
+        line.check(self.read(STATUS) & 8 != 0, "FEATURES_OK refused")?;
+        for queue in 0..queues {
+            self.place_queue(queue, line)?;
+        }
+        self.write(STATUS, 15);
+        line.check(self.read(STATUS) == 15, "DRIVER_OK refused")?;
+        apic::route(GSIS[self.number as usize % GSIS.len()].into(), self.vector());
+        Ok(taken)
+    }
+
+    fn place_queue(self, number: u16, line: &mut Line) -> Verdict {
+        let queue = Queue::of(self, number);
+        for at in (0..0x400).step_by(8) {
+            write(queue.base + at, 0_u64);
+        }
+        self.write(QUEUE_SELECT, number.into());
+        line.check(self.read(QUEUE_SIZE_MAX) >= QUEUE_LEN.into(), "QueueSizeMax below 8")?;
+        self.write(QUEUE_SIZE, QUEUE_LEN.into());
+        self.write_address(QUEUE_DESCRIPTORS, queue.base);
+        self.write_address(QUEUE_AVAIL, queue.avail());
+        self.write_address(QUEUE_USED, queue.used());
+        self.write(QUEUE_READY, 1);
+        line.check(self.read(QUEUE_READY) == 1, "QueueReady refused")
+    }
+}
+
+/// One queue, by address.
+#[derive(Clone, Copy)]
+pub struct Queue {
+    pub device: Device,
+    pub number: u16,
+    pub base: u64,
+}
+
+impl Queue {
+    pub fn of(device: Device, number: u16) -> Queue {
+        Queue { device, number, base: ARENA + device.number * 0x8_0000 + u64::from(number) * 0x8000 }
+    }
+
+    pub fn avail(self) -> u64 {
+        self.base + 0x100
+    }
+
+    pub fn used(self) -> u64 {
+        self.base + 0x200
+    }
+
+    /// Room for buffers: 28 KiB.
+    pub fn room(self) -> u64 {
+        self.base + 0x1000
+    }
+
+    pub fn describe(self, number: u16, buffer: Buffer, next: Option<u16>) {
+        let at = self.base + u64::from(number) * 16;
+        let flags = u16::from(next.is_some()) | u16::from(buffer.device_writes) << 1;
+        write(at, buffer.address);
+        write(at + 8, buffer.len);
+        write(at + 12, flags);
+        write(at + 14, next.unwrap_or(0));
+    }
+
+    /// Makes the chain that starts at descriptor `head` available, and kicks.
+    pub fn offer(self, head: u16) {
+        let index: u16 = read(self.avail() + 2);
+        write(self.avail() + 4 + u64::from(index % QUEUE_LEN) * 2, head);
+        write(self.avail() + 2, index.wrapping_add(1));
+        self.device.write(QUEUE_NOTIFY, self.number.into());
+    }
+
+    /// Sends one chain; waits until it is used and the interrupt is here. Gives the bytes written by the device.
+    pub fn ask(self, buffers: &[Buffer], line: &mut Line) -> Result<u32, crate::report::Fault> {
+        let used: u16 = read(self.used() + 2);
+        let interrupts = apic::count(self.device.vector());
+        for (number, &buffer) in buffers.iter().enumerate() {
+            let next = (number + 1 < buffers.len()).then_some(number as u16 + 1);
+            self.describe(number as u16, buffer, next);
+        }
+        self.offer(0);
+        let back = cpu::wait(PATIENCE, || read::<u16>(self.used() + 2) != used);
+        line.check(back, "waited 2 s for the chain to come back")?;
+        let arrived = cpu::wait(PATIENCE, || apic::count(self.device.vector()) != interrupts);
+        line.check(arrived, "waited 2 s for the interrupt")?;
+        self.device.write(INTERRUPT_ACK, self.device.read(INTERRUPT_STATUS));
+        Ok(read(self.used() + 8 + u64::from(used % QUEUE_LEN) * 8))
+    }
+}
+
+/// Proves each device that is there.
+pub fn prove_all() {
+    for device in devices() {
+        match device.kind {
+            kind::BLOCK => prove("virtio-block", |line| block(device, line)),
+            kind::CONSOLE => prove("virtio-console", |line| console(device, line)),
+            kind::RNG => prove("virtio-rng", |line| rng(device, line)),
+            kind::BALLOON => prove("virtio-balloon", |line| balloon(device, line)),
+            other => prove("virtio-unknown", |line| {
+                line.text(" type ").decimal(other.into());
+                line.absent()
+            }),
+        }
+    }
+}
+
+/// A request of 5.2.6, and the status it shall end with.
+struct Request {
+    command: u32,
+    sector: u64,
+    data: Option<Buffer>,
+    status: u8,
+}
+
+impl Request {
+    fn send(self, queue: Queue, line: &mut Line, why: &str) -> Verdict {
+        let header = queue.room();
+        write(header, u64::from(self.command));
+        write(header + 8, self.sector);
+        write(header + 16, 0xff_u8);
+        let first = Buffer { address: header, len: 16, device_writes: false };
+        let last = Buffer { address: header + 16, len: 1, device_writes: true };
+        match self.data {
+            Some(data) => queue.ask(&[first, data, last], line)?,
+            None => queue.ask(&[first, last], line)?,
+        };
+        line.check(read::<u8>(header + 16) == self.status, why)
+    }
+}
+
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH_REQUEST: u32 = 4;
+const GET_ID: u32 = 8;
+
+/// Reads the last sectors, writes a pattern, flushes, verifies, writes the old content back; asks for the id.
+pub fn block(device: Device, line: &mut Line) -> Verdict {
+    let taken = device.start(READ_ONLY | FLUSH, 1, line)?;
+    let queue = Queue::of(device, 0);
+    let sectors = u64::from(device.read(CONFIG)) | u64::from(device.read(CONFIG + 4)) << 32;
+    line.text(" ").decimal(sectors).text(" sectors");
+    let len = 512 * sectors.min(2);
+    let first = sectors - len / 512;
+    let [old, new, back] = [1, 2, 3].map(|page| queue.room() + page * 0x1000);
+    let buffer = |address, device_writes| Some(Buffer { address, len: len as u32, device_writes });
+    line.check(len > 0, "an empty disk")?;
+    let ask = |command, sector, data, status| Request { command, sector, data, status };
+    ask(IN, first, buffer(old, true), 0).send(queue, line, "read fails")?;
+    ask(IN, sectors, buffer(back, true), 1).send(queue, line, "a read behind the end does not fail")?;
+    for at in (0..len).step_by(8) {
+        write(new + at, at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ cpu::rdtsc());
+    }
+    if taken & READ_ONLY != 0 {
+        line.text(" read-only");
+        return ask(OUT, first, buffer(new, false), 1).send(queue, line, "a write to a read-only disk does not fail");
+    }
+    ask(OUT, first, buffer(new, false), 0).send(queue, line, "write fails")?;
+    if taken & FLUSH != 0 {
+        ask(FLUSH_REQUEST, 0, None, 0).send(queue, line, "flush fails")?;
+    }
+    ask(IN, first, buffer(back, true), 0).send(queue, line, "second read fails")?;
+    let same = (0..len).step_by(8).all(|at| read::<u64>(new + at) == read::<u64>(back + at));
+    ask(OUT, first, buffer(old, false), 0).send(queue, line, "write of the old content fails")?;
+    line.check(same, "reads back other data than was written")?;
+    let id = Some(Buffer { address: back, len: 20, device_writes: true });
+    ask(GET_ID, 0, id, 0).send(queue, line, "GET_ID fails")?;
+    line.text(" verified, id ");
+    for byte in (back..back + 20).map(read::<u8>).take_while(u8::is_ascii_graphic) {
+        line.byte(byte);
+    }
+    Ok(())
+}
+
+/// Two reads of 64 bytes are neither constant nor equal.
+pub fn rng(device: Device, line: &mut Line) -> Verdict {
+    device.start(0, 1, line)?;
+    let queue = Queue::of(device, 0);
+    let [one, two] = [queue.room(), queue.room() + 64];
+    for address in [one, two] {
+        let len = queue.ask(&[Buffer { address, len: 64, device_writes: true }], line)?;
+        line.check(len > 0 && len <= 64, "no bytes, or more than were asked for")?;
+    }
+    let words = |at: u64| (at..at + 64).step_by(8).map(read::<u64>);
+    line.check(!words(one).eq(words(two)), "two reads are equal")?;
+    line.check(words(one).any(|word| word != read::<u64>(one)), "constant")
+}
+
+/// Gives 16 pages and takes them back.
+pub fn balloon(device: Device, line: &mut Line) -> Verdict {
+    device.start(0, 2, line)?;
+    line.text(" target ").decimal(device.read(CONFIG).into()).text(" pages");
+    for number in [0, 1] {
+        let queue = Queue::of(device, number);
+        for page in 0..16 {
+            write(queue.room() + page * 4, 0xc00 + page as u32); // 12 MiB and on
+        }
+        queue.ask(&[Buffer { address: queue.room(), len: 64, device_writes: false }], line)?;
+    }
+    write(12 << 20, 1_u64);
+    line.check(read::<u64>(12 << 20) == 1, "a page that came back does not hold a write")?;
+    line.text(", 16 pages given and taken back");
+    Ok(())
+}
+
+/// Transmits a line on port 0.
+pub fn console(device: Device, line: &mut Line) -> Verdict {
+    device.start(0, 2, line)?;
+    let queue = Queue::of(device, 1);
+    let words = b"AXVM says hello on hvc0\n";
+    for (at, &byte) in (queue.room()..).zip(words) {
+        write(at, byte);
+    }
+    queue.ask(&[Buffer { address: queue.room(), len: words.len() as u32, device_writes: false }], line)?;
+    Ok(())
+}
