@@ -1,1 +1,140 @@
 //! What each thread of AxVM may do, and a kernel that enforces it.
+//!
+//! A guest that takes over AxVM finds itself in a process that can do what AxVM does anyway, and nothing else:
+//!
+//! ```text
+//!   set-up: open /dev/kvm, disks, consoles, sockets; lock RAM
+//!   arm()   no new privileges, own core cookie, files (Landlock), no capabilities, then Main's filter
+//!   then    threads are made, and each calls enter() first:
+//!
+//!     main (all rows) --+-- ram
+//!                       +-- console
+//!                       +-- api
+//!                       '-- vcpuN (queue's rows, KVM, threads) --- vda-q0 ...
+//! ```
+//!
+//! A thread inherits the filters of the thread that made it, filters add up, and none can be taken off. So a maker's
+//! rows must hold those of all it makes. Main makes the RAM threads and the vCPUs, again at each reset of the guest,
+//! and reads the kernel again: its list is the whole table. A vCPU makes queue threads (the driver's DRIVER_OK arrives
+//! there): its list holds the queue's. Nobody makes a process.
+//!
+//! Spec: Linux `Documentation/userspace-api/{seccomp_filter,landlock,no_new_privs}.rst`,
+//! `admin-guide/hw-vuln/core-scheduling.rst`; capabilities(7).
+//! Left out: namespaces and chroot (a service manager does them better), cgroups.
+#![deny(unsafe_code)]
+
+mod filter;
+mod landlock;
+mod names;
+mod report;
+mod rights;
+mod table;
+mod violation;
+
+use std::io;
+use std::sync::OnceLock;
+
+use thiserror::Error;
+
+use crate::filter::Filters;
+pub use crate::landlock::Files;
+pub use crate::report::{Protection, Report, State};
+pub use crate::violation::on_violation;
+
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Builds the machine, serves signals, and makes all threads but those of queues.
+    Main,
+    /// Runs one vCPU; starts the queue threads when the driver is ready.
+    Vcpu,
+    /// Serves one virtio queue.
+    Queue,
+    /// Moves bytes between a console and its socket, file or terminal.
+    Console,
+    /// Serves the control socket.
+    Api,
+    /// Helps to populate or clear RAM.
+    Ram,
+}
+
+impl Role {
+    pub(crate) const ALL: [Role; 6] = [Role::Main, Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram];
+}
+
+/// Why the sandbox could not be closed.
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    /// A thread made before would stay outside.
+    #[error("Cannot close the sandbox around {0} threads: it must be closed while there is one; this is a bug of AxVM")]
+    Threads(usize),
+    /// Twice in one process.
+    #[error("Cannot close the sandbox twice; this is a bug of AxVM")]
+    Twice,
+    /// A file of the machine is not there any more.
+    #[error("Cannot allow {path} in the sandbox; --sandbox off runs without")]
+    Path {
+        /// What was to be allowed.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: ::landlock::PathFdError,
+    },
+    /// Landlock is there and refuses.
+    #[error("Cannot limit AxVM to its files; --sandbox off runs without")]
+    Landlock(#[from] ::landlock::RulesetError),
+    /// The kernel refuses to take rights away.
+    #[error("Cannot {what}; --sandbox off runs without")]
+    Rights {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The table does not make a filter.
+    #[error("Cannot compile the system call filter; this is a bug of AxVM, --sandbox off runs without")]
+    Compile(#[source] seccompiler::BackendError),
+    /// The kernel has no seccomp, or an outer filter forbids it.
+    #[error("Cannot install the system call filter; --sandbox off runs without")]
+    Install(#[source] seccompiler::Error),
+}
+
+static FILTERS: OnceLock<Filters> = OnceLock::new();
+
+/// Closes the sandbox around this process, for good: call it on the main thread, while there is no other, after the
+/// machine's files are open and RAM is locked.
+pub fn arm(files: &Files) -> Result<Report, SandboxError> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads != 1 {
+        return Err(SandboxError::Threads(threads));
+    }
+    let filters = Filters::compile()?;
+    violation::catch()?;
+    let mut protections = vec![rights::no_new_privileges()?, rights::own_cores()];
+    protections.push(landlock::limit(files)?);
+    protections.push(rights::drop_capabilities()?);
+    FILTERS.set(filters).map_err(|_| SandboxError::Twice)?;
+    protections.push(enter_armed(Role::Main)?);
+    Ok(Report(protections))
+}
+
+/// Says what this thread is, first of all that it does; from then on it may do only what its role needs. Does nothing
+/// unless the sandbox is armed. A thread that cannot be restricted does not run: the process ends with 1.
+pub fn enter(role: Role) {
+    if let Err(error) = enter_armed(role) {
+        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        eprintln!("axvm: {error}: {why}");
+        std::process::exit(1);
+    }
+}
+
+fn enter_armed(role: Role) -> Result<Protection, SandboxError> {
+    if let Some(filters) = FILTERS.get() {
+        filters.install(role)?;
+    }
+    Ok(Protection::on("system calls", format!("{} of them, fewer in each thread", table::TABLE.len())))
+}
+
+/// What this host offers, without closing anything.
+pub fn probe() -> Report {
+    Report(vec![rights::probe_privileges(), rights::probe_cores(), landlock::probe(), filter::probe()])
+}

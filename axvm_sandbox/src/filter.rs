@@ -1,0 +1,102 @@
+//! The table, compiled into programs that the kernel runs before each system call.
+//!
+//! ```text
+//!   role's programs:  [allow its rows, trap the rest]  [refuse one error's calls, allow the rest] ...
+//! ```
+//!
+//! The kernel runs all programs of a thread and takes the strictest answer: trap, then error, then allow. So a call
+//! that is refused must be allowed by the first program. Calls without conditions cost next to nothing: the kernel
+//! keeps a bitmap of those that are allowed whatever their arguments.
+//!
+//! Spec: Linux `Documentation/userspace-api/seccomp_filter.rst`.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use seccompiler::SeccompCmpArgLen::{Dword, Qword};
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
+};
+
+use crate::report::Protection;
+use crate::table::{REFUSED, Row, TABLE, When};
+use crate::{Role, SandboxError};
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The programs of every role, ready before the first thread needs them.
+pub(crate) struct Filters([Vec<BpfProgram>; Role::ALL.len()]);
+
+impl Filters {
+    pub(crate) fn compile() -> Result<Filters, SandboxError> {
+        let mut all = Filters(Default::default());
+        for role in Role::ALL {
+            all.0[role as usize] = programs(role).map_err(SandboxError::Compile)?;
+        }
+        Ok(all)
+    }
+
+    /// Puts the filter of `role` on this thread, on top of those it inherited. The strictest last: installing needs
+    /// calls that it forbids.
+    pub(crate) fn install(&self, role: Role) -> Result<(), SandboxError> {
+        self.0[role as usize].iter().try_for_each(|program| apply_filter(program)).map_err(SandboxError::Install)
+    }
+}
+
+/// What the kernel offers.
+pub(crate) fn probe() -> Protection {
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    match actions.split_whitespace().any(|action| action == "trap") {
+        true => Protection::on("system calls", format!("{} of them, fewer in each thread", TABLE.len())),
+        false => Protection::missing("system calls", "this kernel has no seccomp filters: 3.5 or newer has them"),
+    }
+}
+
+/// The programs of one role, in the order in which they are installed.
+fn programs(role: Role) -> Result<Vec<BpfProgram>, BackendError> {
+    let bit = 1 << role as u8;
+    let mut programs = Vec::new();
+    let mut allowed = allowed(role)?;
+    for (errno, roles, calls) in REFUSED {
+        let rules: Rules = calls.iter().map(|&call| (call, Vec::new())).collect();
+        allowed.extend(rules.clone());
+        if roles & bit != 0 {
+            programs.push(program(rules, SeccompAction::Allow, SeccompAction::Errno(*errno))?);
+        }
+    }
+    programs.push(program(allowed, SeccompAction::Trap, SeccompAction::Allow)?);
+    Ok(programs)
+}
+
+/// The rows of one role. Several rows of one call: any may match.
+fn allowed(role: Role) -> Result<Rules, BackendError> {
+    let mut rules = Rules::new();
+    let may = |row: &&Row| role == Role::Main || row.1 & (1 << role as u8) != 0;
+    for Row(call, _, when, _) in TABLE.iter().filter(may) {
+        rules.entry(*call).or_default().extend(conditions(when)?);
+    }
+    Ok(rules)
+}
+
+fn conditions(when: &When) -> Result<Vec<SeccompRule>, BackendError> {
+    let rule = |condition| SeccompRule::new(vec![condition?]);
+    match *when {
+        When::Always => Ok(Vec::new()),
+        When::Bits(argument, mask, value) => {
+            Ok(vec![rule(SeccompCondition::new(argument, Dword, MaskedEq(mask), value))?])
+        }
+        When::OneOf(argument, values) => {
+            values.iter().map(|&value| rule(SeccompCondition::new(argument, Dword, Eq, value))).collect()
+        }
+        // 0 is how prlimit64 and getrusage say "myself".
+        When::Own(argument) => [0, u64::from(std::process::id())]
+            .iter()
+            .map(|&value| rule(SeccompCondition::new(argument, Qword, Eq, value)))
+            .collect(),
+    }
+}
+
+fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, BackendError> {
+    SeccompFilter::new(rules, otherwise, matched, TargetArch::x86_64)?.try_into()
+}

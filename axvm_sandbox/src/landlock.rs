@@ -1,0 +1,86 @@
+//! Landlock: only the files of the machine can be opened.
+//!
+//! It judges when a file is opened: what is open already (disks, /dev/kvm, the terminal) stays usable. So the list is
+//! short: what a reset opens again, what is removed at the end, and what the Rust and C libraries read for themselves.
+//! TCP is refused too, and so are signals and abstract sockets to processes outside.
+//!
+//! Spec: Linux `Documentation/userspace-api/landlock.rst`, ABI 1 to 7; the kernel's older ABI means fewer rules.
+
+use std::path::PathBuf;
+
+use ::landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
+};
+
+use crate::SandboxError;
+use crate::report::Protection;
+
+const NAME: &str = "files";
+const NEWEST: ABI = ABI::V7;
+
+/// What the libraries read on their own: thread counts, memory limits. Missing ones are skipped.
+const LIBRARIES: [&str; 5] =
+    ["/proc/self", "/proc/cpuinfo", "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu", "/sys/fs/cgroup"];
+
+/// The files of a machine that are opened after set-up.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Opened for reading: kernel, initrd.
+    pub read: Vec<PathBuf>,
+    /// Opened for reading and writing: files that a reset opens again, devices.
+    pub write: Vec<PathBuf>,
+    /// Directories in which a socket is removed, or made, at the end.
+    pub sockets_in: Vec<PathBuf>,
+}
+
+/// Limits this thread, and all it makes, to `files`.
+pub(crate) fn limit(files: &Files) -> Result<Protection, SandboxError> {
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    for path in LIBRARIES.iter().filter_map(|path| PathFd::new(path).ok()) {
+        rules = rules.add_rule(PathBeneath::new(path, read))?;
+    }
+    rules = allow(rules, &files.read, AccessFs::ReadFile.into())?;
+    let write = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
+    rules = allow(rules, &files.write, write)?;
+    let sockets = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ReadDir;
+    rules = allow(rules, &files.sockets_in, sockets)?;
+    Ok(describe(rules.restrict_self()?.landlock))
+}
+
+fn allow(
+    mut rules: RulesetCreated,
+    paths: &[PathBuf],
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, SandboxError> {
+    for path in paths {
+        let fd = PathFd::new(path).map_err(|source| SandboxError::Path { path: path.clone(), source })?;
+        rules = rules.add_rule(PathBeneath::new(fd, access))?;
+    }
+    Ok(rules)
+}
+
+/// Whether this kernel has Landlock.
+pub(crate) fn probe() -> Protection {
+    let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    match strict.handle_access(AccessFs::from_all(ABI::V1)).is_ok() {
+        true => Protection::on(NAME, "Landlock"),
+        false => Protection::missing(NAME, "this kernel has no Landlock, or it is off: see lsm= on its command line"),
+    }
+}
+
+fn describe(status: LandlockStatus) -> Protection {
+    match status {
+        LandlockStatus::Available { effective_abi, .. } => {
+            Protection::on(NAME, format!("only those of the machine; Landlock ABI {}", effective_abi as i32))
+        }
+        LandlockStatus::NotEnabled => Protection::missing(NAME, "Landlock is off: boot with lsm=landlock,..."),
+        _ => Protection::missing(NAME, "this kernel has no Landlock: 5.13 or newer has it"),
+    }
+}

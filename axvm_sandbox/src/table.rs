@@ -1,0 +1,229 @@
+//! The system calls of AxVM: which threads make them, with which arguments, and why.
+//!
+//! A row is: name, threads besides main, condition on the arguments, reason. Main may use every row (see the crate's
+//! head), so its name stands only where no other thread is. What is not here stops the process; what is in [`REFUSED`] gets an error that the caller can live with.
+//! When queue threads learn io_uring, add `io_uring_enter` for QUEUE, and set up and register the rings before `arm`.
+//!
+//! Spec: syscalls(2); measured with glibc 2.36; glibc 2.39 and musl add open, stat and mremap variants.
+
+use libc::c_long;
+
+use crate::Role;
+
+/// A set of roles, one bit each.
+pub(crate) type Roles = u8;
+
+const VCPU: Roles = 1 << Role::Vcpu as u8;
+const QUEUE: Roles = 1 << Role::Queue as u8;
+const CONSOLE: Roles = 1 << Role::Console as u8;
+const API: Roles = 1 << Role::Api as u8;
+const RAM: Roles = 1 << Role::Ram as u8;
+
+const MAIN: Roles = 1 << Role::Main as u8;
+/// All but main.
+const ALL: Roles = DATA | RAM;
+/// A vCPU makes the queue threads: what they may, it must.
+const WORK: Roles = QUEUE | VCPU;
+const DATA: Roles = WORK | CONSOLE | API;
+
+/// What must hold for the arguments.
+pub(crate) enum When {
+    Always,
+    /// Of argument `.0`, the bits `.1` are `.2`.
+    Bits(u8, u64, u64),
+    /// Argument `.0` is one of these.
+    OneOf(u8, &'static [u64]),
+    /// Argument `.0` is the process itself.
+    Own(u8),
+}
+use When::{Always, Bits, OneOf, Own};
+
+pub(crate) struct Row(pub c_long, pub Roles, pub When, #[allow(dead_code, reason = "for readers")] pub &'static str);
+
+const UNIX: When = Bits(0, u64::MAX, libc::AF_UNIX as u64);
+const NOT_EXEC: When = Bits(2, libc::PROT_EXEC as u64, 0);
+const A_THREAD: When = Bits(0, THREAD, THREAD);
+const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
+/// Request codes of KVM have this type (`KVMIO`) in bits 8 to 15.
+const KVM: When = Bits(1, 0xff00, 0xae00);
+const TERMINAL: &[u64] = &[
+    libc::TCGETS,
+    libc::TCSETS,
+    libc::TCSETSW,
+    libc::TCSETSF,
+    libc::TCGETS2,
+    libc::TCSETS2,
+    libc::TCSETSW2,
+    libc::TCSETSF2,
+    libc::TIOCGWINSZ,
+    libc::TIOCGPGRP,
+    libc::FIONBIO,
+    libc::FIONREAD,
+    libc::FIOCLEX,
+];
+const PTY: &[u64] = &[libc::TIOCGPTN, libc::TIOCSPTLCK, TIOCGPTPEER];
+/// Not in the libc crate for all C libraries.
+const TIOCGPTPEER: u64 = 0x5441;
+/// Thread name; PR_GET_AUXV; PR_SET_VMA, with which newer C libraries name their heaps.
+const OWN: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x4155_5856, 0x5356_4d41];
+const FILTER: When = Bits(0, u64::MAX, libc::SECCOMP_SET_MODE_FILTER as u64);
+const NO_NEW_PRIVS: When = Bits(0, u64::MAX, libc::PR_SET_NO_NEW_PRIVS as u64);
+
+/// Calls that get an error instead of an end, and on whose thread that filter is installed; all threads inherit
+/// main's. The C library then makes threads by clone, whose flags a
+/// filter can read; allocators and backtraces live without the files they look into.
+#[rustfmt::skip]
+pub(crate) const REFUSED: &[(u32, Roles, &[c_long])] = &[
+    (libc::ENOSYS as u32, MAIN, &[libc::SYS_clone3]),
+    (libc::EACCES as u32, ALL, &[libc::SYS_open, libc::SYS_openat, libc::SYS_readlink, libc::SYS_readlinkat,
+        libc::SYS_getcwd, libc::SYS_access]),
+];
+
+/// Longer than a function may be: it is only data.
+#[rustfmt::skip]
+pub(crate) const TABLE: &[Row] = &[
+    // Bytes in and out of what is open.
+    Row(libc::SYS_read, ALL, Always, "eventfds, timers, files"),
+    Row(libc::SYS_write, ALL, Always, "eventfds, consoles, warnings"),
+    Row(libc::SYS_readv, DATA, Always, "consoles"),
+    Row(libc::SYS_writev, ALL, Always, "consoles, warnings of the standard library"),
+    Row(libc::SYS_pread64, WORK, Always, "disks"),
+    Row(libc::SYS_pwrite64, WORK, Always, "disks"),
+    Row(libc::SYS_preadv, WORK, Always, "disks, straight into RAM"),
+    Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
+    Row(libc::SYS_preadv2, WORK, Always, "the same, by newer C libraries"),
+    Row(libc::SYS_pwritev2, WORK, Always, "the same, by newer C libraries"),
+    Row(libc::SYS_lseek, WORK, Always, "sizes of disks"),
+    Row(libc::SYS_fsync, WORK, Always, "flush"),
+    Row(libc::SYS_fdatasync, WORK, Always, "flush"),
+    Row(libc::SYS_fallocate, WORK | RAM, Always, "discard, write zeroes, clear RAM"),
+    Row(libc::SYS_fstat, ALL, Always, "what a descriptor is"),
+    Row(libc::SYS_newfstatat, ALL, Always, "fstat of newer C libraries, whether a socket is still ours"),
+    Row(libc::SYS_statx, ALL, Always, "the same, by the standard library"),
+    Row(libc::SYS_fcntl, ALL, Always, "flags and copies of descriptors"),
+    Row(libc::SYS_dup, MAIN, Always, "copies of descriptors"),
+    Row(libc::SYS_close, ALL, Always, "ends of descriptors"),
+    Row(libc::SYS_flock, MAIN, Always, "locks on disks and sockets"),
+    Row(libc::SYS_ftruncate, MAIN, Always, "console logs"),
+    Row(libc::SYS_getrandom, ALL, Always, "entropy device, hash maps"),
+    // Files by name: main alone, for kernel and initrd of the next boot. Landlock says which.
+    Row(libc::SYS_open, MAIN, Always, "musl's openat"),
+    Row(libc::SYS_openat, MAIN, Always, "kernel, initrd, /proc and /sys of the libraries"),
+    Row(libc::SYS_getdents64, MAIN, Always, "directories of CPUs"),
+    Row(libc::SYS_readlink, MAIN, Always, "paths"),
+    Row(libc::SYS_readlinkat, MAIN, Always, "paths"),
+    Row(libc::SYS_access, MAIN, Always, "paths"),
+    Row(libc::SYS_faccessat, MAIN, Always, "paths"),
+    Row(libc::SYS_faccessat2, MAIN, Always, "paths"),
+    Row(libc::SYS_getcwd, MAIN, Always, "relative paths"),
+    Row(libc::SYS_unlink, MAIN, Always, "sockets at the end"),
+    Row(libc::SYS_unlinkat, MAIN, Always, "sockets at the end"),
+    Row(libc::SYS_fchmod, MAIN, Always, "sockets are for one user"),
+    Row(libc::SYS_inotify_init1, MAIN, Always, "pseudo-terminals: who opens them"),
+    Row(libc::SYS_inotify_add_watch, MAIN, Always, "pseudo-terminals: who opens them"),
+    // Waiting.
+    Row(libc::SYS_poll, DATA, Always, "descriptors"),
+    Row(libc::SYS_ppoll, DATA, Always, "descriptors"),
+    Row(libc::SYS_epoll_create1, MAIN, Always, "descriptors"),
+    Row(libc::SYS_epoll_ctl, DATA, Always, "descriptors"),
+    Row(libc::SYS_epoll_wait, DATA, Always, "descriptors"),
+    Row(libc::SYS_epoll_pwait, DATA, Always, "descriptors"),
+    Row(libc::SYS_epoll_pwait2, DATA, Always, "descriptors"),
+    Row(libc::SYS_eventfd2, VCPU, Always, "kicks, interrupts"),
+    Row(libc::SYS_timerfd_create, MAIN, Always, "clock of the machine"),
+    Row(libc::SYS_timerfd_settime, VCPU, Always, "alarms of the clock"),
+    Row(libc::SYS_timerfd_gettime, VCPU, Always, "alarms of the clock"),
+    Row(libc::SYS_pipe2, MAIN, Always, "wake-ups"),
+    Row(libc::SYS_nanosleep, ALL, Always, "pauses"),
+    Row(libc::SYS_clock_nanosleep, ALL, Always, "pauses"),
+    Row(libc::SYS_clock_gettime, ALL, Always, "where the vDSO cannot"),
+    Row(libc::SYS_clock_getres, ALL, Always, "where the vDSO cannot"),
+    Row(libc::SYS_gettimeofday, ALL, Always, "where the vDSO cannot"),
+    Row(libc::SYS_futex, ALL, Always, "locks, ends of threads"),
+    Row(libc::SYS_sched_yield, ALL, Always, "spinning locks"),
+    Row(libc::SYS_restart_syscall, ALL, Always, "a wait that a signal broke"),
+    // Sockets: of this machine only.
+    Row(libc::SYS_socket, CONSOLE | API, UNIX, "consoles, control"),
+    Row(libc::SYS_socketpair, CONSOLE | API, UNIX, "wake-ups, attached consoles"),
+    Row(libc::SYS_bind, MAIN, Always, "consoles, control"),
+    Row(libc::SYS_listen, MAIN, Always, "consoles, control"),
+    Row(libc::SYS_accept4, CONSOLE | API, Always, "clients"),
+    Row(libc::SYS_connect, MAIN, Always, "whether a socket is alive, service manager"),
+    Row(libc::SYS_recvfrom, DATA, Always, "clients"),
+    Row(libc::SYS_recvmsg, DATA, Always, "clients"),
+    Row(libc::SYS_sendto, ALL, Always, "clients; every thread may get a signal, whose handler sends a byte"),
+    Row(libc::SYS_sendmsg, DATA, Always, "clients"),
+    Row(libc::SYS_shutdown, CONSOLE | API, Always, "clients"),
+    Row(libc::SYS_getsockopt, CONSOLE | API, Always, "who the client is"),
+    Row(libc::SYS_setsockopt, CONSOLE | API, Always, "time limits"),
+    Row(libc::SYS_getsockname, CONSOLE | API, Always, "names"),
+    Row(libc::SYS_getpeername, CONSOLE | API, Always, "names"),
+    // KVM and terminals.
+    Row(libc::SYS_ioctl, VCPU, KVM, "KVM"),
+    Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
+    Row(libc::SYS_ioctl, MAIN, OneOf(1, PTY), "pseudo-terminals"),
+    // Memory: never executable.
+    Row(libc::SYS_mmap, ALL, NOT_EXEC, "heaps, stacks, RAM, kvm_run"),
+    Row(libc::SYS_mprotect, ALL, NOT_EXEC, "heaps, guards of stacks"),
+    Row(libc::SYS_munmap, ALL, Always, "heaps, stacks, RAM"),
+    Row(libc::SYS_mremap, ALL, Always, "heaps"),
+    Row(libc::SYS_brk, ALL, Always, "heaps"),
+    Row(libc::SYS_madvise, ALL, Always, "heaps, stacks, balloon, RAM"),
+    Row(libc::SYS_memfd_create, MAIN, Always, "RAM with huge pages"),
+    Row(libc::SYS_mlock, MAIN, Always, "RAM that never swaps"),
+    Row(libc::SYS_munlock, MAIN, Always, "RAM that never swaps"),
+    Row(libc::SYS_mincore, ALL, Always, "stacks of main, by the C library"),
+    // Threads: made, named, told apart, ended; never a process.
+    Row(libc::SYS_clone, VCPU, A_THREAD, "threads"),
+    Row(libc::SYS_set_robust_list, ALL, Always, "the C library, in each thread"),
+    Row(libc::SYS_rseq, ALL, Always, "the C library, in each thread"),
+    Row(libc::SYS_set_tid_address, ALL, Always, "musl, in each thread"),
+    Row(libc::SYS_arch_prctl, MAIN, Always, "the C library"),
+    Row(libc::SYS_membarrier, ALL, Always, "musl, the C library"),
+    Row(libc::SYS_prctl, ALL, OneOf(0, OWN), "names of threads, the auxiliary vector"),
+    Row(libc::SYS_prctl, VCPU, NO_NEW_PRIVS, "a new thread gets its filter"),
+    Row(libc::SYS_seccomp, VCPU, FILTER, "a new thread gets its filter"),
+    Row(libc::SYS_sched_getaffinity, ALL, Always, "count of processors, by allocator and standard library"),
+    Row(libc::SYS_sched_setaffinity, VCPU, Always, "--pin"),
+    Row(libc::SYS_gettid, ALL, Always, "names of threads"),
+    Row(libc::SYS_getpid, ALL, Always, "signals to itself"),
+    Row(libc::SYS_getuid, API, Always, "whether a client is the user"),
+    Row(libc::SYS_geteuid, API, Always, "whether a client is the user"),
+    Row(libc::SYS_getgid, API, Always, "whether a client is the user"),
+    Row(libc::SYS_getegid, API, Always, "whether a client is the user"),
+    Row(libc::SYS_getpgrp, MAIN, Always, "whether the terminal is ours"),
+    Row(libc::SYS_getpgid, MAIN, Always, "whether the terminal is ours"),
+    Row(libc::SYS_prlimit64, ALL, Own(0), "limits, size of a stack"),
+    Row(libc::SYS_getrusage, MAIN, Own(0), "statistics"),
+    Row(libc::SYS_uname, ALL, Always, "the C library"),
+    Row(libc::SYS_sysinfo, ALL, Always, "the C library"),
+    Row(libc::SYS_exit, ALL, Always, "end of a thread"),
+    Row(libc::SYS_exit_group, ALL, Always, "end of the process"),
+    // Signals.
+    Row(libc::SYS_tgkill, ALL, Own(0), "kicks of vCPUs, abort"),
+    Row(libc::SYS_kill, MAIN, Own(0), "suspending with the terminal's key"),
+    Row(libc::SYS_tkill, ALL, Always, "musl's abort"),
+    Row(libc::SYS_rt_sigaction, ALL, Always, "handlers"),
+    Row(libc::SYS_rt_sigprocmask, ALL, Always, "handlers"),
+    Row(libc::SYS_rt_sigreturn, ALL, Always, "end of a handler"),
+    Row(libc::SYS_sigaltstack, ALL, Always, "stacks of handlers, in each thread"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vcpu_may_all_that_the_queue_threads_it_makes_may() {
+        for Row(call, roles, ..) in TABLE {
+            assert!(roles & QUEUE == 0 || roles & VCPU != 0, "call {call}");
+        }
+    }
+
+    #[test]
+    fn no_call_is_both_without_condition_and_with_one() {
+        for Row(call, ..) in TABLE.iter().filter(|row| matches!(row.2, Always)) {
+            assert_eq!(TABLE.iter().filter(|row| row.0 == *call).count(), 1, "call {call}");
+        }
+    }
+}

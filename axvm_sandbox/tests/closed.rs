@@ -1,0 +1,264 @@
+//! A closed sandbox, tried from inside. It cannot be opened again, so each test runs in a process of its own: this
+//! program, started once more for that one test.
+#![allow(unsafe_code, reason = "the forbidden calls are made as an attacker makes them")]
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Instant;
+
+use axvm_sandbox::{Files, Role, State, arm, enter, probe};
+
+const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
+const INSIDE: &str = "AXVM_SANDBOX_TEST_INSIDE";
+
+/// Runs `body` in a process of its own and returns how that ended.
+fn apart(test: &str, body: fn()) -> Output {
+    if std::env::var(INSIDE).is_ok_and(|name| name == test) {
+        end_as_a_fork(body);
+    }
+    let this = std::env::current_exe().unwrap();
+    Command::new(this).args([test, "--exact", "--nocapture", "--test-threads=1"]).env(INSIDE, test).output().unwrap()
+}
+
+/// The test runner has a thread already; a fork of it has one, which `arm` asks for.
+fn end_as_a_fork(body: fn()) -> ! {
+    // SAFETY: the runner's other thread only waits for this one: it holds no lock that the child needs.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let ended = std::panic::catch_unwind(body);
+        // SAFETY: _exit takes any code.
+        unsafe { libc::_exit(if ended.is_ok() { 42 } else { 101 }) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the answer.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    std::process::exit(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 1 });
+}
+
+/// `body` must come to its end.
+fn works(test: &str, body: fn()) {
+    let output = apart(test, body);
+    assert_eq!(output.status.code(), Some(42), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `body` must be stopped at `call`, and told so with the thread's name.
+fn stopped(test: &str, thread: &str, call: &str, body: fn()) {
+    let output = apart(test, body);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(128 + libc::SIGSYS), "{told}");
+    let line = told.lines().find(|line| line.starts_with("axvm: The sandbox stopped")).expect(&told);
+    assert!(line.contains(&format!("thread {thread}: ")) && line.contains(&format!("({call})")), "{line}");
+    assert!(line.ends_with("works without"), "{line}");
+}
+
+fn armed() {
+    arm(&Files::default()).unwrap();
+}
+
+/// Runs `body` on an armed thread of `role`.
+fn on(role: Role, name: &str, body: impl FnOnce() + Send + 'static) {
+    let run = move || {
+        enter(role);
+        body();
+    };
+    thread::Builder::new().name(name.into()).spawn(run).unwrap().join().unwrap();
+}
+
+/// The answer does not matter: there is none.
+fn ignore(_: i64) {}
+
+fn call(number: i64, arguments: [u64; 3]) -> i64 {
+    // SAFETY: the calls that are tried here take numbers or null pointers, which the kernel checks.
+    unsafe { libc::syscall(number, arguments[0], arguments[1], arguments[2]) }
+}
+
+#[test]
+fn every_thread_is_filtered_and_has_no_capability() {
+    works("every_thread_is_filtered_and_has_no_capability", || {
+        armed();
+        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram] {
+            let (tell, told) = std::sync::mpsc::channel();
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let run = move || {
+                enter(role);
+                // SAFETY: gettid takes nothing and cannot fail.
+                tell.send(unsafe { libc::gettid() }).unwrap();
+                let _ = ended.recv();
+            };
+            let thread = thread::spawn(run);
+            let status = fs::read_to_string(format!("/proc/self/task/{}/status", told.recv().unwrap())).unwrap();
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            assert_eq!(field("Seccomp:"), "2");
+            assert_eq!(field("NoNewPrivs:"), "1");
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+                assert_eq!(field(set), "0000000000000000", "{set}");
+            }
+            drop(end);
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn each_role_does_its_work() {
+    works("each_role_does_its_work", || {
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let disk = File::open(std::env::current_exe().unwrap()).unwrap();
+        armed();
+        let big = || drop(std::hint::black_box(vec![1u8; 3 << 20]));
+        on(Role::Ram, "ram", big);
+        on(Role::Console, "console", move || {
+            big();
+            socket.set_nonblocking(true).unwrap();
+        });
+        on(Role::Api, "api", || drop(std::os::unix::net::UnixDatagram::unbound().unwrap()));
+        on(Role::Vcpu, "vcpu0", move || {
+            thread::available_parallelism().unwrap();
+            on(Role::Queue, "vda-q0", move || {
+                disk.metadata().unwrap();
+                std::os::unix::fs::FileExt::read_at(&disk, &mut [0; 512], 512).unwrap();
+                let small: Vec<_> = (0..1000).map(|len| vec![0u8; len * 100]).collect();
+                drop(small);
+                thread::sleep(std::time::Duration::from_millis(1));
+            });
+        });
+        assert!(fs::read_to_string("/proc/self/status").unwrap().contains("Seccomp"));
+    });
+}
+
+#[test]
+fn a_queue_thread_cannot_open_files_and_lives() {
+    works("a_queue_thread_cannot_open_files_and_lives", || {
+        armed();
+        on(Role::Queue, "vda-q0", || {
+            assert_eq!(File::open("/proc/self/status").unwrap_err().raw_os_error(), Some(libc::EACCES));
+        });
+    });
+}
+
+#[test]
+fn only_the_files_given_can_be_opened() {
+    if probe().0.iter().any(|one| one.name == "files" && matches!(one.state, State::Missing(_))) {
+        println!("skipped: this kernel has no Landlock");
+        return;
+    }
+    works("only_the_files_given_can_be_opened", || {
+        arm(&Files { read: vec!["/etc/hostname".into()], ..Files::default() }).unwrap();
+        File::open("/etc/hostname").unwrap();
+        assert_eq!(File::options().write(true).open("/etc/hostname").unwrap_err().raw_os_error(), Some(libc::EACCES));
+        assert_eq!(File::open("/etc/passwd").unwrap_err().raw_os_error(), Some(libc::EACCES));
+    });
+}
+
+#[test]
+fn a_second_arming_and_one_beside_threads_are_refused() {
+    works("a_second_arming_and_one_beside_threads_are_refused", || {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = thread::spawn(move || ended.recv());
+        assert!(arm(&Files::default()).unwrap_err().to_string().contains("2 threads"));
+        drop(end);
+        let _ = thread.join();
+    });
+}
+
+#[test]
+fn execve_is_stopped() {
+    stopped("execve_is_stopped", "vcpu0", "execve", || {
+        armed();
+        on(Role::Vcpu, "vcpu0", || ignore(call(libc::SYS_execve, [0; 3])));
+    });
+}
+
+#[test]
+fn the_internet_is_out_of_reach() {
+    stopped("the_internet_is_out_of_reach", "api", "socket", || {
+        armed();
+        on(Role::Api, "api", || ignore(call(libc::SYS_socket, [libc::AF_INET as u64, 1, 0])));
+    });
+}
+
+#[test]
+fn another_process_cannot_be_traced() {
+    stopped("another_process_cannot_be_traced", "vda-q0", "ptrace", || {
+        armed();
+        on(Role::Queue, "vda-q0", || ignore(call(libc::SYS_ptrace, [16, 1, 0])));
+    });
+}
+
+#[test]
+fn memory_never_becomes_executable() {
+    stopped("memory_never_becomes_executable", "vcpu3", "mprotect", || {
+        armed();
+        on(Role::Vcpu, "vcpu3", || ignore(call(libc::SYS_mprotect, [0, 4096, libc::PROT_EXEC as u64])));
+    });
+}
+
+#[test]
+fn a_foreign_ioctl_is_stopped() {
+    stopped("a_foreign_ioctl_is_stopped", "vcpu0", "ioctl", || {
+        armed();
+        on(Role::Vcpu, "vcpu0", || ignore(call(libc::SYS_ioctl, [0, libc::TIOCSTI, 0])));
+    });
+}
+
+#[test]
+fn kvm_is_for_vcpus_not_for_queues() {
+    stopped("kvm_is_for_vcpus_not_for_queues", "vda-q0", "ioctl", || {
+        armed();
+        on(Role::Vcpu, "vcpu0", || assert_eq!(call(libc::SYS_ioctl, [u64::MAX, 0xae80, 0]), -1));
+        on(Role::Queue, "vda-q0", || ignore(call(libc::SYS_ioctl, [u64::MAX, 0xae80, 0])));
+    });
+}
+
+#[test]
+fn a_queue_thread_makes_no_thread() {
+    stopped("a_queue_thread_makes_no_thread", "vda-q0", "clone", || {
+        armed();
+        on(Role::Queue, "vda-q0", || ignore(call(libc::SYS_clone, [THREAD, 0, 0])));
+    });
+}
+
+#[test]
+fn nobody_makes_a_process() {
+    stopped("nobody_makes_a_process", "vcpu0", "clone", || {
+        armed();
+        on(Role::Vcpu, "vcpu0", || ignore(call(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0])));
+    });
+}
+
+#[test]
+fn signals_go_to_this_process_only() {
+    stopped("signals_go_to_this_process_only", "vcpu0", "tgkill", || {
+        armed();
+        on(Role::Vcpu, "vcpu0", || ignore(call(libc::SYS_tgkill, [1, 1, 0])));
+    });
+}
+
+#[test]
+fn not_armed_means_not_limited() {
+    enter(Role::Queue);
+    File::open("/proc/self/status").unwrap();
+}
+
+/// What a filter costs: print with `--nocapture`.
+#[test]
+fn cost_of_a_system_call() {
+    works("cost_of_a_system_call", || {
+        let time = |what: &str, number: i64, arguments| {
+            let start = Instant::now();
+            (0..200_000).for_each(|_| ignore(call(number, arguments)));
+            eprintln!("{what}: {} ns", start.elapsed().as_nanos() / 200_000);
+        };
+        let both = move |when: &str| {
+            time(&format!("{when}, getpid"), libc::SYS_getpid, [0; 3]);
+            time(&format!("{when}, ioctl KVM_RUN on nothing"), libc::SYS_ioctl, [u64::MAX, 0xae80, 0]);
+        };
+        both("open");
+        let start = Instant::now();
+        armed();
+        eprintln!("arm: {} us", start.elapsed().as_micros());
+        on(Role::Vcpu, "vcpu0", move || both("closed"));
+    });
+}
