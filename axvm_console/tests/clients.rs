@@ -81,7 +81,9 @@ fn a_slow_client_loses_nothing() {
     let sending = std::thread::spawn(move || send_all(&port, &copy));
     let mut got = Vec::new();
     while got.len() < sent.len() {
-        got.extend(read(&client, (256 << 10).min(sent.len() - got.len())));
+        let piece = read(&client, (256 << 10).min(sent.len() - got.len()));
+        assert!(!piece.is_empty(), "disconnected after {} bytes", got.len());
+        got.extend(piece);
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(got == sent);

@@ -36,6 +36,19 @@ fn a_slow_pipe_gets_everything() {
 }
 
 #[test]
+fn a_pipe_that_nobody_reads_holds_the_guest() {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let bench = on(nothing(), &writer);
+    let mut taken = 0;
+    for _ in 0..50 {
+        taken += bench.port.send(&vec![0; 1 << 20]);
+        std::thread::sleep(Duration::from_millis(4));
+    }
+    assert!(taken < 4 << 20 && bench.port.room() == 0, "{taken} bytes are in memory");
+    bench.console.give_up();
+}
+
+#[test]
 fn a_non_blocking_pipe_gets_everything_and_stays_as_it_is() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
