@@ -54,6 +54,12 @@ impl Connection {
         Ok(Connection { stream, session, input_ended: false, lingers: false, deadline: None, last_input: now })
     }
 
+    /// Says a last word. It stays until the client had time to read that: some take a socket that is closed at once for
+    /// one that nobody listens to.
+    pub(crate) fn end(&mut self, response: &Response) {
+        self.session.end(response);
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }

@@ -37,7 +37,9 @@ pub trait Control: Send + Sync {
     fn attach_console(&self) -> Result<Attach, Fault>;
 }
 
-/// Takes a stream onto the console, with the bytes that the client already typed. The stream blocks.
+/// Takes a stream onto the console, with the bytes that the client already typed.
+///
+/// It runs on the thread `api`, so it must not wait for the client; the stream comes in blocking mode.
 pub type Attach = Box<dyn FnOnce(UnixStream, Vec<u8>) + Send>;
 
 /// Why a request was not granted: one sentence for people, with what to do.

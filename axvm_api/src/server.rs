@@ -8,7 +8,7 @@
 //! takes them from himself.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::connection::{Connection, Next};
 use crate::control::Control;
-use crate::events::EventFeed;
+use crate::events::{EventFeed, SUBSCRIPTION_LIMIT};
 use crate::http::Response;
 use crate::session::Api;
 use crate::socket::{ApiError, Socket, is_own};
@@ -192,28 +192,24 @@ impl Loop {
     }
 
     fn admit(&mut self, stream: UnixStream, now: Instant) {
-        if !is_own(&stream) {
-            return turn_away(stream, 403, "This machine belongs to another user");
+        if self.connections.len() >= CONNECTION_LIMIT {
+            self.make_room();
         }
-        if self.connections.len() >= CONNECTION_LIMIT && !self.make_room() {
-            return turn_away(stream, 503, "Too many clients: each of them reads events");
+        let is_own = is_own(&stream);
+        let Ok(mut connection) = Connection::new(stream, now) else { return };
+        if !is_own {
+            connection.end(&Response::fault(403, "This machine belongs to another user"));
         }
-        if let Ok(connection) = Connection::new(stream, now) {
-            // What it has sent already is looked at in the next turn.
-            self.connections.push(Client { connection, next: Next::Wait });
-        }
+        // What it has sent already is looked at in the next turn.
+        self.connections.push(Client { connection, next: Next::Wait });
     }
 
-    /// Gives up the client that was silent longest.
-    fn make_room(&mut self) -> bool {
-        let idle = |client: &Client| client.connection.idle_since();
-        let idlest = (0..self.connections.len()).filter(|&n| idle(&self.connections[n]).is_some());
-        match idlest.min_by_key(|&n| idle(&self.connections[n])) {
-            Some(n) => {
-                self.connections.swap_remove(n);
-                true
-            }
-            None => false,
+    /// Gives up the client that was silent longest. There is one: streams of events can not take every place.
+    fn make_room(&mut self) {
+        const { assert!(SUBSCRIPTION_LIMIT < CONNECTION_LIMIT) };
+        let silent = |(n, client): (usize, &Client)| Some((client.connection.idle_since()?, n));
+        if let Some((_, n)) = self.connections.iter().enumerate().filter_map(silent).min() {
+            self.connections.swap_remove(n);
         }
     }
 }
@@ -223,11 +219,4 @@ struct Ready {
     stop: bool,
     listeners: bool,
     clients: Vec<PollFlags>,
-}
-
-/// Says why and closes; a new socket has room for that.
-fn turn_away(mut stream: UnixStream, status: u16, why: &str) {
-    if stream.set_nonblocking(true).is_ok() {
-        _ = stream.write(&Response::fault(status, why).bytes(true));
-    }
 }

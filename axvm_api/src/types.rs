@@ -5,10 +5,10 @@
 //!
 //! Spec: Firecracker API 1.17, "definitions".
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The level of Firecracker's API that these types follow; what its clients read as the version.
 pub const FIRECRACKER_API: &str = "1.17.0";
@@ -76,8 +76,10 @@ pub struct VmConfig {
 #[serde(deny_unknown_fields)]
 pub struct BootSource {
     /// File of the kernel.
+    #[serde(serialize_with = "readable")]
     pub kernel_image_path: PathBuf,
     /// File of the initial RAM disk.
+    #[serde(serialize_with = "readable_if_any")]
     pub initrd_path: Option<PathBuf>,
     /// The kernel's command line.
     pub boot_args: Option<String>,
@@ -90,6 +92,7 @@ pub struct Drive {
     /// Its name in the guest, such as `vda`.
     pub drive_id: String,
     /// The image.
+    #[serde(serialize_with = "readable")]
     pub path_on_host: PathBuf,
     /// Whether the guest boots from it.
     pub is_root_device: bool,
@@ -326,6 +329,7 @@ pub struct Disk {
     /// Its name in the guest, such as `vda`.
     pub name: String,
     /// The image.
+    #[serde(serialize_with = "readable")]
     pub path: PathBuf,
     /// Whether writes are refused.
     pub read_only: bool,
@@ -340,4 +344,31 @@ pub struct Exits {
     pub total: u64,
     /// All vCPUs, lately.
     pub per_second: f64,
+}
+
+/// JSON has no bytes that are not UTF-8; the path of a file may. Those are replaced, so that the rest can be said.
+fn readable<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+fn readable_if_any<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_deref().map(Path::to_string_lossy).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_path_that_is_no_text_is_told_as_well_as_it_can_be() {
+        let path = PathBuf::from(OsStr::from_bytes(b"/a\xff.img"));
+        let boot = BootSource { kernel_image_path: path.clone(), initrd_path: Some(path), boot_args: None };
+        let json = serde_json::to_value(&boot).unwrap();
+        assert_eq!(
+            (&json["kernel_image_path"], &json["initrd_path"]),
+            (&"/a\u{fffd}.img".into(), &"/a\u{fffd}.img".into())
+        );
+    }
 }

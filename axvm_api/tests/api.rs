@@ -243,3 +243,21 @@ fn two_paths_lead_to_one_machine() {
     drop(server);
     assert!(paths.iter().all(|path| !path.exists()));
 }
+
+#[test]
+fn another_user_is_turned_away_even_if_the_file_lets_him_in() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can become another user");
+    }
+    let machine = Machine::start();
+    for path in [machine.dir.path(), &machine.path] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "5", "-i", "http://localhost/status", "--unix-socket"]).arg(&machine.path);
+    let Ok(output) = curl.uid(65534).gid(65534).output() else { return eprintln!("skipped: no curl here") };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.starts_with("HTTP/1.1 403 ") && said.contains("another user"), "{said}{output:?}");
+}

@@ -28,7 +28,7 @@ impl Response {
     pub fn json(value: &impl Serialize) -> Response {
         match serde_json::to_vec(value) {
             Ok(body) => Response { status: 200, body },
-            // A path that is not UTF-8 is the one thing our types can not say.
+            // Our types have nothing that JSON has not; a later one might.
             Err(error) => Response::fault(500, format!("Cannot write the answer as JSON: {error}")),
         }
     }
