@@ -16,9 +16,12 @@ const PLAIN: Boot = Boot {
     on: None,
 };
 
+/// Types a command line. The echo of the typed words proves nothing.
+const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\n' 'CK end: ok'; poweroff\" >$keyboard";
+
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), hosts_view(), life()].into_iter().flatten().collect()
+    [processors(), entries(), disks(), resets(), hosts_view(), life(), control()].into_iter().flatten().collect()
 }
 
 fn scenario(name: &'static str, boot: Boot) -> Scenario {
@@ -128,9 +131,7 @@ fn hosts_view() -> Vec<Scenario> {
         Proof::Seen("at least 64 MiB in huge pages", huge),
         Proof::Seen("threads vcpu0, vcpu1 and vda-q0", named),
     ];
-    // Typed so that the echo of the typed words proves nothing.
-    let typing = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\n' 'CK end: ok'; poweroff\" >$keyboard";
-    let shell = Boot { checks: "typed", on: Some(("Welcome to Linux on AxVM", typing)), ..PLAIN };
+    let shell = Boot { checks: "typed", on: Some(("Welcome to Linux on AxVM", TYPE)), ..PLAIN };
     vec![Scenario { name: "host-view", boots: vec![boot], proofs }, scenario("shell", shell)]
 }
 
@@ -155,6 +156,58 @@ fn life() -> Vec<Scenario> {
         Scenario { name: "panic", boots: vec![panic], proofs: Vec::new() },
         Scenario { name: "memory-comes-back", boots: vec![spare], proofs },
     ]
+}
+
+/// A machine in other hands: the control socket and its clients, consoles at other places.
+fn control() -> Vec<Scenario> {
+    let look = "cpu() { awk '{ print $14 + $15 }' /proc/$pid/stat; }
+        axvm ps | awk -v pid=$pid '$1 == pid { print \"ps\", $2, $3, $4, $5 }'
+        sleep 4; before=$(cpu); sleep 5; echo idle $(($(cpu) - before))
+        axvm ctl web pause; axvm ctl $pid status | head -n 1
+        before=$(cpu); sleep 3; echo paused $(($(cpu) - before))
+        axvm ctl web resume
+        echo replay $(timeout 2 axvm ctl web console </dev/null | grep -c 'axvm: init after')
+        axvm ctl web balloon 200; sleep 6
+        awk '/^VmRSS/ { print \"rss\", int($2 / 1024) }' /proc/$pid/status
+        axvm ctl web balloon 0; axvm ctl web balloon 9999; axvm ctl web status; ls /tmp/*.api";
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --name web --api-sock /tmp/web.api",
+        checks: "pause:40,disk,log:lab",
+        on: Some(("MARK pause", look)),
+        ..PLAIN
+    };
+    let hvc0 = "--disk DISK --memory 512M --virtio-console stdio";
+    let typed = Boot { arguments: hvc0, checks: "typed", on: Some(("Welcome to Linux on AxVM", TYPE)), ..PLAIN };
+    // The kernel itself warns that it has no console before its module is there: the log is not clean.
+    let checked = Boot { arguments: hvc0, checks: "disk,clock:NOW:30", ..PLAIN };
+    vec![
+        Scenario {
+            name: "control",
+            boots: vec![boot],
+            proofs: vec![Proof::CleanDisk, Proof::Seen("a machine that obeys", obeyed)],
+        },
+        scenario("virtio-console", checked),
+        scenario("virtio-console-typed", typed),
+    ]
+}
+
+/// What the clients of the control socket were told.
+fn obeyed(seen: &str) -> bool {
+    let number = |name: &str| {
+        let value = seen.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        value.unwrap_or(u64::MAX)
+    };
+    let said = |words: &str| seen.contains(words);
+    said("ps web running 2 512M")
+        && said(": paused for")
+        && number("paused") == 0
+        // Ticks of 10 ms in 5 s. The emulation makes each wake-up some thirty times as expensive.
+        && number("idle") < 50
+        && number("replay") == 1
+        && number("rss") < 320
+        && said("9999")
+        && said("balloon  0M wanted")
+        && said("/tmp/web.api")
 }
 
 #[cfg(test)]
