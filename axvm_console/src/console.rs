@@ -74,6 +74,33 @@ impl Stdio {
     }
 }
 
+/// A back end that is open, before the first thread of its console: a place to restrict the process in between.
+pub struct Opened(End);
+
+enum End {
+    Stdio(Stdio),
+    File(OwnedFd, String),
+    Pty(Pty),
+    Unix(Listener),
+    None,
+}
+
+impl Opened {
+    /// Opens the file, makes the socket or the pseudo-terminal, or takes the process's own streams.
+    pub fn open(back_end: &BackEnd) -> Result<Opened, ConsoleError> {
+        Ok(Opened(match back_end {
+            BackEnd::None => End::None,
+            BackEnd::Stdio => End::Stdio(Stdio::of_process().map_err(ConsoleError::Resources)?),
+            BackEnd::File(path) => {
+                let fd = append_to(path).map_err(|source| ConsoleError::File { path: path.clone(), source })?;
+                End::File(fd, format!("file {}", path.display()))
+            }
+            BackEnd::Unix(path) => End::Unix(Listener::bind(path)?),
+            BackEnd::Pty => End::Pty(Pty::open().map_err(ConsoleError::Pty)?),
+        }))
+    }
+}
+
 /// What the threads of one console share.
 pub struct Shared {
     pub hooks: Hooks,
@@ -122,65 +149,57 @@ pub struct Console {
 impl Console {
     /// Connects `port` with `back_end`; the terminal is raw from now on.
     pub fn open(back_end: &BackEnd, port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
-        let stdio = match back_end {
-            BackEnd::Stdio => return Console::on(Stdio::of_process().map_err(ConsoleError::Resources)?, port, hooks),
-            other => other,
-        };
-        let mut console = Console::idle(port, hooks)?;
-        let mut hub = Hub::new(console.port.clone(), Arc::clone(&console.shared));
-        match stdio {
-            BackEnd::Stdio | BackEnd::None => {}
-            BackEnd::File(path) => {
-                let fd = append_to(path).map_err(|source| ConsoleError::File { path: path.clone(), source })?;
-                hub.writer = Some(console.writer(fd, format!("file {}", path.display()))?);
-            }
-            BackEnd::Unix(path) => hub.listener = Some(Listener::bind(path)?),
-            BackEnd::Pty => {
-                let pty = Pty::open().map_err(ConsoleError::Pty)?;
-                console.pty_path = Some(pty.path().clone());
-                hub.pty = Some(pty);
-            }
-        }
-        console.start(hub)
+        Console::start(Opened::open(back_end)?, port, hooks)
     }
 
     /// Like [`Console::open`] with [`BackEnd::Stdio`], on other streams than the process's own.
     pub fn on(stdio: Stdio, port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
-        let mut console = Console::idle(port, hooks)?;
-        let mut hub = Hub::new(console.port.clone(), Arc::clone(&console.shared));
-        console.terminal = Terminal::new(stdio.input.as_fd());
-        let output_is_terminal = stdio.output.is_terminal();
-        let screen = if output_is_terminal { Some(stdio.output.as_fd()) } else { None };
-        let screen = screen.or(console.terminal.as_ref().map(|terminal| terminal.as_fd()));
-        console.screen = screen.and_then(|fd| fd.try_clone_to_owned().ok());
-        hub.keyboard = Some(Keyboard::new(stdio.input, console.terminal.clone(), output_is_terminal));
-        hub.writer = Some(console.writer(stdio.output, "standard output".into())?);
-        console.resized();
-        if let Some(terminal) = &console.terminal {
-            terminal.enter();
-        }
-        console.start(hub)
+        Console::start(Opened(End::Stdio(stdio)), port, hooks)
     }
 
-    fn idle(port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
+    /// Connects `port` with what is open; the terminal is raw from now on.
+    pub fn start(opened: Opened, port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
         let shared = Arc::new(Shared::new(hooks).map_err(ConsoleError::Resources)?);
-        Ok(Console { port, shared, terminal: None, screen: None, pty_path: None, hub: None })
-    }
-
-    fn writer(&self, fd: OwnedFd, name: String) -> Result<Writer, ConsoleError> {
-        Writer::start(fd, name, Arc::clone(&self.shared)).map_err(ConsoleError::Resources)
-    }
-
-    fn start(mut self, hub: Hub) -> Result<Console, ConsoleError> {
-        let shared = Arc::clone(&self.shared);
+        let mut console = Console { port, shared, terminal: None, screen: None, pty_path: None, hub: None };
+        let mut hub = Hub::new(console.port.clone(), Arc::clone(&console.shared));
+        match opened.0 {
+            End::None => {}
+            End::Stdio(stdio) => console.take_stdio(stdio, &mut hub)?,
+            End::File(fd, name) => hub.writer = Some(console.writer(fd, name)?),
+            End::Unix(listener) => hub.listener = Some(listener),
+            End::Pty(pty) => {
+                console.pty_path = Some(pty.path().clone());
+                hub.pty = Some(pty);
+            }
+        }
+        let shared = Arc::clone(&console.shared);
         let run = move || {
             hub.run();
             shared.ended.set();
             // Who came too late to be served.
             drop(shared.arrivals());
         };
-        self.hub = Some(self.shared.spawn("console", run).map_err(ConsoleError::Resources)?);
-        Ok(self)
+        console.hub = Some(console.shared.spawn("console", run).map_err(ConsoleError::Resources)?);
+        Ok(console)
+    }
+
+    fn take_stdio(&mut self, stdio: Stdio, hub: &mut Hub) -> Result<(), ConsoleError> {
+        self.terminal = Terminal::new(stdio.input.as_fd());
+        let output_is_terminal = stdio.output.is_terminal();
+        let screen = if output_is_terminal { Some(stdio.output.as_fd()) } else { None };
+        let screen = screen.or(self.terminal.as_ref().map(|terminal| terminal.as_fd()));
+        self.screen = screen.and_then(|fd| fd.try_clone_to_owned().ok());
+        hub.keyboard = Some(Keyboard::new(stdio.input, self.terminal.clone(), output_is_terminal));
+        hub.writer = Some(self.writer(stdio.output, "standard output".into())?);
+        self.resized();
+        if let Some(terminal) = &self.terminal {
+            terminal.enter();
+        }
+        Ok(())
+    }
+
+    fn writer(&self, fd: OwnedFd, name: String) -> Result<Writer, ConsoleError> {
+        Writer::start(fd, name, Arc::clone(&self.shared)).map_err(ConsoleError::Resources)
     }
 
     /// The pseudo-terminal to open, with [`BackEnd::Pty`].

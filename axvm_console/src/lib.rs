@@ -22,7 +22,7 @@ mod wake;
 mod writer;
 
 pub use back_end::{BackEnd, UnknownBackEnd};
-pub use console::{Attacher, Console, ConsoleError, Hooks, Stdio};
+pub use console::{Attacher, Console, ConsoleError, Hooks, Opened, Stdio};
 pub use keys::Key;
 pub use port::{Port, Size};
 pub use socket::SocketError;
