@@ -14,7 +14,6 @@ mod pci;
 mod power;
 mod pvpanic;
 mod rtc;
-mod uart;
 mod uart16550;
 
 pub use acpi_pm::AcpiPm;
@@ -25,5 +24,4 @@ pub use pci::PciHost;
 pub use power::{Power, PowerEvent};
 pub use pvpanic::Pvpanic;
 pub use rtc::Rtc;
-pub use uart::Uart;
 pub use uart16550::Uart16550;
