@@ -1,6 +1,6 @@
 # From 32-bit protected mode (PVH) or 16-bit real mode (a SIPI) to Rust in long mode.
 #
-#   PVH entry:  start32 ------------------> protected --> long_mode --> guest_main(cpu index)
+#   PVH entry:  start32 ------------------> protected --> long_mode --> guest_main(is this the first?)
 #   SIPI:       trampoline at 0x10000 ---^
 #
 # GDT: 0x08 code, 32 bits; 0x10 data; 0x18 code, 64 bits. Spec: Intel SDM volume 3, 11.8.5
@@ -49,14 +49,19 @@ protected:
     ljmp $0x18, $long_mode
 
 .code64
-long_mode:
-    movl $1, %edi
-    lock xaddl %edi, next_cpu
-    cmpl $MAX_CPUS, %edi
-    jae park
-    leal 1(%edi), %eax
-    shll $13, %eax                  # stacks of 8 KiB
-    leaq stacks(%rax), %rsp
+long_mode:                          # a stack of 8 KiB by APIC id, from 5 MiB on: no counter is shared
+    movl $1, %eax
+    cpuid
+    shrl $24, %ebx
+    movl %ebx, %esp
+    incl %esp
+    shll $13, %esp
+    addl $0x500000, %esp
+    movl $0x1b, %ecx                # IA32_APIC_BASE
+    rdmsr
+    movl %eax, %edi
+    shrl $8, %edi
+    andl $1, %edi                   # is this the bootstrap processor?
     xorl %ebp, %ebp
     call guest_main
 park:
@@ -138,7 +143,5 @@ directories:                        # 4 GiB by identity, pages of 2 MiB
 .align 4096
 window_directory: .skip 4096        # one more GiB, for one page at a time
 .align 16
-stacks: .skip MAX_CPUS * 8192
 start_info: .skip 8
 entry_registers: .skip 16
-next_cpu: .skip 4

@@ -23,12 +23,12 @@ mod virtio;
 
 use report::{Line, prove};
 
-core::arch::global_asm!(".set MAX_CPUS, 128", include_str!("entry.s"), options(att_syntax));
+core::arch::global_asm!(include_str!("entry.s"), options(att_syntax));
 
 /// Where entry.s arrives, on each processor.
 #[unsafe(no_mangle)]
-extern "C" fn guest_main(index: u32) -> ! {
-    if index != 0 {
+extern "C" fn guest_main(first: u32) -> ! {
+    if first == 0 {
         processors::arrive();
     }
     let clock = cpu::find_clock();
