@@ -12,6 +12,9 @@ use crate::report::{Line, Verdict};
 use crate::start_info;
 
 const SLEEP_ENABLE: u16 = 1 << 13;
+/// The reset control register of PCs, and what resets.
+const RESET: u16 = 0xcf9;
+const RESET_VALUE: u8 = 6;
 const LENGTH: u64 = 4;
 const HEADER_LEN: u64 = 36;
 
@@ -20,7 +23,7 @@ const HEADER_LEN: u64 = 36;
 pub struct Madt {
     pub processors: u32,
     pub io_apics: u32,
-    /// The GSI on which ISA line 0, the PIT, arrives.
+    /// The GSI on which ISA line 0, the PIT, arrives; 2, as in every PC, where there are no tables.
     pub timer_gsi: u32,
 }
 
@@ -54,7 +57,8 @@ fn madt_entries(mut see: impl FnMut(u8, u64)) {
 }
 
 pub fn madt() -> Madt {
-    let mut madt = Madt { processors: 0, io_apics: 0, timer_gsi: 0 };
+    let no_tables = start_info::rsdp() == 0;
+    let mut madt = Madt { processors: 0, io_apics: 0, timer_gsi: if no_tables { 2 } else { 0 } };
     madt_entries(|kind, at| match kind {
         0 if read::<u8>(at + 4) & 1 != 0 => madt.processors += 1,
         9 if read::<u8>(at + 8) & 1 != 0 => madt.processors += 1,
@@ -110,11 +114,13 @@ fn sleep_type() -> Option<u8> {
     Some(if value == 0x0a { read(at + 8) } else { value })
 }
 
-/// Writes S5 to PM1a control and gives the machine a second to end.
+/// Writes S5 to PM1a control and gives the machine a second to end. Without tables, resets it.
 pub fn power_off() {
     if let (Some(fadt), Some(kind)) = (find(b"FACP"), sleep_type()) {
         let control: u32 = read(fadt + 64);
         output(control as u16, u16::from(kind & 7) << 10 | SLEEP_ENABLE);
-        cpu::sleep(1_000_000);
+    } else {
+        output(RESET, RESET_VALUE);
     }
+    cpu::sleep(1_000_000);
 }

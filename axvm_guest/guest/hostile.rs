@@ -65,6 +65,10 @@ const STORMS: [(&str, Storm); 10] = [
     ("reset-in-flight", reset_in_flight),
 ];
 
+type ChipStorm = fn(&mut Noise);
+
+const CHIP_STORMS: [(&str, ChipStorm); 3] = [("mmio-noise", mmio), ("port-noise", ports), ("uart-flood", uart_flood)];
+
 /// Every storm on every device, then the chips; every device is proved afterwards.
 pub fn attack(seed: u64) {
     let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -83,8 +87,7 @@ pub fn attack(seed: u64) {
             works(device, line)
         });
     }
-    let chips: [(&str, fn(&mut Noise)); 3] = [("mmio-noise", mmio), ("port-noise", ports), ("uart-flood", uart_flood)];
-    for (name, storm) in chips {
+    for (name, storm) in CHIP_STORMS {
         prove(name, |line| {
             storm(&mut noise);
             virtio::devices().try_for_each(|device| works(device, line))

@@ -41,10 +41,10 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
     for at in 0..count {
-        // SAFETY: the caller promises `count` bytes at `left`; volatile, or this would become a call of memcmp.
-        let one = unsafe { left.add(at).read_volatile() };
-        // SAFETY: likewise at `right`.
-        let other = unsafe { right.add(at).read_volatile() };
+        // SAFETY: the caller promises `count` bytes; volatile, or this loop would become a call of memcmp.
+        let one = unsafe { left.wrapping_add(at).read_volatile() };
+        // SAFETY: likewise.
+        let other = unsafe { right.wrapping_add(at).read_volatile() };
         if one != other {
             return i32::from(one) - i32::from(other);
         }
