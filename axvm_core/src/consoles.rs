@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Port};
+use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port};
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
+use axvm_sandbox::Role;
 
 use crate::config::Config;
 use crate::current::Current;
@@ -23,6 +24,31 @@ struct Line {
     place: String,
 }
 
+/// All consoles of a machine, open but without a thread yet.
+pub struct OpenedConsoles {
+    com1: (Opened, String),
+    hvc0: Option<(Opened, String)>,
+}
+
+impl OpenedConsoles {
+    /// Opens files, sockets and ptys.
+    pub fn open(config: &Config) -> Result<OpenedConsoles> {
+        let open = |back_end: &BackEnd| anyhow::Ok((Opened::open(back_end)?, back_end.to_string()));
+        Ok(OpenedConsoles { com1: open(&config.console)?, hvc0: config.virtio_console.as_ref().map(open).transpose()? })
+    }
+
+    /// Starts their threads; a terminal is raw from now on.
+    pub fn start(self, current: &Arc<Current>, events: &Events) -> Result<Consoles> {
+        let start = |(opened, name): (Opened, String)| {
+            let port = Port::new().context("Cannot make a console")?;
+            let console = Console::start(opened, port.clone(), hooks(current, events))?;
+            let place = console.pty_path().map_or(name, |path| format!("pty {}", path.display()));
+            anyhow::Ok(Line { port, console, place })
+        };
+        Ok(Consoles { com1: start(self.com1)?, hvc0: self.hvc0.map(start).transpose()? })
+    }
+}
+
 /// All consoles of a machine.
 pub struct Consoles {
     com1: Line,
@@ -30,20 +56,6 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// Opens files, sockets, ptys and the terminal.
-    pub fn open(config: &Config, current: &Arc<Current>, events: &Events) -> Result<Consoles> {
-        let open = |back_end: &BackEnd| {
-            let port = Port::new().context("Cannot make a console")?;
-            let console = Console::open(back_end, port.clone(), hooks(current, events))?;
-            let place = match console.pty_path() {
-                Some(path) => format!("pty {}", path.display()),
-                None => back_end.to_string(),
-            };
-            anyhow::Ok(Line { port, console, place })
-        };
-        Ok(Consoles { com1: open(&config.console)?, hvc0: config.virtio_console.as_ref().map(open).transpose()? })
-    }
-
     /// The UART's port.
     pub fn com1(&self) -> &Port {
         &self.com1.port
@@ -104,6 +116,6 @@ fn hooks(current: &Arc<Current>, events: &Events) -> Hooks {
             Key::PowerButton => current.press_power_button(),
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
-        on_thread: Box::new(|| {}),
+        on_thread: Box::new(|| axvm_sandbox::enter(Role::Console)),
     }
 }

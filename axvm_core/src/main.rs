@@ -17,6 +17,7 @@ mod control;
 mod current;
 mod gate;
 mod host;
+mod image;
 mod machine;
 mod narrator;
 mod recipe;

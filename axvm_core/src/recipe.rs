@@ -9,12 +9,11 @@
 //!
 //! A reset is a new machine on the same RAM and disks: nothing of the old one can leak into it.
 
-use std::fs;
-use std::path::Path;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use axvm_arch::registers::CpuState;
 use axvm_boot::{acpi, command_line, cpu, linux};
 use axvm_devices::Power;
@@ -30,6 +29,7 @@ use crate::cli::{CpuArg, EntryArg};
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::gate::{Gate, Order};
+use crate::image::Image;
 use crate::machine::Parts;
 use crate::vcpu::Shared;
 
@@ -38,6 +38,8 @@ pub const BALLOON: BalloonConfig = BalloonConfig { deflate_on_oom: true, free_pa
 
 /// What a machine stands on, and what outlives its resets.
 pub struct Host {
+    kernel: Image,
+    initrd: Option<Image>,
     kvm: Kvm,
     ram: Arc<GuestRam>,
     disks: Vec<Arc<DiskImage>>,
@@ -45,8 +47,9 @@ pub struct Host {
 }
 
 impl Host {
-    /// Steps 1 and 2: the kernel's half, RAM, and the disk images with their locks.
-    pub fn open(config: &Config, events: Events) -> Result<Host> {
+    /// Steps 1 and 2: the kernel's half, RAM, and the disk images with their locks. Afterwards all files are open.
+    /// A kernel that is `embedded` in this program stands for that of the settings.
+    pub fn open(config: &Config, embedded: Option<&'static [u8]>, events: Events) -> Result<Host> {
         let mut steps = Steps::start(&events);
         let kvm = Kvm::open()?;
         let limit = kvm.capabilities().max_vcpus;
@@ -70,7 +73,13 @@ impl Host {
         };
         let disks = config.disks.iter().map(open).collect::<Result<Vec<_>>>()?;
         steps.done("disks", || format!("{} opened and locked", disks.len()));
-        Ok(Host { kvm, ram, disks, events })
+
+        let kernel = match embedded {
+            Some(bytes) => Image::Embedded(bytes),
+            None => Image::open(&config.kernel, "--kernel")?,
+        };
+        let initrd = config.initrd.as_deref().map(|path| Image::open(path, "--initrd")).transpose()?;
+        Ok(Host { kernel, initrd, kvm, ram, disks, events })
     }
 
     /// Guest RAM.
@@ -90,7 +99,7 @@ impl Host {
 
     /// Steps 3 to 9: a machine, ready to run.
     pub fn build(&self, config: &Config, consoles: &Consoles) -> Result<Parts> {
-        let Host { kvm, ram, disks, events } = self;
+        let Host { kvm, ram, disks, events, .. } = self;
         let mut steps = Steps::start(events);
         let power = Arc::new(Power::new().context("Cannot make the power switch")?);
 
@@ -164,8 +173,8 @@ impl Host {
             virtio_console: config.console_is_virtio(),
             announce: if config.acpi { Vec::new() } else { windows.to_vec() },
         };
-        let kernel = read_file(&config.kernel, "kernel", "--kernel")?;
-        let initrd = config.initrd.as_deref().map(|path| read_file(path, "initrd", "--initrd")).transpose()?;
+        let kernel = self.kernel.read()?;
+        let initrd = self.initrd.as_ref().map(Image::read).transpose()?.map(Cow::into_owned);
         let linux = linux::LinuxConfig {
             command_line: command_line::build(&command_line::default_command_line(&defaults), &config.append),
             initrd,
@@ -177,8 +186,7 @@ impl Host {
                 None => linux::Entry::Bits32,
             },
         };
-        linux::prepare(&self.ram, &kernel, &linux, rsdp)
-            .with_context(|| format!("Cannot boot {}", config.kernel.display()))
+        linux::prepare(&self.ram, &kernel, &linux, rsdp).with_context(|| format!("Cannot boot {}", self.kernel.name()))
     }
 
     fn create_vcpus(&self, config: &Config, vm: &Vm, apic_ids: &[u32], start: &CpuState) -> Result<Vec<KvmVcpu>> {
@@ -223,15 +231,6 @@ pub fn disk_name(n: usize) -> String {
 fn describe(start: &linux::LinuxStart) -> String {
     let initrd = start.initrd_at.map(|span| format!(", initrd at {span}")).unwrap_or_default();
     format!("{} at {}, entry {} at {:#x}{initrd}", start.kernel, start.kernel_at, start.entry, start.state.regs.rip)
-}
-
-/// Reads a whole file that an option named.
-fn read_file(path: &Path, what: &str, option: &str) -> Result<Vec<u8>> {
-    if path.is_dir() {
-        bail!("Cannot read {what} {}: it is a directory; give {option} the file itself", path.display());
-    }
-    let failed = |error| anyhow!("Cannot read {what} {}: {error}; check the path given to {option}", path.display());
-    fs::read(path).map_err(failed)
 }
 
 /// Tells each finished step, with its time, to whoever listens.

@@ -6,16 +6,21 @@
 //!
 //! What can go wrong because of the user comes first; the terminal is taken last and given back before AxVM speaks.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
-use axvm_api::{EventFeed, Registry, Server};
+use axvm_api::{Bound, EventFeed, Registry, Server};
+use axvm_console::BackEnd;
+use axvm_core::notify::{Notifier, State};
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
+use axvm_sandbox::{Files, Role};
 
 use crate::cli::{OnReboot, RunArgs};
 use crate::config::Config;
-use crate::consoles::Consoles;
+use crate::consoles::{Consoles, OpenedConsoles};
 use crate::control::Panel;
 use crate::current::Current;
 use crate::host;
@@ -36,15 +41,25 @@ pub fn run(args: RunArgs) -> Result<u8> {
     }
     warn_about_host(&events);
 
-    let bound = bind(&config, &events)?;
-    let host = Host::open(&config, events.clone())?;
+    let (sockets, bound) = bind(&config, &events)?;
+    let host = Host::open(&config, None, events.clone())?;
     let signals = Signals::catch().context("Cannot catch signals")?;
-    let current = Arc::new(Current::default());
-    let consoles = Consoles::open(&config, &current, &events)?;
-    let panel = Panel::new(&config, Arc::clone(host.ram()), &consoles, Arc::clone(&current));
-    let server = bound.serve(Arc::new(panel), feed, || Ok::<(), std::io::Error>(()))?;
+    let consoles = OpenedConsoles::open(&config)?;
+    if config.sandbox {
+        close_sandbox(&config, &sockets, &events)?;
+    }
 
-    let end = guests(&Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals });
+    let current = Arc::new(Current::default());
+    let consoles = consoles.start(&current, &events)?;
+    let panel = Panel::new(&config, Arc::clone(host.ram()), &consoles, Arc::clone(&current));
+    let server = bound.serve(Arc::new(panel), feed, || {
+        axvm_sandbox::enter(Role::Api);
+        Ok::<(), std::io::Error>(())
+    })?;
+    let notifier = Notifier::from_env();
+    let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
+    let end = guests(&room, &notifier);
+    tell(&notifier, State::Stopping, &events);
     server.stop();
     consoles.finish();
     let end = end?;
@@ -64,11 +79,12 @@ struct Room<'a> {
 }
 
 /// Runs guest after guest, until one ends for good.
-fn guests(room: &Room<'_>) -> Result<End> {
+fn guests(room: &Room<'_>, notifier: &Notifier) -> Result<End> {
     let Room { config, host, consoles, current, signals } = room;
     loop {
         let machine = Arc::new(Machine::start(host.build(config, consoles)?, &config.pins)?);
         current.install(Arc::clone(&machine));
+        tell(notifier, State::Ready, host.events());
         let served = serve(&machine, consoles, signals, config.grace);
         current.remove();
         let end = End(machine.stop());
@@ -123,20 +139,48 @@ impl End {
 }
 
 /// The control sockets: the user's, and the one by which `axvm ps` finds the machine. The second may be missing.
-fn bind(config: &Config, events: &Events) -> Result<axvm_api::Bound> {
-    let all = Registry::of_user().default_socket(std::process::id()).map(|own| {
-        let paths: Vec<_> = config.api_sock.iter().cloned().chain([own]).collect();
-        Server::bind(&paths)
-    });
-    let trouble = match all {
-        Ok(Ok(bound)) => return Ok(bound),
-        Ok(Err(error)) => error.to_string(),
+fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
+    let named = config.api_sock.clone().into_iter().collect::<Vec<_>>();
+    let trouble = match Registry::of_user().default_socket(std::process::id()) {
         Err(error) => error.to_string(),
+        Ok(own) => {
+            let all: Vec<_> = named.iter().cloned().chain([own]).collect();
+            match Server::bind(&all) {
+                Ok(bound) => return Ok((all, bound)),
+                Err(error) => error.to_string(),
+            }
+        }
     };
-    let bound = Server::bind(config.api_sock.as_slice())?;
+    let bound = Server::bind(&named)?;
     let message = format!("`axvm ps` will not show this machine: {trouble}");
     events.emit(|| Event::Warning { from: "control socket", message });
-    Ok(bound)
+    Ok((named, bound))
+}
+
+/// From here on the process can do what its threads need, and nothing else. All files are open; what is left are
+/// sockets to remove at the end.
+fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> Result<()> {
+    let ends = [Some(&config.console), config.virtio_console.as_ref()];
+    let consoles = ends.into_iter().flatten().filter_map(|end| match end {
+        BackEnd::Unix(path) => Some(path.as_path()),
+        _ => None,
+    });
+    let directory = |path: &Path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let sockets_in = sockets.iter().map(PathBuf::as_path).chain(consoles).map(directory).collect();
+    let since = Instant::now();
+    let report = axvm_sandbox::arm(&Files { sockets_in, ..Files::default() })?;
+    let protections = || report.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    events.emit(|| Event::BootStep { what: "sandbox", detail: protections(), took: since.elapsed() });
+    Ok(())
+}
+
+fn tell(notifier: &Notifier, state: State<'_>, events: &Events) {
+    if let Err(error) = notifier.tell(state) {
+        events.emit(|| Event::Warning { from: "service manager", message: error.to_string() });
+    }
 }
 
 /// Which files were taken because none was named.

@@ -65,6 +65,7 @@ impl VcpuThread {
         let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
             let guard = EndsMachine { index, shared: &shared };
             let _presence = presence;
+            axvm_sandbox::enter(axvm_sandbox::Role::Vcpu);
             attached.attach();
             if let Some(Err(error)) = pin.map(pin_to) {
                 let message = format!(

@@ -163,7 +163,7 @@ fn commands_that_only_print_say_what_they_lack() {
         ("config --schema -k k", &["'--schema' cannot be used with", "--kernel"]),
         ("config --from-args --memory lots", &["--memory lots", "not a size"]),
         ("completions tcsh", &["'tcsh'", "bash, elvish, fish, powershell, zsh"]),
-        ("man frobnicate", &["axvm man frobnicate", "no such command", "run, ctl, ps, config"]),
+        ("man frobnicate", &["axvm man frobnicate", "no such command", "there are run, ctl, ps"]),
         ("frobnicate", &["'frobnicate'", "--help"]),
         ("-k k config --schema", &["'config' cannot be used with '--kernel <FILE>'"]),
     ];

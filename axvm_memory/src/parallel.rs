@@ -27,7 +27,11 @@ pub(crate) fn for_each_chunk(maps: &[Mapping], work: fn(&Mapping, Range<usize>) 
     let count = thread::available_parallelism().map_or(1, usize::from).min(chunks.len());
     thread::scope(|scope| {
         // A thread that the host does not give is not missed: the others take its chunks.
-        let start = |_| thread::Builder::new().name("ram".into()).spawn_scoped(scope, run).ok();
+        let help = || {
+            axvm_sandbox::enter(axvm_sandbox::Role::Ram);
+            run()
+        };
+        let start = |_| thread::Builder::new().name("ram".into()).spawn_scoped(scope, help).ok();
         let others: Vec<_> = (1..count).filter_map(start).collect();
         let mine = run();
         others.into_iter().map(|thread| thread.join().expect("work on RAM does not panic")).fold(mine, Result::and)

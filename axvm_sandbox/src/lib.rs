@@ -9,14 +9,14 @@
 //!
 //!     main (all rows) --+-- ram
 //!                       +-- console
-//!                       +-- api
-//!                       '-- vcpuN (queue's rows, KVM, threads) --- vda-q0 ...
+//!                       +-- api   (queue's rows, threads) --+
+//!                       '-- vcpuN (queue's rows, threads, KVM) +-- vda-q0 ...
 //! ```
 //!
 //! A thread inherits the filters of the thread that made it, filters add up, and none can be taken off. So a maker's
-//! rows must hold those of all it makes. Main makes the RAM threads and the vCPUs, again at each reset of the guest,
-//! and reads the kernel again: its list is the whole table. A vCPU makes queue threads (the driver's DRIVER_OK arrives
-//! there): its list holds the queue's. Nobody makes a process.
+//! rows must hold those of all it makes. Main makes the RAM threads and the vCPUs, again at each reset of the guest: its
+//! list is the whole table. Queue threads are made by a vCPU (the driver's DRIVER_OK arrives there), and by the control
+//! socket's thread when a pause ends: their lists hold the queue's. Nobody makes a process.
 //!
 //! Spec: Linux `Documentation/userspace-api/{seccomp_filter,landlock,no_new_privs}.rst`,
 //! `admin-guide/hw-vuln/core-scheduling.rst`; capabilities(7).
@@ -33,6 +33,7 @@ mod violation;
 
 use std::io;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -98,14 +99,23 @@ pub enum SandboxError {
     Install(#[source] seccompiler::Error),
 }
 
+/// A thread that was joined is in /proc for a moment more.
+const LINGER: Duration = Duration::from_millis(500);
+
 static FILTERS: OnceLock<Filters> = OnceLock::new();
 
 /// Closes the sandbox around this process, for good: call it on the main thread, while there is no other, after the
 /// machine's files are open and RAM is locked.
 pub fn arm(files: &Files) -> Result<Report, SandboxError> {
-    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if threads != 1 {
-        return Err(SandboxError::Threads(threads));
+    if FILTERS.get().is_some() {
+        return Err(SandboxError::Twice);
+    }
+    let since = Instant::now();
+    while let Some(threads) = others() {
+        if since.elapsed() > LINGER {
+            return Err(SandboxError::Threads(threads));
+        }
+        std::thread::yield_now();
     }
     let filters = Filters::compile()?;
     violation::catch()?;
@@ -115,6 +125,12 @@ pub fn arm(files: &Files) -> Result<Report, SandboxError> {
     FILTERS.set(filters).map_err(|_| SandboxError::Twice)?;
     protections.push(enter_armed(Role::Main)?);
     Ok(Report(protections))
+}
+
+/// How many threads there are, if more than this one.
+fn others() -> Option<usize> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    (threads > 1).then_some(threads)
 }
 
 /// Says what this thread is, first of all that it does; from then on it may do only what its role needs. Does nothing

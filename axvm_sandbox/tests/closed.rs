@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Instant;
 
-use axvm_sandbox::{Files, Role, State, arm, enter, probe};
+use axvm_sandbox::{Files, Role, SandboxError, State, arm, enter, probe};
 
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
 const INSIDE: &str = "AXVM_SANDBOX_TEST_INSIDE";
@@ -160,6 +160,8 @@ fn a_second_arming_and_one_beside_threads_are_refused() {
         assert!(arm(&Files::default()).unwrap_err().to_string().contains("2 threads"));
         drop(end);
         let _ = thread.join();
+        assert!(arm(&Files::default()).is_ok(), "a thread that has ended does not count");
+        assert!(matches!(arm(&Files::default()), Err(SandboxError::Twice)));
     });
 }
 

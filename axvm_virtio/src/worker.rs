@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
+use axvm_sandbox::Role;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::LiveQueue;
@@ -65,7 +66,10 @@ impl QueueWorker {
         let kick = live.kick.try_clone()?;
         let name = format!("{name}-q{}", live.index);
         let mut inside = Inside { live, fault, work, stop: stop.clone() };
-        let thread = Builder::new().name(name).spawn(move || inside.run())?;
+        let thread = Builder::new().name(name).spawn(move || {
+            axvm_sandbox::enter(Role::Queue);
+            inside.run()
+        })?;
         Ok(QueueWorker { stop, kick, thread: Some(thread) })
     }
 

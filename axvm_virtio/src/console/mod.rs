@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 use axvm_console::Port;
+use axvm_sandbox::Role;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
@@ -123,7 +124,11 @@ impl VirtioDevice for Console {
         let (name, queues) = (Arc::clone(&live.name), live.queues.len());
         let (port, progress) = (self.port.clone(), self.progress);
         let worker = Worker::new(live, port, progress, Arc::clone(&wake), Arc::clone(&stop)).map_err(host)?;
-        let thread = Builder::new().name(name.to_string()).spawn(move || worker.run()).map_err(host)?;
+        let thread = Builder::new().name(name.to_string()).spawn(move || {
+            axvm_sandbox::enter(Role::Queue);
+            worker.run()
+        });
+        let thread = thread.map_err(host)?;
         let bell = Arc::clone(&wake);
         self.port.connect(move || _ = bell.write(1));
         // What happened before the port knew whom to call.

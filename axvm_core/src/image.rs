@@ -1,0 +1,78 @@
+//! A kernel or an initrd: opened once, read at every start of the guest.
+//!
+//! Opening early finds mistakes early; and a file that is open stays readable when the process is restricted.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow, bail};
+
+/// Where the bytes come from.
+pub enum Image {
+    /// A file that an option named.
+    File(File, PathBuf, &'static str),
+    /// Part of this program.
+    Embedded(&'static [u8]),
+}
+
+impl Image {
+    /// Opens a file that `option` named.
+    pub fn open(path: &Path, option: &'static str) -> Result<Image> {
+        let file = File::open(path).map_err(|error| unreadable(path, option, &error))?;
+        if file.metadata().is_ok_and(|kind| kind.is_dir()) {
+            bail!("Cannot read {} {}: it is a directory; give {option} the file itself", what(option), path.display());
+        }
+        Ok(Image::File(file, path.into(), option))
+    }
+
+    /// All of it, as it is now.
+    pub fn read(&self) -> Result<Cow<'static, [u8]>> {
+        let (mut file, path, option) = match self {
+            Image::File(file, path, option) => (file, path, option),
+            Image::Embedded(bytes) => return Ok(Cow::Borrowed(bytes)),
+        };
+        let mut bytes = Vec::new();
+        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| unreadable(path, option, &error))?;
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// For people.
+    pub fn name(&self) -> String {
+        match self {
+            Image::File(_, path, _) => path.display().to_string(),
+            Image::Embedded(_) => "the embedded guest".into(),
+        }
+    }
+}
+
+fn unreadable(path: &Path, option: &str, error: &io::Error) -> anyhow::Error {
+    anyhow!("Cannot read {} {}: {error}; check the path given to {option}", what(option), path.display())
+}
+
+fn what(option: &str) -> &str {
+    option.trim_start_matches('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_anew_each_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "one").unwrap();
+        let image = Image::open(file.path(), "--kernel").unwrap();
+        assert_eq!(*image.read().unwrap(), *b"one");
+        std::fs::write(&file, "other").unwrap();
+        assert_eq!(*image.read().unwrap(), *b"other");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_at_once() {
+        let error = |path: &str| Image::open(Path::new(path), "--initrd").err().unwrap().to_string();
+        assert!(error("/").starts_with("Cannot read initrd /: it is a directory; give --initrd the"), "{}", error("/"));
+        assert!(error("/none").contains("No such file"), "{}", error("/none"));
+    }
+}
