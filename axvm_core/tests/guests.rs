@@ -1,0 +1,72 @@
+//! Our own guests on the real KVM: the self-test, and drivers that lie.
+//!
+//! Needs /dev/kvm; without it each test says that it was skipped.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs the guest; `None`, said aloud, where there is no KVM.
+fn run(disk_options: &str, arguments: &[&str]) -> Option<Output> {
+    if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        println!("skipped: /dev/kvm can not be opened");
+        return None;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    fs::write(at("guest.elf"), axvm_guest::selftest()).unwrap();
+    fs::File::create(at("disk.img")).unwrap().set_len(1 << 20).unwrap();
+    let disk = format!("path={}{disk_options}", at("disk.img"));
+    let mut axvm = Command::new("timeout");
+    axvm.args(["60", env!("CARGO_BIN_EXE_axvm"), "run", "--kernel", &at("guest.elf"), "--memory", "64M"]);
+    axvm.args(["--disk", &disk]).args(arguments).stdin(fs::File::open(Path::new("/dev/null")).unwrap());
+    Some(axvm.output().unwrap())
+}
+
+/// Asserts that the guest ended well and gives what it said.
+fn good(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{said}\n{errors}", output.status);
+    assert!(said.lines().any(|line| line.trim_end() == "AXVM end ok"), "{said}\n{errors}");
+    said
+}
+
+fn proved(said: &str, name: &str) -> bool {
+    said.lines().any(|line| line.starts_with(&format!("AXVM {name} ok ")))
+}
+
+#[test]
+fn every_device_of_a_machine_with_four_vcpus_proves_itself() {
+    let Some(output) = run(",serial=S1", &["--cpus", "4"]) else { return };
+    let said = good(&output);
+    for name in ["modes", "ram", "acpi", "uart", "pit", "smp", "virtio-block", "virtio-rng", "virtio-balloon"] {
+        assert!(proved(&said, name), "{name} in\n{said}");
+    }
+    assert!(said.contains("verified, id S1"), "{said}");
+}
+
+#[test]
+fn twenty_vcpus_start_and_answer() {
+    let Some(output) = run("", &["--cpus", "20"]) else { return };
+    let said = good(&output);
+    assert!(said.contains("19 of 19 others up, IPIs answered 19"), "{said}");
+}
+
+#[test]
+fn a_read_only_disk_refuses_writes() {
+    let Some(output) = run(",ro", &["--cpus", "1"]) else { return };
+    let said = good(&output);
+    assert!(proved(&said, "virtio-block") && said.contains(" read-only"), "{said}");
+}
+
+#[test]
+fn hostile_drivers_hurt_only_themselves() {
+    for seed in 1..=3 {
+        let Some(output) = run("", &["--cpus", "1", "--append", &format!("hostile={seed}")]) else { return };
+        let said = good(&output);
+        assert!(proved(&said, "loop") && proved(&said, "uart-flood"), "{said}");
+        let warnings = String::from_utf8_lossy(&output.stderr);
+        assert!(warnings.lines().count() < 40, "the guest floods the log:\n{warnings}");
+    }
+}
