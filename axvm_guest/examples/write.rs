@@ -1,8 +1,9 @@
-//! Writes the guest to a file: `cargo run -p axvm_guest --example write -- guest.elf`, then `axvm run -k guest.elf`.
+//! Writes the guest to a file: `cargo run -p axvm_guest --example write -- selftest FILE`, then `axvm run -k FILE`.
 
 fn main() -> std::io::Result<()> {
-    match std::env::args_os().nth(1) {
-        Some(path) => std::fs::write(path, axvm_guest::selftest()),
-        None => Err(std::io::Error::other("Cannot write the guest: no file was named; usage: write FILE")),
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match &arguments[..] {
+        [guest, file] if guest == "selftest" => std::fs::write(file, axvm_guest::selftest()),
+        _ => Err(std::io::Error::other("Cannot write a guest: give its name and a file; usage: write selftest FILE")),
     }
 }
