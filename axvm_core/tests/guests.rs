@@ -47,6 +47,15 @@ fn every_device_of_a_machine_with_four_vcpus_proves_itself() {
 }
 
 #[test]
+fn the_last_vcpu_hears_an_init_that_is_addressed_to_it() {
+    for count in ["2", "3"] {
+        let Some(output) = run("", &["--cpus", count]) else { return };
+        let said = good(&output);
+        assert!(proved(&said, "smp"), "{said}");
+    }
+}
+
+#[test]
 fn twenty_vcpus_start_and_answer() {
     let Some(output) = run("", &["--cpus", "20"]) else { return };
     let said = good(&output);

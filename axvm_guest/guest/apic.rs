@@ -27,8 +27,6 @@ pub const DIVIDE: u64 = 0x3e0;
 pub const INIT: u32 = 0x4500;
 pub const STARTUP: u32 = 0x4600;
 pub const FIXED: u32 = 0x4000;
-/// Destination shorthand: the target does not count.
-pub const ALL_BUT_SELF: u32 = 0b11 << 18;
 pub const MASKED: u32 = 1 << 16;
 
 #[unsafe(export_name = "interrupt_counts")]

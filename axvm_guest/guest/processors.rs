@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::acpi;
-use crate::apic::{self, ALL_BUT_SELF, CURRENT_COUNT, DIVIDE, FIXED, INIT, INITIAL_COUNT, MASKED, STARTUP, TIMER};
+use crate::apic::{self, CURRENT_COUNT, DIVIDE, FIXED, INIT, INITIAL_COUNT, MASKED, STARTUP, TIMER};
 use crate::cpu::{self, read, write};
 use crate::report::{Line, Verdict};
 
@@ -112,8 +112,7 @@ fn how_many(progress: u32) -> u32 {
     PROGRESS.iter().filter(|slot| slot.load(Ordering::SeqCst) >= progress).count() as u32
 }
 
-/// Every processor of the MADT starts by INIT and SIPI, and answers an interrupt. One that an addressed INIT
-/// does not reach is tried by broadcast (a KVM was seen to forget the last processor's address), and told.
+/// Every processor of the MADT starts by an INIT and a SIPI that are addressed to it, and answers an interrupt.
 pub fn start_all(line: &mut Line) -> Verdict {
     let expected = acpi::madt().processors.saturating_sub(1);
     if expected == 0 {
@@ -123,19 +122,13 @@ pub fn start_all(line: &mut Line) -> Verdict {
     for at in 0..&raw const trampoline_end as u64 - code {
         write(TRAMPOLINE + at, read::<u8>(code + at));
     }
-    wake(200_000, expected, |command| {
+    wake(3_000_000, expected, |command| {
         acpi::processor_ids(|id| {
             if id != apic::id() && PROGRESS[usize::from(id)].load(Ordering::SeqCst) == 0 {
                 apic::send(id, command);
             }
         });
     });
-    let missing = expected - how_many(UP).min(expected);
-    if missing > 0 {
-        line.text(" ").decimal(missing.into()).text(" only by broadcast,");
-        PROGRESS.iter().for_each(|slot| slot.store(0, Ordering::SeqCst));
-        wake(3_000_000, expected, |command| apic::send(0, ALL_BUT_SELF | command));
-    }
     line.text(" ").decimal(how_many(UP).into()).text(" of ").decimal(expected.into()).text(" others up");
     line.check(how_many(UP) == expected, "3 s after INIT, SIPI, SIPI")?;
     acpi::processor_ids(|id| {

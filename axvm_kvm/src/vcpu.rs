@@ -78,9 +78,7 @@ impl Vm {
         vcpu.set_cpuid(setup.cpuid)?;
         vcpu.set_msrs(setup.msrs)?;
         vcpu.set_registers(setup.start, self.x2apic())?;
-        if setup.is_bsp {
-            vcpu.wire_apic()?;
-        }
+        vcpu.announce_apic(setup.is_bsp)?;
         Ok(vcpu)
     }
 }
@@ -150,13 +148,18 @@ impl KvmVcpu {
         self.fd.set_sregs(&sregs).map_err(self.failed("system registers (KVM_SET_SREGS)"))
     }
 
-    /// Virtual wire mode, as firmware leaves the bootstrap processor: APIC on, the PIC's interrupts on
-    /// LINT0, NMI on LINT1.
-    fn wire_apic(&self) -> Result<(), KvmError> {
+    /// Loads the APIC, now that the vCPU exists: KVM makes its map of destinations when an APIC changes, and made the
+    /// last one a moment before this vCPU was part of the VM. Without it the last vCPU gets no addressed INIT.
+    ///
+    /// The bootstrap processor's is in virtual wire mode, as firmware leaves it: APIC on, the PIC's interrupts on LINT0,
+    /// NMI on LINT1.
+    fn announce_apic(&self, is_bsp: bool) -> Result<(), KvmError> {
         let mut lapic = self.fd.get_lapic().map_err(self.failed("the local APIC (KVM_GET_LAPIC)"))?;
-        set_apic_register(&mut lapic, APIC_SVR, SVR_ENABLED);
-        set_apic_register(&mut lapic, APIC_LVT_LINT0, LVT_EXTINT);
-        set_apic_register(&mut lapic, APIC_LVT_LINT1, LVT_NMI);
+        if is_bsp {
+            set_apic_register(&mut lapic, APIC_SVR, SVR_ENABLED);
+            set_apic_register(&mut lapic, APIC_LVT_LINT0, LVT_EXTINT);
+            set_apic_register(&mut lapic, APIC_LVT_LINT1, LVT_NMI);
+        }
         self.fd.set_lapic(&lapic).map_err(self.failed("the local APIC (KVM_SET_LAPIC)"))
     }
 
