@@ -72,6 +72,11 @@ impl Consoles {
         (line.console.attacher(), line.port.clone())
     }
 
+    /// The way onto the UART's console.
+    pub fn com1_attacher(&self) -> Attacher {
+        self.com1.console.attacher()
+    }
+
     /// Where they go, for people.
     pub fn places(&self) -> String {
         match &self.hvc0 {

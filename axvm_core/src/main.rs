@@ -23,6 +23,7 @@ mod narrator;
 mod recipe;
 mod remote;
 mod run;
+mod selftest;
 mod serve;
 mod vcpu;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Ctl(args)) => remote::ctl(&args),
         Some(Command::Ps(args)) => remote::ps(&args),
+        Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Doctor(args)) => doctor::run(args.json),
         Some(Command::Config(args)) => pages::config(&args).map_err(Into::into),
         Some(Command::Completions(args)) => pages::completions(&args).map_err(Into::into),

@@ -58,7 +58,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     })?;
     let notifier = Notifier::from_env();
     let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
-    let end = guests(&room, &notifier);
+    let end = guests(&room, |state| tell(&notifier, state, &events));
     tell(&notifier, State::Stopping, &events);
     server.stop();
     consoles.finish();
@@ -70,21 +70,21 @@ pub fn run(args: RunArgs) -> Result<u8> {
 }
 
 /// What every start of the guest works with.
-struct Room<'a> {
-    config: &'a Config,
-    host: &'a Host,
-    consoles: &'a Consoles,
-    current: &'a Current,
-    signals: &'a Signals,
+pub struct Room<'a> {
+    pub config: &'a Config,
+    pub host: &'a Host,
+    pub consoles: &'a Consoles,
+    pub current: &'a Current,
+    pub signals: &'a Signals,
 }
 
-/// Runs guest after guest, until one ends for good.
-fn guests(room: &Room<'_>, notifier: &Notifier) -> Result<End> {
+/// Runs guest after guest, until one ends for good. `tell` hears when one runs.
+pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
     let Room { config, host, consoles, current, signals } = room;
     loop {
         let machine = Arc::new(Machine::start(host.build(config, consoles)?, &config.pins)?);
         current.install(Arc::clone(&machine));
-        tell(notifier, State::Ready, host.events());
+        tell(State::Ready);
         let served = serve(&machine, consoles, signals, config.grace);
         current.remove();
         let end = End(machine.stop());
@@ -100,7 +100,7 @@ fn guests(room: &Room<'_>, notifier: &Notifier) -> Result<End> {
 }
 
 /// How a guest ended.
-struct End(PowerEvent);
+pub struct End(PowerEvent);
 
 impl End {
     /// Whether it was a reset: in words.
@@ -117,7 +117,7 @@ impl End {
     }
 
     /// What the user must hear.
-    fn words(&self) -> Option<String> {
+    pub fn words(&self) -> Option<String> {
         match &self.0 {
             PowerEvent::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
             PowerEvent::TripleFault => Some("The guest crashed: triple fault".into()),
@@ -126,7 +126,8 @@ impl End {
         }
     }
 
-    fn code(&self) -> Result<u8> {
+    /// The exit code of AxVM.
+    pub fn code(&self) -> Result<u8> {
         match &self.0 {
             PowerEvent::Off | PowerEvent::Quit => Ok(0),
             PowerEvent::Reset(_) => Ok(3),
@@ -159,7 +160,7 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
 
 /// From here on the process can do what its threads need, and nothing else. All files are open; what is left are
 /// sockets to remove at the end.
-fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> Result<()> {
+pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> Result<()> {
     let ends = [Some(&config.console), config.virtio_console.as_ref()];
     let consoles = ends.into_iter().flatten().filter_map(|end| match end {
         BackEnd::Unix(path) => Some(path.as_path()),

@@ -68,6 +68,9 @@ Examples:
     /// List the machines that run
     Ps(PsArgs),
 
+    /// Prove, device by device, that this host can run AxVM
+    Selftest(SelftestArgs),
+
     /// Explain this host: what AxVM finds, what it misses, what to change
     Doctor(DoctorArgs),
 

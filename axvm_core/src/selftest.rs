@@ -1,0 +1,242 @@
+//! `axvm selftest`: a guest of our own proves, device by device, what this host can run.
+//!
+//! ```text
+//!   embedded guest --COM1--> "AXVM smp ok 17946us 3 of 3 others up" --> a row of the table
+//! ```
+//!
+//! The machine is one as `axvm run` makes it, sandbox included: 64 MiB, one disk, every device. See `axvm_guest` for the
+//! lines that the guest prints.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axvm_console::BackEnd;
+use axvm_core::cli::SelftestArgs;
+use axvm_core::settings::Settings;
+use axvm_devices::PowerEvent;
+use axvm_events::Events;
+use axvm_sandbox::Role;
+use serde::Serialize;
+
+use crate::cli::OnReboot;
+use crate::config::{Config, DiskArg};
+use crate::consoles::OpenedConsoles;
+use crate::current::Current;
+use crate::host;
+use crate::narrator::Narrator;
+use crate::recipe::Host;
+use crate::run::{End, Room, close_sandbox, guests};
+use crate::serve::Signals;
+
+/// A guest that says nothing for so long hangs; each of its own waits is shorter.
+const SILENCE: Duration = Duration::from_secs(20);
+const DISK_LEN: u64 = 1 << 20;
+const MEMORY: u64 = 64 << 20;
+
+/// What was proved.
+#[derive(Debug, Serialize, PartialEq)]
+struct Proof {
+    name: String,
+    /// `ok`, `FAILED` or `skip`.
+    verdict: String,
+    microseconds: u64,
+    detail: String,
+}
+
+/// All of it.
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    cpus: u32,
+    seconds: f64,
+    /// Whether the processor offers virtualization; without it only small guests are fast enough.
+    hardware_virtualization: bool,
+    proofs: Vec<Proof>,
+}
+
+/// Runs the guest and prints what it proved. Exit code 0 if all holds, else 1.
+pub fn selftest(args: &SelftestArgs) -> Result<u8> {
+    let since = Instant::now();
+    let mut proofs = prove(args.cpus)?;
+    let ends = proofs.iter().position(|proof| proof.name == "end");
+    if let Some(end) = ends {
+        proofs.remove(end);
+    } else {
+        let after = proofs.last().map_or("its first line", |proof| &proof.name).to_owned();
+        proofs.push(Proof::failed("end", format!("nothing came after {after}")));
+    }
+    let report = Report {
+        ok: proofs.iter().all(|proof| proof.verdict != "FAILED"),
+        cpus: args.cpus,
+        seconds: since.elapsed().as_secs_f64(),
+        hardware_virtualization: host::has_virtualization(),
+        proofs,
+    };
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => print!("{}", report.table()),
+    }
+    Ok(if report.ok { 0 } else { 1 })
+}
+
+/// The machine's life, and what its guest said in it.
+fn prove(cpus: u32) -> Result<Vec<Proof>> {
+    let disk = Disk::make()?;
+    let config = config(cpus, &disk)?;
+    let events = Events::warnings_to(Arc::new(Narrator::new(false)));
+    let host = Host::open(&config, Some(axvm_guest::selftest()), events.clone())?;
+    drop(disk);
+    let signals = Signals::catch().context("Cannot catch signals")?;
+    let consoles = OpenedConsoles::open(&config)?;
+    close_sandbox(&config, &[], &events)?;
+    let current = Arc::new(Current::default());
+    let consoles = consoles.start(&current, &events)?;
+    let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
+    consoles.com1_attacher().attach(console);
+    let listened = Arc::clone(&current);
+    let listener = thread::Builder::new().name("selftest".into()).spawn(move || {
+        axvm_sandbox::enter(Role::Console);
+        listen(said, &listened)
+    });
+    let listener = listener.context("Cannot listen to the guest")?;
+    let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
+    let end = guests(&room, |_| {});
+    consoles.finish();
+    let mut proofs = listener.join().unwrap_or_default();
+    proofs.extend(fate(&end?));
+    Ok(proofs)
+}
+
+/// A disk image that is gone when AxVM is.
+struct Disk(tempfile::TempPath);
+
+impl Disk {
+    fn make() -> Result<Disk> {
+        let file = tempfile::Builder::new().prefix("axvm-selftest-").tempfile().context("Cannot make a disk image")?;
+        file.as_file().set_len(DISK_LEN).context("Cannot make a disk image")?;
+        Ok(Disk(file.into_temp_path()))
+    }
+}
+
+fn config(cpus: u32, disk: &Disk) -> Result<Config> {
+    let said = Settings { kernel: Some("selftest".into()), ..Settings::default() };
+    let mut config = Config::from_settings(said)?;
+    config.topology = axvm_arch::cpuid::Topology::flat(cpus);
+    config.memory.size = MEMORY;
+    config.disks = vec![DiskArg { path: disk.0.to_path_buf(), serial: Some("SELFTEST".into()), ..DiskArg::default() }];
+    config.console = BackEnd::None;
+    config.virtio_console = Some(BackEnd::None);
+    config.on_reboot = OnReboot::Exit;
+    Ok(config)
+}
+
+/// Reads what the guest says until it has ended; ends a guest that hangs.
+fn listen(said: UnixStream, current: &Current) -> Vec<Proof> {
+    let mut proofs = Vec::new();
+    // Without a limit, a guest that hangs is ended by the user.
+    let _ = said.set_read_timeout(Some(SILENCE));
+    let mut lines = BufReader::new(said);
+    loop {
+        let mut line = Vec::new();
+        match lines.read_until(b'\n', &mut line) {
+            Ok(0) => return proofs,
+            Ok(_) => proofs.extend(parse(&String::from_utf8_lossy(&line))),
+            Err(_) => {
+                proofs.push(Proof::failed("guest", format!("silent for {} s: it hangs", SILENCE.as_secs())));
+                current.press(PowerEvent::Quit);
+                return proofs;
+            }
+        }
+    }
+}
+
+/// A line of the guest, if it is a verdict.
+fn parse(line: &str) -> Option<Proof> {
+    let mut words = line.trim_end().strip_prefix("AXVM ")?.splitn(4, ' ');
+    let (name, verdict) = (words.next()?, words.next()?);
+    let microseconds = words.next().and_then(|time| time.strip_suffix("us")?.parse().ok()).unwrap_or(0);
+    let detail = words.next().unwrap_or_default();
+    match (name, verdict) {
+        ("begin", _) => None,
+        ("panic", _) => Some(Proof::failed("guest", line.trim_end().trim_start_matches("AXVM ").to_owned())),
+        (name, "ok" | "FAILED" | "skip") => {
+            Some(Proof { name: name.into(), verdict: verdict.into(), microseconds, detail: detail.into() })
+        }
+        _ => None,
+    }
+}
+
+/// How the machine ended is a proof too: the guest was to power it off.
+fn fate(end: &End) -> Option<Proof> {
+    match end.code() {
+        Ok(0) => None,
+        _ => Some(Proof::failed("power", end.words().unwrap_or_else(|| "the guest did not power off".into()))),
+    }
+}
+
+impl Proof {
+    fn failed(name: &str, detail: String) -> Proof {
+        Proof { name: name.into(), verdict: "FAILED".into(), microseconds: 0, detail }
+    }
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let mut text = String::new();
+        for Proof { name, verdict, microseconds, detail } in &self.proofs {
+            let line = format!("{verdict:6}  {name:14} {:>8.1} ms  {detail}", *microseconds as f64 / 1e3);
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        let count = |verdict| self.proofs.iter().filter(|proof| proof.verdict == verdict).count();
+        let (ok, failed) = (count("ok"), count("FAILED"));
+        let vcpus = if self.cpus == 1 { "1 vCPU".into() } else { format!("{} vCPUs", self.cpus) };
+        text.push_str(&format!("\n{ok} proofs hold, {failed} failed, with {vcpus} in {:.2} s. ", self.seconds));
+        text.push_str(match (self.ok, self.hardware_virtualization) {
+            (false, _) => "This host has trouble with AxVM; `axvm doctor` looks at it.\n",
+            (true, true) => "This host can run AxVM.\n",
+            (true, false) => {
+                "This host can run AxVM, but no Linux\nat a useful speed: the processor offers no virtualization; \
+                 `axvm doctor` explains.\n"
+            }
+        });
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_guest_become_proofs() {
+        let proof = parse("AXVM smp ok 17946us 3 of 3 others up\r\n").unwrap();
+        assert_eq!(
+            (proof.name.as_str(), proof.microseconds, proof.detail.as_str()),
+            ("smp", 17946, "3 of 3 others up")
+        );
+        assert_eq!(parse("AXVM end FAILED 2").unwrap().verdict, "FAILED");
+        assert_eq!(parse("AXVM panic page fault").unwrap().detail, "panic page fault");
+        assert!(parse("AXVM begin selftest 1").is_none() && parse("Linux version 6.12").is_none());
+    }
+
+    #[test]
+    fn a_failure_is_seen_in_the_last_line() {
+        let report = |proofs: Vec<Proof>| Report {
+            ok: proofs.iter().all(|proof| proof.verdict != "FAILED"),
+            cpus: 2,
+            seconds: 0.1,
+            hardware_virtualization: true,
+            proofs,
+        };
+        let good = report(vec![parse("AXVM pit ok 5us pin 2").unwrap()]).table();
+        assert!(good.starts_with("ok      pit                 0.0 ms  pin 2\n"), "{good}");
+        assert!(good.ends_with("This host can run AxVM.\n"), "{good}");
+        let bad = report(vec![Proof::failed("pit", "no interrupt".into())]).table();
+        assert!(bad.contains("0 proofs hold, 1 failed") && bad.contains("axvm doctor"), "{bad}");
+    }
+}
