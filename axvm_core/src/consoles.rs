@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port};
+use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port, Wake};
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
 use axvm_sandbox::Role;
@@ -100,12 +100,14 @@ impl Consoles {
         self.lines().for_each(|line| line.console.give_up());
     }
 
-    /// Brings out what the guest wrote, and gives the terminal back.
-    pub fn finish(self) {
-        self.com1.console.finish();
-        if let Some(line) = self.hvc0 {
-            line.console.finish();
-        }
+    /// There is no more output: ends each when its readers have all of it. Dropping them gives the terminal back.
+    pub fn close(&self) {
+        self.lines().for_each(|line| line.console.close());
+    }
+
+    /// Each readable once its console has ended.
+    pub fn endings(&self) -> impl Iterator<Item = &Wake> {
+        self.lines().map(|line| line.console.ended())
     }
 
     fn lines(&self) -> impl Iterator<Item = &Line> {

@@ -27,7 +27,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::narrator::Narrator;
 use crate::recipe::Host;
-use crate::serve::{Signals, serve};
+use crate::serve::{Signals, see_off, serve};
 
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
@@ -61,7 +61,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let end = guests(&room, |state| tell(&notifier, state, &events));
     tell(&notifier, State::Stopping, &events);
     server.stop();
-    consoles.finish();
+    see_off(consoles, &signals);
     let end = end?;
     if let Some(words) = end.words() {
         eprintln!("axvm: {words}");

@@ -30,7 +30,7 @@ use crate::host;
 use crate::narrator::Narrator;
 use crate::recipe::Host;
 use crate::run::{End, Room, close_sandbox, guests};
-use crate::serve::Signals;
+use crate::serve::{Signals, see_off};
 
 /// A guest that says nothing for so long hangs; each of its own waits is shorter.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -105,7 +105,7 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let listener = listener.context("Cannot listen to the guest")?;
     let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
     let end = guests(&room, |_| {});
-    consoles.finish();
+    see_off(consoles, &signals);
     let mut proofs = listener.join().unwrap_or_default();
     proofs.extend(fate(&end?));
     Ok(proofs)

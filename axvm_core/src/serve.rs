@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use axvm_console::Wake;
 use axvm_devices::PowerEvent;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, SIGXFSZ};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -89,6 +92,29 @@ pub fn serve(machine: &Machine, consoles: &Consoles, signals: &Signals, grace: D
             && Instant::now() >= deadline
         {
             power.press(PowerEvent::Signal(signal));
+        }
+    }
+}
+
+/// Ends the consoles when everybody has read what the guest wrote; a signal ends the wait for a slow reader.
+pub fn see_off(consoles: Consoles, signals: &Signals) {
+    consoles.close();
+    let mut open: Vec<&Wake> = consoles.endings().collect();
+    while !open.is_empty() {
+        let ends = open.iter().map(|end| PollFd::new(*end, PollFlags::IN));
+        let mut fds: Vec<_> =
+            ends.chain(signals.0.iter().map(|(_, stream)| PollFd::new(stream, PollFlags::IN))).collect();
+        if matches!(poll(&mut fds, None), Err(error) if error != Errno::INTR) {
+            break;
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        open = open.into_iter().zip(ready).filter(|(_, ended)| !ended).map(|(end, _)| end).collect();
+        for signal in signals.arrived() {
+            match signal {
+                SIGWINCH => consoles.resized(),
+                SIGCONT => consoles.continued(),
+                _ => consoles.give_up(),
+            }
         }
     }
 }
