@@ -5,9 +5,10 @@
 //! ```
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,36 +16,51 @@ use axvm_console::Wake;
 use axvm_devices::PowerEvent;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, SIGXFSZ};
+use signal_hook::consts::signal::{
+    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTRAP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH,
+    SIGXCPU, SIGXFSZ,
+};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::consoles::Consoles;
 use crate::machine::Machine;
 
-/// Signals that end AxVM in order (the machine is stopped, the terminal restored), then those about the terminal.
-const SIGNALS: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, SIGCONT];
+/// Signals that ask for an end: the guest is told first.
+const POLITE: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
+/// Signals about the terminal.
+const TERMINAL: [i32; 2] = [SIGWINCH, SIGCONT];
+/// Signals whose default is to end the process: it ends in order, at once. SIGPWR and SIGSTKFLT have no name here.
+/// The real-time signals from the second on follow; the first is for vCPUs.
+const ENDING: [i32; 11] = [SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU, SIGIO, SIGTRAP, 16, 30];
+const REAL_TIME: RangeInclusive<i32> = 36..=64;
 
-/// Those signals as something to wait for: each writes a byte into its socket.
-pub struct Signals(Vec<(i32, UnixStream)>);
+/// All signals that can be caught, as something to wait for.
+pub struct Signals(Mutex<SignalDelivery<UnixStream, SignalOnly>>, UnixStream);
 
 impl Signals {
     /// Catches them; and takes the sting out of SIGXFSZ, so that a write beyond a file size limit is an
     /// error for the guest's disk, not the end of AxVM.
     pub fn catch() -> io::Result<Signals> {
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-        let catch = |signal| {
-            let (read, write) = UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            signal_hook::low_level::pipe::register(signal, write)?;
-            Ok((signal, read))
-        };
-        SIGNALS.into_iter().map(catch).collect::<io::Result<_>>().map(Signals)
+        let (read, write) = UnixStream::pair()?;
+        let arrival = read.try_clone()?;
+        let signals = POLITE.into_iter().chain(TERMINAL).chain(ENDING).chain(REAL_TIME);
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals)?;
+        Ok(Signals(Mutex::new(delivery), arrival))
     }
 
     /// Takes what arrived.
-    fn arrived(&self) -> impl Iterator<Item = i32> {
-        let got = |(_, stream): &&(i32, UnixStream)| matches!(rustix::io::read(stream, &mut [0; 64]), Ok(1..));
-        self.0.iter().filter(got).map(|(signal, _)| *signal)
+    fn arrived(&self) -> Vec<i32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pending().collect()
+    }
+}
+
+impl AsFd for Signals {
+    /// Readable when a signal has arrived.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.1.as_fd()
     }
 }
 
@@ -56,12 +72,11 @@ struct Farewell {
 
 /// Serves `machine` until its power switch is pressed.
 ///
-/// A first signal presses the guest's power button; a second one, or `grace` without power-off, ends the
-/// machine. SIGQUIT does at once.
+/// A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or `grace` without power-off,
+/// ends the machine. Other signals do at once.
 pub fn serve(machine: &Machine, consoles: &Consoles, signals: &Signals, grace: Duration) -> Result<()> {
     let (power, rtc) = (machine.power(), &machine.chips().rtc);
-    let fds = [power.event_fd().as_raw_fd(), rtc.timer_fd().as_raw_fd()];
-    let fds = fds.into_iter().chain(signals.0.iter().map(|(_, stream)| stream.as_raw_fd()));
+    let fds = [power.event_fd().as_raw_fd(), rtc.timer_fd().as_raw_fd(), signals.as_fd().as_raw_fd()];
     let events = Epoll::new().context("Cannot wait for events")?;
     for fd in fds {
         events.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0)).context("Cannot wait for events")?;
@@ -78,13 +93,13 @@ pub fn serve(machine: &Machine, consoles: &Consoles, signals: &Signals, grace: D
             match (signal, &farewell) {
                 (SIGWINCH, _) => consoles.resized(),
                 (SIGCONT, _) => consoles.continued(),
-                (SIGQUIT, _) | (_, Some(_)) => {
-                    power.press(PowerEvent::Signal(signal));
-                    consoles.give_up();
-                }
-                (_, None) => {
+                (_, None) if POLITE.contains(&signal) => {
                     machine.chips().acpi_pm.press_power_button();
                     farewell = Some(Farewell { signal, deadline: Instant::now() + grace });
+                }
+                _ => {
+                    power.press(PowerEvent::Signal(signal));
+                    consoles.give_up();
                 }
             }
         }
@@ -101,9 +116,8 @@ pub fn see_off(consoles: Consoles, signals: &Signals) {
     consoles.close();
     let mut open: Vec<&Wake> = consoles.endings().collect();
     while !open.is_empty() {
-        let ends = open.iter().map(|end| PollFd::new(*end, PollFlags::IN));
-        let mut fds: Vec<_> =
-            ends.chain(signals.0.iter().map(|(_, stream)| PollFd::new(stream, PollFlags::IN))).collect();
+        let mut fds: Vec<_> = open.iter().map(|end| PollFd::new(*end, PollFlags::IN)).collect();
+        fds.push(PollFd::new(signals, PollFlags::IN));
         if matches!(poll(&mut fds, None), Err(error) if error != Errno::INTR) {
             break;
         }
