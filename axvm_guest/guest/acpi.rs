@@ -7,7 +7,8 @@
 //!
 //! Spec: ACPI 6.5, 5.2.5 "RSDP", 5.2.8 "XSDT", 5.2.9 "FADT", 5.2.12 "MADT", 7.4.2 "\_Sx (System States)".
 
-use crate::cpu::{self, output, read};
+use crate::apic;
+use crate::cpu::{self, input, output, read};
 use crate::report::{Line, Verdict};
 use crate::start_info;
 
@@ -120,7 +121,39 @@ pub fn power_off() {
         let control: u32 = read(fadt + 64);
         output(control as u16, u16::from(kind & 7) << 10 | SLEEP_ENABLE);
     } else {
-        output(RESET, RESET_VALUE);
+        return reset();
     }
     cpu::sleep(1_000_000);
+}
+
+/// Resets the machine.
+pub fn reset() {
+    output(RESET, RESET_VALUE);
+    cpu::sleep(1_000_000);
+}
+
+/// The fixed power button: PM1a status and enable, and the SCI.
+pub struct PowerButton {
+    status: u16,
+}
+
+impl PowerButton {
+    const BIT: u16 = 1 << 8;
+    const SCI_VECTOR: u8 = 37;
+
+    /// Has it interrupt. `None` without tables.
+    pub fn arm() -> Option<PowerButton> {
+        let fadt = find(b"FACP")?;
+        let (status, len): (u32, u8) = (read(fadt + 56), read(fadt + 88));
+        apic::route(read::<u16>(fadt + 46).into(), PowerButton::SCI_VECTOR);
+        output(status as u16 + u16::from(len / 2), PowerButton::BIT);
+        Some(PowerButton { status: status as u16 })
+    }
+
+    /// Whether it was pressed since the last look.
+    pub fn was_pressed(&self) -> bool {
+        let pressed = input::<u16>(self.status) & PowerButton::BIT != 0;
+        output(self.status, PowerButton::BIT);
+        pressed
+    }
 }

@@ -42,6 +42,12 @@ pub fn output<W: Word>(port: u16, value: W) {
     value.output(port);
 }
 
+/// Reads `count` bytes from a port into RAM.
+pub fn input_bytes(port: u16, address: u64, count: u64) {
+    // SAFETY: mapped as for `read`; callers name RAM that no Rust object occupies.
+    unsafe { asm!("rep insb", in("dx") port, inout("rdi") address => _, inout("rcx") count => _, options(nostack)) };
+}
+
 /// Reads RAM or a register at a physical address.
 pub fn read<W: Copy>(address: u64) -> W {
     // SAFETY: all of the first 4 GiB (and the window) is mapped, x86 reads unaligned, any bits are a valid integer.
@@ -96,6 +102,24 @@ pub fn load_idt(table: &[u16; 5]) {
 pub fn enable_interrupts() {
     // SAFETY: the interrupt table is loaded before the first call.
     unsafe { asm!("sti", options(nostack)) };
+}
+
+pub fn disable_interrupts() {
+    // SAFETY: nothing but interrupts changes.
+    unsafe { asm!("cli", options(nostack)) };
+}
+
+/// Sleeps until the next interrupt; disabled before and after. One that waits already ends the sleep at once.
+pub fn sleep_with_interrupts() {
+    // SAFETY: the interrupt table is loaded, and its handlers keep every register.
+    unsafe { asm!("sti", "hlt", "cli") };
+}
+
+/// Shuts the processor down: an exception for which there is no handler, nor one for that.
+pub fn triple_fault() {
+    load_idt(&[0; 5]);
+    // SAFETY: it ends this processor.
+    unsafe { asm!("ud2") };
 }
 
 /// Sleeps until the next interrupt.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   entry.s --> guest_main --+-- CPU 0: proofs, or with "hostile" on the command line attacks --> S5
+//!                            |          with "shell" the command interpreter (console.rs)
 //!                            +-- others: count themselves, answer interrupts
 //! ```
 //!
@@ -13,6 +14,7 @@
 mod acpi;
 mod apic;
 mod chips;
+mod console;
 mod cpu;
 mod hostile;
 mod processors;
@@ -32,16 +34,22 @@ extern "C" fn guest_main(first: u32) -> ! {
         processors::arrive();
     }
     let clock = cpu::find_clock();
-    let hostile = start_info::option("hostile");
+    let (hostile, shell) = (start_info::option("hostile"), start_info::option("shell"));
     let mut line = Line::new();
-    line.text("AXVM begin ").text(if hostile.is_some() { "hostile" } else { "selftest" }).text(" 1");
-    line.send();
+    line.text("AXVM begin ").text(match (hostile, shell) {
+        (Some(_), _) => "hostile",
+        (_, Some(_)) => "shell",
+        _ => "selftest",
+    });
+    line.text(" 1").send();
     chips::mask_pics();
     apic::write_table();
     apic::enable();
-    match hostile {
-        Some(seed) => hostile::attack(seed),
-        None => selftest(clock),
+    match (hostile, shell) {
+        (Some(seed), _) => hostile::attack(seed),
+        // `shell=hvc0` is no number.
+        (_, Some(on_com1)) => console::interpret(on_com1 == 0),
+        _ => selftest(clock),
     }
     report::end();
     acpi::power_off();

@@ -75,9 +75,13 @@ impl Line {
         Err(Fault::Absent)
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     /// Sends the line to COM1. A transmitter that never empties is not waited for.
     pub fn send(&self) {
-        for part in self.bytes[..self.len].chunks(FIFO) {
+        for part in self.bytes().chunks(FIFO) {
             cpu::wait(10_000, || input::<u8>(LINE_STATUS) & 0x20 != 0);
             for &byte in part {
                 output(COM1, byte);
@@ -105,7 +109,7 @@ pub fn prove(name: &str, proof: impl FnOnce(&mut Line) -> Verdict) {
     };
     let mut line = Line::new();
     line.text("AXVM ").text(name).text(word).decimal(microseconds).text("us");
-    for &byte in &detail.bytes[..detail.len] {
+    for &byte in detail.bytes() {
         line.byte(byte);
     }
     line.send();

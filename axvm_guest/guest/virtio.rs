@@ -94,6 +94,11 @@ impl Device {
         write(self.base() + register, value);
     }
 
+    /// Takes note of its interrupts.
+    pub fn acknowledge(self) {
+        self.write(INTERRUPT_ACK, self.read(INTERRUPT_STATUS));
+    }
+
     pub fn write_address(self, register: u64, address: u64) {
         self.write(register, address as u32);
         self.write(register + 4, (address >> 32) as u32);
@@ -205,7 +210,7 @@ impl Queue {
         line.check(back, "waited 2 s for the chain to come back")?;
         let arrived = cpu::wait(PATIENCE, || apic::count(self.device.vector()) != interrupts);
         line.check(arrived, "waited 2 s for the interrupt")?;
-        self.device.write(INTERRUPT_ACK, self.device.read(INTERRUPT_STATUS));
+        self.device.acknowledge();
         Ok(read(self.used() + 8 + u64::from(used % QUEUE_LEN) * 8))
     }
 }

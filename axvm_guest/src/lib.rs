@@ -26,7 +26,11 @@
 /// It discards and overwrites sectors at random: give it a scratch disk.
 pub const HOSTILE: &str = "hostile";
 
-/// The ELF file of the guest, for PVH entry: the self-test, or with [`HOSTILE`] on its command line the attack.
+/// The word on the guest's command line that makes it a command interpreter: `shell` on COM1, `shell=hvc0` on the
+/// virtio console. Its commands stand at the head of `guest/console.rs`; each answer begins with `= `.
+pub const SHELL: &str = "shell";
+
+/// The ELF file of the guest, for PVH entry: the self-test, or what a word on its command line makes of it.
 pub fn selftest() -> &'static [u8] {
     include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"))
 }
