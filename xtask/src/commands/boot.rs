@@ -165,7 +165,10 @@ impl Boot {
     fn append_line(&self, list: &str) -> String {
         let more = match self.check {
             true => format!(" axvm.check={list}"),
-            false if lab::attended() => " axvm.resize".to_owned(),
+            false if lab::attended() => {
+                let (rows, columns) = lab::size();
+                format!(" axvm.terminal={rows}x{columns}")
+            }
             false => String::new(),
         };
         format!("{}{more}", self.append).trim().to_owned()

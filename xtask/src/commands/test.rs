@@ -8,12 +8,12 @@ use clap::Args;
 
 use crate::assets::{self, Kernel, Wanted};
 use crate::progress::Progress;
-use crate::testing::{self, Outcome, cargo, fuzz, linux};
+use crate::testing::{self, Outcome, cargo, fuzz, linux, pages};
 use crate::{project, tidy, tool};
 
 /// Run every test of every layer, with its set-up
 ///
-/// Layers: format, lints, docs, tidy, unit, bare-metal, fuzz, boot (`cargo xtask boot --check`), lab (Linux 6.1 and 6.12). A FILTER is the name
+/// Layers: format, lints, docs, tidy, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), lab (Linux 6.1 and 6.12). A FILTER is the name
 /// of a layer, or part of the name of a lab scenario. What cannot run on this machine is listed as skipped, with the reason.
 #[derive(Args)]
 pub struct Test {
@@ -25,7 +25,7 @@ pub struct Test {
     filters: Vec<String>,
 }
 
-const LAYERS: [&str; 9] = ["format", "lints", "docs", "tidy", "unit", "bare-metal", "fuzz", "boot", "lab"];
+const LAYERS: [&str; 10] = ["format", "lints", "docs", "tidy", "unit", "bare-metal", "pages", "fuzz", "boot", "lab"];
 
 impl Test {
     /// Runs them.
@@ -74,6 +74,7 @@ impl Test {
                 cargo::test(&["--workspace", "--exclude", "axvm_kvm"])
             }
             "bare-metal" => cargo::test(&["-p", "axvm_kvm"]),
+            "pages" => pages::check(),
             "boot" => {
                 let ourselves = std::env::current_exe().context("Cannot find this program")?;
                 let (said, ended_well) =

@@ -24,7 +24,7 @@ use anyhow::Result;
 
 pub use contents::{build, standard_files};
 pub use payload::Payload;
-pub use terminal::attended;
+pub use terminal::{attended, size};
 
 use outer::Outer;
 

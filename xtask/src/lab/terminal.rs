@@ -48,7 +48,7 @@ pub fn attended() -> bool {
 }
 
 /// Rows and columns, or those of an old terminal.
-pub(super) fn size() -> (u16, u16) {
+pub fn size() -> (u16, u16) {
     tcgetwinsize(io::stdout()).ok().filter(|size| size.ws_row > 0).map_or((24, 80), |size| (size.ws_row, size.ws_col))
 }
 

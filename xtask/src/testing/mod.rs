@@ -5,6 +5,7 @@
 //! | format, lints, docs, tidy | nothing | one each |
 //! | unit | nothing (iasl and the kernels are fetched) | tests |
 //! | bare-metal | /dev/kvm | tests |
+//! | pages | /dev/kvm for most | sessions in the book, and checks of its links and options |
 //! | fuzz | nightly, cargo-fuzz | targets, each for a fixed time |
 //! | boot | QEMU, where the processor has no virtualization | one: `cargo xtask boot --check` |
 //! | lab-6.1, lab-6.12 | QEMU | scenarios; side by side |
@@ -12,6 +13,7 @@
 pub mod cargo;
 pub mod fuzz;
 pub mod linux;
+pub mod pages;
 
 use std::time::Duration;
 
