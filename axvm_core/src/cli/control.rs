@@ -13,7 +13,7 @@ Examples:
   axvm ctl ./web.api balloon 512          by control socket (--api-sock): 512 MiB back to the host
   axvm ctl web console                    Ctrl-A x leaves the machine running
 
-`axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/vm")]
+`axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/status")]
 pub struct CtlArgs {
     /// The machine: path of its control socket, process id, or name
     pub machine: String,

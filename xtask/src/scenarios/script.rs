@@ -9,6 +9,8 @@ const LIBRARY: &str = include_str!("../../files/lab/scenarios.sh");
 pub(super) fn job(scenarios: &[Scenario]) -> String {
     let mut job = LIBRARY.to_owned();
     job.push_str("truncate -s 1M second.img; printf 'host was here' | dd of=second.img conv=notrunc 2>/dev/null\n");
+    // The pool of huge pages that one of them needs; early, while memory is in one piece.
+    job.push_str("echo 300 >/proc/sys/vm/nr_hugepages\n");
     for scenario in scenarios {
         job.push_str(&format!("disk=disks/{}.img\n", scenario.name));
         for (number, boot) in scenario.boots.iter().enumerate() {
