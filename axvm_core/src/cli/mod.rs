@@ -30,6 +30,7 @@ Ctrl-A h tells the other keys.
 Examples:
   axvm                                                 what lies here
   axvm -k bzImage -d disk.img -c 4 -m 2G               named files, 4 vCPUs, 2 GiB
+  axvm selftest                                        can this host run AxVM?
   axvm --config vm.toml                                what a file says
   axvm config --from-args -k bzImage -m 2G > vm.toml   write such a file
   axvm run --help                                      every option
