@@ -1,0 +1,65 @@
+//! Links of a page: is there a file, and in it a heading, where each points?
+//!
+//! Left out: addresses of the web.
+
+use std::fs;
+use std::path::Path;
+
+use super::Page;
+
+/// Links that lead nowhere.
+pub fn complaints(page: &Page, root: &Path) -> Vec<String> {
+    let here = root.join(&page.name);
+    let text = prose(&page.text);
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+    let local = targets.filter(|target| !target.contains("://") && !target.is_empty());
+    local
+        .filter(|target| !resolves(target, &here, &page.text))
+        .map(|target| format!("{}: no {target}", page.name))
+        .collect()
+}
+
+fn resolves(target: &str, here: &Path, text: &str) -> bool {
+    let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+    let path = here.parent().unwrap_or(here).join(file);
+    match (file.is_empty(), heading.is_empty()) {
+        (false, true) => path.exists(),
+        (true, _) => headings(text).any(|name| name == heading),
+        (false, false) => fs::read_to_string(path).is_ok_and(|text| headings(&text).any(|name| name == heading)),
+    }
+}
+
+/// A page without its fenced blocks.
+pub fn prose(text: &str) -> String {
+    let mut inside = false;
+    let outside = text.lines().filter(|line| {
+        let fence = line.starts_with("```");
+        inside ^= fence;
+        !inside && !fence
+    });
+    outside.map(|line| format!("{line}\n")).collect()
+}
+
+/// Names of a page's headings, as links write them.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    prose(text).lines().filter_map(|line| line.strip_prefix('#').map(name)).collect::<Vec<_>>().into_iter()
+}
+
+fn name(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = words.chars().filter(|char| char.is_alphanumeric() || matches!(char, ' ' | '-' | '_'));
+    kept.map(|char| if char == ' ' { '-' } else { char }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_to_nothing_is_found() {
+        let text =
+            "# A page: two\n[a](b.md) [c](#a-page-two) [d](#three) [e](https://x.y) [f](mod.rs)\n```\n[g](h.md)\n```\n";
+        let page = Page { name: "xtask/src/testing/pages/mod.md".into(), text: text.into() };
+        assert_eq!(complaints(&page, crate::project::root()).len(), 2);
+    }
+}

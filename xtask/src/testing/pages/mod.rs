@@ -1,0 +1,101 @@
+//! The book, tried: every session shown in it is typed, every option and link in it is looked up.
+//!
+//! ```text
+//!   page --blocks--> ```console   $ command, what it prints    --session--> a shell in a scratch directory
+//!        --links---> [text](file#heading)                      --> there is such a file, and such a heading
+//!        --options-> --name                                    --> a program has it, and each option has a page
+//! ```
+//!
+//! Words after `console`: `numbers` lets numbers and spaces differ, `lab` and `cargo` say that the session needs more than
+//! this (Linux in the lab, the whole build) and is not typed here. In the expected output `...` is any text, and alone
+//! on a line any lines.
+
+mod blocks;
+mod guest;
+mod links;
+mod options;
+mod session;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use self::blocks::Block;
+use self::session::Session;
+use super::{Outcome, cargo};
+use crate::project;
+
+/// A page of the book.
+pub struct Page {
+    /// Its path from the root of the repository.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Tries the whole book.
+pub fn check() -> Result<Outcome> {
+    cargo::ask(&["build", "--quiet", "-p", "axvm_core", "-p", "axvm_guest", "--bins", "--examples"], "")?;
+    let programs = project::target().join("debug");
+    let pages = read(project::root())?;
+    let mut outcome = Outcome::default();
+    for page in &pages {
+        let complaints = links::complaints(page, project::root());
+        count(&mut outcome, complaints);
+    }
+    count(&mut outcome, options::complaints(&pages, &options::programs(&programs)?));
+    for page in &pages {
+        sessions(page, &programs, &mut outcome).with_context(|| format!("Cannot try {}", page.name))?;
+    }
+    Ok(outcome)
+}
+
+fn count(outcome: &mut Outcome, complaints: Vec<String>) {
+    outcome.passed += usize::from(complaints.is_empty());
+    outcome.failed.extend(complaints);
+}
+
+/// All pages: those of docs/, and those in the root and beside what they are about.
+fn read(root: &Path) -> Result<Vec<Page>> {
+    let mut files = Vec::new();
+    for dir in ["", "docs", "docs/commands", "docs/decisions", "packaging"] {
+        let dir = root.join(dir);
+        let entries = dir.read_dir().with_context(|| format!("Cannot list {}", dir.display()))?;
+        let paths = entries.flatten().map(|entry| entry.path());
+        files.extend(paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    files.sort();
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).with_context(|| format!("Cannot read {}", path.display()))?;
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+        Ok(Page { name, text })
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// Types the sessions of a page, in order, in one shell: what one leaves behind, the next finds.
+fn sessions(page: &Page, programs: &Path, outcome: &mut Outcome) -> Result<()> {
+    let blocks = blocks::find(&page.text);
+    if blocks.iter().all(|block| block.elsewhere().is_some()) {
+        skip(page, &blocks, outcome);
+        return Ok(());
+    }
+    let mut session = Session::start(programs)?;
+    for block in &blocks {
+        let reason = block.elsewhere().or_else(|| session::missing(block));
+        match reason {
+            Some(why) => outcome.skipped.push(format!("{}:{}: {why}", page.name, block.line)),
+            None => match session.hold(block) {
+                Ok(()) => outcome.passed += 1,
+                Err(error) => outcome.failed.push(format!("{}: {error:#}", page.name)),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn skip(page: &Page, blocks: &[Block], outcome: &mut Outcome) {
+    let why = blocks.iter().filter_map(|block| Some(format!("{}:{}: {}", page.name, block.line, block.elsewhere()?)));
+    outcome.skipped.extend(why);
+}
