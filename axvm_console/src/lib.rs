@@ -26,5 +26,5 @@ pub use console::{Attacher, Console, ConsoleError, Hooks, Opened, Stdio};
 pub use keys::Key;
 pub use port::{Port, Size};
 pub use socket::SocketError;
-pub use terminal::{is_raw, restore_terminal};
+pub use terminal::{is_raw, restore_terminal, restore_terminal_in_handler};
 pub use wake::Wake;

@@ -14,9 +14,9 @@
 
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 
-use rustix::process::getpgrp;
+use rustix::process::{Pid, getpgrp};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 
 use crate::Size;
@@ -28,6 +28,20 @@ static TERMINALS: Mutex<Vec<Weak<Terminal>>> = Mutex::new(Vec::new());
 /// terminal given back stays so.
 pub fn restore_terminal() {
     terminals().iter().for_each(|terminal| terminal.leave());
+}
+
+/// The first terminal that became raw, for where no lock may be taken: it, our process group, its mode before.
+static FIRST: OnceLock<(OwnedFd, Pid, Termios)> = OnceLock::new();
+
+/// Like [`restore_terminal`], for the first terminal that became raw; takes no lock and no memory, and makes no system
+/// calls but ioctl(2), so that a signal handler may call it.
+pub fn restore_terminal_in_handler() {
+    // In the background, setting the mode would stop the process.
+    if let Some((fd, group, before)) = FIRST.get()
+        && !matches!(tcgetpgrp(fd), Ok(foreground) if foreground != *group)
+    {
+        let _ = tcsetattr(fd, OptionalActions::Now, before);
+    }
 }
 
 /// Whether a terminal is raw now: a message then needs `\r\n` at the ends of its lines.
@@ -82,6 +96,9 @@ impl Terminal {
         }
         if state.before.is_none() {
             state.before = tcgetattr(&self.fd).ok();
+            if let (Some(before), Ok(fd)) = (&state.before, self.fd.try_clone()) {
+                let _ = FIRST.set((fd, getpgrp(), before.clone()));
+            }
         }
         if let Some(mut mode) = state.before.clone() {
             mode.make_raw();

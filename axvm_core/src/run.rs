@@ -172,6 +172,7 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
     };
     let sockets_in = sockets.iter().map(PathBuf::as_path).chain(consoles).map(directory).collect();
     let since = Instant::now();
+    axvm_sandbox::on_violation(axvm_console::restore_terminal_in_handler);
     let report = axvm_sandbox::arm(&Files { sockets_in, ..Files::default() })?;
     let protections = || report.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     events.emit(|| Event::BootStep { what: "sandbox", detail: protections(), took: since.elapsed() });
