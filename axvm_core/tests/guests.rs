@@ -18,7 +18,8 @@ fn run(disk_options: &str, arguments: &[&str]) -> Option<Output> {
     fs::File::create(at("disk.img")).unwrap().set_len(1 << 20).unwrap();
     let disk = format!("path={}{disk_options}", at("disk.img"));
     let mut axvm = Command::new("timeout");
-    axvm.args(["60", env!("CARGO_BIN_EXE_axvm"), "run", "--kernel", &at("guest.elf"), "--memory", "64M"]);
+    axvm.args(["--preserve-status", "60", env!("CARGO_BIN_EXE_axvm"), "run"]);
+    axvm.args(["--kernel", &at("guest.elf"), "--memory", "64M"]);
     axvm.args(["--disk", &disk]).args(arguments).stdin(fs::File::open(Path::new("/dev/null")).unwrap());
     Some(axvm.output().unwrap())
 }
@@ -69,13 +70,39 @@ fn a_read_only_disk_refuses_writes() {
     assert!(proved(&said, "virtio-block") && said.contains(" read-only"), "{said}");
 }
 
+/// One seed for each count of vCPUs, and a first one for the easiest case.
+const SEEDS: [(u32, &str); 5] = [(1, "1"), (2, "2"), (3, "3"), (4, "4"), (5, "2")];
+
 #[test]
 fn hostile_drivers_hurt_only_themselves() {
-    for seed in 1..=3 {
-        let Some(output) = run("", &["--cpus", "1", "--append", &format!("hostile={seed}")]) else { return };
+    for (seed, cpus) in SEEDS {
+        let scratch = tempfile::tempdir().unwrap();
+        let precious = scratch.path().join("precious.img");
+        let content: Vec<u8> = (0..1 << 18).map(|at: u32| (at.wrapping_mul(at) >> 7) as u8).collect();
+        fs::write(&precious, &content).unwrap();
+        let disk = format!("path={},ro", precious.display());
+        let append = format!("hostile={seed}");
+        let arguments = ["--cpus", cpus, "--append", &append, "--virtio-console", "none", "--disk", &disk];
+        let Some(output) = run("", &arguments) else { return };
         let said = good(&output);
-        assert!(proved(&said, "loop") && proved(&said, "uart-flood"), "{said}");
+        for storm in ["crowd", "indirect", "queue-reset", "string-io", "power-noise", "uart-flood"] {
+            assert!(proved(&said, storm), "{storm} in\n{said}");
+        }
+        assert_eq!(proved(&said, "smp"), cpus != "1", "{said}");
+        assert!(fs::read(&precious).unwrap() == content, "a read-only disk has changed");
         let warnings = String::from_utf8_lossy(&output.stderr);
         assert!(warnings.lines().count() < 40, "the guest floods the log:\n{warnings}");
+    }
+}
+
+#[test]
+fn a_guest_that_destroys_itself_ends_alone() {
+    for _ in 0..3 {
+        let arguments = ["--append", "hostile suicide", "--on-reboot", "exit", "--grace", "0"];
+        let Some(output) = run("", &arguments) else { return };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        // It crashes, or panics, or hangs until it is told to end.
+        assert!(matches!(output.status.code(), Some(4 | 5 | 143)), "{}\n{errors}", output.status);
+        assert!(!errors.contains("panicked at"), "{errors}");
     }
 }

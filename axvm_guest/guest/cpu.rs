@@ -141,6 +141,18 @@ pub fn forget_page(address: u64) {
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack)) };
 }
 
+/// Writes `count` bytes from `address` to one port, by one instruction.
+pub fn output_string(port: u16, address: u64, count: usize) {
+    // SAFETY: a port write reads memory only.
+    unsafe { asm!("rep outsb", in("dx") port, inout("rsi") address => _, inout("rcx") count => _, options(nostack)) };
+}
+
+/// Reads `count` bytes of one port to `address`, by one instruction.
+pub fn input_string(port: u16, address: u64, count: usize) {
+    // SAFETY: callers name RAM that no Rust object occupies.
+    unsafe { asm!("rep insb", in("dx") port, inout("rdi") address => _, inout("rcx") count => _, options(nostack)) };
+}
+
 static TSC_PER_MICROSECOND: AtomicU64 = AtomicU64::new(0);
 
 /// Learns the TSC's frequency: told by the hypervisor (0x40000010), by the processor (0x15), or measured.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   entry.s --> guest_main --+-- CPU 0: proofs, or with "hostile" on the command line attacks --> S5
-//!                            |          with "shell" the command interpreter (console.rs)
+//!                            |          with "shell" the command interpreter (console.rs); or with "journal" a journal on the disk
 //!                            +-- others: count themselves, answer interrupts
 //! ```
 //!
@@ -17,6 +17,7 @@ mod chips;
 mod console;
 mod cpu;
 mod hostile;
+mod journal;
 mod processors;
 mod report;
 mod runtime;
@@ -35,10 +36,12 @@ extern "C" fn guest_main(first: u32) -> ! {
     }
     let clock = cpu::find_clock();
     let (hostile, shell) = (start_info::option("hostile"), start_info::option("shell"));
+    let journal = start_info::option("journal");
     let mut line = Line::new();
     line.text("AXVM begin ").text(match (hostile, shell) {
         (Some(_), _) => "hostile",
         (_, Some(_)) => "shell",
+        _ if journal.is_some() => "journal",
         _ => "selftest",
     });
     line.text(" 1").send();
@@ -47,6 +50,7 @@ extern "C" fn guest_main(first: u32) -> ! {
     apic::enable();
     match (hostile, shell) {
         (Some(seed), _) => hostile::attack(seed),
+        _ if journal.is_some() => prove("journal", |line| journal::keep(journal.unwrap_or(0), line)),
         // `shell=hvc0` is no number.
         (_, Some(on_com1)) => console::interpret(on_com1 == 0),
         _ => selftest(clock),

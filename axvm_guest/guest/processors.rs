@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::acpi;
 use crate::apic::{self, CURRENT_COUNT, DIVIDE, FIXED, INIT, INITIAL_COUNT, MASKED, STARTUP, TIMER};
 use crate::cpu::{self, read, write};
+use crate::hostile::crowd;
 use crate::report::{Line, Verdict};
 
 const IPI_VECTOR: u8 = 32;
@@ -105,7 +106,17 @@ pub fn arrive() -> ! {
     loop {
         cpu::halt();
         progress.store(ANSWERED, Ordering::SeqCst);
+        crowd::join();
     }
+}
+
+/// Interrupts every other processor.
+pub fn call_others() {
+    acpi::processor_ids(|id| {
+        if id != apic::id() {
+            apic::send(id, FIXED | u32::from(IPI_VECTOR));
+        }
+    });
 }
 
 fn how_many(progress: u32) -> u32 {
@@ -131,11 +142,7 @@ pub fn start_all(line: &mut Line) -> Verdict {
     });
     line.text(" ").decimal(how_many(UP).into()).text(" of ").decimal(expected.into()).text(" others up");
     line.check(how_many(UP) == expected, "3 s after INIT, SIPI, SIPI")?;
-    acpi::processor_ids(|id| {
-        if id != apic::id() {
-            apic::send(id, FIXED | u32::from(IPI_VECTOR));
-        }
-    });
+    call_others();
     let answered = cpu::wait(3_000_000, || how_many(ANSWERED) == expected);
     line.text(", IPIs answered ").decimal(how_many(ANSWERED).into());
     line.check(answered, "waited 3 s for the rest")

@@ -40,6 +40,7 @@ pub mod register {
     pub const QUEUE_DESCRIPTORS: u64 = 0x80;
     pub const QUEUE_AVAIL: u64 = 0x90;
     pub const QUEUE_USED: u64 = 0xa0;
+    pub const QUEUE_RESET: u64 = 0xc0;
     pub const CONFIG: u64 = 0x100;
 }
 use register::*;
@@ -54,7 +55,7 @@ pub mod kind {
 
 /// Block features (5.2.3), VERSION_1 (6).
 const READ_ONLY: u64 = 1 << 5;
-const FLUSH: u64 = 1 << 9;
+pub const FLUSH: u64 = 1 << 9;
 const VERSION_1: u64 = 1 << 32;
 
 /// A part of guest memory that the device may read, or write.
@@ -102,6 +103,15 @@ impl Device {
     pub fn write_address(self, register: u64, address: u64) {
         self.write(register, address as u32);
         self.write(register + 4, (address >> 32) as u32);
+    }
+
+    /// How many queues it has.
+    pub fn queues(self) -> u16 {
+        let there = |number: &u16| {
+            self.write(QUEUE_SELECT, u32::from(*number));
+            self.read(QUEUE_SIZE_MAX) != 0
+        };
+        (0..16).take_while(there).count() as u16
     }
 
     fn vector(self) -> u8 {
@@ -231,16 +241,16 @@ pub fn prove_all() {
     }
 }
 
-/// A request of 5.2.6, and the status it shall end with.
-struct Request {
-    command: u32,
-    sector: u64,
-    data: Option<Buffer>,
-    status: u8,
+/// A request of 5.2.6.
+pub struct Request {
+    pub command: u32,
+    pub sector: u64,
+    pub data: Option<Buffer>,
 }
 
 impl Request {
-    fn send(self, queue: Queue, line: &mut Line, why: &str) -> Verdict {
+    /// Gives its status byte.
+    pub fn ask(self, queue: Queue, line: &mut Line) -> Result<u8, crate::report::Fault> {
         let header = queue.room();
         write(header, u64::from(self.command));
         write(header + 8, self.sector);
@@ -251,13 +261,18 @@ impl Request {
             Some(data) => queue.ask(&[first, data, last], line)?,
             None => queue.ask(&[first, last], line)?,
         };
-        line.check(read::<u8>(header + 16) == self.status, why)
+        Ok(read(header + 16))
+    }
+
+    fn send(self, status: u8, queue: Queue, line: &mut Line, why: &str) -> Verdict {
+        let got = self.ask(queue, line)?;
+        line.check(got == status, why)
     }
 }
 
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH_REQUEST: u32 = 4;
+pub const IN: u32 = 0;
+pub const OUT: u32 = 1;
+pub const FLUSH_REQUEST: u32 = 4;
 const GET_ID: u32 = 8;
 
 /// Reads the last sectors, writes a pattern, flushes, verifies, writes the old content back; asks for the id.
@@ -271,26 +286,26 @@ pub fn block(device: Device, line: &mut Line) -> Verdict {
     let [old, new, back] = [1, 2, 3].map(|page| queue.room() + page * 0x1000);
     let buffer = |address, device_writes| Some(Buffer { address, len: len as u32, device_writes });
     line.check(len > 0, "an empty disk")?;
-    let ask = |command, sector, data, status| Request { command, sector, data, status };
-    ask(IN, first, buffer(old, true), 0).send(queue, line, "read fails")?;
-    ask(IN, sectors, buffer(back, true), 1).send(queue, line, "a read behind the end does not fail")?;
+    let ask = |command, sector, data| Request { command, sector, data };
+    ask(IN, first, buffer(old, true)).send(0, queue, line, "read fails")?;
+    ask(IN, sectors, buffer(back, true)).send(1, queue, line, "a read behind the end does not fail")?;
     for at in (0..len).step_by(8) {
         write(new + at, at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ cpu::rdtsc());
     }
     if taken & READ_ONLY != 0 {
         line.text(" read-only");
-        return ask(OUT, first, buffer(new, false), 1).send(queue, line, "a write to a read-only disk does not fail");
+        return ask(OUT, first, buffer(new, false)).send(1, queue, line, "a write to a read-only disk does not fail");
     }
-    ask(OUT, first, buffer(new, false), 0).send(queue, line, "write fails")?;
+    ask(OUT, first, buffer(new, false)).send(0, queue, line, "write fails")?;
     if taken & FLUSH != 0 {
-        ask(FLUSH_REQUEST, 0, None, 0).send(queue, line, "flush fails")?;
+        ask(FLUSH_REQUEST, 0, None).send(0, queue, line, "flush fails")?;
     }
-    ask(IN, first, buffer(back, true), 0).send(queue, line, "second read fails")?;
+    ask(IN, first, buffer(back, true)).send(0, queue, line, "second read fails")?;
     let same = (0..len).step_by(8).all(|at| read::<u64>(new + at) == read::<u64>(back + at));
-    ask(OUT, first, buffer(old, false), 0).send(queue, line, "write of the old content fails")?;
+    ask(OUT, first, buffer(old, false)).send(0, queue, line, "write of the old content fails")?;
     line.check(same, "reads back other data than was written")?;
     let id = Some(Buffer { address: back, len: 20, device_writes: true });
-    ask(GET_ID, 0, id, 0).send(queue, line, "GET_ID fails")?;
+    ask(GET_ID, 0, id).send(0, queue, line, "GET_ID fails")?;
     line.text(" verified, id ");
     for byte in (back..back + 20).map(read::<u8>).take_while(u8::is_ascii_graphic) {
         line.byte(byte);

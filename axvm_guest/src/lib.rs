@@ -24,7 +24,12 @@
 ///
 /// Its lines are the same; a device counts as `ok` when it still works after it was lied to and reset.
 /// It discards and overwrites sectors at random: give it a scratch disk.
+/// With `suicide` beside it, it has a device overwrite the guest itself.
 pub const HOSTILE: &str = "hostile";
+
+/// The word on the guest's command line that makes it keep a journal on its first disk: `journal=ROUNDS`. Each entry that
+/// it tells of, `AXVM flushed 7`, was flushed.
+pub const JOURNAL: &str = "journal";
 
 /// The word on the guest's command line that makes it a command interpreter: `shell` on COM1, `shell=hvc0` on the
 /// virtio console. Its commands stand at the head of `guest/console.rs`; each answer begins with `= `.
