@@ -56,7 +56,11 @@ impl Machine {
         let machine = Machine { chips, shared, transports, balloon, running, _vm: vm };
         for (n, vcpu) in vcpus.into_iter().enumerate() {
             let thread = VcpuThread::spawn(n as u32, vcpu, pins.get(n).copied(), Arc::clone(&machine.shared));
-            machine.running().threads.push(thread.with_context(|| format!("Cannot start the thread of vCPU {n}"))?);
+            machine.running().threads.push(thread.with_context(|| {
+                format!(
+                    "Cannot start the thread of vCPU {n}; give fewer --cpus, or raise a limit (ulimit -u, ulimit -v)"
+                )
+            })?);
         }
         Ok(machine)
     }

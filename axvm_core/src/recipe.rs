@@ -23,6 +23,7 @@ use axvm_memory::GuestRam;
 use axvm_virtio::balloon::{Balloon, BalloonConfig};
 use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage};
 use axvm_virtio::rng::Rng;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::board::Board;
 use crate::cli::{CpuArg, EntryArg};
@@ -51,6 +52,7 @@ impl Host {
     /// A kernel that is `embedded` in this program stands for that of the settings.
     pub fn open(config: &Config, embedded: Option<&'static [u8]>, events: Events) -> Result<Host> {
         let mut steps = Steps::start(&events);
+        ensure_descriptors(config)?;
         let kvm = Kvm::open()?;
         let limit = kvm.capabilities().max_vcpus;
         let count = config.topology.count();
@@ -220,6 +222,24 @@ impl Host {
         };
         apic_ids.iter().enumerate().map(create).collect()
     }
+}
+
+/// Makes sure that the machine may open as many files as it needs: a device that starts must not fail for want of one.
+fn ensure_descriptors(config: &Config) -> Result<()> {
+    // Two for a vCPU, up to six for a disk; the rest is for the other devices, consoles and clients.
+    let needed = 100 + 2 * u64::from(config.topology.count()) + 6 * config.disks.len() as u64;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    ensure!(
+        limit.maximum.is_none_or(|maximum| maximum >= needed),
+        "This machine needs up to {needed} open files, and the host's limit is {}; raise it: ulimit -n {needed}",
+        limit.maximum.unwrap_or_default()
+    );
+    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), ..limit }).with_context(|| {
+        format!("Cannot raise the limit of open files to {needed}; raise it before: ulimit -n {needed}")
+    })
 }
 
 /// The name that Linux gives to disk number `n`.
