@@ -82,7 +82,7 @@ pub fn complaints(pages: &[Page], programs: &[Program]) -> Vec<String> {
             continue;
         };
         let told = options(&page.text);
-        let wanted = options(help).into_iter().filter(|option| *option != "--help" && *option != "--version");
+        let wanted = options(help).into_iter().filter(|option| !OTHERS.contains(option));
         complaints.extend(
             wanted.filter(|option| !told.contains(option)).map(|option| format!("{file}: {option} is missing")),
         );

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   scratch/   bzImage (a small guest), guest.elf (the self-test), disk.img   XDG_RUNTIME_DIR   axvm in PATH
-//!   command --stdin--> bash --stdout and stderr, one pipe--> lines ... "end of command" line
+//!   command --stdin--> bash --both streams--> scratch/../ID.out        when the command has ended: what is new in it
+//!                       '-----one line-----> "ended"
 //! ```
 //!
 //! Machines started with `&` live on from block to block; what is left at the end of the page is killed.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -26,8 +27,6 @@ use crate::tool;
 
 /// A command that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(30);
-/// What the shell says after each command.
-const END: &str = "-- the command has ended --";
 /// What AxVM says first on hosts that are too slow for Linux; no page shows it.
 const ABOUT_HOST: &str = "axvm: host: this processor offers no virtualization";
 const DISK_LEN: u64 = 16 << 20;
@@ -39,7 +38,10 @@ const NEED_KVM: [&str; 6] = ["axvm run", "axvm selftest", "axvm ctl", "axvm ps",
 pub struct Session {
     shell: Child,
     stdin: ChildStdin,
-    lines: Receiver<String>,
+    ends: Receiver<()>,
+    /// All that was printed, and how much of it was looked at.
+    said: PathBuf,
+    read: usize,
     scratch: PathBuf,
 }
 
@@ -57,8 +59,10 @@ pub fn missing(block: &Block) -> Option<&'static str> {
 impl Session {
     /// A fresh directory, and a shell in it.
     pub fn start(programs: &Path) -> Result<Session> {
-        let scratch = project::target().join("pages").join(format!("{}", std::process::id()));
+        let scratch = project::target().join("pages").join(std::process::id().to_string());
+        let said = scratch.with_extension("out");
         prepare(&scratch, programs).with_context(|| format!("Cannot prepare {}", scratch.display()))?;
+        File::create(&said)?;
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("bash");
         command.args(["--noprofile", "--norc"]).current_dir(&scratch).process_group(0);
@@ -68,20 +72,10 @@ impl Session {
         let mut shell = command.spawn().context("Cannot start bash")?;
         let mut stdin = shell.stdin.take().context("Cannot type into bash")?;
         let stdout = shell.stdout.take().context("Cannot read from bash")?;
-        writeln!(stdin, "exec 2>&1")?;
-        let (to, lines) = channel();
-        thread::spawn(move || {
-            let mut reader = BufReader::new(stdout);
-            let mut line = Vec::new();
-            while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
-                let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
-                line.clear();
-                if to.send(text).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Session { shell, stdin, lines, scratch })
+        writeln!(stdin, "exec 3>&1 >>'{}' 2>&1", said.display())?;
+        let (to, ends) = channel();
+        thread::spawn(move || BufReader::new(stdout).lines().take_while(Result::is_ok).try_for_each(|_| to.send(())));
+        Ok(Session { shell, stdin, ends, said, read: 0, scratch })
     }
 
     /// Types all commands of the block and compares.
@@ -105,23 +99,26 @@ impl Session {
 
     /// What one command prints. The next one finds its exit status in `$?`.
     fn say(&mut self, command: &str) -> Result<Vec<String>> {
-        let script = format!("{{ {command}\n}} </dev/null; __=$?; printf '\\n%s\\n' '{END}'; (exit $__)\n");
+        let script = format!("{{ {command}\n}} </dev/null 3>&-; __=$?; echo ended >&3; (exit $__)\n");
         self.stdin.write_all(script.as_bytes()).context("The shell is gone")?;
-        let mut came = Vec::new();
-        loop {
-            match self.lines.recv_timeout(LIMIT) {
-                Ok(line) if line == END => break,
-                Ok(line) if line.starts_with(ABOUT_HOST) => {}
-                Ok(line) => came.push(line),
-                Err(RecvTimeoutError::Timeout) => bail!("`{command}` does not end within {} s", LIMIT.as_secs()),
-                Err(RecvTimeoutError::Disconnected) => bail!("`{command}` ends the shell"),
-            }
+        match self.ends.recv_timeout(LIMIT) {
+            Ok(()) => Ok(self.news()?),
+            Err(RecvTimeoutError::Timeout) => bail!("`{command}` does not end within {} s", LIMIT.as_secs()),
+            Err(RecvTimeoutError::Disconnected) => bail!("`{command}` ends the shell"),
         }
-        // The line end in front of END closes an open line, or makes an empty one.
-        if came.last().is_some_and(String::is_empty) {
-            came.pop();
+    }
+
+    /// Lines since the last look. One that a machine in the background has only begun waits for the next look.
+    fn news(&mut self) -> io::Result<Vec<String>> {
+        let said = fs::read(&self.said)?;
+        let mut end = said.len();
+        let last = said.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        if said[last..].starts_with(b"axvm: ") {
+            end = last;
         }
-        Ok(came)
+        let news = String::from_utf8_lossy(&said[self.read..end]).into_owned();
+        self.read = end;
+        Ok(news.lines().filter(|line| !line.starts_with(ABOUT_HOST)).map(str::to_owned).collect())
     }
 }
 
@@ -132,6 +129,7 @@ impl Drop for Session {
         }
         let _ = self.shell.wait();
         let _ = fs::remove_dir_all(&self.scratch);
+        let _ = fs::remove_file(&self.said);
     }
 }
 
