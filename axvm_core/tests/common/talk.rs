@@ -27,10 +27,6 @@ impl Talk {
         Talk::new(Some(end.try_clone().unwrap()), end)
     }
 
-    pub fn output(&self) -> &OwnedFd {
-        &self.output
-    }
-
     /// Types all of it, while nothing is read.
     #[track_caller]
     pub fn say(&self, bytes: impl AsRef<[u8]>) {
@@ -46,9 +42,10 @@ impl Talk {
         }
     }
 
-    /// Closes the typing end.
-    pub fn hang_up(&mut self) {
-        self.input = None;
+    /// Whether there is something to hear now.
+    pub fn has_output(&self) -> bool {
+        !self.heard.is_empty()
+            || poll(&mut [PollFd::new(&self.output, PollFlags::IN)], Some(&Timespec::default())) == Ok(1)
     }
 
     /// Reads until `words` came; all up to and with them.
