@@ -1,12 +1,14 @@
 //! The table, compiled into programs that the kernel runs before each system call.
 //!
 //! ```text
-//!   role's programs:  [allow its rows, trap the rest]  [refuse one error's calls, allow the rest] ...
+//!   main's program:   refuse its calls with an error -> allow its rows -> trap the rest
+//!   role's program:   the same with its own lists, on top of main's
 //! ```
 //!
 //! The kernel runs all programs of a thread and takes the strictest answer: trap, then error, then allow. So a call
-//! that is refused must be allowed by the first program. Calls without conditions cost next to nothing: the kernel
-//! keeps a bitmap of those that are allowed whatever their arguments.
+//! that is refused must not be trapped by another program. Calls without conditions cost next to nothing: the kernel
+//! keeps a bitmap of those that are allowed whatever their arguments. For the others, ioctl above all, each program
+//! is a price: one for each role, not one for each answer.
 //!
 //! Spec: Linux `Documentation/userspace-api/seccomp_filter.rst`.
 
@@ -25,22 +27,21 @@ use crate::{Role, SandboxError};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// The programs of every role, ready before the first thread needs them.
-pub(crate) struct Filters([Vec<BpfProgram>; Role::ALL.len()]);
+/// The program of every role, ready before the first thread needs them.
+pub(crate) struct Filters([BpfProgram; Role::ALL.len()]);
 
 impl Filters {
     pub(crate) fn compile() -> Result<Filters, SandboxError> {
         let mut all = Filters(Default::default());
         for role in Role::ALL {
-            all.0[role as usize] = programs(role).map_err(SandboxError::Compile)?;
+            all.0[role as usize] = of_role(role).map_err(SandboxError::Compile)?;
         }
         Ok(all)
     }
 
-    /// Puts the filter of `role` on this thread, on top of those it inherited. The strictest last: installing needs
-    /// calls that it forbids.
+    /// Puts the filter of `role` on this thread, on top of those it inherited.
     pub(crate) fn install(&self, role: Role) -> Result<(), SandboxError> {
-        self.0[role as usize].iter().try_for_each(|program| apply_filter(program)).map_err(SandboxError::Install)
+        apply_filter(&self.0[role as usize]).map_err(SandboxError::Install)
     }
 }
 
@@ -53,20 +54,24 @@ pub(crate) fn probe() -> Protection {
     }
 }
 
-/// The programs of one role, in the order in which they are installed.
-fn programs(role: Role) -> Result<Vec<BpfProgram>, BackendError> {
-    let bit = 1 << role as u8;
-    let mut programs = Vec::new();
-    let mut allowed = allowed(role)?;
+/// First the calls that get an error, then the rows. Calls that only other roles get an error for, and that this one has
+/// no row for, are trapped.
+fn of_role(role: Role) -> Result<BpfProgram, BackendError> {
+    let mut whole = BpfProgram::new();
     for (errno, roles, calls) in REFUSED {
-        let rules: Rules = calls.iter().map(|&call| (call, Vec::new())).collect();
-        allowed.extend(rules.clone());
-        if roles & bit != 0 {
-            programs.push(program(rules, SeccompAction::Allow, SeccompAction::Errno(*errno))?);
+        if roles & (1 << role as u8) != 0 {
+            let rules = calls.iter().map(|&call| (call, Vec::new())).collect();
+            whole = join(whole, program(rules, SeccompAction::Allow, SeccompAction::Errno(*errno))?);
         }
     }
-    programs.push(program(allowed, SeccompAction::Trap, SeccompAction::Allow)?);
-    Ok(programs)
+    Ok(join(whole, program(allowed(role)?, SeccompAction::Trap, SeccompAction::Allow)?))
+}
+
+/// What `first` does not decide, `second` does. A program's last instruction answers all that came through to it.
+fn join(mut first: BpfProgram, second: BpfProgram) -> BpfProgram {
+    first.pop();
+    first.extend(second);
+    first
 }
 
 /// The rows of one role. Several rows of one call: any may match.

@@ -1,11 +1,14 @@
 //! The system calls of AxVM: which threads make them, with which arguments, and why.
 //!
 //! A row is: name, threads besides main, condition on the arguments, reason. Main may use every row (see the crate's
-//! head), so its name stands only where no other thread is. What is not here stops the process; what is in [`REFUSED`] gets an error that the caller can live with.
+//! head), so its name stands only where no other thread is. What is not here stops the process; what is in [`REFUSED`]
+//! gets an error that the caller can live with.
+//!
+//! Every row was seen with strace in some thread, with a C library linked either way (glibc 2.36), but for those whose
+//! reason begins with a bracket: `[older]`, `[newer]` glibc, `[musl]`, and `[rare]` for what no test brings about.
 //! When queue threads learn io_uring, add `io_uring_enter` for QUEUE, and set up and register the rings before `arm`.
 //!
-//! Spec: syscalls(2). What the C library makes of a call differs: glibc 2.36 was watched with strace, what newer ones
-//! and musl are known to call instead stands beside it.
+//! Spec: syscalls(2).
 
 use libc::c_long;
 
@@ -73,95 +76,61 @@ const OWN: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x4155
 const FILTER: When = Bits(0, u64::MAX, libc::SECCOMP_SET_MODE_FILTER as u64);
 const NO_NEW_PRIVS: When = Bits(0, u64::MAX, libc::PR_SET_NO_NEW_PRIVS as u64);
 
-/// Calls that get an error instead of an end, and on whose thread that filter is installed; all threads inherit
-/// main's. The C library then makes threads by clone, whose flags a
-/// filter can read; allocators and backtraces live without the files they look into.
+/// Calls that get an error instead of an end, and in which threads. The C library then makes threads by clone, whose
+/// flags a filter can read; allocators and backtraces live without the files they look into.
 #[rustfmt::skip]
 pub(crate) const REFUSED: &[(u32, Roles, &[c_long])] = &[
-    (libc::ENOSYS as u32, MAIN, &[libc::SYS_clone3]),
+    (libc::ENOSYS as u32, MAIN | ALL, &[libc::SYS_clone3]),
     (libc::EACCES as u32, ALL & !API, &[libc::SYS_open, libc::SYS_openat]),
-    (libc::EACCES as u32, ALL, &[libc::SYS_readlink, libc::SYS_readlinkat, libc::SYS_getcwd, libc::SYS_access]),
+    (libc::EACCES as u32, MAIN | ALL, &[libc::SYS_readlink, libc::SYS_readlinkat, libc::SYS_getcwd, libc::SYS_access]),
 ];
 
 /// Longer than a function may be: it is only data.
 #[rustfmt::skip]
 pub(crate) const TABLE: &[Row] = &[
     // Bytes in and out of what is open.
-    Row(libc::SYS_read, ALL, Always, "eventfds, timers, files"),
+    Row(libc::SYS_read, DATA, Always, "eventfds, timers, files"),
     Row(libc::SYS_write, ALL, Always, "eventfds, consoles, warnings"),
-    Row(libc::SYS_readv, DATA, Always, "consoles"),
-    Row(libc::SYS_writev, ALL, Always, "consoles, warnings of the standard library"),
-    Row(libc::SYS_pread64, WORK, Always, "disks"),
-    Row(libc::SYS_pwrite64, WORK, Always, "disks"),
+    Row(libc::SYS_writev, ALL, Always, "[rare] last words of the C library"),
     Row(libc::SYS_preadv, WORK, Always, "disks, straight into RAM"),
     Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
-    Row(libc::SYS_preadv2, WORK, Always, "the same, by newer C libraries"),
-    Row(libc::SYS_pwritev2, WORK, Always, "the same, by newer C libraries"),
-    Row(libc::SYS_lseek, WORK, Always, "sizes of disks"),
-    Row(libc::SYS_fsync, WORK, Always, "flush"),
+    Row(libc::SYS_lseek, MAIN, Always, "kernel and initrd from their beginning"),
     Row(libc::SYS_fdatasync, WORK, Always, "flush"),
     Row(libc::SYS_fallocate, WORK | RAM, Always, "discard, write zeroes, clear RAM"),
-    Row(libc::SYS_fstat, ALL, Always, "what a descriptor is"),
-    Row(libc::SYS_newfstatat, ALL, Always, "fstat of newer C libraries, whether a socket is still ours"),
-    Row(libc::SYS_statx, ALL, Always, "the same, by the standard library"),
-    Row(libc::SYS_fcntl, ALL, Always, "flags and copies of descriptors"),
-    Row(libc::SYS_dup, MAIN, Always, "copies of descriptors"),
-    Row(libc::SYS_close, ALL, Always, "ends of descriptors"),
-    Row(libc::SYS_flock, MAIN, Always, "locks on disks and sockets"),
-    Row(libc::SYS_ftruncate, MAIN, Always, "console logs"),
-    Row(libc::SYS_getrandom, ALL, Always, "entropy device, hash maps"),
+    Row(libc::SYS_fstat, CONSOLE | API, Always, "[musl] what a descriptor is"),
+    Row(libc::SYS_newfstatat, CONSOLE | API, Always, "[rare] statx, where an outer filter forbids it"),
+    Row(libc::SYS_statx, CONSOLE | API, Always, "whether a socket is still ours, sizes of files"),
+    Row(libc::SYS_fcntl, DATA, Always, "flags and copies of descriptors"),
+    Row(libc::SYS_close, DATA, Always, "ends of descriptors"),
+    Row(libc::SYS_getrandom, DATA, Always, "entropy device, hash maps"),
     // Files by name. Landlock says which.
-    Row(libc::SYS_open, API, Always, "musl's openat"),
+    Row(libc::SYS_open, API, Always, "[musl] openat"),
     Row(libc::SYS_openat, API, Always, "/proc/self/smaps: pages behind RAM; /proc and /sys of the libraries"),
-    Row(libc::SYS_getdents64, MAIN, Always, "directories of CPUs"),
-    Row(libc::SYS_readlink, MAIN, Always, "paths"),
-    Row(libc::SYS_readlinkat, MAIN, Always, "paths"),
-    Row(libc::SYS_access, MAIN, Always, "paths"),
-    Row(libc::SYS_faccessat, MAIN, Always, "paths"),
-    Row(libc::SYS_faccessat2, MAIN, Always, "paths"),
-    Row(libc::SYS_getcwd, MAIN, Always, "relative paths"),
     Row(libc::SYS_unlink, CONSOLE, Always, "sockets at the end"),
-    Row(libc::SYS_unlinkat, CONSOLE, Always, "sockets at the end"),
-    Row(libc::SYS_fchmod, MAIN, Always, "sockets are for one user"),
-    Row(libc::SYS_inotify_init1, MAIN, Always, "pseudo-terminals: who opens them"),
-    Row(libc::SYS_inotify_add_watch, MAIN, Always, "pseudo-terminals: who opens them"),
     // Waiting.
-    Row(libc::SYS_poll, DATA, Always, "descriptors"),
-    Row(libc::SYS_ppoll, DATA, Always, "descriptors"),
+    Row(libc::SYS_ppoll, CONSOLE | API, Always, "descriptors"),
     Row(libc::SYS_epoll_create1, MAKERS, Always, "descriptors"),
-    Row(libc::SYS_epoll_ctl, DATA, Always, "descriptors"),
-    Row(libc::SYS_epoll_wait, DATA, Always, "descriptors"),
-    Row(libc::SYS_epoll_pwait, DATA, Always, "descriptors"),
-    Row(libc::SYS_epoll_pwait2, DATA, Always, "descriptors"),
+    Row(libc::SYS_epoll_ctl, WORK, Always, "descriptors"),
+    Row(libc::SYS_epoll_wait, WORK, Always, "descriptors"),
+    Row(libc::SYS_epoll_pwait, WORK, Always, "[musl] epoll_wait"),
     Row(libc::SYS_eventfd2, MAKERS, Always, "kicks, interrupts"),
-    Row(libc::SYS_timerfd_create, MAKERS, Always, "clock of the machine"),
-    Row(libc::SYS_timerfd_settime, WORK, Always, "alarms of the clock"),
-    Row(libc::SYS_timerfd_gettime, WORK, Always, "alarms of the clock"),
-    Row(libc::SYS_pipe2, MAIN, Always, "wake-ups"),
-    Row(libc::SYS_nanosleep, ALL, Always, "pauses"),
+    Row(libc::SYS_timerfd_create, MAIN, Always, "clock of the machine"),
+    Row(libc::SYS_timerfd_settime, VCPU, Always, "alarms of the clock"),
+    Row(libc::SYS_nanosleep, ALL, Always, "[older] pauses"),
     Row(libc::SYS_clock_nanosleep, ALL, Always, "pauses"),
-    Row(libc::SYS_clock_gettime, ALL, Always, "where the vDSO cannot"),
-    Row(libc::SYS_clock_getres, ALL, Always, "where the vDSO cannot"),
-    Row(libc::SYS_gettimeofday, ALL, Always, "where the vDSO cannot"),
+    Row(libc::SYS_clock_gettime, ALL, Always, "[rare] where the vDSO cannot"),
     Row(libc::SYS_futex, ALL, Always, "locks, ends of threads"),
-    Row(libc::SYS_sched_yield, ALL, Always, "spinning locks"),
-    Row(libc::SYS_restart_syscall, ALL, Always, "a wait that a signal broke"),
+    Row(libc::SYS_sched_yield, ALL, Always, "[rare] waits for another vCPU or worker"),
+    Row(libc::SYS_restart_syscall, ALL, Always, "[rare] a wait that a signal broke"),
     // Sockets: of this machine only.
-    Row(libc::SYS_socket, CONSOLE | API, UNIX, "consoles, control"),
-    Row(libc::SYS_socketpair, CONSOLE | API, UNIX, "wake-ups, attached consoles"),
-    Row(libc::SYS_bind, MAIN, Always, "consoles, control"),
-    Row(libc::SYS_listen, MAIN, Always, "consoles, control"),
+    Row(libc::SYS_socket, MAIN, UNIX, "service manager"),
+    Row(libc::SYS_socketpair, MAIN, UNIX, "the self-test's console"),
     Row(libc::SYS_accept4, CONSOLE | API, Always, "clients"),
-    Row(libc::SYS_connect, MAIN, Always, "whether a socket is alive, service manager"),
-    Row(libc::SYS_recvfrom, DATA, Always, "clients"),
-    Row(libc::SYS_recvmsg, DATA, Always, "clients"),
+    Row(libc::SYS_recvfrom, CONSOLE | API, Always, "clients"),
     Row(libc::SYS_sendto, ALL, Always, "clients; every thread may get a signal, whose handler sends a byte"),
-    Row(libc::SYS_sendmsg, DATA, Always, "clients"),
-    Row(libc::SYS_shutdown, CONSOLE | API, Always, "clients"),
-    Row(libc::SYS_getsockopt, CONSOLE | API, Always, "who the client is"),
+    Row(libc::SYS_shutdown, API, Always, "[rare] clients that are turned away"),
+    Row(libc::SYS_getsockopt, API, Always, "who the client is"),
     Row(libc::SYS_setsockopt, CONSOLE | API, Always, "time limits"),
-    Row(libc::SYS_getsockname, CONSOLE | API, Always, "names"),
-    Row(libc::SYS_getpeername, CONSOLE | API, Always, "names"),
     // KVM and terminals.
     Row(libc::SYS_ioctl, VCPU, KVM, "KVM"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
@@ -170,43 +139,27 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_mmap, ALL, NOT_EXEC, "heaps, stacks, RAM, kvm_run"),
     Row(libc::SYS_mprotect, ALL, NOT_EXEC, "heaps, guards of stacks"),
     Row(libc::SYS_munmap, ALL, Always, "heaps, stacks, RAM"),
-    Row(libc::SYS_mremap, ALL, Always, "heaps"),
+    Row(libc::SYS_mremap, ALL, Always, "[rare] heaps"),
     Row(libc::SYS_brk, ALL, Always, "heaps"),
     Row(libc::SYS_madvise, ALL, Always, "heaps, stacks, balloon, RAM"),
-    Row(libc::SYS_memfd_create, MAIN, Always, "RAM with huge pages"),
-    Row(libc::SYS_mlock, MAIN, Always, "RAM that never swaps"),
-    Row(libc::SYS_munlock, MAIN, Always, "RAM that never swaps"),
-    Row(libc::SYS_mincore, ALL, Always, "stacks of main, by the C library"),
     // Threads: made, named, told apart, ended; never a process.
     Row(libc::SYS_clone, MAKERS, A_THREAD, "threads"),
     Row(libc::SYS_set_robust_list, ALL, Always, "the C library, in each thread"),
     Row(libc::SYS_rseq, ALL, Always, "the C library, in each thread"),
-    Row(libc::SYS_set_tid_address, ALL, Always, "musl, in each thread"),
-    Row(libc::SYS_arch_prctl, MAIN, Always, "the C library"),
-    Row(libc::SYS_membarrier, ALL, Always, "musl, the C library"),
-    Row(libc::SYS_prctl, ALL, OneOf(0, OWN), "names of threads, the auxiliary vector"),
+    Row(libc::SYS_prctl, ALL, OneOf(0, OWN), "names of threads, the auxiliary vector, names of heaps"),
     Row(libc::SYS_prctl, MAKERS, NO_NEW_PRIVS, "a new thread gets its filter"),
     Row(libc::SYS_seccomp, MAKERS, FILTER, "a new thread gets its filter"),
-    Row(libc::SYS_sched_getaffinity, ALL, Always, "count of processors, by allocator and standard library"),
+    Row(libc::SYS_sched_getaffinity, ALL, Always, "count of processors, size of a stack"),
     Row(libc::SYS_sched_setaffinity, VCPU, Always, "--pin"),
     Row(libc::SYS_gettid, ALL, Always, "names of threads"),
     Row(libc::SYS_getpid, ALL, Always, "signals to itself"),
-    Row(libc::SYS_getuid, API, Always, "whether a client is the user"),
     Row(libc::SYS_geteuid, API, Always, "whether a client is the user"),
-    Row(libc::SYS_getgid, API, Always, "whether a client is the user"),
-    Row(libc::SYS_getegid, API, Always, "whether a client is the user"),
     Row(libc::SYS_getpgrp, CONSOLE, Always, "whether the terminal is ours"),
-    Row(libc::SYS_getpgid, CONSOLE, Always, "whether the terminal is ours"),
-    Row(libc::SYS_prlimit64, ALL, Own(0), "limits, size of a stack"),
-    Row(libc::SYS_getrusage, MAIN, Own(0), "statistics"),
-    Row(libc::SYS_uname, ALL, Always, "the C library"),
-    Row(libc::SYS_sysinfo, ALL, Always, "the C library"),
     Row(libc::SYS_exit, ALL, Always, "end of a thread"),
     Row(libc::SYS_exit_group, ALL, Always, "end of the process"),
     // Signals.
     Row(libc::SYS_tgkill, ALL, Own(0), "kicks of vCPUs, abort"),
-    Row(libc::SYS_kill, MAIN, Own(0), "suspending with the terminal's key"),
-    Row(libc::SYS_tkill, ALL, Always, "musl's abort"),
+    Row(libc::SYS_tkill, ALL, Always, "[musl] abort"),
     Row(libc::SYS_rt_sigaction, ALL, Always, "handlers"),
     Row(libc::SYS_rt_sigprocmask, ALL, Always, "handlers"),
     Row(libc::SYS_rt_sigreturn, ALL, Always, "end of a handler"),

@@ -3,10 +3,10 @@
 #![allow(unsafe_code, reason = "the forbidden calls are made as an attacker makes them")]
 
 use std::fs::{self, File};
+use std::io::{self, Seek};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
 use std::thread;
-use std::time::Instant;
 
 use axvm_sandbox::{Files, Role, SandboxError, State, arm, enter, probe};
 
@@ -106,6 +106,7 @@ fn each_role_does_its_work() {
     works("each_role_does_its_work", || {
         let (socket, _other) = UnixStream::pair().unwrap();
         let disk = File::open(std::env::current_exe().unwrap()).unwrap();
+        let mut kernel = disk.try_clone().unwrap();
         armed();
         let big = || drop(std::hint::black_box(vec![1u8; 3 << 20]));
         on(Role::Ram, "ram", big);
@@ -113,18 +114,33 @@ fn each_role_does_its_work() {
             big();
             socket.set_nonblocking(true).unwrap();
         });
-        on(Role::Api, "api", || drop(std::os::unix::net::UnixDatagram::unbound().unwrap()));
+        on(Role::Api, "api", || drop(fs::read("/proc/self/smaps").unwrap()));
         on(Role::Vcpu, "vcpu0", move || {
             thread::available_parallelism().unwrap();
             on(Role::Queue, "vda-q0", move || {
-                disk.metadata().unwrap();
-                std::os::unix::fs::FileExt::read_at(&disk, &mut [0; 512], 512).unwrap();
+                let mut sector = [0; 512];
+                rustix::io::preadv(&disk, &mut [io::IoSliceMut::new(&mut sector)], 512).unwrap();
                 let small: Vec<_> = (0..1000).map(|len| vec![0u8; len * 100]).collect();
                 drop(small);
                 thread::sleep(std::time::Duration::from_millis(1));
             });
         });
+        kernel.rewind().unwrap();
+        drop(std::os::unix::net::UnixDatagram::unbound().unwrap());
         assert!(fs::read_to_string("/proc/self/status").unwrap().contains("Seccomp"));
+    });
+}
+
+/// The backtrace looks for its own program and libraries, and is refused them.
+#[test]
+fn a_panic_of_any_thread_is_told_and_survived() {
+    works("a_panic_of_any_thread_is_told_and_survived", || {
+        armed();
+        let told = || std::panic::catch_unwind(|| panic!("{:?}", std::backtrace::Backtrace::force_capture())).is_err();
+        assert!(told());
+        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram] {
+            on(role, "panics", move || assert!(told()));
+        }
     });
 }
 
@@ -242,25 +258,4 @@ fn signals_go_to_this_process_only() {
 fn not_armed_means_not_limited() {
     enter(Role::Queue);
     File::open("/proc/self/status").unwrap();
-}
-
-/// What a filter costs: print with `--nocapture`.
-#[test]
-fn cost_of_a_system_call() {
-    works("cost_of_a_system_call", || {
-        let time = |what: &str, number: i64, arguments| {
-            let start = Instant::now();
-            (0..200_000).for_each(|_| ignore(call(number, arguments)));
-            eprintln!("{what}: {} ns", start.elapsed().as_nanos() / 200_000);
-        };
-        let both = move |when: &str| {
-            time(&format!("{when}, getpid"), libc::SYS_getpid, [0; 3]);
-            time(&format!("{when}, ioctl KVM_RUN on nothing"), libc::SYS_ioctl, [u64::MAX, 0xae80, 0]);
-        };
-        both("open");
-        let start = Instant::now();
-        armed();
-        eprintln!("arm: {} us", start.elapsed().as_micros());
-        on(Role::Vcpu, "vcpu0", move || both("closed"));
-    });
 }
