@@ -6,6 +6,7 @@
 //!   config    what will be done           <----+     pages   what AxVM prints about itself
 //!
 //!   doctor    what the host can do                   notify  what AxVM tells the service manager
+//!   speech    how answers and errors are said
 //! ```
 //!
 //! It is a library so that tests and fuzzing reach it.
@@ -18,3 +19,4 @@ pub mod error;
 pub mod notify;
 pub mod pages;
 pub mod settings;
+pub mod speech;

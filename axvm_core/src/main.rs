@@ -29,7 +29,7 @@ mod vcpu;
 
 use std::process::ExitCode;
 
-use axvm_core::{cli, config, doctor, pages};
+use axvm_core::{cli, config, doctor, pages, speech};
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         None => run::run(cli.run),
     };
     result.map(ExitCode::from).unwrap_or_else(|error| {
-        eprintln!("axvm: {}", chain(&error));
+        speech::tell(chain(&error));
         ExitCode::from(error.downcast_ref().map_or(1, ConfigError::exit_code))
     })
 }

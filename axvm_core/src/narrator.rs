@@ -5,6 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axvm_core::speech::tell;
 use axvm_events::{Event, Sink};
 
 /// Lines a quiet second may carry at once.
@@ -33,12 +34,12 @@ impl Narrator {
 impl Sink for Narrator {
     fn event(&self, event: &Event) {
         if self.verbose {
-            return eprintln!("axvm: {event}\r");
+            return tell(format_args!("{event}\r"));
         }
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         match budget.take(Instant::now()) {
-            Some(0) => eprintln!("axvm: {event}\r"),
-            Some(dropped) => eprintln!("axvm: {event} ({dropped} more before it, not shown)\r"),
+            Some(0) => tell(format_args!("{event}\r")),
+            Some(dropped) => tell(format_args!("{event} ({dropped} more before it, not shown)\r")),
             None => {}
         }
     }

@@ -6,14 +6,13 @@
 //!   Settings  -> settings file (toml), schema (schemars)
 //! ```
 
-use std::io::{self, ErrorKind, Write};
-
 use clap::CommandFactory;
 use clap::builder::Resettable;
 
 use crate::cli::{Cli, CompletionsArgs, ConfigArgs, ManArgs};
 use crate::error::ConfigError;
 use crate::settings::{self, Settings};
+use crate::speech;
 
 /// `axvm config`.
 pub fn config(args: &ConfigArgs) -> Result<u8, ConfigError> {
@@ -76,11 +75,7 @@ fn sections(notes: &str) -> String {
     text
 }
 
-/// Prints a page; a reader that has seen enough may close the pipe.
+/// Prints a page.
 fn print(what: &'static str, page: &[u8]) -> Result<u8, ConfigError> {
-    let mut to = io::stdout().lock();
-    match to.write_all(page).and_then(|()| to.flush()) {
-        Err(source) if source.kind() != ErrorKind::BrokenPipe => Err(ConfigError::Output { what, source }),
-        _ => Ok(0),
-    }
+    speech::print(page).map(|()| 0).map_err(|source| ConfigError::Output { what, source })
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use axvm_api::{Bound, EventFeed, Registry, Server};
 use axvm_console::BackEnd;
 use axvm_core::notify::{Notifier, State};
+use axvm_core::speech;
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
 use axvm_sandbox::{Files, Role};
@@ -37,7 +38,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let narration = if config.verbose { Events::to(narrator) } else { Events::warnings_to(narrator) };
     let events = narration.and(feed.events());
     if config.by_default {
-        eprintln!("axvm: {}", taken(&config));
+        speech::tell(taken(&config));
     }
     warn_about_host(&events);
 
@@ -64,7 +65,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     see_off(consoles, &signals);
     let end = end?;
     if let Some(words) = end.words() {
-        eprintln!("axvm: {words}");
+        speech::tell(words);
     }
     end.code()
 }
@@ -159,10 +160,10 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
 }
 
 /// From here on the process can do what its threads need, and nothing else. All files are open; what is left are
-/// sockets to remove at the end.
+/// sockets to remove at the end, and the program's side of a pseudo-terminal, opened again for each program.
 pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> Result<()> {
-    let ends = [Some(&config.console), config.virtio_console.as_ref()];
-    let consoles = ends.into_iter().flatten().filter_map(|end| match end {
+    let consoles = || [Some(&config.console), config.virtio_console.as_ref()].into_iter().flatten();
+    let console_sockets = consoles().filter_map(|end| match end {
         BackEnd::Unix(path) => Some(path.as_path()),
         _ => None,
     });
@@ -170,10 +171,11 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let sockets_in = sockets.iter().map(PathBuf::as_path).chain(consoles).map(directory).collect();
+    let sockets_in = sockets.iter().map(PathBuf::as_path).chain(console_sockets).map(directory).collect();
+    let write = consoles().filter(|end| matches!(end, BackEnd::Pty)).map(|_| "/dev/pts".into()).collect();
     let since = Instant::now();
     axvm_sandbox::on_violation(axvm_console::restore_terminal_in_handler);
-    let report = axvm_sandbox::arm(&Files { sockets_in, ..Files::default() })?;
+    let report = axvm_sandbox::arm(&Files { write, sockets_in, ..Files::default() })?;
     let protections = || report.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     events.emit(|| Event::BootStep { what: "sandbox", detail: protections(), took: since.elapsed() });
     Ok(())

@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use axvm_console::BackEnd;
 use axvm_core::cli::SelftestArgs;
 use axvm_core::settings::Settings;
+use axvm_core::speech::print;
 use axvm_devices::PowerEvent;
 use axvm_events::Events;
 use axvm_sandbox::Role;
@@ -77,8 +78,8 @@ pub fn selftest(args: &SelftestArgs) -> Result<u8> {
         proofs,
     };
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => print!("{}", report.table()),
+        true => print(serde_json::to_string_pretty(&report)? + "\n")?,
+        false => print(report.table())?,
     }
     Ok(if report.ok { 0 } else { 1 })
 }

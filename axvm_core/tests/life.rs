@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -42,6 +43,28 @@ fn the_exit_code_tells_how_it_ended() {
     assert_eq!(place.run("run --kernel none.elf").0, 1);
     assert_eq!(place.run("run --kernel guest.elf --cpus 0").0, 2);
     assert_eq!(place.run("run --no-such-option").0, 2);
+}
+
+#[test]
+fn nobody_needs_to_read_what_axvm_says() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let nobody = || std::io::pipe().unwrap().1;
+    for (typed, words, code) in [("off", "", 0), ("panic", "", 4), ("triple", "--on-reboot exit", 5)] {
+        let (input, mut keys) = std::io::pipe().unwrap();
+        let mut axvm = place.machine("shell", words);
+        // A reader that left makes a warning, and that has no reader either.
+        let mut axvm = axvm.stdin(input).stdout(nobody()).stderr(nobody()).spawn().unwrap();
+        // What is typed before the guest empties the FIFO is lost, as on a PC.
+        keys.write_all(("\n".repeat(20) + typed + "\n").as_bytes()).unwrap();
+        assert_eq!(axvm.wait().unwrap().code(), Some(code), "{typed}");
+    }
+    for words in ["run --kernel none.elf", "ps", "ps --json", "ctl nobody status", "doctor", "man", "selftest"] {
+        let status = place.axvm(words).stdin(Stdio::null()).stdout(nobody()).stderr(nobody()).status().unwrap();
+        assert!(status.code().is_some_and(|code| code < 2), "{words}: {status}");
+    }
 }
 
 #[test]
@@ -261,7 +284,8 @@ fn nothing_is_left_behind_and_the_next_machine_starts_at_once() {
         return;
     }
     let place = Place::new();
-    let ways: [(&str, fn(&Axvm, &Talk)); 6] = [
+    type Way = fn(&Axvm, &Talk);
+    let ways: [(&str, Way); 6] = [
         ("off", |_, talk| talk.say("off\n")),
         ("panic", |_, talk| talk.say("panic\n")),
         ("crash", |_, talk| talk.say("triple\n")),

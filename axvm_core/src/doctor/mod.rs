@@ -22,11 +22,13 @@ mod root;
 mod row;
 mod table;
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use axvm_kvm::{Kvm, KvmError, Survey};
+
+use crate::speech::print;
 
 pub use root::Root;
 pub use row::{Advice, Row, Verdict};
@@ -89,12 +91,8 @@ pub fn run(json: bool) -> Result<u8> {
     } else {
         table(&rows, &summary(&host, &rows), style)
     };
-    let mut to = io::stdout().lock();
-    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
-        // A reader that has seen enough may close the pipe.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("Cannot print what was found"),
-        _ => Ok(if can_run(&rows) { 0 } else { 1 }),
-    }
+    print(text).context("Cannot print what was found")?;
+    Ok(if can_run(&rows) { 0 } else { 1 })
 }
 
 /// The last words below the table.

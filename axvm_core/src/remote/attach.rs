@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use axvm_api::Client;
 use axvm_api::types::{Action, ActionRequest};
 use axvm_console::{BackEnd, Console, Hooks, Key, Port};
+use axvm_core::speech::tell;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -65,7 +66,7 @@ fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
                 let _ = Client::connect(&socket).and_then(|mut client| client.put("/actions", &press));
             }
         }),
-        on_warning: Box::new(|message| eprintln!("axvm: {message}\r")),
+        on_warning: Box::new(|message| tell(format_args!("{message}\r"))),
         on_thread: Box::new(|| {}),
     }
 }

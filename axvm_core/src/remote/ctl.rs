@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, Status, VmUpdate, WantedState};
 use axvm_api::{Client, ClientError};
 use axvm_core::cli::{CtlAction, CtlArgs};
+use axvm_core::speech::print;
 
 use super::ps::{duration, mebibytes, resident, state};
 use super::{attach, find};
@@ -19,7 +20,7 @@ pub fn ctl(args: &CtlArgs) -> Result<u8> {
             let status: Status = client.get("/status")?;
             // A machine may have no balloon.
             let balloon = client.get::<Balloon>("/balloon").ok();
-            print!("{}", describe(&status, balloon.as_ref()));
+            print(describe(&status, balloon.as_ref()))?;
         }
         CtlAction::Pause => change(&mut client, WantedState::Paused)?,
         CtlAction::Resume => change(&mut client, WantedState::Resumed)?,

@@ -8,6 +8,7 @@ use axvm_api::types::{Memory, State, Status};
 use axvm_api::{Client, Registry};
 
 use axvm_core::cli::PsArgs;
+use axvm_core::speech::{print, tell};
 
 /// Between the two looks that tell how often vCPUs exit now.
 const LOOK: Duration = Duration::from_millis(200);
@@ -26,14 +27,14 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
     }
     if args.json {
         let answers: Vec<&Status> = machines.iter().filter_map(|machine| machine.status.as_ref().ok()).collect();
-        println!("{}", serde_json::to_string_pretty(&answers)?);
+        print(serde_json::to_string_pretty(&answers)? + "\n")?;
         return Ok(0);
     }
     if machines.is_empty() {
-        eprintln!("axvm: No machine of yours runs. Start one with `axvm run`");
+        tell("No machine of yours runs. Start one with `axvm run`");
         return Ok(0);
     }
-    print!("{}", table(&machines));
+    print(table(&machines))?;
     Ok(0)
 }
 
