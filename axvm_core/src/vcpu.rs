@@ -124,6 +124,15 @@ fn pin_to(cpu: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
+/// KVM can not run the vCPU at all.
+fn refused(index: u32, error: &io::Error) -> PowerEvent {
+    let remedy = match error.kind() {
+        io::ErrorKind::WouldBlock => "; KVM could not start a thread of its own, raise the limit (ulimit -u, pids.max)",
+        _ => "",
+    };
+    PowerEvent::HostError(format!("KVM_RUN of vCPU {index}: {error}{remedy}"))
+}
+
 /// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
@@ -132,7 +141,7 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
-            Err(error) => return power.press(PowerEvent::HostError(format!("KVM_RUN of vCPU {index}: {error}"))),
+            Err(error) => return power.press(refused(index, &error)),
         };
         exits.count();
         match exit {

@@ -168,12 +168,17 @@ fn a_write_beyond_the_file_size_limit_is_refused() {
     machine.ends_with_refusals("write 1", "File too large");
 }
 
-/// Storage that is made for a test and unmade at its end.
+/// What is made for a test by root, and by which command it is unmade at the end.
 struct Made(&'static str, PathBuf);
 
 impl Drop for Made {
     fn drop(&mut self) {
-        let _ = Command::new(self.0).arg(if self.0 == "losetup" { "-d" } else { "-l" }).arg(&self.1).status();
+        let option = match self.0 {
+            "losetup" => Some("-d"),
+            "umount" => Some("-l"),
+            _ => None,
+        };
+        let _ = Command::new(self.0).args(option).arg(&self.1).status();
     }
 }
 
@@ -283,14 +288,12 @@ fn a_control_socket_whose_directory_is_gone_does_not_matter() {
     machine.ends_well();
 }
 
-/// `name`: its limit is raised step by step: AxVM refuses in words, until it runs.
-fn sweep(limit: &str, values: impl Iterator<Item = u64>, cpus: &str, remedy: &str) {
-    let Some(place) = place() else { return };
+/// A limit is raised step by step: AxVM refuses in words, until it runs.
+fn sweep(place: &TempDir, launchers: impl Iterator<Item = String>, remedy: &str) {
     let (mut refused, mut ran) = (0, 0);
-    for value in values {
-        let launcher = format!("prlimit --{limit}={value}");
-        let arguments = ["--append", "journal=1", "--cpus", cpus];
-        let mut machine = Machine::start(&place, &launcher, &place.path().join("disk.img"), &arguments);
+    for launcher in launchers {
+        let arguments = ["--append", "journal=1", "--cpus", "2"];
+        let mut machine = Machine::start(place, &launcher, &place.path().join("disk.img"), &arguments);
         let (status, errors) = (machine.end(), machine.errors());
         match status.code() {
             Some(0) => ran += 1,
@@ -299,24 +302,48 @@ fn sweep(limit: &str, values: impl Iterator<Item = u64>, cpus: &str, remedy: &st
             Some(1) => {
                 refused += 1;
                 let clear = errors.lines().count() == 1 && errors.starts_with("axvm: ") && errors.contains(remedy);
-                assert!(clear, "{limit} {value}: {errors}");
+                assert!(clear, "{launcher}: {errors}");
             }
-            _ => panic!("{limit} {value}: {status}\n{errors}"),
+            _ => panic!("{launcher}: {status}\n{errors}"),
         }
     }
-    assert!(refused > 0 && ran > 0, "{limit}: refused {refused} times, ran {ran} times");
+    assert!(refused > 0 && ran > 0, "refused {refused} times, ran {ran} times");
 }
 
 #[test]
 fn too_few_descriptors_are_told_at_the_start() {
-    sweep("nofile", (3..140).step_by(7), "2", "ulimit -n");
+    let Some(place) = place() else { return };
+    sweep(&place, (3..140).step_by(7).map(|count| format!("prlimit --nofile={count}")), "ulimit -n");
 }
 
 #[test]
 fn too_little_address_space_for_guest_ram_is_told() {
+    let Some(place) = place() else { return };
     // Not between: there the standard library itself gives up when a thread starts.
-    let (too_little, enough) = ((24..=64).step_by(8), 512);
-    sweep("as", too_little.chain([enough]).map(|mib| mib << 20), "4", "ulimit -v");
+    let (too_little, enough) = ((24..=64_u64).step_by(8), 512);
+    let launcher = |mib| format!("prlimit --as={}", mib << 20);
+    sweep(&place, too_little.chain([enough]).map(launcher), "ulimit -v");
+}
+
+#[test]
+fn too_few_threads_are_told_and_nothing_hangs() {
+    let Some(place) = place() else { return };
+    let name = format!("axvm-test-{}", std::process::id());
+    // cgroup v1, then v2.
+    let groups = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|root| Path::new(root).join(&name));
+    let made = |group: &&PathBuf| fs::create_dir(group).is_ok() && group.join("pids.max").exists();
+    let Some(group) = groups.iter().find(made) else {
+        return skip("too few threads: no cgroup with a limit of processes can be made (needs root)");
+    };
+    let group = Made("rmdir", group.clone());
+    let launchers = (1..16).map(|count| {
+        let file = place.path().join(format!("limit{count}.sh"));
+        let at = group.1.display();
+        fs::write(&file, format!("echo {count} > {at}/pids.max && echo $$ > {at}/cgroup.procs && exec \"$@\""))
+            .unwrap();
+        format!("bash {}", file.display())
+    });
+    sweep(&place, launchers, "Resource temporarily unavailable");
 }
 
 #[test]

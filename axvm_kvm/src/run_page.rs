@@ -49,11 +49,19 @@ impl RunPage {
 
     /// Whether the next (or current, see [`Kicker`](crate::Kicker)) `KVM_RUN` is to return at once.
     pub(crate) fn set_immediate_exit(&self, exit: bool) {
+        self.immediate_exit().store(exit.into(), Ordering::SeqCst);
+    }
+
+    /// Whether it was told to.
+    pub(crate) fn is_to_exit(&self) -> bool {
+        self.immediate_exit().load(Ordering::SeqCst) != 0
+    }
+
+    fn immediate_exit(&self) -> &AtomicU8 {
         // SAFETY: the mapping is at least one kvm_run long.
         let byte = unsafe { &raw mut (*self.start.as_ptr()).immediate_exit };
-        // SAFETY: a byte inside a live mapping, which Rust code uses only through this atomic.
-        let flag = unsafe { AtomicU8::from_ptr(byte) };
-        flag.store(exit.into(), Ordering::SeqCst);
+        // SAFETY: a byte inside a mapping that lives as long as `self`, which Rust code uses only through this atomic.
+        unsafe { AtomicU8::from_ptr(byte) }
     }
 
     /// What the `KVM_RUN` that just returned 0 wants.

@@ -163,6 +163,11 @@ impl KvmVcpu {
         self.fd.set_lapic(&lapic).map_err(self.failed("the local APIC (KVM_SET_LAPIC)"))
     }
 
+    /// Whether it waits neither for INIT nor for a SIPI.
+    fn can_run(&self) -> bool {
+        self.fd.get_mp_state().is_ok_and(|state| state.mp_state == kvm::KVM_MP_STATE_RUNNABLE)
+    }
+
     fn failed(&self, step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
         let id = self.id;
         move |errno| KvmError::VcpuSetup { id, step, source: errno.into() }
@@ -176,6 +181,7 @@ fn set_apic_register(lapic: &mut kvm_lapic_state, offset: usize, value: u32) {
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> io::Result<Exit<'_>> {
+        let mut could_run = false;
         loop {
             let failed = match self.fd.run() {
                 Ok(_) => return Ok(self.page.exit()),
@@ -183,8 +189,11 @@ impl Vcpu for KvmVcpu {
             };
             match failed {
                 libc::EINTR => return Ok(Exit::Interrupted),
-                // An AP that waited for INIT and SIPI got them: now it can run.
-                libc::EAGAIN => {}
+                // KVM may say so before it looks for a kick.
+                libc::EAGAIN if self.page.is_to_exit() => return Ok(Exit::Interrupted),
+                // An AP that waited for INIT and SIPI got them: now it can run. One that could run before is
+                // refused for another reason.
+                libc::EAGAIN if !could_run => could_run = self.can_run(),
                 failed => return Err(io::Error::from_raw_os_error(failed)),
             }
         }
