@@ -2,21 +2,17 @@
 //!
 //! Left out: addresses of the web.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Page;
 
 /// Links that lead nowhere.
 pub fn complaints(page: &Page, root: &Path) -> Vec<String> {
     let here = root.join(&page.name);
-    let text = prose(&page.text);
-    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
-    let local = targets.filter(|target| !target.contains("://") && !target.is_empty());
-    local
-        .filter(|target| !resolves(target, &here, &page.text))
-        .map(|target| format!("{}: no {target}", page.name))
-        .collect()
+    let nowhere = targets(&page.text).filter(|target| !resolves(target, &here, &page.text));
+    nowhere.map(|target| format!("{}: no {target}", page.name)).collect()
 }
 
 fn resolves(target: &str, here: &Path, text: &str) -> bool {
@@ -27,6 +23,30 @@ fn resolves(target: &str, here: &Path, text: &str) -> bool {
         (true, _) => headings(text).any(|name| name == heading),
         (false, false) => fs::read_to_string(path).is_ok_and(|text| headings(&text).any(|name| name == heading)),
     }
+}
+
+/// Pages of the book that no other page leads to.
+pub fn orphans(pages: &[Page], root: &Path) -> Vec<String> {
+    let led_to: BTreeSet<PathBuf> = pages
+        .iter()
+        .flat_map(|page| {
+            let here = root.join(&page.name).parent().unwrap_or(root).to_owned();
+            targets(&page.text)
+                .filter_map(|target| here.join(target.split('#').next()?).canonicalize().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let of_book = pages.iter().filter(|page| page.name.starts_with("docs/"));
+    let lost = of_book.filter(|page| root.join(&page.name).canonicalize().is_ok_and(|path| !led_to.contains(&path)));
+    lost.map(|page| format!("{}: no page leads here; docs/README.md should", page.name)).collect()
+}
+
+/// Where the links of a page point, the web left out.
+fn targets(text: &str) -> impl Iterator<Item = String> {
+    let text = prose(text);
+    let all = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+    let local = all.filter(|target| !target.contains("://") && !target.is_empty());
+    local.map(str::to_owned).collect::<Vec<_>>().into_iter()
 }
 
 /// A page without its fenced blocks.
@@ -61,5 +81,17 @@ mod tests {
             "# A page: two\n[a](b.md) [c](#a-page-two) [d](#three) [e](https://x.y) [f](mod.rs)\n```\n[g](h.md)\n```\n";
         let page = Page { name: "xtask/src/testing/pages/mod.md".into(), text: text.into() };
         assert_eq!(complaints(&page, crate::project::root()).len(), 2);
+    }
+
+    #[test]
+    fn a_page_that_nothing_leads_to_is_found() {
+        let page = |name: &str, text: &str| Page { name: name.into(), text: text.into() };
+        let pages = [
+            page("docs/README.md", "[a](memory.md#x)"),
+            page("docs/memory.md", "[b](README.md)"),
+            page("docs/console.md", ""),
+        ];
+        let lost = orphans(&pages, crate::project::root());
+        assert!(lost.len() == 1 && lost[0].starts_with("docs/console.md"), "{lost:?}");
     }
 }

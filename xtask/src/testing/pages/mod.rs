@@ -44,6 +44,7 @@ pub fn check() -> Result<Outcome> {
         let complaints = links::complaints(page, project::root());
         count(&mut outcome, complaints);
     }
+    count(&mut outcome, links::orphans(&pages, project::root()));
     count(&mut outcome, options::complaints(&pages, &options::programs(&programs)?));
     for page in &pages {
         sessions(page, &programs, &mut outcome).with_context(|| format!("Cannot try {}", page.name))?;
