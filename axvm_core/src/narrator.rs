@@ -34,12 +34,12 @@ impl Narrator {
 impl Sink for Narrator {
     fn event(&self, event: &Event) {
         if self.verbose {
-            return tell(format_args!("{event}\r"));
+            return tell(event);
         }
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         match budget.take(Instant::now()) {
-            Some(0) => tell(format_args!("{event}\r")),
-            Some(dropped) => tell(format_args!("{event} ({dropped} more before it, not shown)\r")),
+            Some(0) => tell(event),
+            Some(dropped) => tell(format_args!("{event} ({dropped} more before it, not shown)")),
             None => {}
         }
     }

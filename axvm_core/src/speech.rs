@@ -4,11 +4,13 @@
 //! is a reason to stop, least of all for a machine that runs. (The standard library's `print!` and `eprint!` panic.)
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// Says one line on standard error, in one write; lost if it can not be written.
 pub fn tell(words: impl Display) {
-    let _ = io::stderr().write_all(format!("axvm: {words}\n").as_bytes());
+    // A raw terminal only feeds the line.
+    let end = if axvm_console::is_raw() && io::stderr().is_terminal() { "\r\n" } else { "\n" };
+    let _ = io::stderr().write_all(format!("axvm: {words}{end}").as_bytes());
 }
 
 /// Prints an answer on standard output. A reader that has seen enough is no error.

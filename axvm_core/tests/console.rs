@@ -7,7 +7,6 @@ mod common;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -40,8 +39,8 @@ fn a_reader_that_sleeps_holds_no_vcpu_and_then_gets_everything() {
     // More than pipe, console and port hold together: 4 + 64 + 64 KiB.
     const LINES: usize = 144;
     talk.say(format!("flood {LINES}\n"));
-    // A byte is one exit, 16 bytes are one more. So many exits and nothing read: the guest looks again and again.
-    let enough = 2 * (LINES << 10) as u64;
+    // A byte is one exit, 16 bytes are one more. More exits than that and nothing read: the guest looks again and again.
+    let enough = (LINES << 10) as u64 * 5 / 4;
     until("the vCPU went on without a reader", || axvm.status().exits.total > enough);
     let said = talk.answer_after_all(&flood(LINES));
     assert_eq!(said, format!("{LINES} flood"));
@@ -117,8 +116,7 @@ fn a_paste_of_64_kib_arrives_over_every_console() {
         Stdio::null(),
         Stdio::null(),
     );
-    until("the socket is there", || exists(place.path("con")));
-    let mut client = Talk::on(UnixStream::connect(place.path("con")).unwrap());
+    let mut client = place.attach("con");
     client.hear("ready\n> ");
     paste(&mut client);
 
@@ -267,15 +265,13 @@ fn a_socket_serves_two_clients_and_replays_the_last_64_kib() {
     let place = Place::new();
     let command = place.machine("shell=hvc0", "--console none --virtio-console unix=con");
     let axvm = place.start(command, Stdio::null(), Stdio::null());
-    until("the socket is there", || exists(place.path("con")));
+    let mut first = place.attach("con");
     assert_eq!(place.path("con").metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let attach = || Talk::on(UnixStream::connect(place.path("con")).unwrap());
-    let mut first = attach();
     first.hear("ready\n> ");
     first.say("flood 100\n");
     let said = first.hear(" flood done\n> ");
     assert!(said.contains(&flood(100)));
-    let mut second = attach();
+    let mut second = place.attach("con");
     let replayed = second.hear(" flood done\n> ");
     let all = format!("ready\n> {said}");
     assert!(replayed == all[all.len() - REPLAY..], "{} bytes: {:?}", replayed.len(), &replayed[..40]);
@@ -296,8 +292,9 @@ fn the_socket_of_a_dead_machine_is_taken_over_and_that_of_a_live_one_is_not() {
     let place = Place::new();
     let start = || {
         let axvm = place.start(place.machine("shell", "--console unix=con"), Stdio::null(), Stdio::null());
+        // Once the new one answers, what lies at the path is its own.
         axvm.status();
-        let mut client = Talk::on(UnixStream::connect(place.path("con")).unwrap());
+        let mut client = place.attach("con");
         client.hear("ready\n> ");
         (axvm, client)
     };

@@ -102,6 +102,28 @@ fn restored_before_a_violation_of_the_sandbox_is_told() {
 }
 
 #[test]
+fn raw_again_after_it_was_stopped() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let terminal = Terminal::new();
+    let (before, cooked) = (terminal.settings(), terminal.mode());
+    let (axvm, mut talk) = terminal.talking(&place, &place.machine("shell", ""));
+    axvm.signal(Signal::STOP);
+    until("it is stopped", || axvm.state() == 'T');
+    // What a shell does then.
+    terminal.set_mode(&cooked);
+    axvm.signal(Signal::CONT);
+    until("it is raw again", || terminal.is_raw());
+    talk.say("\x03\r");
+    talk.hear("<3>");
+    talk.say("off\r");
+    axvm.ends_with(0);
+    assert_eq!(terminal.settings(), before);
+}
+
+#[test]
 fn a_terminal_that_closes_ends_the_machine() {
     if !can_run() {
         return;
@@ -169,4 +191,37 @@ fn hvc0_has_the_terminals_size_and_hears_of_another() {
     assert_eq!(talk.answer(), "size 132x43 size");
     talk.say("off\r");
     axvm.ends_with(0);
+}
+
+#[test]
+fn ctl_console_gives_its_terminal_back_and_leaves_the_machine_running() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, shell) = place.shell("");
+    let leave: [Way; 3] = [
+        ("Ctrl-A x", |_, talk| talk.say("\x01x"), 0),
+        ("SIGTERM", |axvm, _| axvm.signal(Signal::TERM), 0),
+        ("SIGHUP", |axvm, _| axvm.signal(Signal::HUP), 0),
+    ];
+    for (name, act, code) in leave {
+        let terminal = Terminal::new();
+        let before = terminal.settings();
+        let (control, mut talk) = terminal.talking(&place, &place.axvm("ctl ./api console"));
+        until("the terminal is raw", || terminal.is_raw());
+        talk.say("\x03raw 3\rabc");
+        talk.hear("<3>");
+        assert_eq!(talk.answer(), common::talk::checksum(b"abc"), "{name}");
+        act(&control, &mut talk);
+        control.ends_with(code);
+        assert_eq!(terminal.settings(), before, "{name}");
+    }
+    let terminal = Terminal::new();
+    let before = terminal.settings();
+    let (control, _talk) = terminal.talking(&place, &place.axvm("ctl ./api console"));
+    shell.say("off\n");
+    axvm.ends_with(0);
+    control.ends_with(0);
+    assert_eq!(terminal.settings(), before, "the machine's end");
 }

@@ -66,7 +66,7 @@ fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
                 let _ = Client::connect(&socket).and_then(|mut client| client.put("/actions", &press));
             }
         }),
-        on_warning: Box::new(|message| tell(format_args!("{message}\r"))),
+        on_warning: Box::new(tell),
         on_thread: Box::new(|| {}),
     }
 }

@@ -12,6 +12,7 @@ pub mod terminal;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -102,6 +103,16 @@ impl Place {
         self.talking(self.machine("shell=hvc0", &format!("--virtio-console stdio {more}")))
     }
 
+    /// Connects to a console's socket; waits until it listens.
+    pub fn attach(&self, socket: &str) -> Talk {
+        let mut stream = None;
+        until("the console's socket listens", || {
+            stream = UnixStream::connect(self.path(socket)).ok();
+            stream.is_some()
+        });
+        Talk::on(stream.unwrap())
+    }
+
     /// Starts `command` with pipes. Comes back when the interpreter is ready.
     pub fn talking(&self, command: Command) -> (Axvm, Talk) {
         let (input, keys) = std::io::pipe().unwrap();
@@ -148,10 +159,15 @@ impl Axvm {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// As in `/proc/PID/stat`: `S` sleeps, `T` is stopped ...
+    pub fn state(&self) -> char {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('X')
+    }
+
     /// Whether it has ended and nobody asked yet how.
     pub fn is_zombie(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-        stat.rsplit(')').next().is_none_or(|rest| rest.starts_with(" Z"))
+        matches!(self.state(), 'Z' | 'X')
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -187,6 +203,7 @@ impl Axvm {
         let end = End { code: code(self.child.wait().unwrap()), errors: self.errors() };
         assert!(!end.errors.contains("panicked at"), "{end:?}");
         assert!(!end.errors.contains("The sandbox stopped"), "{end:?}");
+        assert!(!end.errors.contains('\r'), "that is for terminals: {end:?}");
         end
     }
 

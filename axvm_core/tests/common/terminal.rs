@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, Winsize, tcgetattr, tcsetattr, tcsetwinsize,
+};
 
 use super::{Axvm, Place, Talk};
 
@@ -29,21 +31,29 @@ impl Terminal {
         let name = ptsname(&user, Vec::new()).unwrap();
         let terminal = Terminal { user, program: open(Path::new(OsStr::from_bytes(name.as_bytes()))) };
         terminal.resize(80, 25);
-        let mut mode = tcgetattr(&terminal.program).unwrap();
+        let mut mode = terminal.mode();
         mode.local_modes.remove(LocalModes::ECHOK);
         mode.special_codes[SpecialCodeIndex::VERASE] = 8;
         mode.special_codes[SpecialCodeIndex::VMIN] = 3;
-        tcsetattr(&terminal.program, OptionalActions::Now, &mode).unwrap();
+        terminal.set_mode(&mode);
         terminal
+    }
+
+    pub fn mode(&self) -> Termios {
+        tcgetattr(&self.program).unwrap()
+    }
+
+    pub fn set_mode(&self, mode: &Termios) {
+        tcsetattr(&self.program, OptionalActions::Now, mode).unwrap();
     }
 
     /// All of its settings.
     pub fn settings(&self) -> String {
-        format!("{:?}", tcgetattr(&self.program).unwrap())
+        format!("{:?}", self.mode())
     }
 
     pub fn is_raw(&self) -> bool {
-        !tcgetattr(&self.program).unwrap().local_modes.intersects(LocalModes::ICANON | LocalModes::ISIG)
+        !self.mode().local_modes.intersects(LocalModes::ICANON | LocalModes::ISIG)
     }
 
     pub fn resize(&self, columns: u16, rows: u16) {
