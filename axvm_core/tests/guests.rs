@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 
 /// Runs the guest; `None`, said aloud, where there is no KVM.
 fn run(disk_options: &str, arguments: &[&str]) -> Option<Output> {
@@ -93,6 +95,34 @@ fn hostile_drivers_hurt_only_themselves() {
         let warnings = String::from_utf8_lossy(&output.stderr);
         assert!(warnings.lines().count() < 40, "the guest floods the log:\n{warnings}");
     }
+}
+
+#[test]
+fn a_hostile_guest_can_be_paused_at_any_time() {
+    let scratch = tempfile::tempdir().unwrap();
+    let socket = scratch.path().join("socket").display().to_string();
+    let control = |what: &str| {
+        let axvm = Command::new("timeout").args(["20", env!("CARGO_BIN_EXE_axvm"), "ctl", &socket, what]).output();
+        axvm.unwrap().status.success()
+    };
+    let (pauses, ended) = (AtomicU32::new(0), AtomicBool::new(false));
+    let output = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                if control("pause") && control("resume") {
+                    pauses.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let append = "hostile=6";
+        let arguments = ["--cpus", "3", "--append", append, "--virtio-console", "none", "--api-sock", &socket];
+        let output = run("", &arguments);
+        ended.store(true, Ordering::Relaxed);
+        output
+    });
+    let Some(output) = output else { return };
+    good(&output);
+    assert!(pauses.load(Ordering::Relaxed) > 5, "paused {} times", pauses.load(Ordering::Relaxed));
 }
 
 #[test]
