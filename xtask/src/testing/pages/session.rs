@@ -22,7 +22,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::blocks::{Block, agrees};
 use super::guest;
-use crate::project;
 use crate::tool;
 
 /// A command that takes longer hangs.
@@ -57,9 +56,10 @@ pub fn missing(block: &Block) -> Option<&'static str> {
 }
 
 impl Session {
-    /// A fresh directory, and a shell in it.
-    pub fn start(programs: &Path) -> Result<Session> {
-        let scratch = project::target().join("pages").join(std::process::id().to_string());
+    /// A fresh directory of this name, and a shell in it.
+    pub fn start(name: &str, programs: &Path) -> Result<Session> {
+        // Not below the build's directory: the path of a socket has 107 bytes at most.
+        let scratch = std::env::temp_dir().join(format!("axvm-pages-{}", std::process::id())).join(name);
         let said = scratch.with_extension("out");
         prepare(&scratch, programs).with_context(|| format!("Cannot prepare {}", scratch.display()))?;
         File::create(&said)?;
@@ -130,6 +130,8 @@ impl Drop for Session {
         let _ = self.shell.wait();
         let _ = fs::remove_dir_all(&self.scratch);
         let _ = fs::remove_file(&self.said);
+        // The last one of all takes the directory away.
+        let _ = self.scratch.parent().map(fs::remove_dir);
     }
 }
 
@@ -152,10 +154,10 @@ mod tests {
 
     #[test]
     fn a_page_that_lies_is_found_and_a_true_one_is_not() {
-        let programs = std::env::temp_dir().join(format!("axvm-pages-{}", std::process::id()));
+        let programs = std::env::temp_dir().join(format!("axvm-programs-{}", std::process::id()));
         fs::create_dir_all(programs.join("examples")).unwrap();
         std::os::unix::fs::symlink("/bin/true", programs.join("examples/write")).unwrap();
-        let mut session = Session::start(&programs).unwrap();
+        let mut session = Session::start("test", &programs).unwrap();
         let mut hold = |page: &str| session.hold(&find(page)[0]);
         hold("```console\n$ x=3; ls bzImage\nbzImage\n$ (exit $x)\n$ echo ended with $?\nended with 3\n```\n").unwrap();
         let error = hold("```console\n$ echo ended with $x\nended with 4\n```\n").unwrap_err().to_string();
