@@ -153,12 +153,15 @@ impl Control for Panel {
     }
 
     fn reset(&self) -> Result<(), Fault> {
-        self.machine()?.power().press(PowerEvent::Reset("control socket"));
+        // Between two starts it is being reset already.
+        if let Some(machine) = self.current.machine() {
+            machine.power().press(PowerEvent::Reset("control socket"));
+        }
         Ok(())
     }
 
     fn stop(&self) -> Result<(), Fault> {
-        self.machine()?.power().press(PowerEvent::Quit);
+        self.current.press(PowerEvent::Quit);
         Ok(())
     }
 

@@ -42,12 +42,15 @@ impl Current {
         self.slot().machine.clone()
     }
 
-    /// Presses the power switch.
+    /// Presses the power switch. Of a machine that was just reset, the next one hears it.
     pub fn press(&self, event: PowerEvent) {
         let mut slot = self.slot();
-        match &slot.machine {
-            Some(machine) => machine.power().press(event),
-            None => slot.pressed = Some(event),
+        let counts = slot.machine.as_ref().is_some_and(|machine| {
+            machine.power().press(event.clone());
+            machine.power().pressed().as_ref() == Some(&event)
+        });
+        if !counts {
+            slot.pressed = Some(event);
         }
     }
 

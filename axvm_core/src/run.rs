@@ -86,12 +86,16 @@ pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
         let machine = Arc::new(Machine::start(host.build(config, consoles)?, &config.pins)?);
         current.install(Arc::clone(&machine));
         tell(State::Ready);
-        let served = serve(&machine, consoles, signals, config.grace);
+        let served = serve(&machine, current, consoles, signals, config.grace);
         current.remove();
         let end = End(machine.stop());
-        served?;
+        let asked_by = served?;
         if !end.starts_again(config.on_reboot) {
             return Ok(end);
+        }
+        // A guest that was to end and resets does not live on.
+        if let Some(signal) = asked_by {
+            return Ok(End(PowerEvent::Signal(signal)));
         }
         host.events().emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
         // The last of the old machine: its VM must be gone before its memory is.

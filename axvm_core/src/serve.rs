@@ -25,6 +25,7 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::consoles::Consoles;
+use crate::current::Current;
 use crate::machine::Machine;
 
 /// Signals that ask for an end: the guest is told first.
@@ -70,11 +71,18 @@ struct Farewell {
     deadline: Instant,
 }
 
-/// Serves `machine` until its power switch is pressed.
+/// Serves `machine`, which is the current one, until its power switch is pressed. Gives the signal that asked the
+/// guest to end, if one did.
 ///
 /// A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or `grace` without power-off,
 /// ends the machine. Other signals do at once.
-pub fn serve(machine: &Machine, consoles: &Consoles, signals: &Signals, grace: Duration) -> Result<()> {
+pub fn serve(
+    machine: &Machine,
+    current: &Current,
+    consoles: &Consoles,
+    signals: &Signals,
+    grace: Duration,
+) -> Result<Option<i32>> {
     let (power, rtc) = (machine.power(), &machine.chips().rtc);
     let fds = [power.event_fd().as_raw_fd(), rtc.timer_fd().as_raw_fd(), signals.as_fd().as_raw_fd()];
     let events = Epoll::new().context("Cannot wait for events")?;
@@ -86,7 +94,7 @@ pub fn serve(machine: &Machine, consoles: &Consoles, signals: &Signals, grace: D
         let left = farewell.as_ref().map(|farewell| farewell.deadline.saturating_duration_since(Instant::now()));
         wait(&events, left).context("Cannot wait for events")?;
         if power.pressed().is_some() {
-            return Ok(());
+            return Ok(farewell.map(|farewell| farewell.signal));
         }
         rtc.tick();
         for signal in signals.arrived() {
@@ -98,7 +106,7 @@ pub fn serve(machine: &Machine, consoles: &Consoles, signals: &Signals, grace: D
                     farewell = Some(Farewell { signal, deadline: Instant::now() + grace });
                 }
                 _ => {
-                    power.press(PowerEvent::Signal(signal));
+                    current.press(PowerEvent::Signal(signal));
                     consoles.give_up();
                 }
             }

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use axvm_api::types::{State, VmUpdate, WantedState};
@@ -112,10 +113,34 @@ fn a_second_signal_ends_it_at_once() {
         // Two equal signals at once are one.
         until("the second signal ends it", || {
             axvm.signal(signal);
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
             axvm.is_zombie()
         });
         axvm.ends_with(code);
+    }
+}
+
+#[test]
+fn a_guest_that_resets_again_and_again_can_be_ended() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    type Way = fn(&Place, &Axvm);
+    let stop: Way = |place, _| assert_eq!(place.run("ctl ./api stop").0, 0);
+    let ways: [(Way, i32); 3] =
+        [(|_, axvm| axvm.signal(Signal::QUIT), 131), (|_, axvm| axvm.signal(Signal::TERM), 143), (stop, 0)];
+    for (way, code) in [ways, ways, ways].concat() {
+        let (axvm, mut talk) = place.shell_on_hvc0("--grace 1");
+        // Typed ahead: each start takes one.
+        talk.say("reset\n".repeat(2000));
+        talk.hear("ready\n> reset\n");
+        thread::scope(|scope| {
+            // Read on, so that nothing but the resets keeps it busy.
+            scope.spawn(|| talk.rest());
+            way(&place, &axvm);
+            axvm.ends_with(code);
+        });
     }
 }
 
@@ -151,7 +176,7 @@ fn a_machine_that_is_just_starting_can_be_ended() {
     let place = Place::new();
     for micros in [0, 500, 1000, 2000, 4000, 8000, 16_000, 32_000] {
         let axvm = place.start(place.machine("shell", "--grace 0 --disk disk.img"), Stdio::null(), Stdio::null());
-        std::thread::sleep(Duration::from_micros(micros));
+        thread::sleep(Duration::from_micros(micros));
         axvm.signal(Signal::TERM);
         axvm.ends_with(143);
     }
@@ -205,7 +230,7 @@ fn a_hundred_pauses_under_load_lose_nothing() {
         let mut control = axvm.control();
         while pauses < 50 {
             talk.say(format!("work {rounds}\n"));
-            let listening = std::thread::scope(|scope| {
+            let listening = thread::scope(|scope| {
                 let answer = scope.spawn(|| talk.hear(" done\n> "));
                 while !answer.is_finished() {
                     control.patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
@@ -236,7 +261,7 @@ fn a_paused_machine_stands_still() {
     let before = axvm.status();
     assert_eq!(before.state, State::Paused);
     talk.say("flood 1\n");
-    std::thread::sleep(Duration::from_millis(100));
+    thread::sleep(Duration::from_millis(100));
     assert_eq!(axvm.status().exits.total, before.exits.total);
     let (code, _, errors) = place.run("ctl ./api power-button");
     assert!(code == 1 && errors.contains("resume it first"), "{errors}");
