@@ -31,7 +31,7 @@ const ABOUT_HOST: &str = "axvm: host: this processor offers no virtualization";
 const DISK_LEN: u64 = 16 << 20;
 
 /// Words of commands that start or seek a machine.
-const NEED_KVM: [&str; 6] = ["axvm run", "axvm selftest", "axvm ctl", "axvm ps", "curl ", "$!"];
+const NEED_KVM: [&str; 7] = ["axvm run", "axvm doctor", "axvm selftest", "axvm ctl", "axvm ps", "curl ", "$!"];
 
 /// The shell of a page.
 pub struct Session {
