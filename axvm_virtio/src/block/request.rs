@@ -12,7 +12,7 @@
 
 use axvm_memory::{GuestRam, GuestRange};
 
-use super::config::{MAX_RANGE_SECTORS, MAX_SEGMENTS, SECTOR};
+use super::config::{MAX_RANGE_SECTORS, MAX_REQUEST, MAX_SEGMENTS, SECTOR};
 use crate::queue::Chain;
 
 /// Request types (`VIRTIO_BLK_T_*`).
@@ -74,10 +74,10 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// `len` bytes from `sector` of a disk of `size` bytes.
+    /// `len` bytes from `sector` of a disk of `size` bytes; not more than one request may carry.
     pub(super) fn new(sector: u64, len: u64, size: u64) -> Option<Extent> {
         let offset = sector.checked_mul(SECTOR)?;
-        let fits = len.is_multiple_of(SECTOR) && offset.checked_add(len)? <= size;
+        let fits = len.is_multiple_of(SECTOR) && len <= MAX_REQUEST && offset.checked_add(len)? <= size;
         fits.then_some(Extent { offset, len })
     }
 }
@@ -148,4 +148,16 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
 
 fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from(le32(bytes, at)) | u64::from(le32(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_request_holds_up_the_device_for_long() {
+        let disk = 1 << 40;
+        assert!(Extent::new(7, MAX_REQUEST, disk).is_some());
+        assert!(Extent::new(7, MAX_REQUEST + SECTOR, disk).is_none());
+    }
 }
