@@ -23,7 +23,6 @@ pub mod registry;
 mod routes;
 mod server;
 pub mod session;
-mod socket;
 pub mod testing;
 pub mod types;
 
@@ -31,5 +30,4 @@ pub use client::{Client, ClientError};
 pub use control::{Attach, Control, Fault};
 pub use events::EventFeed;
 pub use registry::Registry;
-pub use server::{Bound, CONNECTION_LIMIT, Server};
-pub use socket::ApiError;
+pub use server::{ApiError, Bound, CONNECTION_LIMIT, Server};

@@ -16,11 +16,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axvm_socket::remove_dead;
 use rustix::process::geteuid;
 use thiserror::Error;
 
 use crate::client::{Client, ClientError};
-use crate::socket::remove_dead;
 use crate::types::Status;
 
 /// How long `axvm ps` waits for a machine that hangs.

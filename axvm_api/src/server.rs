@@ -17,6 +17,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use axvm_socket::{Socket, SocketError, is_own};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::connection::{Connection, Next};
@@ -24,7 +25,6 @@ use crate::control::Control;
 use crate::events::{EventFeed, SUBSCRIPTION_LIMIT};
 use crate::http::Response;
 use crate::session::Api;
-use crate::socket::{ApiError, Socket, is_own};
 
 /// Clients at once.
 pub const CONNECTION_LIMIT: usize = 64;
@@ -32,6 +32,17 @@ pub const CONNECTION_LIMIT: usize = 64;
 const ACCEPTED_AT_ONCE: usize = 8;
 /// How long to leave the listeners alone when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Its path.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Its thread.
+    #[error("Cannot start the thread of the control socket: {0}")]
+    Thread(Box<dyn Error + Send + Sync>),
+}
 
 /// Control sockets that listen and are not served yet: clients wait. Dropping removes them.
 #[derive(Debug)]
@@ -49,7 +60,12 @@ pub struct Server {
 impl Server {
     /// Listens at every path, for this user only. Before the machine is built, so that an error comes early.
     pub fn bind<P: AsRef<Path>>(paths: &[P]) -> Result<Bound, ApiError> {
-        paths.iter().map(|path| Socket::listen_at(path.as_ref())).collect::<Result<_, _>>().map(Bound)
+        paths
+            .iter()
+            .map(|path| Socket::listen(path.as_ref()))
+            .collect::<Result<_, _>>()
+            .map(Bound)
+            .map_err(ApiError::Socket)
     }
 
     /// Ends the thread; answers that are ready still go out.

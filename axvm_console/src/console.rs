@@ -9,20 +9,20 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use axvm_socket::{Socket, SocketError};
 use rustix::fs::OFlags;
 
 use crate::hub::{Hub, Keyboard};
 use crate::pty::Pty;
-use crate::socket::{Listener, SocketError};
+use crate::shared::{Attacher, Hooks, Shared};
 use crate::terminal::{Terminal, size};
 use crate::wake::Wake;
 use crate::writer::Writer;
-use crate::{BackEnd, Key, Port};
+use crate::{BackEnd, Port};
 
 /// Why there is no console.
 #[derive(Debug, thiserror::Error)]
@@ -39,21 +39,11 @@ pub enum ConsoleError {
     #[error("Cannot make a pseudo-terminal for the console; is /dev/pts mounted, and has it one free?")]
     Pty(#[source] io::Error),
     /// No socket.
-    #[error("Cannot make the console's socket")]
+    #[error(transparent)]
     Socket(#[from] SocketError),
     /// The process lacks descriptors or threads.
     #[error("Cannot set up the console: no more descriptors or threads (see ulimit -n and -u)")]
     Resources(#[source] io::Error),
-}
-
-/// What a console calls. From threads of its own; none of these may wait for the console.
-pub struct Hooks {
-    /// The user pressed a key meant for AxVM.
-    pub on_key: Box<dyn Fn(Key) + Send + Sync>,
-    /// Something the user should know, as one sentence.
-    pub on_warning: Box<dyn Fn(String) + Send + Sync>,
-    /// First thing in each thread.
-    pub on_thread: Box<dyn Fn() + Send + Sync>,
 }
 
 /// The streams of [`BackEnd::Stdio`].
@@ -81,7 +71,7 @@ enum End {
     Stdio(Stdio),
     File(OwnedFd, String),
     Pty(Pty),
-    Unix(Listener),
+    Unix(Socket),
     None,
 }
 
@@ -95,43 +85,9 @@ impl Opened {
                 let fd = append_to(path).map_err(|source| ConsoleError::File { path: path.clone(), source })?;
                 End::File(fd, format!("file {}", path.display()))
             }
-            BackEnd::Unix(path) => End::Unix(Listener::bind(path)?),
+            BackEnd::Unix(path) => End::Unix(Socket::listen(path)?),
             BackEnd::Pty => End::Pty(Pty::open().map_err(ConsoleError::Pty)?),
         }))
-    }
-}
-
-/// What the threads of one console share.
-pub struct Shared {
-    pub hooks: Hooks,
-    /// Set to make the hub look around.
-    pub wake: Wake,
-    /// Set once no more output will come.
-    pub closing: Wake,
-    /// Set once nobody waits for output any more.
-    pub given_up: Wake,
-    ended: Wake,
-    arrivals: Mutex<Vec<UnixStream>>,
-}
-
-impl Shared {
-    fn new(hooks: Hooks) -> io::Result<Shared> {
-        let (wake, closing, given_up, ended) = (Wake::new()?, Wake::new()?, Wake::new()?, Wake::new()?);
-        Ok(Shared { hooks, wake, closing, given_up, ended, arrivals: Mutex::default() })
-    }
-
-    /// Clients that came since the last call.
-    pub fn arrivals(&self) -> Vec<UnixStream> {
-        std::mem::take(&mut self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Starts a thread with the hook for threads.
-    pub fn spawn(self: &Arc<Self>, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-        let shared = Arc::clone(self);
-        Builder::new().name(name.into()).spawn(move || {
-            (shared.hooks.on_thread)();
-            work();
-        })
     }
 }
 
@@ -209,7 +165,7 @@ impl Console {
 
     /// Something that adds clients while the console runs.
     pub fn attacher(&self) -> Attacher {
-        Attacher(Arc::clone(&self.shared))
+        Attacher::to(&self.shared)
     }
 
     /// Tells the guest the terminal's size. Call it on SIGWINCH.
@@ -257,22 +213,6 @@ impl Drop for Console {
             let _ = hub.join();
         }
         self.terminal.iter().for_each(|terminal| terminal.leave());
-    }
-}
-
-/// Adds clients to a console. Clones add to the same one.
-#[derive(Clone)]
-pub struct Attacher(Arc<Shared>);
-
-impl Attacher {
-    /// Adds a client, whatever the back end: it gets the last 64 KiB, then what the guest writes; what it sends is
-    /// typed. A console that has ended hangs up.
-    pub fn attach(&self, stream: UnixStream) {
-        self.0.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
-        self.0.wake.set();
-        if self.0.ended.is_set() {
-            drop(self.0.arrivals());
-        }
     }
 }
 

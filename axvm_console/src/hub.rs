@@ -14,17 +14,18 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axvm_socket::Socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 
 use crate::Port;
 use crate::client::{BACKLOG_LIMIT, Client, Kind};
-use crate::console::Shared;
 use crate::keys::{Escape, HELP};
 use crate::port::LIMIT;
 use crate::pty::Pty;
 use crate::replay::Replay;
-use crate::socket::Listener;
+use crate::shared::Shared;
 use crate::terminal::Terminal;
 use crate::writer::Writer;
 
@@ -41,7 +42,7 @@ pub struct Hub {
     pub shared: Arc<Shared>,
     pub writer: Option<Writer>,
     pub keyboard: Option<Keyboard>,
-    pub listener: Option<Listener>,
+    pub listener: Option<Socket>,
     pub pty: Option<Pty>,
     clients: Vec<Client>,
     replay: Replay,
@@ -327,7 +328,7 @@ impl Hub {
 
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
-        match listener.accept() {
+        match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(fd) => self.attach(Kind::Socket, Arc::new(fd)),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(error) => {

@@ -16,15 +16,15 @@ mod keys;
 mod port;
 mod pty;
 mod replay;
-mod socket;
+mod shared;
 mod terminal;
 mod wake;
 mod writer;
 
 pub use back_end::{BackEnd, UnknownBackEnd};
-pub use console::{Attacher, Console, ConsoleError, Hooks, Opened, Stdio};
+pub use console::{Console, ConsoleError, Opened, Stdio};
 pub use keys::Key;
 pub use port::{Port, Size};
-pub use socket::SocketError;
+pub use shared::{Attacher, Hooks};
 pub use terminal::{is_raw, restore_terminal, restore_terminal_in_handler};
 pub use wake::Wake;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::console::Shared;
+use crate::shared::Shared;
 
 /// What a pipe with room takes in one go (PIPE_BUF).
 const PIECE: usize = 4096;

@@ -313,7 +313,7 @@ fn the_socket_of_a_dead_machine_is_taken_over_and_that_of_a_live_one_is_not() {
     assert!(exists(place.path("con")));
     let (live, client) = start();
     let (code, _, errors) = place.run("run --kernel guest.elf --memory 32M --console unix=con");
-    assert!(code == 1 && errors.contains("Cannot listen on con: another program listens there"), "{errors}");
+    assert!(code == 1 && errors.contains("Cannot listen at con: a running process listens there"), "{errors}");
     client.say("off\n");
     live.ends_with(0);
 }

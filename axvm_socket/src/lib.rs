@@ -1,4 +1,4 @@
-//! Unix sockets that listen: who may connect, and who owns the path.
+//! A Unix socket that listens, for one user: who may connect, and who owns the path.
 //!
 //! ```text
 //!   socket --fchmod 0600--> bind (the file is born private) --> listen         drop: removed, if it is still ours
@@ -8,10 +8,12 @@
 //! there, and it is replaced. The directory is locked meanwhile, so that two who start at once do not replace each other.
 //!
 //! Source: unix(7), "Pathname socket ownership and permissions", SO_PEERCRED.
+//! Left out: abstract names (they have no mode).
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -22,17 +24,17 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use rustix::process::geteuid;
 use thiserror::Error;
 
-/// Why there is no control socket.
+/// Why there is no socket.
 #[derive(Debug, Error)]
-pub enum ApiError {
-    /// Another machine is there.
-    #[error("Cannot listen at {0}: a running process listens there already. Choose another path with --api-sock")]
+pub enum SocketError {
+    /// Someone lives there.
+    #[error("Cannot listen at {0}: a running process listens there already (lsof {0} names it). Choose another path")]
     Taken(PathBuf),
     /// The path names a file, a directory, ...
-    #[error("Cannot listen at {0}: it exists and is no socket. Choose another path with --api-sock, or remove it")]
+    #[error("Cannot listen at {0}: it exists and is no socket. Choose another path, or remove it")]
     NotASocket(PathBuf),
     /// A kernel limit.
-    #[error("Cannot listen at {path}: {len} bytes are too many for the path of a socket, 107 is the limit. \
+    #[error("Cannot listen at {path}: {len} bytes are too many for the path of a socket, {PATH_LIMIT} is the limit. \
              Choose a shorter path", path = .0.display(), len = .0.as_os_str().len())]
     TooLong(PathBuf),
     /// The directory is missing or not ours.
@@ -43,17 +45,16 @@ pub enum ApiError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The thread.
-    #[error("Cannot start the thread of the control socket: {0}")]
-    Thread(Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// `sun_path` holds 108 bytes, the last is zero.
+const PATH_LIMIT: usize = 107;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
 /// A socket that listens, at its path until dropped.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode: what is removed must be what was made.
@@ -62,12 +63,13 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Listens at `path`. A socket that nobody listens to any more is replaced.
-    pub(crate) fn listen_at(path: &Path) -> Result<Socket, ApiError> {
-        let error = |source: Errno| ApiError::Create { path: path.to_owned(), source: source.into() };
-        let address = SocketAddrUnix::new(path).map_err(|source| match source {
-            Errno::NAMETOOLONG => ApiError::TooLong(path.to_owned()),
-            source => error(source),
-        })?;
+    pub fn listen(path: &Path) -> Result<Socket, SocketError> {
+        let error = |source: Errno| SocketError::Create { path: path.to_owned(), source: source.into() };
+        // The kernel takes one byte more, without the zero at the end; not every client does.
+        if path.as_os_str().len() > PATH_LIMIT {
+            return Err(SocketError::TooLong(path.to_owned()));
+        }
+        let address = SocketAddrUnix::new(path).map_err(error)?;
         let _lock = lock(path);
         clear(path)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -75,15 +77,21 @@ impl Socket {
         fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(error)?;
         bind(&socket, &address).map_err(error)?;
         listen(&socket, BACKLOG).map_err(error)?;
-        let create = |source| ApiError::Create { path: path.to_owned(), source };
+        let create = |source| SocketError::Create { path: path.to_owned(), source };
         let made = fs::symlink_metadata(path).map_err(create)?;
         let path = std::path::absolute(path).map_err(create)?;
         Ok(Socket { listener: socket.into(), path, file: (made.dev(), made.ino()) })
     }
 
-    /// The same listener, for the thread that serves.
-    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
+    /// The same listener once more, for a thread that serves; it does not block.
+    pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -96,8 +104,8 @@ impl Drop for Socket {
     }
 }
 
-/// Removes the socket of a machine that ended.
-pub(crate) fn remove_dead(path: &Path) -> Result<(), ApiError> {
+/// Removes the socket at `path` if nobody listens to it.
+pub fn remove_dead(path: &Path) -> Result<(), SocketError> {
     let _lock = lock(path);
     clear(path)
 }
@@ -116,21 +124,21 @@ fn lock(path: &Path) -> Option<fs::File> {
 }
 
 /// Removes a socket at `path` that nobody listens to.
-fn clear(path: &Path) -> Result<(), ApiError> {
+fn clear(path: &Path) -> Result<(), SocketError> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
-        return Err(ApiError::NotASocket(path.to_owned()));
+        return Err(SocketError::NotASocket(path.to_owned()));
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|source| ApiError::Create { path: path.to_owned(), source })
+            fs::remove_file(path).map_err(|source| SocketError::Create { path: path.to_owned(), source })
         }
-        _ => Err(ApiError::Taken(path.to_owned())),
+        _ => Err(SocketError::Taken(path.to_owned())),
     }
 }
 
 /// Whether the process at the other end is of our user, or root.
-pub(crate) fn is_own(peer: impl AsFd) -> bool {
+pub fn is_own(peer: impl AsFd) -> bool {
     sockopt::socket_peercred(peer).is_ok_and(|peer| peer.uid == geteuid() || peer.uid.is_root())
 }
 
@@ -143,7 +151,7 @@ mod tests {
     fn the_socket_is_private_and_goes_with_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let socket = Socket::listen_at(&path).unwrap();
+        let socket = Socket::listen(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let client = UnixStream::connect(&path).unwrap();
         assert!(is_own(&client));
@@ -157,9 +165,9 @@ mod tests {
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let living = Socket::listen_at(&path).unwrap();
-        let error = Socket::listen_at(&path).unwrap_err();
-        assert!(matches!(error, ApiError::Taken(_)), "{error}");
+        let living = Socket::listen(&path).unwrap();
+        let error = Socket::listen(&path).unwrap_err();
+        assert!(matches!(error, SocketError::Taken(_)), "{error}");
         UnixStream::connect(&path).unwrap();
         drop(living);
     }
@@ -168,13 +176,13 @@ mod tests {
     fn only_what_is_ours_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let socket = Socket::listen_at(&path).unwrap();
+        let socket = Socket::listen(&path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "someone else's").unwrap();
         drop(socket);
         assert!(path.exists());
-        let error = Socket::listen_at(&path).unwrap_err();
-        assert!(matches!(error, ApiError::NotASocket(_)), "{error}");
+        let error = Socket::listen(&path).unwrap_err();
+        assert!(matches!(error, SocketError::NotASocket(_)), "{error}");
     }
 
     #[test]
@@ -187,7 +195,7 @@ mod tests {
             ("/proc/s".into(), "Cannot make"),
             (dir.path().into(), "no socket"),
         ] {
-            let error = Socket::listen_at(&path).unwrap_err().to_string();
+            let error = Socket::listen(&path).unwrap_err().to_string();
             assert!(error.contains(words) && error.contains(&path.display().to_string()), "{error}");
         }
     }

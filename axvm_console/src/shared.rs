@@ -1,0 +1,76 @@
+//! What the threads of one console share, and what they call.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use crate::Key;
+use crate::wake::Wake;
+
+/// What a console calls. From threads of its own; none of these may wait for the console.
+pub struct Hooks {
+    /// The user pressed a key meant for AxVM.
+    pub on_key: Box<dyn Fn(Key) + Send + Sync>,
+    /// Something the user should know, as one sentence.
+    pub on_warning: Box<dyn Fn(String) + Send + Sync>,
+    /// First thing in each thread.
+    pub on_thread: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What the threads of one console share.
+pub struct Shared {
+    pub hooks: Hooks,
+    /// Set to make the hub look around.
+    pub wake: Wake,
+    /// Set once no more output will come.
+    pub closing: Wake,
+    /// Set once nobody waits for output any more.
+    pub given_up: Wake,
+    /// Set by the hub when it has ended.
+    pub ended: Wake,
+    arrivals: Mutex<Vec<UnixStream>>,
+}
+
+impl Shared {
+    /// Nothing is set.
+    pub fn new(hooks: Hooks) -> io::Result<Shared> {
+        let (wake, closing, given_up, ended) = (Wake::new()?, Wake::new()?, Wake::new()?, Wake::new()?);
+        Ok(Shared { hooks, wake, closing, given_up, ended, arrivals: Mutex::default() })
+    }
+
+    /// Clients that came since the last call.
+    pub fn arrivals(&self) -> Vec<UnixStream> {
+        std::mem::take(&mut self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts a thread with the hook for threads.
+    pub fn spawn(self: &Arc<Self>, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+        let shared = Arc::clone(self);
+        Builder::new().name(name.into()).spawn(move || {
+            (shared.hooks.on_thread)();
+            work();
+        })
+    }
+}
+
+/// Adds clients to a console. Clones add to the same one.
+#[derive(Clone)]
+pub struct Attacher(Arc<Shared>);
+
+impl Attacher {
+    /// The way into this console.
+    pub(crate) fn to(shared: &Arc<Shared>) -> Attacher {
+        Attacher(Arc::clone(shared))
+    }
+
+    /// Adds a client, whatever the back end: it gets the last 64 KiB, then what the guest writes; what it sends is
+    /// typed. A console that has ended hangs up.
+    pub fn attach(&self, stream: UnixStream) {
+        self.0.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        self.0.wake.set();
+        if self.0.ended.is_set() {
+            drop(self.0.arrivals());
+        }
+    }
+}
