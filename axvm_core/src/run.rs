@@ -98,6 +98,10 @@ pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
             return Ok(End(PowerEvent::Signal(signal)));
         }
         host.events().emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
+        if end.0 == PowerEvent::TripleFault {
+            let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
+            host.events().warn(|| Event::Warning { from: "guest", message });
+        }
         // The last of the old machine: its VM must be gone before its memory is.
         drop(machine);
         host.clear()?;

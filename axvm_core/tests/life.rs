@@ -69,6 +69,20 @@ fn nobody_needs_to_read_what_axvm_says() {
 }
 
 #[test]
+fn a_crash_restarts_the_guest_and_is_told() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("");
+    talk.say("triple\n");
+    talk.hear("ready\n> ");
+    talk.say("off\n");
+    let end = axvm.ends_with(0);
+    assert!(end.errors.contains("guest: crashed (triple fault) and starts again"), "{end:?}");
+}
+
+#[test]
 fn a_first_signal_presses_the_power_button_and_the_guest_shuts_down() {
     if !has_kvm() {
         return;
