@@ -3,8 +3,10 @@
 //! `cargo run --release -p axvm_sandbox --example cost`
 #![allow(unsafe_code, reason = "system calls are timed without a library around them")]
 
+use std::fs::File;
 use std::hint::black_box;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Instant;
@@ -75,17 +77,21 @@ fn as_role(role: Role, work: impl FnOnce() + Send) {
     });
 }
 
-/// A process that ends when its work does.
+/// A process that ends when its work does, or this one.
 fn apart(work: impl FnOnce()) {
     // SAFETY: there is one thread, so nothing of it is missing in the child.
     if unsafe { libc::fork() } == 0 {
+        // SAFETY: the option takes a number. The child holds the parent's end of its socket too, so it sees no end there.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         work();
         std::process::exit(0);
     }
 }
 
 /// Times what it is asked to, until nobody asks.
-fn serve(mut end: UnixStream, eventfd: i32) {
+fn serve(end: UnixStream, eventfd: i32) {
+    // As a file: read and write, which every role may, where a socket takes recv and send.
+    let mut end = File::from(OwnedFd::from(end));
     let mut number = [0];
     while end.read_exact(&mut number).is_ok() {
         let since = Instant::now();
