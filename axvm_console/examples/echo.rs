@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Key::PowerButton => eprint!("power button\r\n"),
         }),
         on_warning: Box::new(|text| eprint!("{text}\r\n")),
+        quit: "ends it",
         on_thread: Box::new(|| {}),
     };
     let console = Console::open(&back_end, port.clone(), hooks)?;

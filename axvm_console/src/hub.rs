@@ -21,7 +21,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::Port;
 use crate::client::{BACKLOG_LIMIT, Client, Kind};
-use crate::keys::{Escape, HELP};
+use crate::keys::{Escape, help};
 use crate::port::LIMIT;
 use crate::pty::Pty;
 use crate::replay::Replay;
@@ -314,7 +314,8 @@ impl Hub {
             let typed = keyboard.escape.sort(bytes);
             self.held.extend(typed.bytes);
             if typed.help {
-                answer(self.writer.as_ref().filter(|_| keyboard.answers_in_output));
+                let text = help(self.shared.hooks.quit);
+                answer(text, self.writer.as_ref().filter(|_| keyboard.answers_in_output));
             }
             typed.keys.into_iter().for_each(&self.shared.hooks.on_key);
         }
@@ -339,10 +340,10 @@ impl Hub {
     }
 }
 
-fn answer(output: Option<&Writer>) {
+fn answer(text: String, output: Option<&Writer>) {
     match output {
-        Some(writer) => writer.send(HELP.as_bytes().to_vec()),
-        None => drop(rustix::io::write(std::io::stderr(), HELP.as_bytes())),
+        Some(writer) => writer.send(text.into_bytes()),
+        None => drop(rustix::io::write(std::io::stderr(), text.as_bytes())),
     }
 }
 

@@ -14,9 +14,10 @@ pub enum Key {
     PowerButton,
 }
 
-/// What Ctrl-A h prints.
-pub const HELP: &str = "\r\naxvm: Ctrl-A x ends the machine, Ctrl-A p presses the power button, \
-                        Ctrl-A Ctrl-A sends Ctrl-A\r\n";
+/// What Ctrl-A h prints; `quit` is what the key to quit does.
+pub fn help(quit: &str) -> String {
+    format!("\r\naxvm: Ctrl-A x {quit}, Ctrl-A p presses the power button, Ctrl-A Ctrl-A sends Ctrl-A\r\n")
+}
 
 const CTRL_A: u8 = 0x01;
 

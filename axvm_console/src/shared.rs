@@ -14,6 +14,8 @@ pub struct Hooks {
     pub on_key: Box<dyn Fn(Key) + Send + Sync>,
     /// Something the user should know, as one sentence.
     pub on_warning: Box<dyn Fn(String) + Send + Sync>,
+    /// What the key to quit does, for the help: `ends the machine`.
+    pub quit: &'static str,
     /// First thing in each thread.
     pub on_thread: Box<dyn Fn() + Send + Sync>,
 }

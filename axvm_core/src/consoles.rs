@@ -123,6 +123,7 @@ fn hooks(current: &Arc<Current>, events: &Events) -> Hooks {
             Key::PowerButton => current.press_power_button(),
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
+        quit: "ends the machine",
         on_thread: Box::new(|| axvm_sandbox::enter(Role::Console)),
     }
 }

@@ -134,6 +134,7 @@ impl Control for Panel {
     fn config(&self) -> Result<types::VmConfig, Fault> {
         let mut config = self.facts.config.clone();
         config.balloon = self.balloon().ok();
+        config.boot_source.boot_args = self.current.machine().map(|machine| machine.command_line().into());
         Ok(config)
     }
 
@@ -236,7 +237,7 @@ fn describe(config: &Config) -> types::VmConfig {
         boot_source: types::BootSource {
             kernel_image_path: config.kernel.clone(),
             initrd_path: config.initrd.clone(),
-            boot_args: Some(config.append.clone()),
+            boot_args: None,
         },
         drives: config.disks.iter().enumerate().map(drive).collect(),
         machine_config: types::MachineConfig {

@@ -27,6 +27,7 @@ pub struct Machine {
     shared: Arc<Shared>,
     transports: Vec<Arc<MmioTransport>>,
     balloon: Option<Target>,
+    command_line: String,
     running: Mutex<Running>,
     /// Keeps the VM (and with it its interrupt controllers) alive longer than its vCPUs.
     _vm: Vm,
@@ -44,6 +45,7 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     pub transports: Vec<Arc<MmioTransport>>,
     pub balloon: Option<Target>,
+    pub command_line: String,
     pub vcpus: Vec<KvmVcpu>,
     pub vm: Vm,
 }
@@ -51,9 +53,9 @@ pub struct Parts {
 impl Machine {
     /// Starts every vCPU on a thread of its own, on the host CPU that `pins` gives it.
     pub fn start(parts: Parts, pins: &[usize]) -> Result<Machine> {
-        let Parts { chips, shared, transports, balloon, vcpus, vm } = parts;
+        let Parts { chips, shared, transports, balloon, command_line, vcpus, vm } = parts;
         let running = Mutex::new(Running { threads: Vec::with_capacity(vcpus.len()), paused: false });
-        let machine = Machine { chips, shared, transports, balloon, running, _vm: vm };
+        let machine = Machine { chips, shared, transports, balloon, command_line, running, _vm: vm };
         for (n, vcpu) in vcpus.into_iter().enumerate() {
             let thread = VcpuThread::spawn(n as u32, vcpu, pins.get(n).copied(), Arc::clone(&machine.shared));
             machine.running().threads.push(thread.with_context(|| {
@@ -78,6 +80,11 @@ impl Machine {
     /// The balloon's handle, if the machine has one.
     pub fn balloon(&self) -> Option<&Target> {
         self.balloon.as_ref()
+    }
+
+    /// What the kernel was told.
+    pub fn command_line(&self) -> &str {
+        &self.command_line
     }
 
     /// How often each vCPU came back from the guest.

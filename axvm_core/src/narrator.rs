@@ -1,11 +1,12 @@
 //! The event stream as lines on stderr: what `-v` shows, and the warnings everybody sees.
 //!
-//! A guest can trigger warnings, so they are rate-limited: a burst, then one a second.
+//! A guest can trigger warnings, so they are rate-limited: a burst, then one a second. Nobody waits for a reader of
+//! stderr: lines that it does not take at once are counted, and the next line tells.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axvm_core::speech::tell;
+use axvm_core::speech::try_tell;
 use axvm_events::{Event, Sink};
 
 /// Lines a quiet second may carry at once.
@@ -13,7 +14,7 @@ const BURST: u32 = 16;
 
 /// Prints events on stderr.
 pub struct Narrator {
-    /// `-v`: the user asked for everything, so nothing is held back.
+    /// `-v`: the user asked for everything, so the budget holds nothing back.
     verbose: bool,
     budget: Mutex<Budget>,
 }
@@ -33,14 +34,18 @@ impl Narrator {
 
 impl Sink for Narrator {
     fn event(&self, event: &Event) {
-        if self.verbose {
-            return tell(event);
-        }
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        match budget.take(Instant::now()) {
-            Some(0) => tell(event),
-            Some(dropped) => tell(format_args!("{event} ({dropped} more before it, not shown)")),
-            None => {}
+        let dropped = match self.verbose {
+            true => Some(std::mem::take(&mut budget.dropped)),
+            false => budget.take(Instant::now()),
+        };
+        let told = match dropped {
+            None => return,
+            Some(0) => try_tell(event),
+            Some(dropped) => try_tell(format_args!("{event} ({dropped} more before it, not shown)")),
+        };
+        if !told {
+            budget.dropped += dropped.unwrap_or(0) + 1;
         }
     }
 }

@@ -159,7 +159,15 @@ impl Host {
             events: events.clone(),
             gate: Arc::new(Gate::new(Order::Run)),
         };
-        Ok(Parts { chips, shared: Arc::new(shared), transports: built.transports, balloon, vcpus, vm })
+        Ok(Parts {
+            chips,
+            shared: Arc::new(shared),
+            transports: built.transports,
+            balloon,
+            command_line: start.command_line,
+            vcpus,
+            vm,
+        })
     }
 
     fn place(&self, config: &Config, apic_ids: &[u32], windows: &[acpi::VirtioWindow]) -> Result<linux::LinuxStart> {

@@ -23,6 +23,7 @@ use signal_hook::consts::signal::{
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::signal::unblock_signal;
 
 use crate::consoles::Consoles;
 use crate::current::Current;
@@ -48,7 +49,9 @@ impl Signals {
         let (read, write) = UnixStream::pair()?;
         let arrival = read.try_clone()?;
         let signals = POLITE.into_iter().chain(TERMINAL).chain(ENDING).chain(REAL_TIME);
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals)?;
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals.clone())?;
+        // Whoever started this process may have blocked them; threads made later inherit.
+        signals.for_each(|signal| drop(unblock_signal(signal)));
         Ok(Signals(Mutex::new(delivery), arrival))
     }
 

@@ -69,6 +69,40 @@ fn nobody_needs_to_read_what_axvm_says() {
 }
 
 #[test]
+fn whoever_does_not_read_what_axvm_says_holds_up_nobody() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    // An open pipe that nobody reads; -v says more than it holds.
+    let (_unread, errors) = std::io::pipe().unwrap();
+    let mut axvm = place.axvm("run --kernel guest.elf --memory 64M -v --on-reboot restart --grace 1 --append");
+    let mut axvm = axvm.arg("shell reset=1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+    let pid = axvm.id();
+    let control = || place.axvm(&format!("ctl {pid} reset")).stderr(Stdio::null()).status().unwrap();
+    until("a hundred resets, each told by -v", || (0..100).filter(|_| control().success()).count() == 100);
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), Signal::QUIT).unwrap();
+    assert_eq!(axvm.wait().unwrap().code(), Some(128 + 3));
+}
+
+#[test]
+fn a_signal_that_the_starter_blocked_is_heard_all_the_same() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut command = std::process::Command::new("env");
+    let axvm = place.machine("shell", "--grace 0");
+    command.args(["--block-signal=TERM", "--"]).arg(axvm.get_program()).args(axvm.get_args());
+    command
+        .current_dir(axvm.get_current_dir().unwrap())
+        .envs(axvm.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let (axvm, _talk) = place.talking(command);
+    axvm.signal(Signal::TERM);
+    axvm.ends_with(128 + 15);
+}
+
+#[test]
 fn a_crash_restarts_the_guest_and_is_told() {
     if !has_kvm() {
         return;

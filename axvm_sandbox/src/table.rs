@@ -108,7 +108,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_openat, API, Always, "/proc/self/smaps: pages behind RAM; /proc and /sys of the libraries"),
     Row(libc::SYS_unlink, CONSOLE, Always, "sockets at the end"),
     // Waiting.
-    Row(libc::SYS_ppoll, CONSOLE | API, Always, "descriptors"),
+    Row(libc::SYS_ppoll, ALL, Always, "descriptors; whether standard error takes a line"),
     Row(libc::SYS_epoll_create1, MAKERS, Always, "descriptors"),
     Row(libc::SYS_epoll_ctl, WORK, Always, "descriptors"),
     Row(libc::SYS_epoll_wait, WORK, Always, "descriptors"),

@@ -22,6 +22,7 @@ impl Calls {
         Hooks {
             on_key: Box::new(move |key| keys.keys.lock().unwrap().push(key)),
             on_warning: Box::new(move |text| warnings.warnings.lock().unwrap().push(text)),
+            quit: "ends the machine",
             on_thread: Box::new(move || {
                 let name = std::thread::current().name().unwrap().to_string();
                 threads.threads.lock().unwrap().push(name);

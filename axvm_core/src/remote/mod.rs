@@ -8,7 +8,9 @@ mod attach;
 mod ctl;
 mod ps;
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use axvm_api::Registry;
@@ -19,7 +21,9 @@ pub use ps::ps;
 
 /// The socket of the machine that the user means.
 fn find(machine: &str) -> Result<PathBuf> {
-    if machine.contains('/') || Path::new(machine).exists() {
+    // A machine is often called like its kernel, whose file may lie here.
+    let is_socket = fs::metadata(machine).is_ok_and(|file| file.file_type().is_socket());
+    if machine.contains('/') || is_socket {
         return Ok(machine.into());
     }
     let running = Registry::of_user().machines().context("Cannot look for machines that run")?;
