@@ -42,10 +42,11 @@ pub enum State<'a> {
     Stopping,
 }
 
-/// The way to the service manager, if one listens.
-#[derive(Clone, Debug, Default)]
+/// The way to the service manager, if one listens. Made before the sandbox: what is connected stays within reach.
+#[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<OsString>,
+    connected: Option<UnixDatagram>,
 }
 
 impl Notifier {
@@ -56,7 +57,10 @@ impl Notifier {
 
     /// To `socket`: a path, or `@name` for an abstract one; to nobody when it is `None` or empty.
     pub fn to(socket: Option<OsString>) -> Notifier {
-        Notifier { socket: socket.filter(|name| !name.is_empty()) }
+        let socket = socket.filter(|name| !name.is_empty());
+        // A failure is told with the first state.
+        let connected = socket.as_deref().and_then(|socket| connect(socket).ok());
+        Notifier { socket, connected }
     }
 
     /// Sends one state. A failure is for the verbose log, not a reason to stop.
@@ -70,12 +74,16 @@ impl Notifier {
             State::Status(text) => ("STATUS", format!("STATUS={}", text.replace(['\n', '\r'], " "))),
             State::Stopping => ("STOPPING=1", "STOPPING=1".into()),
         };
-        send(socket, message.as_bytes()).map_err(|source| NotifyError { state: name, socket: socket.clone(), source })
+        let sent = match &self.connected {
+            Some(connected) => connected.send(message.as_bytes()),
+            None => connect(socket).and_then(|connected| connected.send(message.as_bytes())),
+        };
+        sent.map(drop).map_err(|source| NotifyError { state: name, socket: socket.clone(), source })
     }
 }
 
-/// One datagram; it never waits for a receiver that is busy.
-fn send(socket: &OsStr, message: &[u8]) -> io::Result<()> {
+/// Sending never waits for a receiver that is busy.
+fn connect(socket: &OsStr) -> io::Result<UnixDatagram> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         [b'/', ..] => SocketAddr::from_pathname(socket)?,
@@ -83,7 +91,8 @@ fn send(socket: &OsStr, message: &[u8]) -> io::Result<()> {
     };
     let from = UnixDatagram::unbound()?;
     from.set_nonblocking(true)?;
-    from.send_to_addr(message, &address).map(drop)
+    from.connect_addr(&address)?;
+    Ok(from)
 }
 
 #[cfg(test)]

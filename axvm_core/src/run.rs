@@ -46,6 +46,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let host = Host::open(&config, None, events.clone())?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
+    let notifier = Notifier::from_env();
     if config.sandbox {
         close_sandbox(&config, &sockets, &events)?;
     }
@@ -57,7 +58,6 @@ pub fn run(args: RunArgs) -> Result<u8> {
         axvm_sandbox::enter(Role::Api);
         Ok::<(), std::io::Error>(())
     })?;
-    let notifier = Notifier::from_env();
     let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
     let end = guests(&room, |state| tell(&notifier, state, &events));
     tell(&notifier, State::Stopping, &events);
