@@ -47,6 +47,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let notifier = Notifier::from_env();
+    axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
     if config.sandbox {
         close_sandbox(&config, &sockets, &events)?;
     }

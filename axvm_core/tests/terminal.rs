@@ -102,6 +102,23 @@ fn restored_before_a_violation_of_the_sandbox_is_told() {
 }
 
 #[test]
+fn a_crash_of_axvm_itself_gives_the_terminal_back() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for signal in [Signal::ABORT, Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE] {
+        let terminal = Terminal::new();
+        let before = terminal.settings();
+        let (mut axvm, _talk) = terminal.talking(&place, &place.machine("shell", ""));
+        axvm.signal(signal);
+        until("AxVM ended", || !axvm.is_running());
+        assert_eq!(terminal.settings(), before, "{signal:?}: {}", axvm.errors());
+        assert!(axvm.errors().contains("crashed by signal"), "{signal:?}: {}", axvm.errors());
+    }
+}
+
+#[test]
 fn raw_again_after_it_was_stopped() {
     if !can_run() {
         return;

@@ -23,6 +23,7 @@
 //! Left out: namespaces and chroot (a service manager does them better), cgroups.
 #![deny(unsafe_code)]
 
+mod crash;
 mod filter;
 mod landlock;
 mod names;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+pub use crate::crash::on_crash;
 use crate::filter::Filters;
 pub use crate::landlock::Files;
 pub use crate::report::{Protection, Report, State};

@@ -55,25 +55,42 @@ extern "C" fn stop(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
         first();
     }
     let mut name = [0u8; 16];
-    // SAFETY: PR_GET_NAME writes at most 16 bytes, with a zero at the end.
-    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-    let name = std::ffi::CStr::from_bytes_until_nul(&name).ok().and_then(|name| name.to_str().ok()).unwrap_or("?");
-    let mut line = Line { bytes: [0; 256], len: 0 };
+    let name = thread_name(&mut name);
+    let mut line = Line::default();
     let _ = writeln!(
         line,
         "axvm: The sandbox stopped thread {name}: system call {number} ({}) is not on its list, or not so. This is a \
          bug of AxVM or an attack; --sandbox off shows whether AxVM works without",
         names::name(number)
     );
-    let _ = rustix::io::write(io::stderr().as_fd(), &line.bytes[..line.len]);
+    let _ = rustix::io::write(io::stderr().as_fd(), line.bytes());
     // SAFETY: _exit is async-signal-safe and takes any code.
     unsafe { libc::_exit(128 + libc::SIGSYS) };
 }
 
+/// The name of the calling thread, in `buffer`.
+pub(crate) fn thread_name(buffer: &mut [u8; 16]) -> &str {
+    // SAFETY: PR_GET_NAME writes at most 16 bytes, with a zero at the end.
+    unsafe { libc::prctl(libc::PR_GET_NAME, buffer.as_mut_ptr()) };
+    std::ffi::CStr::from_bytes_until_nul(buffer).ok().and_then(|name| name.to_str().ok()).unwrap_or("?")
+}
+
 /// Text on the stack; what does not fit is cut.
-struct Line {
+pub(crate) struct Line {
     bytes: [u8; 256],
     len: usize,
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line { bytes: [0; 256], len: 0 }
+    }
+}
+
+impl Line {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 impl Write for Line {

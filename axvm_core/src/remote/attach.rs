@@ -32,6 +32,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
     });
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT]).context("Cannot catch signals")?;
     let handle = signals.handle();
+    axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
     let console = Console::open(&BackEnd::Stdio, port.clone(), hooks(stream.try_clone()?, socket))?;
     let (to_guest, at_end) = (stream.try_clone()?, stream.try_clone()?);
     let shown = thread::scope(|scope| {
