@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use axvm_core::doctor::{Host, Root, Row, Style, User, Verdict, can_run, examine, summary, table};
 use axvm_kvm::{CAPABILITIES, Capabilities, KvmError, Survey};
+use axvm_sandbox::{Protection, Report, State};
 use tempfile::TempDir;
 
 /// A host on which all is well: the files that the doctor reads.
@@ -45,6 +46,15 @@ const GOOD: &[(&str, &str)] = &[
     ("sys/module/kvm_intel/parameters/nested", "Y\n"),
 ];
 
+/// What the sandbox finds on a kernel that has everything, or is without Landlock.
+fn fences(landlock: bool) -> Report {
+    let found = |name, on| Protection {
+        name,
+        state: if on { State::On("all of it".into()) } else { State::Missing("not among its modules".into()) },
+    };
+    Report(vec![found("files", landlock), found("cores", true)])
+}
+
 struct Fake {
     _dir: TempDir,
     host: Host,
@@ -54,7 +64,10 @@ impl Fake {
     fn new() -> Fake {
         let dir = tempfile::tempdir().unwrap();
         let user = User { uid: 123_456, groups: vec![123_456, 4242] };
-        let fake = Fake { host: Host { root: Root::new(dir.path()), user, kvm: Ok(survey()) }, _dir: dir };
+        let fake = Fake {
+            host: Host { root: Root::new(dir.path()), user, kvm: Ok(survey()), sandbox: fences(true) },
+            _dir: dir,
+        };
         GOOD.iter().for_each(|(name, text)| fake.put(name, text));
         fake
     }
@@ -373,7 +386,10 @@ const CASES: &[Case] = &[
     ),
     Case(
         "no landlock",
-        |fake| fake.put("sys/kernel/security/lsm", "capability,yama"),
+        |fake| {
+            fake.put("sys/kernel/security/lsm", "capability,yama");
+            fake.host.sandbox = fences(false);
+        },
         "Landlock",
         Verdict::Note,
         "lsm=landlock,capability,yama",
@@ -430,7 +446,7 @@ fn a_good_host_has_nothing_to_change() {
 fn a_host_that_tells_nothing_is_no_reason_to_panic() {
     let dir = tempfile::tempdir().unwrap();
     let user = User { uid: 1, groups: Vec::new() };
-    let host = Host { root: Root::new(dir.path()), user, kvm: Err(refused(2)) };
+    let host = Host { root: Root::new(dir.path()), user, kvm: Err(refused(2)), sandbox: fences(true) };
     let rows = examine(&host);
     assert!(!can_run(&rows));
     fits(&host, &rows);

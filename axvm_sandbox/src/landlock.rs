@@ -70,7 +70,7 @@ fn allow(
 pub(crate) fn probe() -> Protection {
     let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     match strict.handle_access(AccessFs::from_all(ABI::V1)).is_ok() {
-        true => Protection::on(NAME, "Landlock"),
+        true => Protection::on(NAME, "a process can give up all files but its own"),
         false => Protection::missing(NAME, "this kernel has no Landlock, or it is off: see lsm= on its command line"),
     }
 }

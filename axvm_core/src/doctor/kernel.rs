@@ -1,11 +1,15 @@
 //! The rest of the kernel: its age, asynchronous files, network devices, fences around a process.
 
-use super::{Root, Row};
+use axvm_sandbox::State;
+
+use super::{Host, Root, Row};
 
 const PART: &str = "Kernel";
 
-pub(super) fn rows(root: &Root) -> Vec<Row> {
-    vec![release(root), io_uring(root), tun(root), vhost(root), landlock(root), seccomp(root)]
+pub(super) fn rows(host: &Host) -> Vec<Row> {
+    let root = &host.root;
+    let kernel = [release(root), io_uring(root), tun(root), vhost(root), seccomp(root)];
+    kernel.into_iter().chain([landlock(host), core_scheduling(host)]).collect()
 }
 
 fn release(root: &Root) -> Row {
@@ -48,22 +52,32 @@ fn vhost(root: &Root) -> Row {
     Row::ok(PART, "vhost devices", format!("{found}; AxVM does not use them yet"))
 }
 
-fn landlock(root: &Root) -> Row {
-    match root.text("/sys/kernel/security/lsm") {
-        Some(modules) if modules.split(',').any(|name| name == "landlock") => {
-            Row::ok(PART, "Landlock", "on: a process can give up all files but its own")
-        }
-        Some(modules) => Row::ok(PART, "Landlock", format!("off; active: {}", modules.replace(',', ", "))).note(
-            "a guest that breaks out reaches every file of this user",
-            format!(
-                "put it on the kernel's command line (5.13 or later, CONFIG_SECURITY_LANDLOCK):\nlsm=landlock,{modules}"
-            ),
+fn landlock(host: &Host) -> Row {
+    let why = match protection(host, "files") {
+        State::On(how) => return Row::ok(PART, "Landlock", format!("on: {how}")),
+        State::Missing(why) => why,
+    };
+    let modules = host.root.text("/sys/kernel/security/lsm").unwrap_or_else(|| "those that are active".into());
+    Row::ok(PART, "Landlock", format!("off: {why}")).note(
+        "a guest that breaks out reaches every file of this user",
+        format!(
+            "put it on the kernel's command line (5.13 or later, CONFIG_SECURITY_LANDLOCK):\nlsm=landlock,{modules}"
         ),
-        None => Row::ok(PART, "Landlock", "cannot tell: securityfs is not mounted, or not in this kernel").note(
-            "unknown: without Landlock a guest that breaks out reaches every file of this user",
-            "sudo mount -t securityfs securityfs /sys/kernel/security",
-        ),
+    )
+}
+
+/// Without threads that share a core there is nothing to schedule: the processor's part speaks of those.
+fn core_scheduling(host: &Host) -> Row {
+    match protection(host, "cores") {
+        State::On(how) => Row::ok(PART, "core scheduling", format!("on: {how}")),
+        State::Missing(why) => Row::ok(PART, "core scheduling", format!("off: {why}")),
     }
+}
+
+/// What the sandbox found here.
+fn protection(host: &Host, name: &str) -> State {
+    let found = host.sandbox.0.iter().find(|protection| protection.name == name);
+    found.map_or_else(|| State::Missing("nobody looked".into()), |protection| protection.state.clone())
 }
 
 fn seccomp(root: &Root) -> Row {

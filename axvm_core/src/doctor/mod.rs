@@ -43,6 +43,8 @@ pub struct Host {
     pub user: User,
     /// What KVM said, or why it said nothing.
     pub kvm: Result<Survey, KvmError>,
+    /// Which fences around a process this kernel has.
+    pub sandbox: axvm_sandbox::Report,
 }
 
 /// A user as the kernel sees one.
@@ -64,13 +66,14 @@ impl Host {
             root: Root::new("/"),
             user: User { uid: rustix::process::geteuid().as_raw(), groups },
             kvm: Kvm::survey(Path::new("/dev/kvm")),
+            sandbox: axvm_sandbox::probe(),
         }
     }
 }
 
 /// All rows, in the order in which they are shown.
 pub fn examine(host: &Host) -> Vec<Row> {
-    let parts = [device::rows(host), processor::rows(host), memory::rows(&host.root), kernel::rows(&host.root)];
+    let parts = [device::rows(host), processor::rows(host), memory::rows(&host.root), kernel::rows(host)];
     parts.into_iter().flatten().collect()
 }
 
