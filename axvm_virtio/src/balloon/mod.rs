@@ -93,7 +93,7 @@ impl Balloon {
             INFLATE => Carries::Inflate,
             DEFLATE => Carries::Deflate,
             STATISTICS if has_statistics => {
-                let asker = Asker::new(ram, shared, &queue.kick)?;
+                let asker = Asker::new(ram, &shared.reports, &queue.kick)?;
                 return QueueWorker::spawn_work(&live.name, queue, fault, asker);
             }
             _ => Carries::Reports,

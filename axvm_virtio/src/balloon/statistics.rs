@@ -20,7 +20,6 @@ use axvm_memory::GuestRam;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::poll::PollContext;
 
-use super::target::Shared;
 use crate::device::LiveQueue;
 use crate::queue::Chain;
 use crate::signals::whole;
@@ -162,7 +161,7 @@ impl Reports {
 /// The work of the statistics queue.
 pub(super) struct Asker {
     ram: Arc<GuestRam>,
-    shared: Arc<Shared>,
+    reports: Arc<Reports>,
     /// Waits for the queue's kick, or for an interval.
     clock: PollContext<u32>,
 }
@@ -174,11 +173,11 @@ struct Held {
 }
 
 impl Asker {
-    pub(super) fn new(ram: &Arc<GuestRam>, shared: &Arc<Shared>, kick: &EventFd) -> io::Result<Asker> {
+    pub(super) fn new(ram: &Arc<GuestRam>, reports: &Arc<Reports>, kick: &EventFd) -> io::Result<Asker> {
         let clock = PollContext::new()?;
         clock.add(kick, 0)?;
-        shared.reports.desk().wake = Some(kick.try_clone()?);
-        Ok(Asker { ram: Arc::clone(ram), shared: Arc::clone(shared), clock })
+        reports.desk().wake = Some(kick.try_clone()?);
+        Ok(Asker { ram: Arc::clone(ram), reports: Arc::clone(reports), clock })
     }
 
     /// Takes the driver's buffer, if it is there, and reads it.
@@ -197,7 +196,7 @@ impl Asker {
     fn read(&self, chain: &Chain<'_>) -> Instant {
         let mut bytes = [0; ENTRY * MAX_ENTRIES];
         let done = chain.readable.iter().fold(0, |done, range| done + self.ram.copy_from(range, &mut bytes[done..]));
-        let mut desk = self.shared.reports.desk();
+        let mut desk = self.reports.desk();
         if let Some(since) = desk.known.take() {
             return since;
         }
@@ -210,7 +209,7 @@ impl Asker {
 
     /// How long to hold the buffer still; `None`: no end in sight.
     fn rest(&self, held: &Held) -> Option<Duration> {
-        let interval = self.shared.reports.interval();
+        let interval = self.reports.interval();
         (!interval.is_zero()).then(|| interval.saturating_sub(held.since.elapsed()))
     }
 
@@ -246,7 +245,7 @@ impl Work for Asker {
         }
         if let Some(Held { since, .. }) = held {
             live.queue.put_back();
-            self.shared.reports.desk().known = Some(since);
+            self.reports.desk().known = Some(since);
         }
         Ok(())
     }
@@ -254,7 +253,7 @@ impl Work for Asker {
 
 impl Drop for Asker {
     fn drop(&mut self) {
-        self.shared.reports.desk().wake = None;
+        self.reports.desk().wake = None;
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Shared {
     /// What free pages of the guest are filled with.
     poison: AtomicU32,
     bell: Mutex<Bell>,
-    pub(super) reports: Reports,
+    pub(super) reports: Arc<Reports>,
 }
 
 /// The driver's ear, while there is a driver.
