@@ -8,7 +8,8 @@
 //! Spec: ACPI 6.5, 5.2.5 "RSDP", 5.2.8 "XSDT", 5.2.9 "FADT", 5.2.12 "MADT", 7.4.2 "\_Sx (System States)".
 
 use crate::apic;
-use crate::cpu::{self, input, output, read};
+use crate::clock;
+use crate::cpu::{input, output, read};
 use crate::report::{Line, Verdict};
 use crate::start_info;
 
@@ -123,13 +124,13 @@ pub fn power_off() {
     } else {
         return reset();
     }
-    cpu::sleep(1_000_000);
+    clock::sleep(1_000_000);
 }
 
 /// Resets the machine.
 pub fn reset() {
     output(RESET, RESET_VALUE);
-    cpu::sleep(1_000_000);
+    clock::sleep(1_000_000);
 }
 
 /// The fixed power button: PM1a status and enable, and the SCI.

@@ -8,6 +8,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::clock;
 use crate::cpu;
 
 const LOCAL: u64 = 0xfee0_0000;
@@ -76,7 +77,7 @@ pub fn id() -> u8 {
 pub fn send(target: u8, command: u32) {
     write(COMMAND_HIGH, u32::from(target) << 24);
     write(COMMAND, command);
-    cpu::wait(10_000, || read(COMMAND) & 1 << 12 == 0);
+    clock::wait(10_000, || read(COMMAND) & 1 << 12 == 0);
 }
 
 pub fn io_read(register: u32) -> u32 {

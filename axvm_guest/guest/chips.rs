@@ -2,13 +2,13 @@
 //!
 //! Spec: National PC16550D; Intel 8254; Intel 82093AA; Motorola MC146818A; QEMU docs/specs/pvpanic.rst.
 
-use crate::cpu::{self, input, output};
+use crate::clock::{self, PIT_HZ, channel_2, start_channel_2};
+use crate::cpu::{input, output};
 use crate::report::{COM1, Line, Verdict};
 use crate::{acpi, apic};
 
 const UART_VECTOR: u8 = 36;
 const PIT_VECTOR: u8 = 34;
-const PIT_HZ: u64 = 1_193_182;
 
 /// Masks both 8259s: the IOAPIC delivers everything here.
 pub fn mask_pics() {
@@ -20,14 +20,14 @@ pub fn mask_pics() {
 pub fn uart(line: &mut Line) -> Verdict {
     output(COM1 + 4, 0x1e_u8); // MCR: loopback, OUT2, RTS
     output(COM1, 0xa5_u8);
-    let arrived = cpu::wait(100_000, || input::<u8>(COM1 + 5) & 1 != 0);
+    let arrived = clock::wait(100_000, || input::<u8>(COM1 + 5) & 1 != 0);
     let byte: u8 = input(COM1);
     output(COM1 + 4, 0x08_u8); // OUT2: interrupts pass
     line.check(arrived && byte == 0xa5, "loopback: waited for the byte 0xa5")?;
     let before = apic::count(UART_VECTOR);
     apic::route(4, UART_VECTOR);
     output(COM1 + 1, 2_u8); // IER: transmitter empty
-    let interrupted = cpu::wait(200_000, || apic::count(UART_VECTOR) != before);
+    let interrupted = clock::wait(200_000, || apic::count(UART_VECTOR) != before);
     output(COM1 + 1, 0_u8);
     let _: u8 = input(COM1 + 2);
     apic::route(4, 0);
@@ -56,40 +56,14 @@ pub fn pit(line: &mut Line) -> Verdict {
     output(0x43, 0x34_u8); // channel 0, mode 2
     output(0x40, (PIT_HZ / 500) as u8);
     output(0x40, ((PIT_HZ / 500) >> 8) as u8);
-    let fired = cpu::wait(500_000, || apic::count(PIT_VECTOR).wrapping_sub(before) >= 3);
+    let fired = clock::wait(500_000, || apic::count(PIT_VECTOR).wrapping_sub(before) >= 3);
     apic::route(pin, 0);
     output(0x43, 0x30_u8); // mode 0 without a count: silent
     line.text(" pin ").decimal(pin.into());
     line.check(fired, "waited 500 ms for three interrupts of channel 0 at 500 Hz")?;
     start_channel_2();
     let first = channel_2();
-    line.check(cpu::wait(100_000, || channel_2() != first), "channel 2 stands still")
-}
-
-fn start_channel_2() {
-    output(0x61, input::<u8>(0x61) & !2 | 1); // gate on, speaker off
-    output(0x43, 0xb0_u8); // channel 2, mode 0
-    output(0x42, 0xff_u8);
-    output(0x42, 0xff_u8);
-}
-
-fn channel_2() -> u16 {
-    output(0x43, 0x80_u8); // latch
-    let low: u8 = input(0x42);
-    u16::from_le_bytes([low, input(0x42)])
-}
-
-/// TSC ticks per microsecond, by some 10 ms of PIT channel 2. A PIT that stands still gives a guess.
-pub fn measure_tsc() -> u64 {
-    start_channel_2();
-    let (start, first) = (cpu::rdtsc(), channel_2());
-    for _ in 0..1_000_000 {
-        let counts = u64::from(first.wrapping_sub(channel_2()));
-        if counts > PIT_HZ / 100 {
-            return cpu::rdtsc().wrapping_sub(start) * PIT_HZ / counts / 1_000_000;
-        }
-    }
-    1000
+    line.check(clock::wait(100_000, || channel_2() != first), "channel 2 stands still")
 }
 
 fn cmos(register: u8) -> u64 {
@@ -100,7 +74,7 @@ fn cmos(register: u8) -> u64 {
 
 /// The date is one of this century.
 pub fn rtc(line: &mut Line) -> Verdict {
-    line.check(cpu::wait(100_000, || cmos(0x0a) & 0x80 == 0), "update in progress for 100 ms")?;
+    line.check(clock::wait(100_000, || cmos(0x0a) & 0x80 == 0), "update in progress for 100 ms")?;
     let binary = cmos(0x0b) & 4 != 0;
     let value = |register| match cmos(register) {
         value if binary => value,

@@ -1,4 +1,4 @@
-//! The processor and the bare machine, as functions: ports, memory by physical address, MSRs, time.
+//! The processor and the bare machine, as functions: ports, memory by physical address, MSRs.
 //!
 //! Everything below 4 GiB is mapped by identity, so an address is a number here, never a reference. All
 //! `unsafe` of the guest that is no entry point lives in this file.
@@ -6,7 +6,6 @@
 //! Spec: Intel SDM volume 2.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A value that fits a port or a register.
 pub trait Word: Copy {
@@ -151,46 +150,4 @@ pub fn output_string(port: u16, address: u64, count: usize) {
 pub fn input_string(port: u16, address: u64, count: usize) {
     // SAFETY: callers name RAM that no Rust object occupies.
     unsafe { asm!("rep insb", in("dx") port, inout("rdi") address => _, inout("rcx") count => _, options(nostack)) };
-}
-
-static TSC_PER_MICROSECOND: AtomicU64 = AtomicU64::new(0);
-
-/// Learns the TSC's frequency: told by the hypervisor (0x40000010), by the processor (0x15), or measured.
-/// Gives where it comes from.
-pub fn find_clock() -> &'static str {
-    let hypervisor = cpuid(0x4000_0000)[0] >= 0x4000_0010;
-    let [khz, ..] = if hypervisor { cpuid(0x4000_0010) } else { [0; 4] };
-    let [denominator, numerator, crystal, _] = if cpuid(0)[0] >= 0x15 { cpuid(0x15) } else { [0; 4] };
-    let (per_microsecond, source) = if khz >= 1000 {
-        (u64::from(khz) / 1000, "CPUID 0x40000010")
-    } else if denominator > 0 && numerator > 0 && crystal > 0 {
-        (u64::from(crystal) * u64::from(numerator) / u64::from(denominator) / 1_000_000, "CPUID 0x15")
-    } else {
-        (crate::chips::measure_tsc(), "the PIT")
-    };
-    TSC_PER_MICROSECOND.store(per_microsecond.max(1), Ordering::Relaxed);
-    source
-}
-
-pub fn tsc_per_microsecond() -> u64 {
-    TSC_PER_MICROSECOND.load(Ordering::Relaxed).max(1)
-}
-
-/// Looks at `condition` until it holds or `microseconds` are over; says whether it held.
-pub fn wait(microseconds: u64, mut condition: impl FnMut() -> bool) -> bool {
-    let start = rdtsc();
-    let limit = microseconds * tsc_per_microsecond();
-    loop {
-        if condition() {
-            return true;
-        }
-        if rdtsc().wrapping_sub(start) > limit {
-            return condition();
-        }
-        core::hint::spin_loop();
-    }
-}
-
-pub fn sleep(microseconds: u64) {
-    wait(microseconds, || false);
 }

@@ -18,7 +18,7 @@ pub mod crowd;
 mod noise;
 mod rings;
 
-use crate::cpu;
+use crate::clock;
 use crate::processors;
 use crate::report::{Line, Verdict, prove};
 use crate::start_info;
@@ -80,5 +80,5 @@ fn overwrite_this_program() {
         queue.describe(number, Buffer { address: mib << 20, len: 1 << 20, device_writes: true }, None);
         queue.offer(number);
     }
-    cpu::sleep(1_000_000);
+    clock::sleep(1_000_000);
 }

@@ -14,9 +14,11 @@
 mod acpi;
 mod apic;
 mod chips;
+mod clock;
 mod console;
 mod cpu;
 mod hostile;
+mod ipi;
 mod journal;
 mod processors;
 mod report;
@@ -34,7 +36,7 @@ extern "C" fn guest_main(first: u32) -> ! {
     if first == 0 {
         processors::arrive();
     }
-    let clock = cpu::find_clock();
+    let clock = clock::find();
     let (hostile, shell) = (start_info::option("hostile"), start_info::option("shell"));
     let journal = start_info::option("journal");
     let mut line = Line::new();
@@ -65,7 +67,7 @@ fn selftest(clock: &str) {
     prove("modes", processors::modes);
     prove("cpuid", processors::cpuid);
     prove("clock", |line| {
-        line.text(" TSC ").decimal(cpu::tsc_per_microsecond()).text(" MHz from ").text(clock);
+        line.text(" TSC ").decimal(clock::tsc_per_microsecond()).text(" MHz from ").text(clock);
         Ok(())
     });
     prove("ram", start_info::ram);

@@ -7,11 +7,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::acpi;
 use crate::apic::{self, CURRENT_COUNT, DIVIDE, FIXED, INIT, INITIAL_COUNT, MASKED, STARTUP, TIMER};
+use crate::clock;
 use crate::cpu::{self, read, write};
 use crate::hostile::crowd;
+use crate::ipi::{self, IPI_VECTOR};
 use crate::report::{Line, Verdict};
 
-const IPI_VECTOR: u8 = 32;
 const TIMER_VECTOR: u8 = 33;
 const DEADLINE_VECTOR: u8 = 35;
 const EFER: u32 = 0xc000_0080;
@@ -64,7 +65,7 @@ pub fn self_ipi(line: &mut Line) -> Verdict {
     let before = apic::count(IPI_VECTOR);
     line.text(" id ").decimal(apic::id().into()).text(" version ").hex((apic::read(apic::VERSION) & 0xff).into());
     apic::send(apic::id(), FIXED | u32::from(IPI_VECTOR));
-    line.check(cpu::wait(200_000, || apic::count(IPI_VECTOR) != before), "waited 200 ms for an IPI to itself")
+    line.check(clock::wait(200_000, || apic::count(IPI_VECTOR) != before), "waited 200 ms for an IPI to itself")
 }
 
 /// The timer counts down once and interrupts.
@@ -74,7 +75,7 @@ pub fn timer(line: &mut Line) -> Verdict {
     apic::write(TIMER, TIMER_VECTOR.into());
     apic::write(INITIAL_COUNT, 2_000_000);
     let first = apic::read(CURRENT_COUNT);
-    let fired = cpu::wait(500_000, || apic::count(TIMER_VECTOR) != before);
+    let fired = clock::wait(500_000, || apic::count(TIMER_VECTOR) != before);
     apic::write(TIMER, MASKED);
     line.check(first != 0 && first <= 2_000_000, "the current count is not below the initial one")?;
     line.check(fired, "waited 500 ms for a one-shot of 2000000 ticks")
@@ -87,14 +88,14 @@ pub fn tsc_deadline(line: &mut Line) -> Verdict {
     }
     let before = apic::count(DEADLINE_VECTOR);
     apic::write(TIMER, 0b10 << 17 | u32::from(DEADLINE_VECTOR));
-    let deadline = cpu::rdtsc() + 2000 * cpu::tsc_per_microsecond();
+    let deadline = cpu::rdtsc() + 2000 * clock::tsc_per_microsecond();
     cpu::write_msr(TSC_DEADLINE, deadline);
-    let fired = cpu::wait(500_000, || apic::count(DEADLINE_VECTOR) != before);
+    let fired = clock::wait(500_000, || apic::count(DEADLINE_VECTOR) != before);
     let late = cpu::rdtsc().wrapping_sub(deadline);
     apic::write(TIMER, MASKED);
     line.check(fired, "waited 500 ms for a deadline in 2 ms")?;
     line.check(late < 1 << 62, "fired before the deadline")?;
-    line.text(" late by ").decimal(late / cpu::tsc_per_microsecond()).text("us");
+    line.text(" late by ").decimal(late / clock::tsc_per_microsecond()).text("us");
     Ok(())
 }
 
@@ -108,15 +109,6 @@ pub fn arrive() -> ! {
         progress.store(ANSWERED, Ordering::SeqCst);
         crowd::join();
     }
-}
-
-/// Interrupts every other processor.
-pub fn call_others() {
-    acpi::processor_ids(|id| {
-        if id != apic::id() {
-            apic::send(id, FIXED | u32::from(IPI_VECTOR));
-        }
-    });
 }
 
 fn how_many(progress: u32) -> u32 {
@@ -142,8 +134,8 @@ pub fn start_all(line: &mut Line) -> Verdict {
     });
     line.text(" ").decimal(how_many(UP).into()).text(" of ").decimal(expected.into()).text(" others up");
     line.check(how_many(UP) == expected, "3 s after INIT, SIPI, SIPI")?;
-    call_others();
-    let answered = cpu::wait(3_000_000, || how_many(ANSWERED) == expected);
+    ipi::call_others();
+    let answered = clock::wait(3_000_000, || how_many(ANSWERED) == expected);
     line.text(", IPIs answered ").decimal(how_many(ANSWERED).into());
     line.check(answered, "waited 3 s for the rest")
 }
@@ -151,10 +143,10 @@ pub fn start_all(line: &mut Line) -> Verdict {
 /// INIT, SIPI, SIPI by `send`; waits until all are up.
 fn wake(microseconds: u64, expected: u32, send: impl Fn(u32)) {
     send(INIT);
-    cpu::sleep(10_000);
+    clock::sleep(10_000);
     for _ in 0..2 {
         send(STARTUP | (TRAMPOLINE >> 12) as u32);
-        cpu::sleep(200);
+        clock::sleep(200);
     }
-    cpu::wait(microseconds, || how_many(UP) == expected);
+    clock::wait(microseconds, || how_many(UP) == expected);
 }

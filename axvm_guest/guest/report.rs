@@ -3,6 +3,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::clock;
 use crate::cpu::{self, input, output};
 
 pub const COM1: u16 = 0x3f8;
@@ -82,7 +83,7 @@ impl Line {
     /// Sends the line to COM1. A transmitter that never empties is not waited for.
     pub fn send(&self) {
         for part in self.bytes().chunks(FIFO) {
-            cpu::wait(10_000, || input::<u8>(LINE_STATUS) & 0x20 != 0);
+            clock::wait(10_000, || input::<u8>(LINE_STATUS) & 0x20 != 0);
             for &byte in part {
                 output(COM1, byte);
             }
@@ -98,7 +99,7 @@ pub fn prove(name: &str, proof: impl FnOnce(&mut Line) -> Verdict) {
     let mut detail = Line::new();
     let start = cpu::rdtsc();
     let verdict = proof(&mut detail);
-    let microseconds = cpu::rdtsc().wrapping_sub(start) / cpu::tsc_per_microsecond();
+    let microseconds = cpu::rdtsc().wrapping_sub(start) / clock::tsc_per_microsecond();
     let word = match verdict {
         Ok(()) => " ok ",
         Err(Fault::Absent) => " skip ",

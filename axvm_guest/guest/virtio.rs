@@ -10,6 +10,7 @@
 //! Device", 5.5 "Traditional Memory Balloon Device".
 
 use crate::apic;
+use crate::clock;
 use crate::cpu::{self, read, write};
 use crate::report::{Line, Verdict, prove};
 
@@ -129,7 +130,7 @@ impl Device {
     /// Reset, features, queues, DRIVER_OK. Gives the features taken.
     pub fn start(self, wanted: u64, queues: u16, line: &mut Line) -> Result<u64, crate::report::Fault> {
         self.write(STATUS, 0);
-        line.check(cpu::wait(PATIENCE, || self.read(STATUS) == 0), "waited for status 0 after a reset")?;
+        line.check(clock::wait(PATIENCE, || self.read(STATUS) == 0), "waited for status 0 after a reset")?;
         self.write(STATUS, 1);
         self.write(STATUS, 3);
         let taken = self.offered() & (wanted | VERSION_1);
@@ -216,9 +217,9 @@ impl Queue {
             self.describe(number as u16, buffer, next);
         }
         self.offer(0);
-        let back = cpu::wait(PATIENCE, || read::<u16>(self.used() + 2) != used);
+        let back = clock::wait(PATIENCE, || read::<u16>(self.used() + 2) != used);
         line.check(back, "waited 2 s for the chain to come back")?;
-        let arrived = cpu::wait(PATIENCE, || apic::count(self.device.vector()) != interrupts);
+        let arrived = clock::wait(PATIENCE, || apic::count(self.device.vector()) != interrupts);
         line.check(arrived, "waited 2 s for the interrupt")?;
         self.device.acknowledge();
         Ok(read(self.used() + 8 + u64::from(used % QUEUE_LEN) * 8))

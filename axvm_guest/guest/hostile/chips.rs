@@ -3,10 +3,11 @@
 //! Values that end the machine are avoided one by one, so that wrong ones can be written right beside them.
 
 use super::noise::{Noise, one_of};
+use crate::apic;
 use crate::cpu::{input, input_string, output, output_string, read, write};
+use crate::ipi;
 use crate::report::COM1;
 use crate::virtio;
-use crate::{apic, processors};
 
 const ROUNDS: u32 = 160;
 const PM1A_CONTROL: u16 = 0x604;
@@ -171,7 +172,7 @@ fn interrupts(noise: &mut Noise) {
         output(0x70, 0x0c_u8);
         let _: u8 = input(0x71);
     }
-    processors::call_others();
+    ipi::call_others();
 }
 
 /// Every register of COM1 but the data.

@@ -12,7 +12,7 @@ use super::rings::{begin, honest, place};
 use crate::cpu::{self, read, write};
 use crate::report::{Line, Verdict};
 use crate::virtio::{Buffer, Device, QUEUE_LEN, Queue, register::*};
-use crate::{apic, processors};
+use crate::{apic, clock, ipi};
 
 /// How often the first processor acts.
 const ACTS: u32 = 150;
@@ -27,13 +27,13 @@ pub fn attack(device: Device, noise: &mut Noise, line: &mut Line) -> Verdict {
     let acted = || ACTED.iter().fold(0, |sum: u32, count| sum.wrapping_add(count.load(Ordering::SeqCst)));
     let before = acted();
     TARGET.store(device.number + 1, Ordering::SeqCst);
-    processors::call_others();
+    ipi::call_others();
     for _ in 0..ACTS {
         act(device, noise);
     }
     TARGET.store(0, Ordering::SeqCst);
     let idle = || BUSY.iter().all(|busy| busy.load(Ordering::SeqCst) == 0);
-    line.check(cpu::wait(2_000_000, idle), "waited 2 s for the others")?;
+    line.check(clock::wait(2_000_000, idle), "waited 2 s for the others")?;
     line.text(", others acted ").decimal(acted().wrapping_sub(before).into());
     Ok(())
 }

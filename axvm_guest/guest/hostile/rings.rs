@@ -4,7 +4,8 @@
 //! 2.7.10 "Available Buffer Notification Suppression".
 
 use super::noise::{Noise, one_of};
-use crate::cpu::{self, read, write};
+use crate::clock;
+use crate::cpu::{read, write};
 use crate::virtio::{Buffer, Device, QUEUE_LEN, Queue, kind, register::*};
 
 /// Words of noise in one storm.
@@ -94,7 +95,7 @@ fn start_and_kick(queue: Queue) {
 
 fn kick(queue: Queue) {
     queue.device.write(QUEUE_NOTIFY, queue.number.into());
-    cpu::sleep(200);
+    clock::sleep(200);
 }
 
 fn ring_addresses(device: Device, noise: &mut Noise) {
@@ -316,6 +317,6 @@ fn wild_requests(device: Device, noise: &mut Noise) {
         queue.describe(1, data, Some(2));
         queue.describe(2, Buffer { address: queue.room() + 24, len: 1, device_writes: true }, None);
         queue.offer(0);
-        cpu::sleep(100);
+        clock::sleep(100);
     }
 }
