@@ -128,12 +128,10 @@ impl Console {
                 hub.pty = Some(pty);
             }
         }
-        let shared = Arc::clone(&console.shared);
+        let ends = EndsConsole(Arc::clone(&console.shared));
         let run = move || {
             hub.run();
-            shared.ended.set();
-            // Who came too late to be served.
-            drop(shared.arrivals());
+            drop(ends);
         };
         console.hub = Some(console.shared.spawn("console", run).map_err(ConsoleError::Resources)?);
         Ok(console)
@@ -213,6 +211,17 @@ impl Drop for Console {
             let _ = hub.join();
         }
         self.terminal.iter().for_each(|terminal| terminal.leave());
+    }
+}
+
+/// However the hub ends, the console ends with it: nobody waits for a dead thread.
+struct EndsConsole(Arc<Shared>);
+
+impl Drop for EndsConsole {
+    fn drop(&mut self) {
+        self.0.ended.set();
+        // Who came too late to be served.
+        drop(self.0.arrivals());
     }
 }
 

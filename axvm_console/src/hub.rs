@@ -110,13 +110,15 @@ impl Hub {
     pub fn run(mut self) {
         loop {
             self.now = Instant::now();
+            // Asked before the last look around: clients and output that came before the end must be found.
+            let closing = self.shared.closing.is_set();
             for stream in self.shared.arrivals() {
                 self.adopt(stream);
             }
             self.type_held();
             let shown = self.show_output();
             self.part_with_the_gone();
-            if self.shared.given_up.is_set() || (shown && self.is_finished()) {
+            if self.shared.given_up.is_set() || (closing && shown && self.all_have_read()) {
                 break;
             }
             for (source, flags) in self.wait() {
@@ -126,9 +128,8 @@ impl Hub {
         self.end();
     }
 
-    fn is_finished(&self) -> bool {
-        self.shared.closing.is_set()
-            && !self.writer.as_ref().is_some_and(Writer::is_busy)
+    fn all_have_read(&self) -> bool {
+        !self.writer.as_ref().is_some_and(Writer::is_busy)
             && self.clients.iter().all(|client| client.wait(self.now, 0, LAST_PATIENCE).is_none())
     }
 

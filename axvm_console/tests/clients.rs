@@ -7,10 +7,13 @@ use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use axvm_console::BackEnd;
-use common::{Bench, assert_quiet, open, pattern, read, receive, send_all, until};
+use axvm_console::{BackEnd, Console, Hooks, Port};
+use common::{Bench, Calls, assert_quiet, open, pattern, read, receive, send_all, until};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
 fn listening() -> (TempDir, PathBuf, Bench) {
@@ -201,4 +204,43 @@ fn a_client_stuck_at_the_end_does_not_hold_it_for_long() {
     let start = Instant::now();
     bench.console.finish();
     assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn output_that_comes_while_the_console_looks_around_is_not_lost_at_the_end() {
+    let port = Port::new().unwrap();
+    let (stop_here, stopped) = channel();
+    let (go_on, gone_on) = channel();
+    let gone_on = Mutex::new(gone_on);
+    let on_warning = Box::new(move |_| {
+        stop_here.send(()).unwrap();
+        gone_on.lock().unwrap().recv().unwrap();
+    });
+    let hooks = Hooks { on_warning, ..Arc::<Calls>::default().hooks() };
+    let console = Console::open(&BackEnd::None, port.clone(), hooks).unwrap();
+    let (_stuck, theirs) = UnixStream::pair().unwrap();
+    console.attacher().attach(theirs);
+    // When its backlog is full it is disconnected, with a warning: the output of that moment is taken already.
+    until("it is disconnected", || {
+        port.send(&[b'x'; 64 << 10]);
+        stopped.try_recv().is_ok()
+    });
+    port.send(b"bye");
+    console.close();
+    go_on.send(()).unwrap();
+    console.finish();
+    assert_eq!(port.room(), 64 << 10, "nothing is left");
+}
+
+#[test]
+fn nobody_waits_for_a_console_whose_thread_failed() {
+    let failing = Hooks { on_thread: Box::new(|| panic!("a bug, on purpose")), ..Arc::<Calls>::default().hooks() };
+    let console = Console::open(&BackEnd::None, Port::new().unwrap(), failing).unwrap();
+    until("it has ended", || {
+        let mut ended = [PollFd::new(console.ended(), PollFlags::IN)];
+        poll(&mut ended, Some(&Timespec::default())).unwrap() == 1
+    });
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    console.attacher().attach(theirs);
+    assert_eq!(read(&ours, 1), b"", "a client that comes then is turned away");
 }
