@@ -59,6 +59,17 @@ impl Qemu {
         text.lines().filter(|line| !line.contains("TCG doesn't support")).map(|line| format!("{line}\n")).collect()
     }
 
+    /// The process's state and CPU time, for the report: `S (sleeping), 12 s of CPU time`.
+    pub(super) fn state(&self) -> String {
+        let read = |name| fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim().to_owned();
+        let stat = read("stat");
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        format!("{state}, {} s of CPU time", ticks / 100)
+    }
+
     /// Writes the machine's state to a QEMU migration address.
     pub(super) fn migrate(&mut self, address: &str, deadline: Instant) -> Result<()> {
         self.monitor.set_read_timeout(Some(Duration::from_secs(1)))?;

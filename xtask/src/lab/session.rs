@@ -24,8 +24,11 @@ use super::{Console, End, LabJob, LabReport};
 const RESTORE_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(120);
-/// Without a sign of life for so long, the outer machine's timers have stopped: an interrupt of the emulated processor was
-/// lost. Its job would wait for ever, and so would the job's own time limits.
+/// How often to look whether this host itself stood still (a virtual machine that was paused), and what says so.
+const LOOK: Duration = Duration::from_secs(1);
+const STANDSTILL: Duration = Duration::from_secs(20);
+/// Without a sign of life for so long, the outer machine's timers have stopped (an interrupt of the emulated processor was
+/// lost), or somebody stopped QEMU. Its job would wait for ever, and so would the job's own time limits.
 const SILENCE_LIMIT: Duration = Duration::from_secs(90);
 const FOREVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What an outer kernel says that is lost or soon will be.
@@ -110,10 +113,21 @@ impl Session<'_, '_> {
             return Ok(self.died("gone before the job began"));
         }
         let end = Instant::now() + self.job.limit.unwrap_or(FOREVER);
+        let mut heard = Instant::now();
         loop {
-            match self.qemu.control.line(end.min(Instant::now() + SILENCE_LIMIT))? {
+            let since = Instant::now();
+            let said = self.qemu.control.line(end.min(since + LOOK))?;
+            if since.elapsed() > STANDSTILL {
+                // All clocks leapt, and with them every time limit in there.
+                return Ok(self.died(&format!("this host stood still for {} s", since.elapsed().as_secs())));
+            }
+            if said != Said::Silence {
+                heard = Instant::now();
+            }
+            match said {
                 Said::Closed => return Ok(self.died("QEMU ended")),
-                Said::Silence if Instant::now() < end => return Ok(self.died("no sign of life: its timers stopped")),
+                Said::Silence if heard.elapsed() > SILENCE_LIMIT => return Ok(self.died("no sign of life")),
+                Said::Silence if Instant::now() < end => {}
                 Said::Silence => return self.stop(),
                 Said::Line(line) if line == "axvm-lab: alive" => self.qemu.control.forget_line(),
                 Said::Line(line) if DEATH.iter().any(|sign| line.contains(sign)) => {
@@ -177,6 +191,7 @@ impl Session<'_, '_> {
     }
 
     fn died(&self, why: &str) -> End {
-        End::OuterDied(format!("{why}\n{}\n{}", self.qemu.control.tail(), self.qemu.errors()).trim().to_owned())
+        let (state, tail, errors) = (self.qemu.state(), self.qemu.control.tail(), self.qemu.errors());
+        End::OuterDied(format!("{why} (QEMU: {state})\n{tail}\n{errors}").trim().to_owned())
     }
 }

@@ -142,6 +142,9 @@ impl Campaign {
         let out = project::target().join("lab-tests").join(self.series);
         report.payload.take_directory("out", &out)?;
         fs::write(out.join("outer-console"), &report.outer_console).context("Cannot keep the outer console")?;
+        if let Some(first_try) = &report.first_try {
+            fs::write(out.join("first-try"), first_try).context("Cannot keep what ended the first try")?;
+        }
         let lab_failure = match &report.end {
             End::Exit(_) => None,
             End::TimeLimit(limit) => Some(format!("the whole run took more than {} s", limit.as_secs())),
