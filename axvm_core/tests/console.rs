@@ -14,6 +14,7 @@ use common::talk::{checksum, flood, pattern};
 use common::terminal::open;
 use common::{Axvm, Place, Talk, exists, has_kvm, until};
 use rustix::pipe::fcntl_setpipe_size;
+use rustix::process::Signal;
 
 /// What the replay of a console holds.
 const REPLAY: usize = 64 << 10;
@@ -93,6 +94,26 @@ fn a_reader_that_leaves_stops_nobody() {
     keys.say("flood 8\noff\n");
     let end = axvm.ends_with(0);
     assert_eq!(end.errors.matches("Cannot write to the console's standard output").count(), 1, "{end:?}");
+}
+
+#[test]
+fn a_signal_ends_ctl_console_though_nobody_reads_it() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let axvm = place.start(place.machine("shell=hvc0", "--virtio-console unix=con"), Stdio::null(), Stdio::null());
+    let mut talk = place.attach("con");
+    talk.hear("ready\n> ");
+    let (control, unread) = into_a_small_pipe(&place, place.axvm("ctl ./api console"));
+    // More than its pipe, its console and the socket hold.
+    talk.say("flood 1024\n");
+    talk.hear(" done\n> ");
+    until("it can say no more", || control.state() == 'S' && unread.has_output());
+    control.signal(Signal::TERM);
+    control.ends_with(0);
+    talk.say("off\n");
+    axvm.ends_with(0);
 }
 
 #[test]

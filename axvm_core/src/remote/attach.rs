@@ -1,4 +1,4 @@
-//! `axvm ctl MACHINE console`: this terminal at the guest's console, until Ctrl-A x or the machine's end.
+//! `axvm ctl MACHINE console`: this terminal at the guest's console, until Ctrl-A x, a signal or the machine's end.
 //!
 //! ```text
 //!   terminal <--> Console (raw mode, escape keys) <--> Port <--> two threads here <--> control socket <--> the machine
@@ -14,15 +14,20 @@ use std::thread;
 use anyhow::{Context, Result};
 use axvm_api::Client;
 use axvm_api::types::{Action, ActionRequest};
-use axvm_console::{BackEnd, Console, Hooks, Key, Port};
+use axvm_console::{BackEnd, Console, Hooks, Key, Port, Wake};
 use axvm_core::speech::tell;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 << 10;
+/// Between two looks whether a slow terminal has room.
+const BRIEFLY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
-/// Attaches `stream`, which came from the control socket at `socket`; comes back when the user leaves or the machine ends.
+/// Attaches `stream`, which came from the control socket at `socket`; comes back when the user leaves or the machine
+/// ends.
 pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
     let port = Port::new().context("Cannot make a console")?;
     // The port calls whenever something changed: one call that was not yet answered is as good as many.
@@ -40,13 +45,19 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
             for signal in &mut signals {
                 match signal {
                     SIGCONT => console.continued(),
-                    _ => drop(at_end.shutdown(Shutdown::Both)),
+                    _ => {
+                        let _ = at_end.shutdown(Shutdown::Both);
+                        // Nor is a terminal waited for that takes nothing.
+                        console.give_up();
+                    }
                 }
             }
         });
         let typed = port.clone();
         scope.spawn(move || send(&typed, to_guest, &rings));
-        let shown = show(stream, &port);
+        let shown = show(stream, &port, console.ended());
+        console.close();
+        ends_within(console.ended(), None);
         handle.close();
         // Ends the thread that waits for the bell.
         port.connect(|| {});
@@ -73,8 +84,8 @@ fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
     }
 }
 
-/// From the guest to the terminal, as fast as the terminal takes it.
-fn show(mut stream: UnixStream, port: &Port) -> std::io::Result<()> {
+/// From the guest to the terminal, as fast as the terminal takes it; until the console has `ended` at the latest.
+fn show(mut stream: UnixStream, port: &Port, ended: &Wake) -> std::io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let count = match stream.read(&mut chunk) {
@@ -90,7 +101,19 @@ fn show(mut stream: UnixStream, port: &Port) -> std::io::Result<()> {
             rest = &rest[taken..];
         }
         while port.room() == 0 {
-            thread::sleep(std::time::Duration::from_millis(5));
+            if ends_within(ended, Some(BRIEFLY)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Waits for a console's end, for `limit` at most; whether it came.
+fn ends_within(ended: &Wake, limit: Option<Timespec>) -> bool {
+    loop {
+        match poll(&mut [PollFd::new(ended, PollFlags::IN)], limit.as_ref()) {
+            Err(Errno::INTR) => {}
+            ready => return ready != Ok(0),
         }
     }
 }
