@@ -77,20 +77,26 @@ struct Head {
 impl Client {
     /// Connects to the machine whose socket is at `path`.
     pub fn connect(path: impl AsRef<Path>) -> Result<Client, ClientError> {
+        Client::connect_within(path, PATIENCE)
+    }
+
+    /// Like [`Client::connect`]; the connection, and each answer, may take so long.
+    pub fn connect_within(path: impl AsRef<Path>, patience: Duration) -> Result<Client, ClientError> {
         let path = path.as_ref().to_owned();
-        let stream = match UnixStream::connect(&path) {
+        let stream = match axvm_socket::connect(&path, patience) {
             Ok(stream) => stream,
             Err(error) => {
                 return Err(match error.kind() {
                     io::ErrorKind::NotFound => ClientError::NoSocket(path),
                     io::ErrorKind::ConnectionRefused => ClientError::Ended(path),
                     io::ErrorKind::PermissionDenied => ClientError::NotYours(path),
+                    io::ErrorKind::WouldBlock => ClientError::Broken { path, source: error },
                     _ => ClientError::Strange { path, why: error.to_string() },
                 });
             }
         };
         let client = Client { stream, path };
-        client.set_patience(Some(PATIENCE))?;
+        client.set_patience(Some(patience))?;
         Ok(client)
     }
 

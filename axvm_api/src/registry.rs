@@ -115,11 +115,7 @@ impl Registry {
 /// The machine behind a socket, if there is one.
 fn look(socket: PathBuf) -> Option<Found> {
     let pid = socket.file_name()?.to_str()?.strip_suffix(".sock")?.parse().ok()?;
-    let ask = |mut client: Client| {
-        client.set_patience(Some(PATIENCE))?;
-        client.get::<Status>("/status")
-    };
-    match Client::connect(&socket).and_then(ask) {
+    match Client::connect_within(&socket, PATIENCE).and_then(|mut client| client.get::<Status>("/status")) {
         Err(ClientError::Ended(_)) => {
             _ = remove_dead(&socket);
             None

@@ -11,10 +11,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::talk::{flood, pattern};
 use common::{PATIENCE, Place, Talk, exists, has_kvm, skip, until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// One request by hand: the status, and the body as JSON (null without one).
@@ -101,6 +102,26 @@ fn machines_are_listed_and_named_by_name_process_and_path() {
     talk.say("off\n");
     web.ends_with(0);
     assert_eq!(place.run("ps --json").1.trim(), "[]");
+}
+
+#[test]
+fn ps_does_not_wait_long_for_a_machine_that_does_not_answer() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, talk) = place.shell("--name web");
+    axvm.signal(Signal::STOP);
+    let since = Instant::now();
+    let (code, table, errors) = place.run("ps");
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    assert!(
+        code == 0 && table.contains(&axvm.pid().to_string()) && table.contains("does not answer"),
+        "{table}{errors}"
+    );
+    axvm.signal(Signal::CONT);
+    talk.say("off\n");
+    axvm.ends_with(0);
 }
 
 #[test]

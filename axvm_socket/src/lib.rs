@@ -17,9 +17,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, fchmod, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use rustix::process::geteuid;
 use thiserror::Error;
@@ -51,6 +52,9 @@ pub enum SocketError {
 const PATH_LIMIT: usize = 107;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
+
+/// How long to wait for a sign of life behind a socket.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A socket that listens, at its path until dropped.
 #[derive(Debug)]
@@ -104,6 +108,17 @@ impl Drop for Socket {
     }
 }
 
+/// Connects to the socket at `path`. A process that does not accept keeps some clients waiting; who finds too many of
+/// them there waits for `patience` at most ([`io::ErrorKind::WouldBlock`]).
+pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
+    retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
+    Ok(socket.into())
+}
+
 /// Removes the socket at `path` if nobody listens to it.
 pub fn remove_dead(path: &Path) -> Result<(), SocketError> {
     let _lock = lock(path);
@@ -129,7 +144,7 @@ fn clear(path: &Path) -> Result<(), SocketError> {
     if !found.file_type().is_socket() {
         return Err(SocketError::NotASocket(path.to_owned()));
     }
-    match UnixStream::connect(path) {
+    match connect(path, PATIENCE) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(|source| SocketError::Create { path: path.to_owned(), source })
         }
@@ -170,6 +185,19 @@ mod tests {
         assert!(matches!(error, SocketError::Taken(_)), "{error}");
         UnixStream::connect(&path).unwrap();
         drop(living);
+    }
+
+    #[test]
+    fn a_process_that_does_not_accept_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = Socket::listen(&path).unwrap();
+        let patience = Duration::from_millis(1);
+        let waiting: Vec<_> = (0..1000).map_while(|_| connect(&path, patience).ok()).collect();
+        assert!(waiting.len() < 1000, "so many may wait");
+        assert_eq!(connect(&path, patience).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(matches!(Socket::listen(&path), Err(SocketError::Taken(_))), "it lives");
+        drop(socket);
     }
 
     #[test]

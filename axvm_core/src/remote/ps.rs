@@ -20,7 +20,8 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
     if !machines.is_empty() {
         std::thread::sleep(LOOK);
     }
-    for machine in &mut machines {
+    // Who did not answer would not answer now.
+    for machine in machines.iter_mut().filter(|machine| machine.status.is_ok()) {
         if let Ok(status) = Client::connect(&machine.socket).and_then(|mut client| client.get::<Status>("/status")) {
             machine.status = Ok(status);
         }
