@@ -84,7 +84,8 @@ impl Drop for Server {
 }
 
 impl Bound {
-    /// Starts the thread `api`, the only one that reads `feed`. `on_start` runs there first: the place to restrict it. If it fails, nothing is served.
+    /// Starts the thread `api`, the only one that reads `feed`. `on_start` runs there first: the place to restrict it.
+    /// If it fails, nothing is served.
     pub fn serve<E: Into<Box<dyn Error + Send + Sync>>>(
         self,
         control: Arc<dyn Control>,
