@@ -52,11 +52,12 @@ impl Host {
     /// A kernel that is `embedded` in this program stands for that of the settings.
     pub fn open(config: &Config, embedded: Option<&'static [u8]>, events: Events) -> Result<Host> {
         let mut steps = Steps::start(&events);
-        ensure_descriptors(config)?;
-        let kvm = Kvm::open()?;
-        let limit = kvm.capabilities().max_vcpus;
-        let count = config.topology.count();
+        let (kvm, count) = (Kvm::open(), config.topology.count());
+        let limit = kvm.as_ref().map_or(u32::MAX, |kvm| kvm.capabilities().max_vcpus);
         ensure!(count <= limit, "--cpus {count}: KVM on this host runs at most {limit} vCPUs in one machine");
+        // Before the error of opening: it may be for want of a descriptor.
+        ensure_descriptors(config)?;
+        let kvm = kvm?;
         steps.done("kvm", || format!("up to {limit} vCPUs"));
 
         let ram = GuestRam::allocate(&config.memory)?;
