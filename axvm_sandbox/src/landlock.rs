@@ -30,7 +30,7 @@ pub struct Files {
     pub read: Vec<PathBuf>,
     /// Opened for reading and writing: files that a reset opens again, devices.
     pub write: Vec<PathBuf>,
-    /// Directories in which a socket is removed, or made, at the end.
+    /// Directories in which a socket is removed at the end.
     pub sockets_in: Vec<PathBuf>,
 }
 
@@ -49,8 +49,7 @@ pub(crate) fn limit(files: &Files) -> Result<Protection, SandboxError> {
     rules = allow(rules, &files.read, AccessFs::ReadFile.into())?;
     let write = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
     rules = allow(rules, &files.write, write)?;
-    let sockets = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ReadDir;
-    rules = allow(rules, &files.sockets_in, sockets)?;
+    rules = allow(rules, &files.sockets_in, AccessFs::RemoveFile.into())?;
     Ok(describe(rules.restrict_self()?.landlock))
 }
 
