@@ -51,6 +51,11 @@ pub enum ClientError {
         /// What was wrong.
         why: String,
     },
+    /// Nothing came in time.
+    #[error(
+        "The machine at {0} gives no answer. If its process is stopped, `kill -CONT` lets it go on; `kill` ends it"
+    )]
+    Silent(PathBuf),
     /// The conversation broke.
     #[error("The machine at {path} does not answer: {source}. If it hangs, `kill` ends it")]
     Broken {
@@ -90,7 +95,7 @@ impl Client {
                     io::ErrorKind::NotFound => ClientError::NoSocket(path),
                     io::ErrorKind::ConnectionRefused => ClientError::Ended(path),
                     io::ErrorKind::PermissionDenied => ClientError::NotYours(path),
-                    io::ErrorKind::WouldBlock => ClientError::Broken { path, source: error },
+                    io::ErrorKind::WouldBlock => ClientError::Silent(path),
                     _ => ClientError::Strange { path, why: error.to_string() },
                 });
             }
@@ -224,6 +229,9 @@ impl Client {
     }
 
     fn broken(&self, source: io::Error) -> ClientError {
+        if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            return ClientError::Silent(self.path.clone());
+        }
         ClientError::Broken { path: self.path.clone(), source }
     }
 

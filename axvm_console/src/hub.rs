@@ -25,10 +25,12 @@ use crate::keys::{Escape, help};
 use crate::port::LIMIT;
 use crate::pty::Pty;
 use crate::replay::Replay;
-use crate::shared::Shared;
+use crate::shared::{Arrival, Shared};
 use crate::terminal::Terminal;
 use crate::writer::Writer;
 
+/// Clients at once: those of a runaway script must not take the descriptors that the guest's devices need.
+const CLIENT_LIMIT: usize = 64;
 /// How often to look whether the shell gave the terminal back, or a descriptor came free for a client.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long output waits for more of it.
@@ -112,7 +114,8 @@ impl Hub {
             self.now = Instant::now();
             // Asked before the last look around: clients and output that came before the end must be found.
             let closing = self.shared.closing.is_set();
-            for stream in self.shared.arrivals() {
+            for Arrival { stream, typed } in self.shared.arrivals() {
+                self.held.extend(typed);
                 self.adopt(stream);
             }
             self.type_held();
@@ -149,6 +152,12 @@ impl Hub {
     }
 
     fn attach(&mut self, kind: Kind, fd: Arc<OwnedFd>) {
+        if self.clients.len() >= CLIENT_LIMIT {
+            (self.shared.hooks.on_warning)(format!(
+                "More than {CLIENT_LIMIT} console clients: the new one is sent away"
+            ));
+            return;
+        }
         self.clients.push(Client::new(kind, fd, self.replay.bytes()));
     }
 

@@ -20,6 +20,13 @@ pub struct Hooks {
     pub on_thread: Box<dyn Fn() + Send + Sync>,
 }
 
+/// A client on its way in.
+pub struct Arrival {
+    pub stream: UnixStream,
+    /// What it sent already.
+    pub typed: Vec<u8>,
+}
+
 /// What the threads of one console share.
 pub struct Shared {
     pub hooks: Hooks,
@@ -31,7 +38,7 @@ pub struct Shared {
     pub given_up: Wake,
     /// Set by the hub when it has ended.
     pub ended: Wake,
-    arrivals: Mutex<Vec<UnixStream>>,
+    arrivals: Mutex<Vec<Arrival>>,
 }
 
 impl Shared {
@@ -42,7 +49,7 @@ impl Shared {
     }
 
     /// Clients that came since the last call.
-    pub fn arrivals(&self) -> Vec<UnixStream> {
+    pub fn arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -66,10 +73,10 @@ impl Attacher {
         Attacher(Arc::clone(shared))
     }
 
-    /// Adds a client, whatever the back end: it gets the last 64 KiB, then what the guest writes; what it sends is
-    /// typed. A console that has ended hangs up.
-    pub fn attach(&self, stream: UnixStream) {
-        self.0.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+    /// Adds a client, whatever the back end: it gets the last 64 KiB, then what the guest writes; what it sent (`typed`)
+    /// and will send is typed. A console that has ended hangs up.
+    pub fn attach(&self, stream: UnixStream, typed: Vec<u8>) {
+        self.0.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(Arrival { stream, typed });
         self.0.wake.set();
         if self.0.ended.is_set() {
             drop(self.0.arrivals());

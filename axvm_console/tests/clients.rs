@@ -175,7 +175,7 @@ fn a_client_is_attached_without_a_back_end() {
     until("it is kept", || bench.port.room() == 64 << 10);
     let (mut client, server) = UnixStream::pair().unwrap();
     let attacher = bench.console.attacher();
-    attacher.attach(server);
+    attacher.attach(server, Vec::new());
     assert_eq!(read(&client, 7), b"booting");
     client.write_all(b"ls\n").unwrap();
     assert_eq!(receive(&bench.port, 3), b"ls\n");
@@ -183,7 +183,7 @@ fn a_client_is_attached_without_a_back_end() {
     bench.console.finish();
     assert_eq!(read(&client, 100), b" done", "what is left is flushed, then the console hangs up");
     let (late, server) = UnixStream::pair().unwrap();
-    attacher.attach(server);
+    attacher.attach(server, Vec::new());
     assert_eq!(read(&late, 1), b"");
 }
 
@@ -219,7 +219,7 @@ fn output_that_comes_while_the_console_looks_around_is_not_lost_at_the_end() {
     let hooks = Hooks { on_warning, ..Arc::<Calls>::default().hooks() };
     let console = Console::open(&BackEnd::None, port.clone(), hooks).unwrap();
     let (_stuck, theirs) = UnixStream::pair().unwrap();
-    console.attacher().attach(theirs);
+    console.attacher().attach(theirs, Vec::new());
     // When its backlog is full it is disconnected, with a warning: the output of that moment is taken already.
     until("it is disconnected", || {
         port.send(&[b'x'; 64 << 10]);
@@ -241,6 +241,6 @@ fn nobody_waits_for_a_console_whose_thread_failed() {
         poll(&mut ended, Some(&Timespec::default())).unwrap() == 1
     });
     let (ours, theirs) = UnixStream::pair().unwrap();
-    console.attacher().attach(theirs);
+    console.attacher().attach(theirs, Vec::new());
     assert_eq!(read(&ours, 1), b"", "a client that comes then is turned away");
 }

@@ -82,7 +82,7 @@ fn an_idle_console_never_wakes() {
 fn a_client_gone_while_its_typing_waits_wakes_nobody() {
     let bench = open(&BackEnd::None).unwrap();
     let (client, server) = UnixStream::pair().unwrap();
-    bench.console.attacher().attach(server);
+    bench.console.attacher().attach(server, Vec::new());
     client.set_nonblocking(true).unwrap();
     let mut typed = 0;
     common::until("the port and the socket are full", || {

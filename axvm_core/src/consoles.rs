@@ -67,9 +67,8 @@ impl Consoles {
     }
 
     /// The way onto the console that people use: hvc0 if there is one.
-    pub fn for_people(&self) -> (Attacher, Port) {
-        let line = self.hvc0.as_ref().unwrap_or(&self.com1);
-        (line.console.attacher(), line.port.clone())
+    pub fn for_people(&self) -> Attacher {
+        self.hvc0.as_ref().unwrap_or(&self.com1).console.attacher()
     }
 
     /// The way onto the UART's console.

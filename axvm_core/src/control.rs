@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axvm_api::types::{self, CacheType, State};
 use axvm_api::{Attach, Control, Fault};
-use axvm_console::{Attacher, Port};
+use axvm_console::Attacher;
 use axvm_devices::PowerEvent;
 use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::balloon::Target;
@@ -28,7 +28,6 @@ pub struct Panel {
     facts: Facts,
     ram: Arc<GuestRam>,
     attacher: Attacher,
-    port: Port,
     started: Instant,
     current: Arc<Current>,
     counted: Mutex<Counted>,
@@ -65,8 +64,8 @@ impl Panel {
         };
         let started = Instant::now();
         let counted = Mutex::new(Counted { at: started, total: 0, per_second: 0.0 });
-        let (attacher, port) = consoles.for_people();
-        Panel { facts, ram, attacher, port, started, current, counted }
+        let attacher = consoles.for_people();
+        Panel { facts, ram, attacher, started, current, counted }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, Fault> {
@@ -216,11 +215,8 @@ impl Control for Panel {
     }
 
     fn attach_console(&self) -> Result<Attach, Fault> {
-        let (attacher, port) = (self.attacher.clone(), self.port.clone());
-        Ok(Box::new(move |stream, typed| {
-            port.put(&typed);
-            attacher.attach(stream);
-        }))
+        let attacher = self.attacher.clone();
+        Ok(Box::new(move |stream, typed| attacher.attach(stream, typed)))
     }
 }
 

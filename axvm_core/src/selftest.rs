@@ -97,7 +97,7 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
-    consoles.com1_attacher().attach(console);
+    consoles.com1_attacher().attach(console, Vec::new());
     let listened = Arc::clone(&current);
     let listener = thread::Builder::new().name("selftest".into()).spawn(move || {
         axvm_sandbox::enter(Role::Console);
