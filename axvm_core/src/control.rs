@@ -23,6 +23,8 @@ use crate::recipe::{BALLOON, disk_name};
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
 
+const BETWEEN: &str = "The machine is between two starts; try again in a moment";
+
 /// What the control socket works on.
 pub struct Panel {
     facts: Facts,
@@ -69,7 +71,7 @@ impl Panel {
     }
 
     fn machine(&self) -> Result<Arc<Machine>, Fault> {
-        self.current.machine().ok_or_else(|| Fault::from("The machine is between two starts; try again in a moment"))
+        self.current.machine().ok_or_else(|| Fault::from(BETWEEN))
     }
 
     /// Something that needs the guest's help; a paused guest can not give it.
@@ -138,8 +140,7 @@ impl Control for Panel {
     }
 
     fn pause(&self) -> Result<(), Fault> {
-        self.machine()?.pause();
-        Ok(())
+        if self.machine()?.pause() { Ok(()) } else { Err(BETWEEN.into()) }
     }
 
     fn resume(&self) -> Result<(), Fault> {

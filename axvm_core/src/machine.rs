@@ -97,17 +97,19 @@ impl Machine {
         self.running().paused
     }
 
-    /// Holds first the vCPUs, then the devices. Done when this returns; twice is once.
-    pub fn pause(&self) {
+    /// Holds first the vCPUs, then the devices. Done when this returns; twice is once. Whether it stands still now: a
+    /// machine that is being stopped does not.
+    pub fn pause(&self) -> bool {
         let mut running = self.running();
         if running.paused || self.shared.gate.current() == Order::Stop {
-            return;
+            return running.paused;
         }
         self.shared.gate.order(Order::Pause);
         running.threads.iter().for_each(VcpuThread::kick);
         self.shared.gate.wait_until_still();
         self.transports.iter().for_each(|transport| transport.pause());
         running.paused = true;
+        true
     }
 
     /// Lets the devices go on, then the vCPUs.

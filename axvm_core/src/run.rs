@@ -103,7 +103,7 @@ pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
             let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
             host.events().warn(|| Event::Warning { from: "guest", message });
         }
-        // The last of the old machine: its VM must be gone before its memory is.
+        // No vCPU runs any more: its memory can go.
         drop(machine);
         host.clear()?;
     }

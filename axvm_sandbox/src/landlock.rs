@@ -26,9 +26,9 @@ const LIBRARIES: [&str; 5] =
 /// The files of a machine that are opened after set-up.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
-    /// Opened for reading: kernel, initrd.
+    /// Opened for reading, after the sandbox is closed.
     pub read: Vec<PathBuf>,
-    /// Opened for reading and writing: files that a reset opens again, devices.
+    /// Opened for reading and writing, after the sandbox is closed: pseudo-terminals.
     pub write: Vec<PathBuf>,
     /// Directories in which a socket is removed at the end.
     pub sockets_in: Vec<PathBuf>,

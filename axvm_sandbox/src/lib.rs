@@ -32,7 +32,7 @@ mod rights;
 mod table;
 mod violation;
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -140,7 +140,8 @@ fn others() -> Option<usize> {
 pub fn enter(role: Role) {
     if let Err(error) = enter_armed(role) {
         let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        eprintln!("axvm: {error}: {why}");
+        // Not `eprintln`: it panics when nobody reads.
+        let _ = writeln!(io::stderr(), "axvm: {error}: {why}");
         std::process::exit(1);
     }
 }
