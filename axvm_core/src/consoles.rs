@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port, Wake};
+use axvm_core::speech::tell;
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
 use axvm_sandbox::Role;
@@ -42,7 +43,10 @@ impl OpenedConsoles {
         let start = |(opened, name): (Opened, String)| {
             let port = Port::new().context("Cannot make a console")?;
             let console = Console::start(opened, port.clone(), hooks(current, events))?;
-            let place = console.pty_path().map_or(name, |path| format!("pty {}", path.display()));
+            let place = console.pty_path().map_or(name, |path| {
+                tell(format_args!("The console is at {}", path.display()));
+                format!("pty {}", path.display())
+            });
             anyhow::Ok(Line { port, console, place })
         };
         Ok(Consoles { com1: start(self.com1)?, hvc0: self.hvc0.map(start).transpose()? })

@@ -5,9 +5,11 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
+use rustix::fs::OFlags;
 
 /// Where the bytes come from.
 pub enum Image {
@@ -18,11 +20,16 @@ pub enum Image {
 }
 
 impl Image {
-    /// Opens a file that `option` named.
+    /// Opens a file that `option` named. What is no regular file may have no end, or never begin.
     pub fn open(path: &Path, option: &'static str) -> Result<Image> {
-        let file = File::open(path).map_err(|error| unreadable(path, option, &error))?;
-        if file.metadata().is_ok_and(|kind| kind.is_dir()) {
-            bail!("Cannot read {} {}: it is a directory; give {option} the file itself", what(option), path.display());
+        // A FIFO that nobody writes must not hold us up.
+        let mut options = File::options();
+        let opened = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+        let file = opened.map_err(|error| unreadable(path, option, &error))?;
+        let kind = file.metadata().map_err(|error| unreadable(path, option, &error))?.file_type();
+        if !kind.is_file() {
+            let found = if kind.is_dir() { "a directory" } else { "no regular file" };
+            bail!("Cannot read {} {}: it is {found}; give {option} the file itself", what(option), path.display());
         }
         Ok(Image::File(file, path.into(), option))
     }
@@ -48,7 +55,11 @@ impl Image {
 }
 
 fn unreadable(path: &Path, option: &str, error: &io::Error) -> anyhow::Error {
-    anyhow!("Cannot read {} {}: {error}; check the path given to {option}", what(option), path.display())
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => "make it readable for this user (chmod, or run as its owner)".to_owned(),
+        _ => format!("check the path given to {option}"),
+    };
+    anyhow!("Cannot read {} {}: {error}; {remedy}", what(option), path.display())
 }
 
 fn what(option: &str) -> &str {
@@ -74,5 +85,10 @@ mod tests {
         let error = |path: &str| Image::open(Path::new(path), "--initrd").err().unwrap().to_string();
         assert!(error("/").starts_with("Cannot read initrd /: it is a directory; give --initrd the"), "{}", error("/"));
         assert!(error("/none").contains("No such file"), "{}", error("/none"));
+        assert!(error("/dev/zero").contains("it is no regular file"), "{}", error("/dev/zero"));
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(error(fifo.to_str().unwrap()).contains("it is no regular file"));
     }
 }

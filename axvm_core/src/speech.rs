@@ -36,6 +36,6 @@ pub fn print(answer: impl AsRef<[u8]>) -> io::Result<()> {
     let mut to = io::stdout().lock();
     match to.write_all(answer.as_ref()).and_then(|()| to.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+        written => written.map_err(|error| io::Error::new(error.kind(), format!("Cannot print the answer: {error}"))),
     }
 }

@@ -23,7 +23,9 @@ pub enum KvmError {
         source: io::Error,
     },
     /// KVM is there, but not for this user.
-    #[error("Cannot open {path}. Add yourself to the group kvm and log in again: sudo usermod -aG kvm $USER")]
+    #[error(
+        "Cannot open {path}. Add yourself to the group kvm and log in again: sudo usermod -aG kvm $USER (`axvm doctor` looks whether that is the way here)"
+    )]
     Permission {
         /// The device file.
         path: PathBuf,

@@ -158,6 +158,17 @@ pub enum RamError {
         /// The file that sets the size of the pool.
         path: String,
     },
+    /// More than the host has.
+    #[error(
+        "Guest RAM of {size_mib} MiB can never be backed: the host has {host_mib} MiB of memory and swap in all. \
+         Ask for less, or add swap"
+    )]
+    MoreThanHost {
+        /// Size asked for, in MiB.
+        size_mib: u64,
+        /// Memory and swap of the host, in MiB.
+        host_mib: u64,
+    },
     /// Memory that has to be backed now is not there.
     #[error(
         "Guest RAM of {size_mib} MiB cannot be backed now: the host has {available_mib} MiB available. \

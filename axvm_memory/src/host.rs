@@ -18,9 +18,25 @@ pub(crate) fn require_available(size: u64) -> Result<(), RamError> {
     }
 }
 
+/// Refuses `size` bytes that the host could never back, with all its memory and swap. Less is a promise that it may
+/// have to keep: a guest that uses all of it competes with everyone else.
+pub(crate) fn require_possible(size: u64) -> Result<(), RamError> {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match (field(&meminfo, "MemTotal:"), field(&meminfo, "SwapTotal:")) {
+        (Some(total), swap) if total + swap.unwrap_or(0) < size => {
+            Err(RamError::MoreThanHost { size_mib: size >> 20, host_mib: (total + swap.unwrap_or(0)) >> 20 })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Bytes available for a new program, from the text of /proc/meminfo.
 fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    field(meminfo, "MemAvailable:")
+}
+
+fn field(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -71,6 +87,8 @@ mod tests {
     #[test]
     fn more_than_the_host_has_is_refused() {
         assert!(require_available(1 << 20).is_ok());
+        assert!(require_possible(1 << 20).is_ok());
+        assert!(require_possible(1 << 46).unwrap_err().to_string().contains("in all"));
         let error = require_available(1 << 46).unwrap_err().to_string();
         assert!(error.starts_with("Guest RAM of 67108864 MiB cannot be backed now: the host has "), "{error}");
     }

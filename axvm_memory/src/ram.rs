@@ -49,8 +49,11 @@ impl GuestRam {
     /// It is backed by pages as `config` says: from a pool, all of them are reserved now.
     pub fn allocate(config: &RamConfig) -> Result<Arc<GuestRam>, RamError> {
         check_size(config)?;
-        if config.populates() && config.pages.pool().is_none() {
-            host::require_available(config.size)?;
+        match config.pages.pool() {
+            None if config.populates() => host::require_available(config.size)?,
+            None => host::require_possible(config.size)?,
+            // The pool says it by itself.
+            Some(_) => {}
         }
         let maps = map_all(config)?;
         back(&maps, config)?;

@@ -113,12 +113,12 @@ pub struct RunArgs {
     pub disks: Vec<String>,
 
     /// Number of vCPUs, and how they are grouped: 20 or 20,sockets=2,cores=5,threads=2 [default: the host's]
-    #[arg(short, long, value_name = "N[,sockets=S][,cores=C][,threads=T]")]
+    #[arg(short, long, value_name = "N[,sockets=S][,cores=C][,threads=T]", allow_hyphen_values = true)]
     pub cpus: Option<String>,
 
     /// Guest RAM: a number with K, M or G (without: MiB); ,shared makes it a memory file that other processes can map
     /// [default: 512M]
-    #[arg(short, long, value_name = "SIZE[,shared]", verbatim_doc_comment)]
+    #[arg(short, long, value_name = "SIZE[,shared]", verbatim_doc_comment, allow_hyphen_values = true)]
     pub memory: Option<String>,
 
     /// Added to the kernel command line, after the defaults; a key given here replaces its default
@@ -143,7 +143,7 @@ pub struct RunArgs {
     pub on_reboot: Option<OnReboot>,
 
     /// Seconds that a guest has to power off after a first signal [default: 10]
-    #[arg(long, value_name = "SECONDS", help_heading = "Console and control")]
+    #[arg(long, value_name = "SECONDS", help_heading = "Console and control", allow_hyphen_values = true)]
     pub grace: Option<u32>,
 
     /// Tell each step of building the machine, and unusual events, on stderr

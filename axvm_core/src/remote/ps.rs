@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axvm_api::registry::Found;
 use axvm_api::types::{Memory, State, Status};
-use axvm_api::{Client, Registry};
+use axvm_api::{Client, ClientError, Registry};
 
 use axvm_core::cli::PsArgs;
 use axvm_core::speech::{print, tell};
@@ -36,6 +36,7 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
         return Ok(0);
     }
     print(table(&machines))?;
+    machines.iter().filter_map(|machine| machine.status.as_ref().err()).for_each(tell);
     Ok(0)
 }
 
@@ -45,7 +46,8 @@ fn table(machines: &[Found]) -> String {
         Ok(status) => row(status),
         Err(error) => {
             let mut row: [String; HEAD.len()] = std::array::from_fn(|_| "-".into());
-            (row[0], row[1], row[2]) = (machine.pid.to_string(), "?".into(), error.to_string());
+            let state = if matches!(error, ClientError::Silent(_)) { "no answer" } else { "unknown" };
+            (row[0], row[1], row[2]) = (machine.pid.to_string(), "?".into(), state.into());
             row
         }
     }));
@@ -142,7 +144,7 @@ mod tests {
         let status = Err(axvm_api::ClientError::NotYours("7.sock".into()));
         let text = table(&[Found { pid: 7, socket: "7.sock".into(), status }]);
         assert!(
-            text.lines().nth(1).is_some_and(|line| line.starts_with("7    ?") && line.contains("not yours")),
+            text.lines().nth(1).is_some_and(|line| line.starts_with("7    ?") && line.contains("unknown")),
             "{text}"
         );
     }
