@@ -5,7 +5,7 @@
 //! ```text
 //!   set-up: open /dev/kvm, disks, consoles, sockets; lock RAM
 //!   arm()   no new privileges, own core cookie, files (Landlock), no capabilities, then Main's filter
-//!   then    threads are made, and each calls enter() first:
+//!   then    threads are made by spawn(), which enters the role before anything else:
 //!
 //!     main (all rows) --+-- ram
 //!                       +-- console
@@ -30,6 +30,7 @@ mod names;
 mod report;
 mod rights;
 mod table;
+mod threads;
 mod violation;
 
 use std::io::{self, Write};
@@ -42,6 +43,7 @@ pub use crate::crash::on_crash;
 use crate::filter::Filters;
 pub use crate::landlock::Files;
 pub use crate::report::{Protection, Report, State};
+pub use crate::threads::{spawn, spawn_scoped};
 pub use crate::violation::on_violation;
 
 /// What a thread is for.
@@ -135,8 +137,8 @@ fn others() -> Option<usize> {
     (threads > 1).then_some(threads)
 }
 
-/// Says what this thread is, first of all that it does; from then on it may do only what its role needs. Does nothing
-/// unless the sandbox is armed. A thread that cannot be restricted does not run: the process ends with 1.
+/// Restricts this thread to what its role needs. Does nothing unless the sandbox is armed. A thread that cannot be
+/// restricted does not run: the process ends with 1. Threads made by [`spawn`] have called it already.
 pub fn enter(role: Role) {
     if let Err(error) = enter_armed(role) {
         let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
