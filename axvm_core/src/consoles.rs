@@ -12,6 +12,7 @@ use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port, Wake};
 use axvm_core::speech::tell;
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
+use axvm_machine::Ports;
 use axvm_sandbox::Role;
 
 use crate::config::Config;
@@ -60,14 +61,9 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// The UART's port.
-    pub fn com1(&self) -> &Port {
-        &self.com1.port
-    }
-
-    /// The virtio console's port.
-    pub fn hvc0(&self) -> Option<&Port> {
-        self.hvc0.as_ref().map(|line| &line.port)
+    /// The machine's ends of them.
+    pub fn ports(&self) -> Ports {
+        Ports { com1: self.com1.port.clone(), hvc0: self.hvc0.as_ref().map(|line| line.port.clone()) }
     }
 
     /// The way onto the console that people use: hvc0 if there is one.

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use axvm_api::types::{self, CacheType, State};
 use axvm_api::{Attach, Control, Fault};
+use axvm_boot::plan::disk_name;
 use axvm_console::Attacher;
 use axvm_devices::PowerEvent;
+use axvm_machine::{BALLOON, KernelSource, Machine};
 use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::balloon::Target;
+use axvm_virtio::block::{Cache, DiskConfig};
 
-use crate::config::{Config, DiskArg};
+use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
-use crate::machine::Machine;
-use crate::recipe::{BALLOON, disk_name};
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -53,7 +54,7 @@ struct Facts {
 impl Panel {
     /// A panel for the machines of this process.
     pub fn new(config: &Config, ram: Arc<GuestRam>, consoles: &Consoles, current: Arc<Current>) -> Panel {
-        let disks = config.disks.iter().enumerate().map(|(n, disk)| types::Disk {
+        let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
             path: disk.path.clone(),
             read_only: disk.read_only,
@@ -149,7 +150,7 @@ impl Control for Panel {
     }
 
     fn power_button(&self) -> Result<(), Fault> {
-        self.awake()?.chips().acpi_pm.press_power_button();
+        self.awake()?.press_power_button();
         Ok(())
     }
 
@@ -223,25 +224,32 @@ impl Control for Panel {
 
 /// The machine in Firecracker's words.
 fn describe(config: &Config) -> types::VmConfig {
-    let drive = |(n, disk): (usize, &DiskArg)| types::Drive {
+    let machine = &config.machine;
+    let drive = |(n, disk): (usize, &DiskConfig)| types::Drive {
         drive_id: disk_name(n),
         path_on_host: disk.path.clone(),
         is_root_device: n == 0,
         is_read_only: disk.read_only,
-        cache_type: if disk.write_through { CacheType::Writethrough } else { CacheType::Writeback },
+        cache_type: match disk.cache {
+            Cache::WriteThrough => CacheType::Writethrough,
+            Cache::WriteBack => CacheType::Writeback,
+        },
     };
     types::VmConfig {
         boot_source: types::BootSource {
-            kernel_image_path: config.kernel.clone(),
-            initrd_path: config.initrd.clone(),
+            kernel_image_path: match &machine.kernel {
+                KernelSource::File(path) => path.clone(),
+                KernelSource::Embedded(_) => Default::default(),
+            },
+            initrd_path: machine.initrd.clone(),
             boot_args: None,
         },
-        drives: config.disks.iter().enumerate().map(drive).collect(),
+        drives: machine.disks.iter().enumerate().map(drive).collect(),
         machine_config: types::MachineConfig {
-            vcpu_count: config.topology.count(),
-            mem_size_mib: config.memory.size >> 20,
-            smt: config.topology.threads > 1,
-            huge_pages: match config.memory.pages {
+            vcpu_count: machine.topology.count(),
+            mem_size_mib: machine.memory.size >> 20,
+            smt: machine.topology.threads > 1,
+            huge_pages: match machine.memory.pages {
                 PageSize::Thp => types::HugePages::Transparent,
                 PageSize::Small => types::HugePages::None,
                 PageSize::Huge2M => types::HugePages::Huge2M,

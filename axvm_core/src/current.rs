@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_devices::PowerEvent;
 
-use crate::machine::Machine;
+use axvm_machine::Machine;
 
 /// A place for one machine.
 #[derive(Default)]
@@ -57,7 +57,7 @@ impl Current {
     /// Presses the power button, if there is a machine to hear it.
     pub fn press_power_button(&self) {
         if let Some(machine) = self.machine() {
-            machine.chips().acpi_pm.press_power_button();
+            machine.press_power_button();
         }
     }
 

@@ -9,6 +9,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use axvm_boot::plan::PlanError;
 use thiserror::Error;
 
 /// The user asks for something that can not be.
@@ -30,16 +31,9 @@ pub enum ConfigError {
         /// What is wrong with it, and what would be right.
         why: String,
     },
-    /// More disks than interrupt lines.
-    #[error("{count} disks: {limit} is the most this machine has interrupt lines for{hint}")]
-    TooManyDisks {
-        /// Disks asked for.
-        count: usize,
-        /// Lines that are left for disks.
-        limit: usize,
-        /// What took the others.
-        hint: &'static str,
-    },
+    /// There is no place for all parts of the machine.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// The settings file can not be read.
     #[error("Cannot read settings {}: {why}", path.display())]
     File {

@@ -11,21 +11,14 @@
 //! | 128+n | ended by signal n |
 #![forbid(unsafe_code)]
 
-mod board;
 mod consoles;
 mod control;
 mod current;
-mod gate;
-mod host;
-mod image;
-mod machine;
 mod narrator;
-mod recipe;
 mod remote;
 mod run;
 mod selftest;
 mod serve;
-mod vcpu;
 
 use std::process::ExitCode;
 

@@ -17,6 +17,7 @@ use axvm_core::notify::{Notifier, State};
 use axvm_core::speech;
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
+use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::{Files, Role};
 
 use crate::cli::{OnReboot, RunArgs};
@@ -24,10 +25,7 @@ use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::control::Panel;
 use crate::current::Current;
-use crate::host;
-use crate::machine::Machine;
 use crate::narrator::Narrator;
-use crate::recipe::Host;
 use crate::serve::{Signals, see_off, serve};
 
 /// Runs a machine to its end; the exit code.
@@ -43,7 +41,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     warn_about_host(&events);
 
     let (sockets, bound) = bind(&config, &events)?;
-    let host = Host::open(&config, None, events.clone())?;
+    let resources = Resources::open(&config.machine, events.clone())?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let notifier = Notifier::from_env();
@@ -54,12 +52,13 @@ pub fn run(args: RunArgs) -> Result<u8> {
 
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
-    let panel = Panel::new(&config, Arc::clone(host.ram()), &consoles, Arc::clone(&current));
+    let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
     let server = bound.serve(Arc::new(panel), feed, || {
         axvm_sandbox::enter(Role::Api);
         Ok::<(), std::io::Error>(())
     })?;
-    let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
+    let room =
+        Room { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
     let end = guests(&room, |state| tell(&notifier, state, &events));
     tell(&notifier, State::Stopping, &events);
     server.stop();
@@ -74,7 +73,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
 /// What every start of the guest works with.
 pub struct Room<'a> {
     pub config: &'a Config,
-    pub host: &'a Host,
+    pub resources: &'a Resources,
     pub consoles: &'a Consoles,
     pub current: &'a Current,
     pub signals: &'a Signals,
@@ -82,9 +81,9 @@ pub struct Room<'a> {
 
 /// Runs guest after guest, until one ends for good. `tell` hears when one runs.
 pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
-    let Room { config, host, consoles, current, signals } = room;
+    let Room { config, resources, consoles, current, signals } = room;
     loop {
-        let machine = Arc::new(Machine::start(host.build(config, consoles)?, &config.pins)?);
+        let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
         current.install(Arc::clone(&machine));
         tell(State::Ready);
         let served = serve(&machine, current, consoles, signals, config.grace);
@@ -98,14 +97,16 @@ pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
         if let Some(signal) = asked_by {
             return Ok(End(PowerEvent::Signal(signal)));
         }
-        host.events().emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
+        resources
+            .events()
+            .emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
         if end.0 == PowerEvent::TripleFault {
             let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
-            host.events().warn(|| Event::Warning { from: "guest", message });
+            resources.events().warn(|| Event::Warning { from: "guest", message });
         }
         // No vCPU runs any more: its memory can go.
         drop(machine);
-        host.clear()?;
+        resources.clear()?;
     }
 }
 
@@ -198,15 +199,19 @@ fn tell(notifier: &Notifier, state: State<'_>, events: &Events) {
 
 /// Which files were taken because none was named.
 fn taken(config: &Config) -> String {
-    let mut files = vec![format!("kernel {}", config.kernel.display())];
-    files.extend(config.initrd.iter().map(|path| format!("initrd {}", path.display())));
-    files.extend(config.disks.iter().map(|disk| format!("disk {}", disk.path.display())));
+    let machine = &config.machine;
+    let mut files = Vec::new();
+    if let KernelSource::File(path) = &machine.kernel {
+        files.push(format!("kernel {}", path.display()));
+    }
+    files.extend(machine.initrd.iter().map(|path| format!("initrd {}", path.display())));
+    files.extend(machine.disks.iter().map(|disk| format!("disk {}", disk.path.display())));
     format!("taking {}", files.join(", "))
 }
 
 /// A KVM without hardware behind it runs Linux too slowly to wait for: say so before the wait.
 fn warn_about_host(events: &Events) {
-    if !host::has_virtualization() {
+    if !cpuinfo::has_virtualization() {
         events.warn(|| Event::Warning {
             from: "host",
             message: "this processor offers no virtualization (no vmx or svm in /proc/cpuinfo): \

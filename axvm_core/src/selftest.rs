@@ -10,7 +10,6 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,16 +19,16 @@ use axvm_core::settings::Settings;
 use axvm_core::speech::print;
 use axvm_devices::PowerEvent;
 use axvm_events::Events;
+use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::Role;
+use axvm_virtio::block::DiskConfig;
 use serde::Serialize;
 
 use crate::cli::OnReboot;
-use crate::config::{Config, DiskArg};
+use crate::config::Config;
 use crate::consoles::OpenedConsoles;
 use crate::current::Current;
-use crate::host;
 use crate::narrator::Narrator;
-use crate::recipe::Host;
 use crate::run::{End, Room, close_sandbox, guests};
 use crate::serve::{Signals, see_off};
 
@@ -74,7 +73,7 @@ pub fn selftest(args: &SelftestArgs) -> Result<u8> {
         ok: proofs.iter().all(|proof| proof.verdict != "FAILED"),
         cpus: args.cpus,
         seconds: since.elapsed().as_secs_f64(),
-        hardware_virtualization: host::has_virtualization(),
+        hardware_virtualization: cpuinfo::has_virtualization(),
         proofs,
     };
     match args.json {
@@ -89,7 +88,7 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let disk = Disk::make()?;
     let config = config(cpus, &disk)?;
     let events = Events::warnings_to(Arc::new(Narrator::new(false)));
-    let host = Host::open(&config, Some(axvm_guest::selftest()), events.clone())?;
+    let resources = Resources::open(&config.machine, events.clone())?;
     drop(disk);
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
@@ -99,12 +98,10 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
     consoles.com1_attacher().attach(console, Vec::new());
     let listened = Arc::clone(&current);
-    let listener = thread::Builder::new().name("selftest".into()).spawn(move || {
-        axvm_sandbox::enter(Role::Console);
-        listen(said, &listened)
-    });
+    let listener = axvm_sandbox::spawn(Role::Console, "selftest", move || listen(said, &listened));
     let listener = listener.context("Cannot listen to the guest")?;
-    let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
+    let room =
+        Room { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
     let end = guests(&room, |_| {});
     see_off(consoles, &signals);
     let mut proofs = listener.join().unwrap_or_default();
@@ -126,9 +123,12 @@ impl Disk {
 fn config(cpus: u32, disk: &Disk) -> Result<Config> {
     let said = Settings { kernel: Some("selftest".into()), ..Settings::default() };
     let mut config = Config::from_settings(said)?;
-    config.topology = axvm_arch::cpuid::Topology::flat(cpus);
-    config.memory.size = MEMORY;
-    config.disks = vec![DiskArg { path: disk.0.to_path_buf(), serial: Some("SELFTEST".into()), ..DiskArg::default() }];
+    let machine = &mut config.machine;
+    machine.kernel = KernelSource::Embedded(axvm_guest::selftest());
+    machine.topology = axvm_arch::cpuid::Topology::flat(cpus);
+    machine.memory.size = MEMORY;
+    machine.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.0.to_path_buf()) }];
+    machine.virtio_console = true;
     config.console = BackEnd::None;
     config.virtio_console = Some(BackEnd::None);
     config.on_reboot = OnReboot::Exit;

@@ -13,6 +13,7 @@ use axvm_core::cli::{Cli, RunArgs};
 use axvm_core::config::Config;
 use axvm_core::settings::{Settings, parse};
 use axvm_core::{pages, settings};
+use axvm_machine::KernelSource;
 use clap::{CommandFactory, Parser};
 use proptest::collection::vec;
 use proptest::option;
@@ -147,14 +148,20 @@ fn the_command_line_goes_before_the_file() {
         Config::from_args(args(&words)).unwrap()
     };
     let plain = config(&[]);
-    assert_eq!((plain.grace.as_secs(), plain.verbose, plain.acpi, plain.disks.len()), (3, true, false, 2));
-    assert_eq!((plain.topology.count(), plain.topology.threads), (4, 2));
-    assert!(plain.memory.shared && plain.memory.size == 1 << 30 && !plain.by_default);
+    assert_eq!(
+        (plain.grace.as_secs(), plain.verbose, plain.machine.acpi, plain.machine.disks.len()),
+        (3, true, false, 2)
+    );
+    assert_eq!((plain.machine.topology.count(), plain.machine.topology.threads), (4, 2));
+    assert!(plain.machine.memory.shared && plain.machine.memory.size == 1 << 30 && !plain.by_default);
     let other = config(&["-c", "3", "-m", "2G", "-d", "c", "-v=off", "--no-acpi=off", "--grace", "9"]);
-    assert_eq!((other.grace.as_secs(), other.verbose, other.acpi, other.disks.len()), (9, false, true, 1));
-    assert_eq!((other.topology.count(), other.topology.threads), (3, 1));
-    assert!(!other.memory.shared && other.memory.size == 2 << 30);
-    assert_eq!(other.memory.pages, plain.memory.pages);
+    assert_eq!(
+        (other.grace.as_secs(), other.verbose, other.machine.acpi, other.machine.disks.len()),
+        (9, false, true, 1)
+    );
+    assert_eq!((other.machine.topology.count(), other.machine.topology.threads), (3, 1));
+    assert!(!other.machine.memory.shared && other.machine.memory.size == 2 << 30);
+    assert_eq!(other.machine.memory.pages, plain.machine.memory.pages);
 }
 
 #[test]
@@ -166,12 +173,12 @@ fn paths_in_a_file_start_at_its_directory() {
     fs::write(&file, text).unwrap();
     let config = Config::from_args(args(&["--config", file.to_str().unwrap(), "-d", "here"])).unwrap();
     let there = |name: &str| directory.path().join(name);
-    assert_eq!(config.kernel, there("k"));
-    assert_eq!(config.initrd.as_deref(), Some(Path::new("/i")));
+    assert_eq!(config.machine.kernel, KernelSource::File(there("k")));
+    assert_eq!(config.machine.initrd.as_deref(), Some(Path::new("/i")));
     assert_eq!(config.api_sock, Some(there("a")));
     assert_eq!(config.console.to_string(), format!("file={}", there("c").display()));
     assert_eq!(config.virtio_console.unwrap().to_string(), format!("unix={}", there("v").display()));
-    assert_eq!(config.disks[0].path, Path::new("here"), "the command line's start where the user is");
+    assert_eq!(config.machine.disks[0].path, Path::new("here"), "the command line's start where the user is");
 }
 
 #[test]
@@ -186,10 +193,10 @@ fn a_machine_is_named_after_its_kernel() {
 #[test]
 fn the_terminal_goes_to_the_virtio_console_if_only_that_asks() {
     let config = |words: &[&str]| Config::from_args(args(&[&["-k", "k"], words].concat())).unwrap();
-    assert!(!config(&[]).console_is_virtio());
-    assert!(config(&["--virtio-console", "stdio"]).console_is_virtio());
-    assert!(!config(&["--virtio-console", "pty"]).console_is_virtio());
-    assert!(config(&["--virtio-console", "pty", "--console", "none"]).console_is_virtio());
+    assert!(!config(&[]).machine.kernel_uses_virtio_console);
+    assert!(config(&["--virtio-console", "stdio"]).machine.kernel_uses_virtio_console);
+    assert!(!config(&["--virtio-console", "pty"]).machine.kernel_uses_virtio_console);
+    assert!(config(&["--virtio-console", "pty", "--console", "none"]).machine.kernel_uses_virtio_console);
 }
 
 #[test]

@@ -1,34 +1,60 @@
-//! The heart: one thread per vCPU, one loop, one line per kind of exit.
+//! The vCPU loop: one thread per vCPU, one loop, one line per kind of exit.
 //!
 //! ```text
 //!          +--> KVM_RUN --> guest runs ... --+
 //!          |                                 | exit
-//!          +---- answer it on the bus <------+--> power switch: the loop ends
+//!          +---- answer it on the bus <------+--> a reason to stop: the loop ends
 //!          +---- pass the gate <-------------+ kicked: pause, stop
 //! ```
 //!
 //! Source: KVM API, 5 "The kvm_run structure".
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::{io, thread};
 
 use axvm_devices::{Bus, Power, PowerEvent};
 use axvm_events::{Event, Events};
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
+use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
 use crate::gate::{Gate, Order, Passage};
 
 /// What all vCPUs of a machine share.
-pub struct Shared {
-    pub ports: Bus,
-    pub mmio: Bus,
-    pub power: Arc<Power>,
-    pub events: Events,
+pub(crate) struct Shared {
+    pub(crate) ports: AddressSpace,
+    pub(crate) mmio: AddressSpace,
+    pub(crate) power: Arc<Power>,
     /// Where vCPUs are held and let go.
-    pub gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
+}
+
+/// A bus, and where to report an access that no chip answers.
+pub(crate) struct AddressSpace {
+    name: &'static str,
+    bus: Bus,
+    events: Events,
+}
+
+impl AddressSpace {
+    /// `name`: "port" or "mmio".
+    pub(crate) fn new(name: &'static str, bus: Bus, events: &Events) -> AddressSpace {
+        AddressSpace { name, bus, events: events.clone() }
+    }
+
+    fn read(&self, address: u64, data: &mut [u8]) {
+        if !self.bus.read(address, data) {
+            self.events.emit(|| Event::NobodyHome { space: self.name, address, write: false });
+        }
+    }
+
+    fn write(&self, address: u64, data: &[u8]) {
+        if !self.bus.write(address, data) {
+            self.events.emit(|| Event::NobodyHome { space: self.name, address, write: true });
+        }
+    }
 }
 
 /// A running vCPU thread.
@@ -62,10 +88,9 @@ impl VcpuThread {
         let exits = Arc::new(Exits::default());
         let counter = Arc::clone(&exits);
         let presence = shared.gate.enter();
-        let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(move || {
+        let thread = axvm_sandbox::spawn(Role::Vcpu, format!("vcpu{index}"), move || {
             let guard = EndsMachine { index, shared: &shared };
             let _presence = presence;
-            axvm_sandbox::enter(axvm_sandbox::Role::Vcpu);
             attached.attach();
             if let Some(Err(error)) = pin.map(pin_to) {
                 let message = format!(
@@ -103,7 +128,7 @@ impl VcpuThread {
     }
 }
 
-/// However a vCPU thread ends, the machine ends with it: nobody waits for a dead CPU.
+/// However a vCPU thread ends, the machine ends with it: no guest runs on with a CPU that is gone.
 struct EndsMachine<'a> {
     index: u32,
     shared: &'a Shared,
@@ -124,7 +149,7 @@ fn pin_to(cpu: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// KVM can not run the vCPU at all.
+/// KVM cannot run the vCPU at all.
 fn refused(index: u32, error: &io::Error) -> PowerEvent {
     let remedy = match error.kind() {
         io::ErrorKind::WouldBlock => "; KVM could not start a thread of its own, raise the limit (ulimit -u, pids.max)",
@@ -137,7 +162,7 @@ fn refused(index: u32, error: &io::Error) -> PowerEvent {
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
 fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
-    let Shared { ports, mmio, power, events, gate } = shared;
+    let Shared { ports, mmio, power, gate } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -145,20 +170,15 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
         };
         exits.count();
         match exit {
-            Exit::IoIn { port, size, data } => data.chunks_exact_mut(size).for_each(|data| {
-                let _ = ports.read(port.into(), data) || nobody(events, "port", port.into(), false);
-            }),
-            Exit::IoOut { port, size, data } => data.chunks_exact(size).for_each(|data| {
-                let _ = ports.write(port.into(), data) || nobody(events, "port", port.into(), true);
-            }),
-            Exit::MmioRead { address, data } => {
-                let _ = mmio.read(address, data) || nobody(events, "mmio", address, false);
+            // A string instruction gives several elements at once: one access each.
+            Exit::IoIn { port, size, data } => {
+                data.chunks_exact_mut(size).for_each(|data| ports.read(port.into(), data))
             }
-            Exit::MmioWrite { address, data } => {
-                let _ = mmio.write(address, data) || nobody(events, "mmio", address, true);
-            }
+            Exit::IoOut { port, size, data } => data.chunks_exact(size).for_each(|data| ports.write(port.into(), data)),
+            Exit::MmioRead { address, data } => mmio.read(address, data),
+            Exit::MmioWrite { address, data } => mmio.write(address, data),
             Exit::Halted => {}
-            Exit::Interrupted => match gate.pass() {
+            Exit::Interrupted => match gate.pass(index, vcpu) {
                 Passage::Open => {}
                 Passage::Reopened => vcpu.was_paused(),
                 Passage::Closed => return,
@@ -167,11 +187,6 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
             other => return power.press(explain(index, &other)),
         }
     }
-}
-
-fn nobody(events: &Events, space: &'static str, address: u64, write: bool) -> bool {
-    events.emit(|| Event::NobodyHome { space, address, write });
-    true
 }
 
 /// Exits that end the machine, in words.
@@ -184,7 +199,7 @@ fn explain(index: u32, exit: &Exit<'_>) -> PowerEvent {
         Exit::Internal { suberror, data } => format!(
             "KVM gave up on vCPU {index}: {} (suberror {suberror}{})",
             match suberror {
-                1 => "it met an instruction that it can not emulate",
+                1 => "it met an instruction that it cannot emulate",
                 2 => "an exception arrived while another was being delivered",
                 3 => "an exit arrived while an event was being delivered",
                 4 => "the processor reported an exit that KVM does not know",
@@ -257,14 +272,22 @@ mod tests {
         }
     }
 
+    fn shared(ports: BusBuilder, mmio: BusBuilder) -> Shared {
+        let (events, power) = (Events::default(), Arc::new(Power::new().unwrap()));
+        Shared {
+            ports: AddressSpace::new("port", ports.finish(), &events),
+            mmio: AddressSpace::new("mmio", mmio.finish(), &events),
+            power,
+            gate: Arc::new(Gate::new(Order::Run)),
+        }
+    }
+
     fn play(steps: Vec<Step>) -> (PowerEvent, Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let chip = Arc::new(Chip::default());
         let (mut ports, mut mmio) = (BusBuilder::default(), BusBuilder::default());
         ports.plug(0x10, 8, "chip", chip.clone()).unwrap();
         mmio.plug(0x1000, 8, "chip", chip.clone()).unwrap();
-        let power = Arc::new(Power::new().unwrap());
-        let (ports, mmio, gate) = (ports.finish(), mmio.finish(), Arc::new(Gate::new(Order::Run)));
-        let shared = Shared { ports, mmio, power, events: Events::default(), gate };
+        let shared = shared(ports, mmio);
         let (count, exits) = (steps.len() as u64, Exits::default());
         let mut vcpu = Scripted(steps.into(), Vec::new());
         run(0, &mut vcpu, &exits, &shared);
@@ -275,13 +298,10 @@ mod tests {
 
     #[test]
     fn a_kicked_vcpu_obeys_the_gate() {
-        let power = Arc::new(Power::new().unwrap());
-        let (ports, mmio) = (BusBuilder::default().finish(), BusBuilder::default().finish());
-        let gate = Arc::new(Gate::new(Order::Run));
-        let shared = Shared { ports, mmio, power, events: Events::default(), gate };
+        let shared = shared(BusBuilder::default(), BusBuilder::default());
         let mut vcpu = Scripted([Step::Kick, Step::Kick, Step::Shutdown].into(), Vec::new());
         run(0, &mut vcpu, &Exits::default(), &shared);
-        assert_eq!(vcpu.0.len(), 0, "an open gate holds nobody");
+        assert_eq!(vcpu.0.len(), 0, "an open gate holds no vCPU");
         shared.gate.order(Order::Stop);
         let mut vcpu = Scripted([Step::In(0x99, 1, 1), Step::Kick, Step::Shutdown].into(), Vec::new());
         run(0, &mut vcpu, &Exits::default(), &shared);
@@ -306,7 +326,7 @@ mod tests {
 
     #[test]
     fn fatal_exits_become_sentences() {
-        for (step, word) in [(Step::Internal, "can not emulate"), (Step::Fail, "0x80000021")] {
+        for (step, word) in [(Step::Internal, "cannot emulate"), (Step::Fail, "0x80000021")] {
             let (event, ..) = play(vec![step]);
             assert!(
                 matches!(&event, PowerEvent::Crash(text) if text.contains(word) && !text.contains('\n')),

@@ -1,4 +1,6 @@
 //! What /proc/cpuinfo says about the host's processor.
+//!
+//! Source: proc_cpuinfo(5).
 
 use std::fs;
 

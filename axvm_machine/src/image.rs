@@ -8,8 +8,9 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
 use rustix::fs::OFlags;
+
+use crate::{KernelSource, MachineError};
 
 /// Where the bytes come from.
 pub enum Image {
@@ -20,22 +21,30 @@ pub enum Image {
 }
 
 impl Image {
+    /// Opens the kernel.
+    pub fn kernel(source: &KernelSource) -> Result<Image, MachineError> {
+        match source {
+            KernelSource::File(path) => Image::open(path, "--kernel"),
+            KernelSource::Embedded(bytes) => Ok(Image::Embedded(bytes)),
+        }
+    }
+
     /// Opens a file that `option` named. What is no regular file may have no end, or never begin.
-    pub fn open(path: &Path, option: &'static str) -> Result<Image> {
-        // A FIFO that nobody writes must not hold us up.
+    pub fn open(path: &Path, option: &'static str) -> Result<Image, MachineError> {
+        // A FIFO without a writer must not hold us up.
         let mut options = File::options();
         let opened = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
         let file = opened.map_err(|error| unreadable(path, option, &error))?;
         let kind = file.metadata().map_err(|error| unreadable(path, option, &error))?.file_type();
         if !kind.is_file() {
             let found = if kind.is_dir() { "a directory" } else { "no regular file" };
-            bail!("Cannot read {} {}: it is {found}; give {option} the file itself", what(option), path.display());
+            return Err(error(path, option, format!("it is {found}; give {option} the file itself")));
         }
         Ok(Image::File(file, path.into(), option))
     }
 
     /// All of it, as it is now.
-    pub fn read(&self) -> Result<Cow<'static, [u8]>> {
+    pub fn read(&self) -> Result<Cow<'static, [u8]>, MachineError> {
         let (mut file, path, option) = match self {
             Image::File(file, path, option) => (file, path, option),
             Image::Embedded(bytes) => return Ok(Cow::Borrowed(bytes)),
@@ -54,16 +63,16 @@ impl Image {
     }
 }
 
-fn unreadable(path: &Path, option: &str, error: &io::Error) -> anyhow::Error {
-    let remedy = match error.kind() {
+fn unreadable(path: &Path, option: &'static str, cause: &io::Error) -> MachineError {
+    let remedy = match cause.kind() {
         io::ErrorKind::PermissionDenied => "make it readable for this user (chmod, or run as its owner)".to_owned(),
         _ => format!("check the path given to {option}"),
     };
-    anyhow!("Cannot read {} {}: {error}; {remedy}", what(option), path.display())
+    error(path, option, format!("{cause}; {remedy}"))
 }
 
-fn what(option: &str) -> &str {
-    option.trim_start_matches('-')
+fn error(path: &Path, option: &'static str, why: String) -> MachineError {
+    MachineError::Image { what: option.trim_start_matches('-'), path: path.display().to_string(), why }
 }
 
 #[cfg(test)]
