@@ -15,7 +15,7 @@ use axvm_arch::Gpa;
 use axvm_arch::layout::{self, gsi, port};
 use axvm_boot::acpi::VirtioWindow;
 use axvm_console::Port;
-use axvm_devices::{AcpiPm, Bus, BusBuilder, I8042, Irq, PciHost, Power, Pvpanic, Rtc, Uart16550};
+use axvm_devices::{AcpiPm, Bus, BusBuilder, I8042, Irq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550};
 
 use axvm_events::Events;
 use axvm_kvm::Vm;
@@ -30,7 +30,7 @@ const QUEUE_NOTIFY: u64 = 0x50;
 pub struct Board<'a> {
     vm: &'a Vm,
     ram: &'a Arc<GuestRam>,
-    power: &'a Arc<Power>,
+    stop: &'a Arc<StopSwitch>,
     events: &'a Events,
     ports: BusBuilder,
     mmio: BusBuilder,
@@ -53,23 +53,23 @@ pub struct Built {
 }
 
 impl<'a> Board<'a> {
-    pub fn new(vm: &'a Vm, ram: &'a Arc<GuestRam>, power: &'a Arc<Power>, events: &'a Events) -> Board<'a> {
+    pub fn new(vm: &'a Vm, ram: &'a Arc<GuestRam>, stop: &'a Arc<StopSwitch>, events: &'a Events) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, ram, power, events, ports, mmio, windows: Vec::new(), transports: Vec::new() }
+        Board { vm, ram, stop, events, ports, mmio, windows: Vec::new(), transports: Vec::new() }
     }
 
     /// The chips every PC has and Linux looks for.
     pub fn plug_platform(&mut self, com1: Port) -> Result<Chips> {
         let uart = Uart16550::new(self.line(gsi::COM1)?, com1);
         let rtc = Arc::new(Rtc::new(self.line(gsi::RTC)?).context("Cannot make the RTC")?);
-        let acpi_pm = Arc::new(AcpiPm::new(self.line(gsi::SCI)?, Arc::clone(self.power)));
-        let i8042 = Arc::new(I8042::new(Arc::clone(self.power)));
-        let pci = Arc::new(PciHost::new(Arc::clone(self.power)));
+        let acpi_pm = Arc::new(AcpiPm::new(self.line(gsi::SCI)?, Arc::clone(self.stop)));
+        let i8042 = Arc::new(I8042::new(Arc::clone(self.stop)));
+        let pci = Arc::new(PciHost::new(Arc::clone(self.stop)));
         self.ports.plug(port::COM1.into(), 8, "COM1", uart)?;
         self.ports.plug(u64::from(port::I8042) + 4, 1, "i8042", i8042)?;
         self.ports.plug(port::RTC.into(), 2, "RTC", rtc.clone())?;
         self.ports.plug(port::PM1A_EVENT.into(), 6, "ACPI PM1a", acpi_pm.clone())?;
-        self.ports.plug(port::PVPANIC.into(), 1, "pvpanic", Arc::new(Pvpanic::new(Arc::clone(self.power))))?;
+        self.ports.plug(port::PVPANIC.into(), 1, "pvpanic", Arc::new(Pvpanic::new(Arc::clone(self.stop))))?;
         self.ports.plug(port::PCI.into(), PciHost::LEN, "PCI host", pci)?;
         Ok(Chips { rtc, acpi_pm })
     }

@@ -1,7 +1,7 @@
 //! The machine as the control socket sees it, across resets.
 //!
 //! ```text
-//!   thread api --Control--> Panel --> the machine of the moment: power switch, gate, balloon, chips
+//!   thread api --Control--> Panel --> the machine of the moment: stop switch, gate, balloon, chips
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axvm_api::types::{self, CacheType, State};
 use axvm_api::{Attach, Control, Fault};
 use axvm_console::Attacher;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::balloon::Target;
 
@@ -156,13 +156,13 @@ impl Control for Panel {
     fn reset(&self) -> Result<(), Fault> {
         // Between two starts it is being reset already.
         if let Some(machine) = self.current.machine() {
-            machine.power().press(PowerEvent::Reset("control socket"));
+            machine.stop_switch().request(StopReason::Reset("control socket"));
         }
         Ok(())
     }
 
     fn stop(&self) -> Result<(), Fault> {
-        self.current.press(PowerEvent::Quit);
+        self.current.request_stop(StopReason::Quit);
         Ok(())
     }
 

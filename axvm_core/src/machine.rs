@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use axvm_devices::{Power, PowerEvent};
+use axvm_devices::{StopReason, StopSwitch};
 use axvm_kvm::{KvmVcpu, Vm};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::mmio::MmioTransport;
@@ -73,8 +73,8 @@ impl Machine {
     }
 
     /// The switch that ends the machine.
-    pub fn power(&self) -> &Power {
-        &self.shared.power
+    pub fn stop_switch(&self) -> &StopSwitch {
+        &self.shared.stop
     }
 
     /// The balloon's handle, if the machine has one.
@@ -124,13 +124,13 @@ impl Machine {
     }
 
     /// Stops vCPUs, then devices: afterwards every completed request is in its file. Says why it stopped.
-    pub fn stop(&self) -> PowerEvent {
+    pub fn stop(&self) -> StopReason {
         self.shared.gate.order(Order::Stop);
         let threads = std::mem::take(&mut self.running().threads);
         threads.iter().for_each(VcpuThread::kick);
         threads.into_iter().for_each(VcpuThread::join);
         self.transports.iter().for_each(|transport| transport.stop());
-        self.shared.power.pressed().unwrap_or(PowerEvent::Quit)
+        self.shared.stop.reason().unwrap_or(StopReason::Quit)
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {

@@ -3,8 +3,8 @@
 //! ```text
 //!   Host   what outlives a reset: /dev/kvm, RAM, disk images, consoles
 //!   build  steps 3 to 9: a new VM in the same host  <--+
-//!   run    the main thread serves until the power      | reset, with --on-reboot restart
-//!          switch is pressed, then stops everything ---+--> exit code
+//!   run    the main thread serves until the stop       | reset, with --on-reboot restart
+//!          switch has a reason, then stops it all -----+--> exit code
 //! ```
 //!
 //! A reset is a new machine on the same RAM and disks: nothing of the old one can leak into it.
@@ -16,7 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use axvm_arch::registers::CpuState;
 use axvm_boot::{acpi, command_line, cpu, linux};
-use axvm_devices::Power;
+use axvm_devices::StopSwitch;
 use axvm_events::{Event, Events};
 use axvm_kvm::{Kvm, KvmVcpu, VcpuSetup, Vm};
 use axvm_memory::GuestRam;
@@ -104,7 +104,7 @@ impl Host {
     pub fn build(&self, config: &Config, consoles: &Consoles) -> Result<Parts> {
         let Host { kvm, ram, disks, events, .. } = self;
         let mut steps = Steps::start(events);
-        let power = Arc::new(Power::new().context("Cannot make the power switch")?);
+        let stop = Arc::new(StopSwitch::new().context("Cannot make the stop switch")?);
 
         // 3  The VM: memory slots, interrupt controllers, PIT.
         let vm = kvm.create_vm(ram)?;
@@ -115,7 +115,7 @@ impl Host {
         steps.done("vm", || "memory slots, PIC, IOAPIC, local APICs, PIT".into());
 
         // 4, 5  The workbench and the PC's own chips.
-        let mut board = Board::new(&vm, ram, &power, events);
+        let mut board = Board::new(&vm, ram, &stop, events);
         let chips = board.plug_platform(consoles.com1().clone())?;
 
         // 6  Disks first: their lines and names are a promise.
@@ -156,7 +156,7 @@ impl Host {
         let shared = Shared {
             ports: built.ports,
             mmio: built.mmio,
-            power,
+            stop,
             events: events.clone(),
             gate: Arc::new(Gate::new(Order::Run)),
         };

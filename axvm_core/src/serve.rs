@@ -1,7 +1,7 @@
-//! The main thread while a machine runs: the power switch, the clock, and signals.
+//! The main thread while a machine runs: the stop switch, the clock, and signals.
 //!
 //! ```text
-//!   epoll:  power switch | RTC deadline | signals
+//!   epoll:  stop switch | RTC deadline | signals
 //! ```
 
 use std::io;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_console::Wake;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::signal::{
@@ -74,7 +74,7 @@ struct Farewell {
     deadline: Instant,
 }
 
-/// Serves `machine`, which is the current one, until its power switch is pressed. Gives the signal that asked the
+/// Serves `machine`, which is the current one, until a stop is requested. Gives the signal that asked the
 /// guest to end, if one did.
 ///
 /// A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or `grace` without power-off,
@@ -86,8 +86,8 @@ pub fn serve(
     signals: &Signals,
     grace: Duration,
 ) -> Result<Option<i32>> {
-    let (power, rtc) = (machine.power(), &machine.chips().rtc);
-    let fds = [power.event_fd().as_raw_fd(), rtc.timer_fd().as_raw_fd(), signals.as_fd().as_raw_fd()];
+    let (stop, rtc) = (machine.stop_switch(), &machine.chips().rtc);
+    let fds = [stop.event_fd().as_raw_fd(), rtc.timer_fd().as_raw_fd(), signals.as_fd().as_raw_fd()];
     let events = Epoll::new().context("Cannot wait for events")?;
     for fd in fds {
         events.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0)).context("Cannot wait for events")?;
@@ -96,7 +96,7 @@ pub fn serve(
     loop {
         let left = farewell.as_ref().map(|farewell| farewell.deadline.saturating_duration_since(Instant::now()));
         wait(&events, left).context("Cannot wait for events")?;
-        if power.pressed().is_some() {
+        if stop.reason().is_some() {
             return Ok(farewell.map(|farewell| farewell.signal));
         }
         rtc.tick();
@@ -109,7 +109,7 @@ pub fn serve(
                     farewell = Some(Farewell { signal, deadline: Instant::now() + grace });
                 }
                 _ => {
-                    current.press(PowerEvent::Signal(signal));
+                    current.request_stop(StopReason::Signal(signal));
                     consoles.give_up();
                 }
             }
@@ -117,7 +117,7 @@ pub fn serve(
         if let Some(Farewell { signal, deadline }) = farewell
             && Instant::now() >= deadline
         {
-            power.press(PowerEvent::Signal(signal));
+            stop.request(StopReason::Signal(signal));
         }
     }
 }

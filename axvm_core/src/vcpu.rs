@@ -3,7 +3,7 @@
 //! ```text
 //!          +--> KVM_RUN --> guest runs ... --+
 //!          |                                 | exit
-//!          +---- answer it on the bus <------+--> power switch: the loop ends
+//!          +---- answer it on the bus <------+--> stop switch: the loop ends
 //!          +---- pass the gate <-------------+ kicked: pause, stop
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::{io, thread};
 
-use axvm_devices::{Bus, Power, PowerEvent};
+use axvm_devices::{Bus, StopReason, StopSwitch};
 use axvm_events::{Event, Events};
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use rustix::thread::CpuSet;
@@ -25,7 +25,7 @@ use crate::gate::{Gate, Order, Passage};
 pub struct Shared {
     pub ports: Bus,
     pub mmio: Bus,
-    pub power: Arc<Power>,
+    pub stop: Arc<StopSwitch>,
     pub events: Events,
     /// Where vCPUs are held and let go.
     pub gate: Arc<Gate>,
@@ -73,7 +73,7 @@ impl VcpuThread {
                      that this process may use",
                     pin.unwrap_or_default()
                 );
-                return shared.power.press(PowerEvent::HostError(message));
+                return shared.stop.request(StopReason::HostError(message));
             }
             run(index, &mut vcpu, &counter, &shared);
             drop(guard);
@@ -113,7 +113,7 @@ impl Drop for EndsMachine<'_> {
     fn drop(&mut self) {
         if self.shared.gate.current() != Order::Stop {
             let message = format!("thread of vCPU {} ended unexpectedly", self.index);
-            self.shared.power.press(PowerEvent::HostError(message));
+            self.shared.stop.request(StopReason::HostError(message));
         }
     }
 }
@@ -125,23 +125,23 @@ fn pin_to(cpu: usize) -> io::Result<()> {
 }
 
 /// KVM can not run the vCPU at all.
-fn refused(index: u32, error: &io::Error) -> PowerEvent {
+fn refused(index: u32, error: &io::Error) -> StopReason {
     let remedy = match error.kind() {
         io::ErrorKind::WouldBlock => "; KVM could not start a thread of its own, raise the limit (ulimit -u, pids.max)",
         _ => "",
     };
-    PowerEvent::HostError(format!("KVM_RUN of vCPU {index}: {error}{remedy}"))
+    StopReason::HostError(format!("KVM_RUN of vCPU {index}: {error}{remedy}"))
 }
 
-/// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
+/// The vCPU loop. Returns when the machine stops, having requested it if this vCPU is the reason.
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
 fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
-    let Shared { ports, mmio, power, events, gate } = shared;
+    let Shared { ports, mmio, stop, events, gate } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
-            Err(error) => return power.press(refused(index, &error)),
+            Err(error) => return stop.request(refused(index, &error)),
         };
         exits.count();
         match exit {
@@ -163,8 +163,8 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
                 Passage::Reopened => vcpu.was_paused(),
                 Passage::Closed => return,
             },
-            Exit::Shutdown => return power.press(PowerEvent::TripleFault),
-            other => return power.press(explain(index, &other)),
+            Exit::Shutdown => return stop.request(StopReason::TripleFault),
+            other => return stop.request(explain(index, &other)),
         }
     }
 }
@@ -175,8 +175,8 @@ fn nobody(events: &Events, space: &'static str, address: u64, write: bool) -> bo
 }
 
 /// Exits that end the machine, in words.
-fn explain(index: u32, exit: &Exit<'_>) -> PowerEvent {
-    PowerEvent::Crash(match exit {
+fn explain(index: u32, exit: &Exit<'_>) -> StopReason {
+    StopReason::Crash(match exit {
         Exit::FailEntry { reason, .. } => format!(
             "vCPU {index} could not enter the guest: hardware entry failure {reason:#x}. \
              The registers break a rule of the processor (Intel SDM volume 3, 27.3 \"Checks on guest state\")"
@@ -257,28 +257,28 @@ mod tests {
         }
     }
 
-    fn play(steps: Vec<Step>) -> (PowerEvent, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    fn play(steps: Vec<Step>) -> (StopReason, Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let chip = Arc::new(Chip::default());
         let (mut ports, mut mmio) = (BusBuilder::default(), BusBuilder::default());
         ports.plug(0x10, 8, "chip", chip.clone()).unwrap();
         mmio.plug(0x1000, 8, "chip", chip.clone()).unwrap();
-        let power = Arc::new(Power::new().unwrap());
+        let stop = Arc::new(StopSwitch::new().unwrap());
         let (ports, mmio, gate) = (ports.finish(), mmio.finish(), Arc::new(Gate::new(Order::Run)));
-        let shared = Shared { ports, mmio, power, events: Events::default(), gate };
+        let shared = Shared { ports, mmio, stop, events: Events::default(), gate };
         let (count, exits) = (steps.len() as u64, Exits::default());
         let mut vcpu = Scripted(steps.into(), Vec::new());
         run(0, &mut vcpu, &exits, &shared);
         assert!(exits.get() == count || exits.get() + 1 == count, "an error is no exit");
         let written = chip.0.lock().unwrap().clone();
-        (shared.power.pressed().unwrap(), vcpu.1, written)
+        (shared.stop.reason().unwrap(), vcpu.1, written)
     }
 
     #[test]
     fn a_kicked_vcpu_obeys_the_gate() {
-        let power = Arc::new(Power::new().unwrap());
+        let stop = Arc::new(StopSwitch::new().unwrap());
         let (ports, mmio) = (BusBuilder::default().finish(), BusBuilder::default().finish());
         let gate = Arc::new(Gate::new(Order::Run));
-        let shared = Shared { ports, mmio, power, events: Events::default(), gate };
+        let shared = Shared { ports, mmio, stop, events: Events::default(), gate };
         let mut vcpu = Scripted([Step::Kick, Step::Kick, Step::Shutdown].into(), Vec::new());
         run(0, &mut vcpu, &Exits::default(), &shared);
         assert_eq!(vcpu.0.len(), 0, "an open gate holds nobody");
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(answers[0], [0x42]);
         assert_eq!(answers[1], [0x43; 4]);
         assert_eq!(answers[2], [0xff; 2]);
-        assert_eq!(event, PowerEvent::TripleFault);
+        assert_eq!(event, StopReason::TripleFault);
     }
 
     #[test]
@@ -309,11 +309,11 @@ mod tests {
         for (step, word) in [(Step::Internal, "can not emulate"), (Step::Fail, "0x80000021")] {
             let (event, ..) = play(vec![step]);
             assert!(
-                matches!(&event, PowerEvent::Crash(text) if text.contains(word) && !text.contains('\n')),
+                matches!(&event, StopReason::Crash(text) if text.contains(word) && !text.contains('\n')),
                 "{event:?}"
             );
         }
         let (event, ..) = play(vec![Step::Error]);
-        assert!(matches!(event, PowerEvent::HostError(text) if text.contains("KVM_RUN")));
+        assert!(matches!(event, StopReason::HostError(text) if text.contains("KVM_RUN")));
     }
 }
