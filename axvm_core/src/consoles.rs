@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port, Wake};
 use axvm_core::speech::tell;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::Ports;
 use axvm_sandbox::Role;
@@ -118,7 +118,7 @@ fn hooks(current: &Arc<Current>, events: &Events) -> Hooks {
     let (current, events) = (Arc::clone(current), events.clone());
     Hooks {
         on_key: Box::new(move |key| match key {
-            Key::Quit => current.press(PowerEvent::Quit),
+            Key::Quit => current.request_stop(StopReason::Quit),
             Key::PowerButton => current.press_power_button(),
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),

@@ -11,7 +11,7 @@ use axvm_api::types::{self, CacheType, State};
 use axvm_api::{Attach, Control, Fault};
 use axvm_boot::plan::disk_name;
 use axvm_console::Attacher;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_machine::{BALLOON, KernelSource, Machine};
 use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::balloon::Target;
@@ -157,13 +157,13 @@ impl Control for Panel {
     fn reset(&self) -> Result<(), Fault> {
         // Between two starts it is being reset already.
         if let Some(machine) = self.current.machine() {
-            machine.power().press(PowerEvent::Reset("control socket"));
+            machine.stop_switch().request(StopReason::Reset("control socket"));
         }
         Ok(())
     }
 
     fn stop(&self) -> Result<(), Fault> {
-        self.current.press(PowerEvent::Quit);
+        self.current.request_stop(StopReason::Quit);
         Ok(())
     }
 

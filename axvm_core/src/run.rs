@@ -15,7 +15,7 @@ use axvm_api::{Bound, EventFeed, Registry, Server};
 use axvm_console::BackEnd;
 use axvm_core::notify::{Notifier, State};
 use axvm_core::speech;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::{Files, Role};
@@ -95,12 +95,12 @@ pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
         }
         // A guest that was to end and resets does not live on.
         if let Some(signal) = asked_by {
-            return Ok(End(PowerEvent::Signal(signal)));
+            return Ok(End(StopReason::Signal(signal)));
         }
         resources
             .events()
             .emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
-        if end.0 == PowerEvent::TripleFault {
+        if end.0 == StopReason::TripleFault {
             let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
             resources.events().warn(|| Event::Warning { from: "guest", message });
         }
@@ -111,14 +111,14 @@ pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
 }
 
 /// How a guest ended.
-pub struct End(PowerEvent);
+pub struct End(StopReason);
 
 impl End {
     /// Whether it was a reset: in words.
     fn reset(&self) -> Option<String> {
         match &self.0 {
-            PowerEvent::Reset(door) => Some(format!("reset ({door})")),
-            PowerEvent::TripleFault => Some("triple fault".into()),
+            StopReason::Reset(door) => Some(format!("reset ({door})")),
+            StopReason::TripleFault => Some("triple fault".into()),
             _ => None,
         }
     }
@@ -130,9 +130,9 @@ impl End {
     /// What the user must hear.
     pub fn words(&self) -> Option<String> {
         match &self.0 {
-            PowerEvent::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
-            PowerEvent::TripleFault => Some("The guest crashed: triple fault".into()),
-            PowerEvent::Crash(why) => Some(format!("The guest crashed: {why}")),
+            StopReason::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
+            StopReason::TripleFault => Some("The guest crashed: triple fault".into()),
+            StopReason::Crash(why) => Some(format!("The guest crashed: {why}")),
             _ => None,
         }
     }
@@ -140,12 +140,12 @@ impl End {
     /// The exit code of AxVM.
     pub fn code(&self) -> Result<u8> {
         match &self.0 {
-            PowerEvent::Off | PowerEvent::Quit => Ok(0),
-            PowerEvent::Reset(_) => Ok(3),
-            PowerEvent::Panic => Ok(4),
-            PowerEvent::TripleFault | PowerEvent::Crash(_) => Ok(5),
-            PowerEvent::Signal(signal) => Ok(128 + *signal as u8),
-            PowerEvent::HostError(why) => anyhow::bail!("The host failed the guest: {why}"),
+            StopReason::Off | StopReason::Quit => Ok(0),
+            StopReason::Reset(_) => Ok(3),
+            StopReason::Panic => Ok(4),
+            StopReason::TripleFault | StopReason::Crash(_) => Ok(5),
+            StopReason::Signal(signal) => Ok(128 + *signal as u8),
+            StopReason::HostError(why) => anyhow::bail!("The host failed the guest: {why}"),
         }
     }
 }

@@ -17,7 +17,7 @@ use axvm_console::BackEnd;
 use axvm_core::cli::SelftestArgs;
 use axvm_core::settings::Settings;
 use axvm_core::speech::print;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_events::Events;
 use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::Role;
@@ -148,7 +148,7 @@ fn listen(said: UnixStream, current: &Current) -> Vec<Proof> {
             Ok(_) => proofs.extend(parse(&String::from_utf8_lossy(&line))),
             Err(_) => {
                 proofs.push(Proof::failed("guest", format!("silent for {} s: it hangs", SILENCE.as_secs())));
-                current.press(PowerEvent::Quit);
+                current.request_stop(StopReason::Quit);
                 return proofs;
             }
         }

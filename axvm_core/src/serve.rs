@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_console::Wake;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_machine::{Machine, WaitOutcome};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -103,7 +103,7 @@ pub fn serve(
                     ending = Some(Ending { signal, deadline: Instant::now() + grace });
                 }
                 _ => {
-                    current.press(PowerEvent::Signal(signal));
+                    current.request_stop(StopReason::Signal(signal));
                     consoles.give_up();
                 }
             }
@@ -111,7 +111,7 @@ pub fn serve(
         if let Some(Ending { signal, deadline }) = ending
             && Instant::now() >= deadline
         {
-            machine.power().press(PowerEvent::Signal(signal));
+            machine.stop_switch().request(StopReason::Signal(signal));
         }
     }
 }

@@ -7,7 +7,7 @@
 //!            write 1
 //!            to clear
 //!
-//!  power button --> STS and EN --> SCI --> guest shuts down --> SLP_EN with S5 --> Power::press(Off)
+//!  power button --> STS and EN --> SCI --> guest shuts down --> SLP_EN with S5 --> StopSwitch::request(Off)
 //! ```
 //!
 //! The SCI is an edge here (the MADT says so), while on a PC it is a level. A level that is still
@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
 
-use crate::{BusDevice, Irq, Power, PowerEvent};
+use crate::{BusDevice, Irq, StopReason, StopSwitch};
 
 /// PM1_STS and PM1_EN: the power button.
 const PWRBTN: u16 = 1 << 8;
@@ -41,7 +41,7 @@ const LEN: usize = 6;
 pub struct AcpiPm {
     pm1: Mutex<Pm1>,
     sci: Irq,
-    power: Arc<Power>,
+    stop: Arc<StopSwitch>,
 }
 
 #[derive(Default)]
@@ -68,9 +68,9 @@ impl AcpiPm {
     /// Length of the registers on the bus, in bytes.
     pub const LEN: u64 = LEN as u64;
 
-    /// A block that interrupts through `sci` and turns the machine off through `power`.
-    pub fn new(sci: Irq, power: Arc<Power>) -> AcpiPm {
-        AcpiPm { pm1: Mutex::default(), sci, power }
+    /// A block that interrupts through `sci` and turns the machine off through `stop`.
+    pub fn new(sci: Irq, stop: Arc<StopSwitch>) -> AcpiPm {
+        AcpiPm { pm1: Mutex::default(), sci, stop }
     }
 
     /// What happens when a person presses the power button: the guest is asked to shut down.
@@ -114,7 +114,7 @@ impl BusDevice for AcpiPm {
                 _ => {
                     pm1.control = pm1.control & !mask | value & CNT_KEPT;
                     if value & SLP_EN != 0 && value >> SLP_TYP_SHIFT & 7 == u16::from(SLEEP_TYPE_S5) {
-                        self.power.press(PowerEvent::Off);
+                        self.stop.request(StopReason::Off);
                     }
                 }
             }
@@ -134,13 +134,13 @@ mod tests {
     struct Board {
         pm: AcpiPm,
         sci: Irq,
-        power: Arc<Power>,
+        stop: Arc<StopSwitch>,
     }
 
     impl Board {
         fn new() -> Board {
-            let (sci, power) = (Irq::new().unwrap(), Arc::new(Power::new().unwrap()));
-            Board { pm: AcpiPm::new(sci.try_clone().unwrap(), power.clone()), sci, power }
+            let (sci, stop) = (Irq::new().unwrap(), Arc::new(StopSwitch::new().unwrap()));
+            Board { pm: AcpiPm::new(sci.try_clone().unwrap(), stop.clone()), sci, stop }
         }
         fn read(&self, offset: u64) -> u16 {
             let mut data = [0; 2];
@@ -163,11 +163,11 @@ mod tests {
         for data in [&S5.to_le_bytes()[..], &u32::from(S5).to_le_bytes()] {
             let board = Board::new();
             board.pm.write(CNT, data);
-            assert_eq!(board.power.pressed(), Some(PowerEvent::Off));
+            assert_eq!(board.stop.reason(), Some(StopReason::Off));
         }
         let board = Board::new();
         board.pm.write(CNT + 1, &S5.to_le_bytes()[1..]);
-        assert_eq!(board.power.pressed(), Some(PowerEvent::Off));
+        assert_eq!(board.stop.reason(), Some(StopReason::Off));
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
             board.write(CNT, SLP_EN | kind << SLP_TYP_SHIFT);
         }
         board.write(CNT, S5 & !SLP_EN);
-        assert_eq!(board.power.pressed(), None);
+        assert_eq!(board.stop.reason(), None);
         assert_eq!(board.read(CNT), S5 & !SLP_EN | SCI_EN, "SLP_EN reads as zero");
     }
 
@@ -227,6 +227,6 @@ mod tests {
             assert_eq!(data[1..], [0xff; 7]);
             board.pm.write(offset, &[0; 8]);
         }
-        assert_eq!(board.power.pressed(), None);
+        assert_eq!(board.stop.reason(), None);
     }
 }

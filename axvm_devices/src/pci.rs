@@ -19,7 +19,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{BusDevice, Power, PowerEvent};
+use crate::{BusDevice, StopReason, StopSwitch};
 
 /// Bit 31 of the address register: configuration accesses are on.
 const ENABLE: u32 = 1 << 31;
@@ -33,16 +33,16 @@ const BRIDGE: [u32; 4] = [0x1237_8086, 0, 0x0600_0002, 0];
 /// Ports 0xcf8 to 0xcff.
 pub struct PciHost {
     address: AtomicU32,
-    power: Arc<Power>,
+    stop: Arc<StopSwitch>,
 }
 
 impl PciHost {
     /// Length of the port range, in bytes.
     pub const LEN: u64 = 8;
 
-    /// A host bridge whose reset register is wired to `power`.
-    pub fn new(power: Arc<Power>) -> PciHost {
-        PciHost { address: AtomicU32::new(0), power }
+    /// A host bridge whose reset register is wired to `stop`.
+    pub fn new(stop: Arc<StopSwitch>) -> PciHost {
+        PciHost { address: AtomicU32::new(0), stop }
     }
 
     /// The addressed 32-bit register.
@@ -72,7 +72,7 @@ impl BusDevice for PciHost {
     fn write(&self, offset: u64, data: &[u8]) {
         match (offset, data) {
             (0, &[a, b, c, d]) => self.address.store(u32::from_le_bytes([a, b, c, d & 0x80]) & !3, Ordering::Relaxed),
-            (1, &[value]) if value & RESET_CPU != 0 => self.power.press(PowerEvent::Reset("reset register")),
+            (1, &[value]) if value & RESET_CPU != 0 => self.stop.request(StopReason::Reset("reset register")),
             _ => {}
         }
     }
@@ -83,9 +83,9 @@ mod tests {
     use super::*;
     use axvm_arch::layout::port::RESET_VALUE;
 
-    fn host() -> (PciHost, Arc<Power>) {
-        let power = Arc::new(Power::new().unwrap());
-        (PciHost::new(power.clone()), power)
+    fn host() -> (PciHost, Arc<StopSwitch>) {
+        let stop = Arc::new(StopSwitch::new().unwrap());
+        (PciHost::new(stop.clone()), stop)
     }
 
     fn config(host: &PciHost, address: u32) -> u32 {
@@ -129,12 +129,12 @@ mod tests {
 
     #[test]
     fn only_a_byte_with_the_cpu_bit_resets() {
-        let (host, power) = host();
+        let (host, stop) = host();
         host.write(1, &[0x02]);
         host.write(0, &[0xff; 4]);
         host.write(1, &[RESET_VALUE, 0]);
-        assert_eq!(power.pressed(), None);
+        assert_eq!(stop.reason(), None);
         host.write(1, &[RESET_VALUE]);
-        assert_eq!(power.pressed(), Some(PowerEvent::Reset("reset register")));
+        assert_eq!(stop.reason(), Some(StopReason::Reset("reset register")));
     }
 }

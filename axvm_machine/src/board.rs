@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
-use axvm_devices::{AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, PciHost, Power, Pvpanic, Rtc, Uart16550};
+use axvm_devices::{AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550};
 use axvm_kvm::Vm;
 use axvm_virtio::balloon::Balloon;
 use axvm_virtio::block::Block;
@@ -32,7 +32,7 @@ use crate::{MachineError, Ports, Resources};
 pub(crate) struct Board<'a> {
     vm: &'a Vm,
     resources: &'a Resources,
-    power: &'a Arc<Power>,
+    stop: &'a Arc<StopSwitch>,
     consoles: &'a Ports,
     ports: BusBuilder,
     mmio: BusBuilder,
@@ -40,23 +40,28 @@ pub(crate) struct Board<'a> {
 }
 
 impl<'a> Board<'a> {
-    pub(crate) fn new(vm: &'a Vm, resources: &'a Resources, power: &'a Arc<Power>, consoles: &'a Ports) -> Board<'a> {
+    pub(crate) fn new(
+        vm: &'a Vm,
+        resources: &'a Resources,
+        stop: &'a Arc<StopSwitch>,
+        consoles: &'a Ports,
+    ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, power, consoles, ports, mmio, inventory: Vec::new() }
+        Board { vm, resources, stop, consoles, ports, mmio, inventory: Vec::new() }
     }
 
     /// Makes a part and puts it in its place.
     pub(crate) fn wire(&mut self, part: &Part) -> Result<(), MachineError> {
-        let power = || Arc::clone(self.power);
+        let stop = || Arc::clone(self.stop);
         let chip = match part.kind {
             // KVM made them with the VM.
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => return Ok(()),
             Kind::Uart => Chip::Uart(Uart16550::new(self.line(part)?, self.consoles.com1.clone())),
             Kind::Rtc => Chip::Rtc(Arc::new(Rtc::new(self.line(part)?).map_err(MachineError::host("the RTC"))?)),
-            Kind::I8042 => Chip::I8042(Arc::new(I8042::new(power()))),
-            Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.line(part)?, power()))),
-            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(power()))),
-            Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(power()))),
+            Kind::I8042 => Chip::I8042(Arc::new(I8042::new(stop()))),
+            Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.line(part)?, stop()))),
+            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop()))),
+            Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
             Kind::Virtio(kind) => self.virtio(part, kind)?,
         };
         self.plug(part, chip.device())?;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axvm_boot::plan::Plan;
-use axvm_devices::{Power, PowerEvent};
+use axvm_devices::{StopReason, StopSwitch};
 use axvm_kvm::{KvmVcpu, Vcpu, Vm};
 use axvm_virtio::balloon::Target;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -82,7 +82,7 @@ impl Machine {
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<WaitOutcome> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let rtc = self.inventory.rtc();
-        let fds = [Some(self.shared.power.event_fd().as_raw_fd()), rtc.map(|rtc| rtc.timer_fd().as_raw_fd())];
+        let fds = [Some(self.shared.stop.event_fd().as_raw_fd()), rtc.map(|rtc| rtc.timer_fd().as_raw_fd())];
         let sources = Epoll::new()?;
         for fd in fds.into_iter().flatten() {
             sources.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0))?;
@@ -93,7 +93,7 @@ impl Machine {
         loop {
             let mut ready = [EpollEvent::default(); 3];
             let count = wait_for(&sources, &mut ready, deadline)?;
-            if self.shared.power.pressed().is_some() {
+            if self.shared.stop.reason().is_some() {
                 return Ok(WaitOutcome::Stopped);
             }
             rtc.inspect(|rtc| rtc.tick());
@@ -116,9 +116,9 @@ impl Machine {
         &self.inventory
     }
 
-    /// The switch that ends the machine.
-    pub fn power(&self) -> &Power {
-        &self.shared.power
+    /// Where a reason to stop is put.
+    pub fn stop_switch(&self) -> &StopSwitch {
+        &self.shared.stop
     }
 
     /// Presses the power button: the guest is asked to power off.
@@ -188,13 +188,13 @@ impl Machine {
     }
 
     /// Stops vCPUs, then devices: afterwards every completed request is in its file. Says why it stopped.
-    pub fn stop(&self) -> PowerEvent {
+    pub fn stop(&self) -> StopReason {
         self.shared.gate.order(Order::Stop);
         let threads = std::mem::take(&mut self.running().threads);
         threads.iter().for_each(VcpuThread::kick);
         threads.into_iter().for_each(VcpuThread::join);
         self.inventory.stop();
-        self.shared.power.pressed().unwrap_or(PowerEvent::Quit)
+        self.shared.stop.reason().unwrap_or(StopReason::Quit)
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {

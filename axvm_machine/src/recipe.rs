@@ -13,7 +13,7 @@ use axvm_arch::registers::CpuState;
 use axvm_boot::plan::Plan;
 use axvm_boot::{acpi, command_line, cpu, linux};
 use axvm_console::Port;
-use axvm_devices::Power;
+use axvm_devices::StopSwitch;
 use axvm_events::Event;
 use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 
@@ -37,7 +37,7 @@ impl Resources {
     pub fn build(&self, spec: &MachineSpec, ports: &Ports) -> Result<Machine, MachineError> {
         let Resources { kvm, ram, events, .. } = self;
         let mut steps = Steps::start(events);
-        let power = Arc::new(Power::new().map_err(MachineError::host("the power switch"))?);
+        let stop = Arc::new(StopSwitch::new().map_err(MachineError::host("the stop switch"))?);
 
         // 3  The VM: memory slots, interrupt controllers, PIT.
         let vm = kvm.create_vm(ram)?;
@@ -49,7 +49,7 @@ impl Resources {
 
         // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
         let plan = spec.plan()?;
-        let mut board = Board::new(&vm, self, &power, ports);
+        let mut board = Board::new(&vm, self, &stop, ports);
         for part in plan.parts() {
             board.wire(part)?;
         }
@@ -68,7 +68,7 @@ impl Resources {
         let shared = Shared {
             ports: AddressSpace::new("port", port_bus, events),
             mmio: AddressSpace::new("mmio", mmio_bus, events),
-            power,
+            stop,
             gate: Arc::new(Gate::new(Order::Run)),
         };
         let command_line = start.command_line;

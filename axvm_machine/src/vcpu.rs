@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use axvm_devices::{Bus, Power, PowerEvent};
+use axvm_devices::{Bus, StopReason, StopSwitch};
 use axvm_events::{Event, Events};
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use axvm_sandbox::Role;
@@ -26,7 +26,7 @@ use crate::gate::{Gate, Order, Passage};
 pub(crate) struct Shared {
     pub(crate) ports: AddressSpace,
     pub(crate) mmio: AddressSpace,
-    pub(crate) power: Arc<Power>,
+    pub(crate) stop: Arc<StopSwitch>,
     /// Where vCPUs are held and let go.
     pub(crate) gate: Arc<Gate>,
 }
@@ -98,7 +98,7 @@ impl VcpuThread {
                      that this process may use",
                     pin.unwrap_or_default()
                 );
-                return shared.power.press(PowerEvent::HostError(message));
+                return shared.stop.request(StopReason::HostError(message));
             }
             run(index, &mut vcpu, &counter, &shared);
             drop(guard);
@@ -138,7 +138,7 @@ impl Drop for EndsMachine<'_> {
     fn drop(&mut self) {
         if self.shared.gate.current() != Order::Stop {
             let message = format!("thread of vCPU {} ended unexpectedly", self.index);
-            self.shared.power.press(PowerEvent::HostError(message));
+            self.shared.stop.request(StopReason::HostError(message));
         }
     }
 }
@@ -150,23 +150,23 @@ fn pin_to(cpu: usize) -> io::Result<()> {
 }
 
 /// KVM cannot run the vCPU at all.
-fn refused(index: u32, error: &io::Error) -> PowerEvent {
+fn refused(index: u32, error: &io::Error) -> StopReason {
     let remedy = match error.kind() {
         io::ErrorKind::WouldBlock => "; KVM could not start a thread of its own, raise the limit (ulimit -u, pids.max)",
         _ => "",
     };
-    PowerEvent::HostError(format!("KVM_RUN of vCPU {index}: {error}{remedy}"))
+    StopReason::HostError(format!("KVM_RUN of vCPU {index}: {error}{remedy}"))
 }
 
 /// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
 fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
-    let Shared { ports, mmio, power, gate } = shared;
+    let Shared { ports, mmio, stop, gate } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
-            Err(error) => return power.press(refused(index, &error)),
+            Err(error) => return stop.request(refused(index, &error)),
         };
         exits.count();
         match exit {
@@ -183,15 +183,15 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
                 Passage::Reopened => vcpu.was_paused(),
                 Passage::Closed => return,
             },
-            Exit::Shutdown => return power.press(PowerEvent::TripleFault),
-            other => return power.press(explain(index, &other)),
+            Exit::Shutdown => return stop.request(StopReason::TripleFault),
+            other => return stop.request(explain(index, &other)),
         }
     }
 }
 
 /// Exits that end the machine, in words.
-fn explain(index: u32, exit: &Exit<'_>) -> PowerEvent {
-    PowerEvent::Crash(match exit {
+fn explain(index: u32, exit: &Exit<'_>) -> StopReason {
+    StopReason::Crash(match exit {
         Exit::FailEntry { reason, .. } => format!(
             "vCPU {index} could not enter the guest: hardware entry failure {reason:#x}. \
              The registers break a rule of the processor (Intel SDM volume 3, 27.3 \"Checks on guest state\")"
@@ -273,16 +273,16 @@ mod tests {
     }
 
     fn shared(ports: BusBuilder, mmio: BusBuilder) -> Shared {
-        let (events, power) = (Events::default(), Arc::new(Power::new().unwrap()));
+        let (events, stop) = (Events::default(), Arc::new(StopSwitch::new().unwrap()));
         Shared {
             ports: AddressSpace::new("port", ports.finish(), &events),
             mmio: AddressSpace::new("mmio", mmio.finish(), &events),
-            power,
+            stop,
             gate: Arc::new(Gate::new(Order::Run)),
         }
     }
 
-    fn play(steps: Vec<Step>) -> (PowerEvent, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    fn play(steps: Vec<Step>) -> (StopReason, Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let chip = Arc::new(Chip::default());
         let (mut ports, mut mmio) = (BusBuilder::default(), BusBuilder::default());
         ports.plug(0x10, 8, "chip", chip.clone()).unwrap();
@@ -293,7 +293,7 @@ mod tests {
         run(0, &mut vcpu, &exits, &shared);
         assert!(exits.get() == count || exits.get() + 1 == count, "an error is no exit");
         let written = chip.0.lock().unwrap().clone();
-        (shared.power.pressed().unwrap(), vcpu.1, written)
+        (shared.stop.reason().unwrap(), vcpu.1, written)
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(answers[0], [0x42]);
         assert_eq!(answers[1], [0x43; 4]);
         assert_eq!(answers[2], [0xff; 2]);
-        assert_eq!(event, PowerEvent::TripleFault);
+        assert_eq!(event, StopReason::TripleFault);
     }
 
     #[test]
@@ -329,11 +329,11 @@ mod tests {
         for (step, word) in [(Step::Internal, "cannot emulate"), (Step::Fail, "0x80000021")] {
             let (event, ..) = play(vec![step]);
             assert!(
-                matches!(&event, PowerEvent::Crash(text) if text.contains(word) && !text.contains('\n')),
+                matches!(&event, StopReason::Crash(text) if text.contains(word) && !text.contains('\n')),
                 "{event:?}"
             );
         }
         let (event, ..) = play(vec![Step::Error]);
-        assert!(matches!(event, PowerEvent::HostError(text) if text.contains("KVM_RUN")));
+        assert!(matches!(event, StopReason::HostError(text) if text.contains("KVM_RUN")));
     }
 }
