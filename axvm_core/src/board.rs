@@ -87,7 +87,7 @@ impl<'a> Board<'a> {
             let doorbell = Gpa(base.0 + QUEUE_NOTIFY);
             self.vm.ioeventfd(doorbell, 4, Some(queue.into()), transport.kick(queue))?;
         }
-        self.mmio.plug(base.0, layout::VIRTIO_MMIO_LEN, "virtio-mmio", transport.clone())?;
+        self.mmio.plug(base.0, layout::VIRTIO_MMIO_LEN, name, transport.clone())?;
         self.windows.push(VirtioWindow { base, len: layout::VIRTIO_MMIO_LEN, gsi });
         self.transports.push(transport);
         Ok(())
