@@ -7,16 +7,15 @@
 //! When all places are taken, the client that was silent longest makes room: whoever opens connections and says nothing
 //! takes them from himself.
 
-use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use axvm_sandbox::Role;
 use axvm_socket::{Socket, SocketError, is_own};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -39,9 +38,9 @@ pub enum ApiError {
     /// Its path.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Its thread.
-    #[error("Cannot start the thread of the control socket: {0}")]
-    Thread(Box<dyn Error + Send + Sync>),
+    /// Its thread, or what that needs.
+    #[error("Cannot start the thread of the control socket: no more descriptors or threads (see ulimit -n and -u)")]
+    Thread(#[source] io::Error),
 }
 
 /// Control sockets that listen and are not served yet: clients wait. Dropping removes them.
@@ -84,35 +83,16 @@ impl Drop for Server {
 }
 
 impl Bound {
-    /// Starts the thread `api`, the only one that reads `feed`. `on_start` runs there first: the place to restrict it.
-    /// If it fails, nothing is served.
-    pub fn serve<E: Into<Box<dyn Error + Send + Sync>>>(
-        self,
-        control: Arc<dyn Control>,
-        feed: Arc<EventFeed>,
-        on_start: impl FnOnce() -> Result<(), E> + Send + 'static,
-    ) -> Result<Server, ApiError> {
-        let error = |error: io::Error| ApiError::Thread(error.into());
-        let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(error)?;
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| error(errno.into()))?;
+    /// Starts the thread `api`, the only one that reads `feed`.
+    pub fn serve(self, control: Arc<dyn Control>, feed: Arc<EventFeed>) -> Result<Server, ApiError> {
+        let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(ApiError::Thread)?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| ApiError::Thread(errno.into()))?;
         let stop = Arc::new(stop);
         let api = Api::new(control, feed.clone());
         let connections = Vec::new();
         let turns = Loop { listeners, api, feed, stop: stop.clone(), connections, accept_from: Instant::now() };
-        let (started, has_started) = mpsc::sync_channel(1);
-        let body = move || match on_start() {
-            Ok(()) => {
-                _ = started.send(Ok(()));
-                turns.run();
-            }
-            Err(error) => _ = started.send(Err(ApiError::Thread(error.into()))),
-        };
-        let thread = thread::Builder::new().name("api".into()).spawn(body).map_err(error)?;
-        let server = Server { sockets: self.0, stop, thread: Some(thread) };
-        match has_started.recv() {
-            Ok(result) => result.map(|()| server),
-            Err(_) => Err(ApiError::Thread("it ended at once".into())),
-        }
+        let thread = axvm_sandbox::spawn(Role::Api, "api", move || turns.run()).map_err(ApiError::Thread)?;
+        Ok(Server { sockets: self.0, stop, thread: Some(thread) })
     }
 }
 

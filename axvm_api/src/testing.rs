@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
+use axvm_sandbox::Role;
+
 use crate::control::{Attach, Control, Fault};
 use crate::types::{
     Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, Exits, HugePages, MachineConfig, Memory, Resident,
@@ -106,7 +108,7 @@ impl Control for FakeMachine {
         Ok(Box::new(|mut stream, typed| {
             // Says what was typed already, then echoes.
             _ = stream.write_all(&[b"typed: ", typed.as_slice(), b"\n"].concat());
-            std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+            _ = axvm_sandbox::spawn(Role::Console, "echo", move || std::io::copy(&mut &stream, &mut &stream));
         }))
     }
 }

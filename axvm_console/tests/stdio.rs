@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use axvm_console::BackEnd;
-use common::{assert_quiet, on, open, pattern, read, receive, send_all, until};
+use common::{assert_quiet, on, one_client_too_many, open, pattern, read, receive, send_all, until};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 fn nothing() -> File {
@@ -158,12 +158,14 @@ fn what_came_before_the_end_of_input_arrives() {
 }
 
 #[test]
-fn threads_are_named_and_announced() {
-    let bench = on(nothing(), nothing());
-    until("both started", || bench.calls.threads.lock().unwrap().len() == 2);
-    let mut threads = bench.calls.threads.lock().unwrap().clone();
-    threads.sort();
-    assert_eq!(threads, ["console", "console-out"]);
+fn each_warning_comes_from_the_named_thread_that_met_the_trouble() {
+    let bench = on(nothing(), File::options().write(true).open("/dev/full").unwrap());
+    bench.port.send(b"lost");
+    until("the writer warns", || !bench.calls.warnings.lock().unwrap().is_empty());
+    let clients = one_client_too_many(&bench.console);
+    until("the hub warns", || bench.calls.warnings.lock().unwrap().len() == 2);
+    assert_eq!(*bench.calls.threads.lock().unwrap(), ["console-out", "console"]);
+    drop(clients);
 }
 
 #[test]

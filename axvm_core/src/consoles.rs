@@ -12,7 +12,6 @@ use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port, Wake};
 use axvm_core::speech::tell;
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
-use axvm_sandbox::Role;
 
 use crate::config::Config;
 use crate::current::Current;
@@ -127,6 +126,5 @@ fn hooks(current: &Arc<Current>, events: &Events) -> Hooks {
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
         quit: "ends the machine",
-        on_thread: Box::new(|| axvm_sandbox::enter(Role::Console)),
     }
 }

@@ -17,7 +17,7 @@ use axvm_core::notify::{Notifier, State};
 use axvm_core::speech;
 use axvm_devices::PowerEvent;
 use axvm_events::{Event, Events};
-use axvm_sandbox::{Files, Role};
+use axvm_sandbox::Files;
 
 use crate::cli::{OnReboot, RunArgs};
 use crate::config::Config;
@@ -55,10 +55,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, Arc::clone(host.ram()), &consoles, Arc::clone(&current));
-    let server = bound.serve(Arc::new(panel), feed, || {
-        axvm_sandbox::enter(Role::Api);
-        Ok::<(), std::io::Error>(())
-    })?;
+    let server = bound.serve(Arc::new(panel), feed)?;
     let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
     let end = guests(&room, |state| tell(&notifier, state, &events));
     tell(&notifier, State::Stopping, &events);

@@ -25,7 +25,7 @@ impl Machine {
         let path = dir.path().join("api.sock");
         let (fake, feed) = (Arc::new(FakeMachine::default()), EventFeed::new().unwrap());
         let bound = Server::bind(&[&path]).unwrap();
-        let server = bound.serve(fake.clone(), feed.clone(), || Ok::<_, String>(())).unwrap();
+        let server = bound.serve(fake.clone(), feed.clone()).unwrap();
         Machine { fake, feed, server, path, dir }
     }
 
