@@ -1,4 +1,5 @@
 //! Clients that lie, stall, flood and never read: each harms nobody but itself.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Clients on sockets: the console's own, and those attached at run time.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 mod common;
 

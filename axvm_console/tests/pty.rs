@@ -1,4 +1,5 @@
 //! The pseudo-terminal that programs open, leave, and open again.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Standard input and output: pipes, files, nothing.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 mod common;
 

@@ -11,6 +11,7 @@
 //!
 //! It is a library so that tests and fuzzing reach it.
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "until all its threads start through axvm_sandbox::spawn")]
 
 pub mod cli;
 pub mod config;

@@ -10,6 +10,7 @@
 //! | 5 | the guest crashed |
 //! | 128+n | ended by signal n |
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "until all its threads start through axvm_sandbox::spawn")]
 
 mod board;
 mod consoles;

@@ -1,6 +1,7 @@
 //! Life cycle: exit codes, signals, resets, pauses, the service manager, and what is left behind: nothing.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! What the filters cost a system call: an open process and a closed one take turns, and the medians are compared.
 //!
 //! `cargo run --release -p axvm_sandbox --example cost`
+#![allow(clippy::disallowed_methods, reason = "an example starts threads of its own")]
 #![allow(unsafe_code, reason = "system calls are timed without a library around them")]
 
 use std::fs::File;

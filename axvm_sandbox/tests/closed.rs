@@ -1,5 +1,6 @@
 //! A closed sandbox, tried from inside. It cannot be opened again, so each test runs in a process of its own: this
 //! program, started once more for that one test.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 #![allow(unsafe_code, reason = "the forbidden calls are made as an attacker makes them")]
 
 use std::fs::{self, File};
