@@ -4,8 +4,8 @@
 //!   poll: events or stop | listeners | clients (64 at most)  -->  a turn for each client that is ready
 //! ```
 //!
-//! When all places are taken, the client that was silent longest makes room: whoever opens connections and says nothing
-//! takes them from himself.
+//! When all places are taken, the client that was silent longest makes room: a program that opens connections and
+//! says nothing takes them from itself.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -49,14 +49,14 @@ pub struct Bound(Vec<Socket>);
 
 /// The control socket of a running machine. Dropping stops it and removes its files.
 #[derive(Debug)]
-pub struct Server {
+pub struct ApiServer {
     sockets: Vec<Socket>,
     /// An eventfd: readable, the thread ends.
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl ApiServer {
     /// Listens at every path, for this user only. Before the machine is built, so that an error comes early.
     pub fn bind<P: AsRef<Path>>(paths: &[P]) -> Result<Bound, ApiError> {
         paths
@@ -71,7 +71,7 @@ impl Server {
     pub fn stop(self) {}
 }
 
-impl Drop for Server {
+impl Drop for ApiServer {
     fn drop(&mut self) {
         // Fails only when the counter is full, and then it is readable.
         _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
@@ -84,7 +84,7 @@ impl Drop for Server {
 
 impl Bound {
     /// Starts the thread `api`, the only one that reads `feed`.
-    pub fn serve(self, control: Arc<dyn Control>, feed: Arc<EventFeed>) -> Result<Server, ApiError> {
+    pub fn serve(self, control: Arc<dyn Control>, feed: Arc<EventFeed>) -> Result<ApiServer, ApiError> {
         let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(ApiError::Thread)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| ApiError::Thread(errno.into()))?;
         let stop = Arc::new(stop);
@@ -92,7 +92,7 @@ impl Bound {
         let connections = Vec::new();
         let turns = Loop { listeners, api, feed, stop: stop.clone(), connections, accept_from: Instant::now() };
         let thread = axvm_sandbox::spawn(Role::Api, "api", move || turns.run()).map_err(ApiError::Thread)?;
-        Ok(Server { sockets: self.0, stop, thread: Some(thread) })
+        Ok(ApiServer { sockets: self.0, stop, thread: Some(thread) })
     }
 }
 
@@ -103,7 +103,7 @@ struct Loop {
     feed: Arc<EventFeed>,
     stop: Arc<OwnedFd>,
     connections: Vec<Client>,
-    /// Until then nobody is taken in.
+    /// Until then no client is taken in.
     accept_from: Instant,
 }
 
@@ -130,7 +130,7 @@ impl Loop {
             }
         }
         for client in &mut self.connections {
-            client.connection.farewell(&self.api);
+            client.connection.finish(&self.api);
         }
     }
 
@@ -201,7 +201,7 @@ impl Loop {
         self.connections.push(Client { connection, next: Next::Wait });
     }
 
-    /// Gives up the client that was silent longest. There is one: streams of events can not take every place.
+    /// Gives up the client that was silent longest. There is one: streams of events cannot take every place.
     fn make_room(&mut self) {
         const { assert!(SUBSCRIPTION_LIMIT < CONNECTION_LIMIT) };
         let silent = |(n, client): (usize, &Client)| Some((client.connection.idle_since()?, n));

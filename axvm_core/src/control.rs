@@ -7,8 +7,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axvm_api::types::{self, CacheType, State};
-use axvm_api::{Attach, Control, Fault};
+use axvm_api::types::{self, CacheType, MachineState as State};
+use axvm_api::{Attach, Control, ControlError as Fault};
 use axvm_console::Attacher;
 use axvm_devices::PowerEvent;
 use axvm_memory::{GuestRam, PageSize};

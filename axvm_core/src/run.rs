@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use axvm_api::{Bound, EventFeed, Registry, Server};
+use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_core::notify::{Notifier, State};
 use axvm_core::speech;
@@ -153,13 +153,13 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
         Err(error) => error.to_string(),
         Ok(own) => {
             let all: Vec<_> = named.iter().cloned().chain([own]).collect();
-            match Server::bind(&all) {
+            match ApiServer::bind(&all) {
                 Ok(bound) => return Ok((all, bound)),
                 Err(error) => error.to_string(),
             }
         }
     };
-    let bound = Server::bind(&named)?;
+    let bound = ApiServer::bind(&named)?;
     let message = format!("`axvm ps` will not show this machine: {trouble}");
     events.emit(|| Event::Warning { from: "control socket", message });
     Ok((named, bound))

@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use axvm_api::types::{State, VmUpdate, WantedState};
+use axvm_api::types::{MachineState as State, VmUpdate, WantedState};
 use common::talk::flood;
 use common::{Axvm, PATIENCE, Place, Talk, exists, has_kvm, until};
 use rustix::process::Signal;

@@ -89,7 +89,7 @@ fn apart(work: impl FnOnce()) {
     }
 }
 
-/// Times what it is asked to, until nobody asks.
+/// Times what it is asked to, until the other end closes.
 fn serve(end: UnixStream, eventfd: i32) {
     // As a file: read and write, which every role may, where a socket takes recv and send.
     let mut end = File::from(OwnedFd::from(end));
