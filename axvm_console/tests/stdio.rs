@@ -24,7 +24,7 @@ fn a_slow_pipe_gets_everything() {
     let sent = pattern(1 << 20);
     let start = Instant::now();
     assert_eq!(bench.port.send(&sent), sent.len());
-    assert!(start.elapsed() < Duration::from_millis(250), "sending waits for nobody");
+    assert!(start.elapsed() < Duration::from_millis(250), "sending does not wait");
     let reading = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
         let mut got = Vec::new();
@@ -37,7 +37,7 @@ fn a_slow_pipe_gets_everything() {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_holds_the_guest() {
+fn a_pipe_without_a_reader_holds_the_guest() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let bench = on(nothing(), &writer);
     let mut taken = 0;
@@ -183,14 +183,14 @@ fn a_file_keeps_what_it_has_and_is_the_users_alone() {
 }
 
 #[test]
-fn a_file_that_can_not_be_written_is_named() {
+fn a_file_that_cannot_be_written_is_named() {
     let error = open(&BackEnd::File("/nowhere/console.log".into())).err().unwrap().to_string();
     assert!(error.contains("/nowhere/console.log") && error.contains("choose"), "{error}");
     assert!(open(&BackEnd::File("/tmp".into())).is_err());
 }
 
 #[test]
-fn a_fifo_nobody_reads_is_an_error_and_not_a_wait() {
+fn a_fifo_without_a_reader_is_an_error_and_not_a_wait() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();

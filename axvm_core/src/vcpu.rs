@@ -170,7 +170,7 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
 }
 
 fn nobody(events: &Events, space: &'static str, address: u64, write: bool) -> bool {
-    events.emit(|| Event::NobodyHome { space, address, write });
+    events.emit(|| Event::UnclaimedAddress { space, address, write });
     true
 }
 

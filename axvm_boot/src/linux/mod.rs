@@ -31,7 +31,7 @@ use handover::Handover;
 pub use error::BootError;
 pub use placement::Span;
 
-/// Which door of the kernel we go through.
+/// Which entry point of the kernel the BSP starts at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Entry {
     /// 32-bit protected mode, paging off: the kernel makes its own way to long mode (bzImage).
@@ -39,7 +39,7 @@ pub enum Entry {
     Bits32,
     /// 64-bit long mode on our page tables (bzImage, vmlinux).
     Bits64,
-    /// Xen's PVH door: 32-bit, with start info instead of a zero page (vmlinux).
+    /// Xen's PVH entry point: 32-bit, with start info instead of a zero page (vmlinux).
     Pvh,
 }
 
