@@ -29,14 +29,14 @@ pub struct InstanceInfo {
     /// Name of the machine.
     pub id: String,
     /// What it does now.
-    pub state: State,
+    pub state: MachineState,
     /// Version of AxVM.
     pub vmm_version: String,
 }
 
 /// What a machine does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum State {
+pub enum MachineState {
     /// Built, but no vCPU ran yet.
     #[serde(rename = "Not started")]
     NotStarted,
@@ -105,7 +105,7 @@ pub struct Drive {
 /// When a completed write is on the host's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CacheType {
-    /// Some time; the guest can not flush.
+    /// Some time; the guest cannot flush.
     Unsafe,
     /// When the guest flushes.
     Writeback,
@@ -276,7 +276,7 @@ pub struct Status {
     /// Process of the machine.
     pub pid: u32,
     /// What it does now.
-    pub state: State,
+    pub state: MachineState,
     /// Seconds since its first instruction.
     pub uptime_s: f64,
     /// vCPUs.

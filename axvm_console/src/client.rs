@@ -1,4 +1,4 @@
-//! Someone who watches the console and may type: a socket's other end, or a program on the pseudo-terminal.
+//! A client, which watches the console and may type: a socket's other end, or a program on the pseudo-terminal.
 //!
 //! ```text
 //!   replay, live output --> backlog --> the client, as fast as it reads
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub enum Kind {
     /// A socket.
     Socket,
-    /// The pseudo-terminal; it can not be dropped, so the guest's latest output takes the place of its backlog.
+    /// The pseudo-terminal; it cannot be dropped, so the guest's latest output takes the place of its backlog.
     Pty,
 }
 

@@ -7,8 +7,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axvm_api::types::{self, CacheType, State};
-use axvm_api::{Attach, Control, Fault};
+use axvm_api::types::{self, CacheType, MachineState};
+use axvm_api::{Attach, Control, ControlError};
 use axvm_boot::plan::disk_name;
 use axvm_console::Attacher;
 use axvm_devices::StopReason;
@@ -71,12 +71,12 @@ impl Panel {
         Panel { facts, ram, attacher, started, current, counted }
     }
 
-    fn machine(&self) -> Result<Arc<Machine>, Fault> {
-        self.current.machine().ok_or_else(|| Fault::from(BETWEEN))
+    fn machine(&self) -> Result<Arc<Machine>, ControlError> {
+        self.current.machine().ok_or_else(|| ControlError::from(BETWEEN))
     }
 
     /// Something that needs the guest's help; a paused guest can not give it.
-    fn awake(&self) -> Result<Arc<Machine>, Fault> {
+    fn awake(&self) -> Result<Arc<Machine>, ControlError> {
         let machine = self.machine()?;
         match machine.is_paused() {
             true => Err("The machine is paused and can not react; resume it first".into()),
@@ -84,10 +84,10 @@ impl Panel {
         }
     }
 
-    fn with_balloon<T>(&self, act: impl FnOnce(&Target) -> Result<T, Fault>) -> Result<T, Fault> {
+    fn with_balloon<T>(&self, act: impl FnOnce(&Target) -> Result<T, ControlError>) -> Result<T, ControlError> {
         let machine = self.machine()?;
         let balloon = machine.balloon().ok_or_else(|| {
-            Fault::from(
+            ControlError::from(
                 "The machine has no balloon: its memory was taken for good \
                  (--prealloc, --lock or --hugepages 2M or 1G); start it without these",
             )
@@ -109,13 +109,14 @@ impl Panel {
 }
 
 impl Control for Panel {
-    fn status(&self) -> Result<types::Status, Fault> {
+    fn status(&self) -> Result<types::Status, ControlError> {
         let machine = self.current.machine();
-        let backing = self.ram.backing().map_err(|error| Fault(format!("Cannot read /proc/self/smaps: {error}")))?;
+        let backing =
+            self.ram.backing().map_err(|error| ControlError(format!("Cannot read /proc/self/smaps: {error}")))?;
         let state = match &machine {
-            None => State::NotStarted,
-            Some(machine) if machine.is_paused() => State::Paused,
-            Some(_) => State::Running,
+            None => MachineState::NotStarted,
+            Some(machine) if machine.is_paused() => MachineState::Paused,
+            Some(_) => MachineState::Running,
         };
         let resident =
             types::Resident { small: backing.small, huge_2m: backing.thp + backing.huge_2m, huge_1g: backing.huge_1g };
@@ -133,28 +134,28 @@ impl Control for Panel {
         })
     }
 
-    fn config(&self) -> Result<types::VmConfig, Fault> {
+    fn config(&self) -> Result<types::VmConfig, ControlError> {
         let mut config = self.facts.config.clone();
         config.balloon = self.balloon().ok();
         config.boot_source.boot_args = self.current.machine().map(|machine| machine.command_line().into());
         Ok(config)
     }
 
-    fn pause(&self) -> Result<(), Fault> {
+    fn pause(&self) -> Result<(), ControlError> {
         if self.machine()?.pause() { Ok(()) } else { Err(BETWEEN.into()) }
     }
 
-    fn resume(&self) -> Result<(), Fault> {
+    fn resume(&self) -> Result<(), ControlError> {
         self.machine()?.resume();
         Ok(())
     }
 
-    fn power_button(&self) -> Result<(), Fault> {
+    fn power_button(&self) -> Result<(), ControlError> {
         self.awake()?.press_power_button();
         Ok(())
     }
 
-    fn reset(&self) -> Result<(), Fault> {
+    fn reset(&self) -> Result<(), ControlError> {
         // Between two starts it is being reset already.
         if let Some(machine) = self.current.machine() {
             machine.stop_switch().request(StopReason::Reset("control socket"));
@@ -162,12 +163,12 @@ impl Control for Panel {
         Ok(())
     }
 
-    fn stop(&self) -> Result<(), Fault> {
+    fn stop(&self) -> Result<(), ControlError> {
         self.current.request_stop(StopReason::Quit);
         Ok(())
     }
 
-    fn balloon(&self) -> Result<types::Balloon, Fault> {
+    fn balloon(&self) -> Result<types::Balloon, ControlError> {
         self.with_balloon(|balloon| {
             Ok(types::Balloon {
                 amount_mib: balloon.mib(),
@@ -178,11 +179,11 @@ impl Control for Panel {
         })
     }
 
-    fn set_balloon(&self, amount_mib: u32) -> Result<(), Fault> {
-        self.with_balloon(|balloon| balloon.set_mib(amount_mib).map_err(|error| Fault(error.to_string())))
+    fn set_balloon(&self, amount_mib: u32) -> Result<(), ControlError> {
+        self.with_balloon(|balloon| balloon.set_mib(amount_mib).map_err(|error| ControlError(error.to_string())))
     }
 
-    fn balloon_statistics(&self) -> Result<types::BalloonStatistics, Fault> {
+    fn balloon_statistics(&self) -> Result<types::BalloonStatistics, ControlError> {
         self.with_balloon(|balloon| {
             if balloon.statistics_interval().is_zero() {
                 return Err("The guest is not asked for statistics; PATCH /balloon/statistics \
@@ -209,14 +210,14 @@ impl Control for Panel {
         })
     }
 
-    fn set_statistics_interval(&self, seconds: u32) -> Result<(), Fault> {
+    fn set_statistics_interval(&self, seconds: u32) -> Result<(), ControlError> {
         self.with_balloon(|balloon| {
             balloon.set_statistics_interval(Duration::from_secs(seconds.into()));
             Ok(())
         })
     }
 
-    fn attach_console(&self) -> Result<Attach, Fault> {
+    fn attach_console(&self) -> Result<Attach, ControlError> {
         let attacher = self.attacher.clone();
         Ok(Box::new(move |stream, typed| attacher.attach(stream, typed)))
     }

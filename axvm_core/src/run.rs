@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use axvm_api::{Bound, EventFeed, Registry, Server};
+use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_core::notify::{Notifier, State};
 use axvm_core::speech;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::{KernelSource, Resources, cpuinfo};
-use axvm_sandbox::{Files, Role};
+use axvm_sandbox::Files;
 
 use crate::cli::{OnReboot, RunArgs};
 use crate::config::Config;
@@ -53,10 +53,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
-    let server = bound.serve(Arc::new(panel), feed, || {
-        axvm_sandbox::enter(Role::Api);
-        Ok::<(), std::io::Error>(())
-    })?;
+    let server = bound.serve(Arc::new(panel), feed)?;
     let room =
         Room { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
     let end = guests(&room, |state| tell(&notifier, state, &events));
@@ -157,13 +154,13 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
         Err(error) => error.to_string(),
         Ok(own) => {
             let all: Vec<_> = named.iter().cloned().chain([own]).collect();
-            match Server::bind(&all) {
+            match ApiServer::bind(&all) {
                 Ok(bound) => return Ok((all, bound)),
                 Err(error) => error.to_string(),
             }
         }
     };
-    let bound = Server::bind(&named)?;
+    let bound = ApiServer::bind(&named)?;
     let message = format!("`axvm ps` will not show this machine: {trouble}");
     events.emit(|| Event::Warning { from: "control socket", message });
     Ok((named, bound))

@@ -13,6 +13,7 @@
 //!
 //! Left out: where consoles go, signals, sockets, settings: that is a program's business (`axvm_core`).
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
 
 mod board;
 pub mod cpuinfo;

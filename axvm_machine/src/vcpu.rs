@@ -46,13 +46,13 @@ impl AddressSpace {
 
     fn read(&self, address: u64, data: &mut [u8]) {
         if !self.bus.read(address, data) {
-            self.events.emit(|| Event::NobodyHome { space: self.name, address, write: false });
+            self.events.emit(|| Event::UnclaimedAddress { space: self.name, address, write: false });
         }
     }
 
     fn write(&self, address: u64, data: &[u8]) {
         if !self.bus.write(address, data) {
-            self.events.emit(|| Event::NobodyHome { space: self.name, address, write: true });
+            self.events.emit(|| Event::UnclaimedAddress { space: self.name, address, write: true });
         }
     }
 }

@@ -80,7 +80,6 @@ fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
         }),
         on_warning: Box::new(tell),
         quit: "leaves the machine running",
-        on_thread: Box::new(|| {}),
     }
 }
 

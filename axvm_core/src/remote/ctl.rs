@@ -81,7 +81,7 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axvm_api::types::{Disk, Exits, Memory, Resident, State};
+    use axvm_api::types::{Disk, Exits, MachineState as State, Memory, Resident};
 
     #[test]
     fn status_is_told_in_words() {

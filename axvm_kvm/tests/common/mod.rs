@@ -9,6 +9,7 @@
 //!
 //! A guest starts in 32-bit protected mode with flat segments, paging and interrupts off. Without
 //! `/dev/kvm` a test says `skipped` and why, through `kvm_or_skip!`.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 #![allow(dead_code, unreachable_pub, reason = "shared by test binaries, each uses a part")]
 
 use std::io::Write;
