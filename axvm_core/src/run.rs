@@ -54,9 +54,9 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
     let server = bound.serve(Arc::new(panel), feed)?;
-    let room =
-        Room { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
-    let end = guests(&room, |state| tell(&notifier, state, &events));
+    let starts =
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
+    let end = starts.run(|state| tell(&notifier, state, &events));
     tell(&notifier, State::Stopping, &events);
     server.stop();
     see_off(consoles, &signals);
@@ -67,8 +67,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
     end.code()
 }
 
-/// What every start of the guest works with.
-pub struct Room<'a> {
+/// Start after start of the guest, and what each works with.
+pub struct Starts<'a> {
     pub config: &'a Config,
     pub resources: &'a Resources,
     pub consoles: &'a Consoles,
@@ -76,34 +76,36 @@ pub struct Room<'a> {
     pub signals: &'a Signals,
 }
 
-/// Runs guest after guest, until one ends for good. `tell` hears when one runs.
-pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
-    let Room { config, resources, consoles, current, signals } = room;
-    loop {
-        let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
-        current.install(Arc::clone(&machine));
-        tell(State::Ready);
-        let served = serve(&machine, current, consoles, signals, config.grace);
-        current.remove();
-        let end = End(machine.stop());
-        let asked_by = served?;
-        if !end.starts_again(config.on_reboot) {
-            return Ok(end);
+impl Starts<'_> {
+    /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
+    pub fn run(&self, tell: impl Fn(State<'_>)) -> Result<End> {
+        let Starts { config, resources, consoles, current, signals } = self;
+        loop {
+            let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
+            current.install(Arc::clone(&machine));
+            tell(State::Ready);
+            let served = serve(&machine, current, consoles, signals, config.grace);
+            current.remove();
+            let end = End(machine.stop());
+            let asked_by = served?;
+            if !end.starts_again(config.on_reboot) {
+                return Ok(end);
+            }
+            // A guest that was to end and resets does not live on.
+            if let Some(signal) = asked_by {
+                return Ok(End(StopReason::Signal(signal)));
+            }
+            resources
+                .events()
+                .emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
+            if end.0 == StopReason::TripleFault {
+                let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
+                resources.events().warn(|| Event::Warning { from: "guest", message });
+            }
+            // No vCPU runs any more: its memory can go.
+            drop(machine);
+            resources.clear()?;
         }
-        // A guest that was to end and resets does not live on.
-        if let Some(signal) = asked_by {
-            return Ok(End(StopReason::Signal(signal)));
-        }
-        resources
-            .events()
-            .emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
-        if end.0 == StopReason::TripleFault {
-            let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
-            resources.events().warn(|| Event::Warning { from: "guest", message });
-        }
-        // No vCPU runs any more: its memory can go.
-        drop(machine);
-        resources.clear()?;
     }
 }
 
@@ -114,7 +116,7 @@ impl End {
     /// Whether it was a reset: in words.
     fn reset(&self) -> Option<String> {
         match &self.0 {
-            StopReason::Reset(door) => Some(format!("reset ({door})")),
+            StopReason::Reset(source) => Some(format!("reset ({source})")),
             StopReason::TripleFault => Some("triple fault".into()),
             _ => None,
         }
@@ -124,7 +126,7 @@ impl End {
         on_reboot == OnReboot::Restart && self.reset().is_some()
     }
 
-    /// What the user must hear.
+    /// What the user must know.
     pub fn words(&self) -> Option<String> {
         match &self.0 {
             StopReason::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
