@@ -13,9 +13,9 @@
 //! `KVM_SET_GSI_ROUTING`, 4.59 `KVM_IOEVENTFD`, 4.71 `KVM_CREATE_PIT2`, 4.75 `KVM_IRQFD`.
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_arch::{Gpa, layout};
 use axvm_memory::GuestRam;
@@ -41,8 +41,22 @@ pub struct Vm {
     pub(crate) capabilities: Capabilities,
     /// The memory behind the slots: stays mapped as long as anything can run in it.
     pub(crate) ram: Arc<GuestRam>,
+    /// The MSRs of a vCPU's state.
+    pub(crate) msrs: Arc<[u32]>,
+    /// The lines that are connected, to wait for what is on its way.
+    irqfds: Mutex<Vec<Line>>,
     /// vCPUs are handed over with their APIC in x2APIC mode.
     x2apic: AtomicBool,
+}
+
+/// A connected line.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) gsi: u32,
+    /// The number of the descriptor that the caller gave; to tell two on one line apart.
+    given: RawFd,
+    /// A second handle to it: KVM knows an eventfd, not a descriptor.
+    pub(crate) fd: EventFd,
 }
 
 impl Vm {
@@ -51,6 +65,7 @@ impl Vm {
     pub(crate) fn create(
         kvm: &kvm_ioctls::Kvm,
         capabilities: Capabilities,
+        msrs: Arc<[u32]>,
         ram: &Arc<GuestRam>,
     ) -> Result<Vm, KvmError> {
         let fd = create_fd(kvm)?;
@@ -62,12 +77,37 @@ impl Vm {
         fd.set_gsi_routing(&pc_routing()).map_err(step("route the interrupt lines (KVM_SET_GSI_ROUTING)"))?;
         let pit = kvm::kvm_pit_config { flags: kvm::KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(step("create the timer (KVM_CREATE_PIT2)"))?;
-        Ok(Vm { fd, capabilities, ram: ram.clone(), x2apic: AtomicBool::new(false) })
+        Ok(Vm { fd, capabilities, ram: ram.clone(), msrs, irqfds: Mutex::default(), x2apic: AtomicBool::new(false) })
     }
 
     /// From now on each write to `fd` is an edge on interrupt line `gsi`.
     pub fn irqfd(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
+        let kept = fd.try_clone().map_err(|source| KvmError::IrqFd { gsi, source })?;
+        self.connect(gsi, fd)?;
+        self.irqfds().push(Line { gsi, given: fd.as_raw_fd(), fd: kept });
+        Ok(())
+    }
+
+    /// Disconnects `fd` from line `gsi`; edges that it had raised are in the interrupt controllers when this returns.
+    pub fn unregister_irqfd(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
+        self.disconnect(gsi, fd)?;
+        self.irqfds().retain(|line| (line.gsi, line.given) != (gsi, fd.as_raw_fd()));
+        Ok(())
+    }
+
+    /// `KVM_IRQFD`.
+    pub(crate) fn connect(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
         self.fd.register_irqfd(fd, gsi).map_err(|errno| KvmError::IrqFd { gsi, source: errno.into() })
+    }
+
+    /// `KVM_IRQFD` with the flag to disconnect: waits for the kernel's work queue.
+    pub(crate) fn disconnect(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
+        self.fd.unregister_irqfd(fd, gsi).map_err(|errno| KvmError::IrqFd { gsi, source: errno.into() })
+    }
+
+    /// The lines that are connected.
+    pub(crate) fn irqfds(&self) -> MutexGuard<'_, Vec<Line>> {
+        self.irqfds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on a guest write of `len` bytes to `gpa` signals `fd` and does not exit.

@@ -11,3 +11,4 @@ mod modes;
 mod power_on;
 mod refusals;
 mod smp;
+mod state;
