@@ -10,6 +10,7 @@
 //! at the [gate](crate::gate), each virtio worker is joined and its rings' indices are given back.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_devices::{Power, PowerEvent};
@@ -107,7 +108,8 @@ impl Machine {
         self.shared.gate.order(Order::Pause);
         running.threads.iter().for_each(VcpuThread::kick);
         self.shared.gate.wait_until_still();
-        self.transports.iter().for_each(|transport| transport.pause());
+        self.transports.iter().for_each(|transport| transport.begin_stop());
+        self.transports.iter().for_each(|transport| _ = transport.pause(far()));
         running.paused = true;
         true
     }
@@ -116,7 +118,7 @@ impl Machine {
     pub fn resume(&self) {
         let mut running = self.running();
         if running.paused && self.shared.gate.current() != Order::Stop {
-            self.transports.iter().for_each(|transport| transport.resume());
+            self.transports.iter().for_each(|transport| _ = transport.resume(far()));
             running.threads.iter().for_each(VcpuThread::release);
             self.shared.gate.order(Order::Run);
             running.paused = false;
@@ -129,13 +131,19 @@ impl Machine {
         let threads = std::mem::take(&mut self.running().threads);
         threads.iter().for_each(VcpuThread::kick);
         threads.into_iter().for_each(VcpuThread::join);
-        self.transports.iter().for_each(|transport| transport.stop());
+        self.transports.iter().for_each(|transport| transport.begin_stop());
+        self.transports.iter().for_each(|transport| _ = transport.stop(far()));
         self.shared.power.pressed().unwrap_or(PowerEvent::Quit)
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A time that no device needs.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 24 * 60 * 60)
 }
 
 impl Drop for Machine {
