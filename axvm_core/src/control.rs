@@ -12,7 +12,7 @@ use axvm_api::{Attach, Control, ControlError};
 use axvm_boot::plan::disk_name;
 use axvm_console::Attacher;
 use axvm_devices::StopReason;
-use axvm_machine::{BALLOON, KernelSource, Machine};
+use axvm_machine::{BALLOON, KernelSource, Machine, PauseError};
 use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::block::{Cache, DiskConfig};
@@ -23,6 +23,9 @@ use crate::current::Current;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
+
+/// How long a pause or a resume waits for the host before it gives the client an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 const BETWEEN: &str = "The machine is between two starts; try again in a moment";
 
@@ -142,12 +145,14 @@ impl Control for Panel {
     }
 
     fn pause(&self) -> Result<(), ControlError> {
-        if self.machine()?.pause() { Ok(()) } else { Err(BETWEEN.into()) }
+        self.machine()?.pause(Instant::now() + PATIENCE).map_err(|error| match error {
+            PauseError::Stopping => BETWEEN.into(),
+            error => ControlError(error.to_string()),
+        })
     }
 
     fn resume(&self) -> Result<(), ControlError> {
-        self.machine()?.resume();
-        Ok(())
+        self.machine()?.resume(Instant::now() + PATIENCE).map_err(|error| ControlError(error.to_string()))
     }
 
     fn power_button(&self) -> Result<(), ControlError> {

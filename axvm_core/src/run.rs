@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_api::{ApiServer, Bound, EventFeed, Registry};
@@ -67,6 +67,9 @@ pub fn run(args: RunArgs) -> Result<u8> {
     end.code()
 }
 
+/// How long the end of a machine waits for requests in the host.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Start after start of the guest, and what each works with.
 pub struct Starts<'a> {
     pub config: &'a Config,
@@ -85,9 +88,13 @@ impl Starts<'_> {
             current.install(Arc::clone(&machine));
             tell(State::Ready);
             let served = serve(&machine, current, consoles, signals, config.grace);
+            let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
             current.remove();
-            let end = End(machine.stop());
-            let asked_by = served?;
+            let (end, asked_by) = (End(reason), served?);
+            if let Err(busy) = stopped {
+                // RAM and disks are still being written to: there is no next start, and the process must go.
+                return Ok(End(StopReason::HostError(busy.to_string())));
+            }
             if !end.starts_again(config.on_reboot) {
                 return Ok(end);
             }

@@ -29,7 +29,7 @@ mod vcpu;
 
 pub use error::MachineError;
 pub use inventory::{Chip, Inventory, Part};
-pub use machine::{Machine, WaitOutcome};
+pub use machine::{Machine, PauseError, WaitOutcome};
 pub use recipe::Ports;
 pub use resources::Resources;
 pub use spec::{BALLOON, KernelSource, MachineSpec};
