@@ -151,7 +151,10 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --name 42", &["--name 42", "begins with a letter", "web-1"]),
             ("-k k --sandbox maybe", &["'maybe'", "--sandbox", "on|off"]),
             ("-k k --prealloc=2", &["'2'", "--prealloc", "on|off"]),
-            ("-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi", &["7 disks", "4 is the most", "without ACPI"]),
+            (
+                "-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi",
+                &["9 devices", "vdg, rng, balloon", "has 6 for them", "without ACPI", "Leave out 3"],
+            ),
         ],
     );
 }

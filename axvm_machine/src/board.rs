@@ -112,8 +112,8 @@ impl<'a> Board<'a> {
         for place in &part.places {
             let device = Arc::clone(&device);
             match *place {
-                Place::Ports { first, count } => self.ports.plug(first.into(), count.into(), "chip", device)?,
-                Place::Mmio { base, len } => self.mmio.plug(base.0, len, "virtio-mmio", device)?,
+                Place::Ports { first, count } => self.ports.plug(first.into(), count.into(), &*part.name, device)?,
+                Place::Mmio { base, len } => self.mmio.plug(base.0, len, &*part.name, device)?,
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   guest driver                                                            host
-//!   registers --> mmio --> control, status --DRIVER_OK--> device (block) --> image
+//!   registers --> mmio --> core, status --DRIVER_OK--> device (block) --> image
 //!   rings     <---------- queue <-- worker, one thread for each queue <-------'
 //!   interrupt <---------- signals <---'
 //! ```
@@ -16,7 +16,7 @@
 pub mod balloon;
 pub mod block;
 pub mod console;
-mod control;
+mod core;
 pub mod device;
 pub mod mmio;
 pub mod queue;

@@ -1,7 +1,7 @@
-//! The control plane of one virtio device: everything about registers that MMIO and PCI share.
+//! The core of every transport: everything about the registers of one virtio device that MMIO and PCI share.
 //!
 //! ```text
-//!   register decoder --> Control: Status, queue claims --DRIVER_OK: claims proven--> VirtioDevice
+//!   register decoder --> TransportCore: Status, queue claims --DRIVER_OK: claims proven--> VirtioDevice
 //!   (mmio now, pci later)         ^                                                     |
 //!                                 '---------------- ring indices, at stop --------------'
 //! ```
@@ -52,7 +52,7 @@ impl QueueClaim {
 }
 
 /// Status, features, queues and configuration of one device.
-pub(crate) struct Control {
+pub(crate) struct TransportCore {
     device: Box<dyn VirtioDevice>,
     ram: Arc<GuestRam>,
     status: Status,
@@ -65,18 +65,18 @@ pub(crate) struct Control {
     kicks: Arc<[EventFd]>,
 }
 
-impl Control {
+impl TransportCore {
     /// A device at power-on. `kicks`: one for each queue.
     pub(crate) fn new(
         mut device: Box<dyn VirtioDevice>,
         ram: Arc<GuestRam>,
         signals: Arc<Signals>,
         kicks: Arc<[EventFd]>,
-    ) -> Control {
+    ) -> TransportCore {
         device.plugged(&ram);
         let status = Status::new(device.features() | feature::TRANSPORT);
         let queues = device.queue_sizes().iter().map(|&max| QueueClaim::new(max)).collect();
-        Control { device, ram, status, queues, live: Vec::new(), paused: false, signals, kicks }
+        TransportCore { device, ram, status, queues, live: Vec::new(), paused: false, signals, kicks }
     }
 
     /// The device.
@@ -199,7 +199,7 @@ impl Control {
         }
     }
 
-    /// Takes the queues back from the device until [`Control::resume`]: every request taken is completed, every
+    /// Takes the queues back from the device until [`TransportCore::resume`]: every request taken is completed, every
     /// worker joined, when this returns.
     pub(crate) fn pause(&mut self) {
         self.park();
