@@ -1,7 +1,7 @@
 //! x86-64 in nouns: the words the other crates speak.
 //!
 //! ```text
-//!   place      Gpa, layout                     a processor   registers, msr, cpuid
+//!   place      Gpa, layout                     a processor   registers, msr, cpuid, cpuinfo
 //!   interrupt  irqchip (PIC, IOAPIC, LAPIC)    time          pit         opaque bytes   HexBytes
 //! ```
 //!
@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cpuid;
+pub mod cpuinfo;
 pub mod irqchip;
 pub mod layout;
 pub mod msr;

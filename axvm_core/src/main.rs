@@ -14,6 +14,7 @@
 mod consoles;
 mod control;
 mod current;
+mod doctor;
 mod narrator;
 mod remote;
 mod run;
@@ -22,7 +23,7 @@ mod serve;
 
 use std::process::ExitCode;
 
-use axvm_core::{cli, config, doctor, pages, speech};
+use axvm_core::{cli, config, pages, speech};
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         Some(Command::Ctl(args)) => remote::ctl(&args),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
-        Some(Command::Doctor(args)) => doctor::run(args.json),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Config(args)) => pages::config(&args).map_err(Into::into),
         Some(Command::Completions(args)) => pages::completions(&args).map_err(Into::into),
         Some(Command::Man(args)) => pages::man(&args).map_err(Into::into),

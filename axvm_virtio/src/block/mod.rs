@@ -11,6 +11,7 @@
 //! Left out: several queues (VIRTIO_BLK_F_MQ), secure erase, lifetime information, zoned disks.
 
 mod config;
+mod disk_config;
 mod error;
 mod executor;
 mod image;
@@ -24,8 +25,9 @@ use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
 use crate::worker::{Serving, StillBusy, Worker};
 
+pub use disk_config::{Cache, DiskConfig, DiskConfigError};
 pub use error::DiskError;
-pub use image::{Cache, DiskConfig, DiskImage};
+pub use image::DiskImage;
 
 use config::{BlockConfig, feature};
 use executor::RequestExecutor;

@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use axvm_arch::cpuinfo;
+
 /// The directory that stands for `/`.
 #[derive(Clone, Debug)]
 pub struct Root(PathBuf);
@@ -56,9 +58,12 @@ impl Root {
 
     /// The value of the first line `key : value` of a file.
     pub fn value(&self, name: &str, key: &str) -> Option<String> {
-        let text = self.text(name)?;
-        let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
-        pairs.find(|(found, _)| found.trim() == key).map(|(_, value)| value.trim().to_owned())
+        cpuinfo::field(&self.text(name)?, key).map(str::to_owned)
+    }
+
+    /// /proc/cpuinfo, empty if there is none.
+    pub fn cpuinfo(&self) -> String {
+        self.text("/proc/cpuinfo").unwrap_or_default()
     }
 
     /// Names in a directory, sorted; none when it is missing.
@@ -77,7 +82,7 @@ impl Root {
 
     /// Whether the processor has `flag` in /proc/cpuinfo.
     pub fn cpu_has(&self, flag: &str) -> bool {
-        self.value("/proc/cpuinfo", "flags").is_some_and(|flags| flags.split_whitespace().any(|found| found == flag))
+        cpuinfo::has_flag(&self.cpuinfo(), flag)
     }
 
     /// The id of a group and the name of one, as /etc/group has them.

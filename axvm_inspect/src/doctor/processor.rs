@@ -1,13 +1,16 @@
 //! The processor: virtualization, KVM's modules and their switches, time, leaks between threads, speed, NUMA.
 
+use axvm_arch::cpuinfo;
+
 use super::{Host, Root, Row};
 
 const PART: &str = "Processor";
 
 pub(super) fn rows(host: &Host) -> Vec<Row> {
     let root = &host.root;
-    let name = root.value("/proc/cpuinfo", "model name").filter(|name| !name.is_empty());
-    let mut rows = vec![Row::ok(PART, "model", name.unwrap_or_else(|| "not told".into())), flag_row(root)];
+    let cpuinfo = root.cpuinfo();
+    let name = cpuinfo::processor_name(&cpuinfo).unwrap_or("not told");
+    let mut rows = vec![Row::ok(PART, "model", name), flag_row(root)];
     rows.push(modules(root));
     rows.extend(parameters(root));
     rows.extend([clock(root), mitigations(root), threads(root), governor(root), nodes(root)]);
@@ -16,7 +19,7 @@ pub(super) fn rows(host: &Host) -> Vec<Row> {
 
 /// Which virtualization the processor offers to this machine: `vmx` or `svm`.
 pub(super) fn virtualization(root: &Root) -> Option<&'static str> {
-    ["vmx", "svm"].into_iter().find(|flag| root.cpu_has(flag))
+    cpuinfo::virtualization(&root.cpuinfo())
 }
 
 fn flag_row(root: &Root) -> Row {

@@ -77,7 +77,7 @@ fn core_scheduling(host: &Host) -> Row {
 /// What the sandbox found here.
 fn protection(host: &Host, name: &str) -> State {
     let found = host.sandbox.0.iter().find(|protection| protection.name == name);
-    found.map_or_else(|| State::Missing("nobody looked".into()), |protection| protection.state.clone())
+    found.map_or_else(|| State::Missing("not probed".into()), |protection| protection.state.clone())
 }
 
 fn seccomp(root: &Root) -> Row {

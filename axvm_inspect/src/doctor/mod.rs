@@ -1,8 +1,8 @@
-//! `axvm doctor`: what this host has for virtual machines, what it lacks, and what to do about it.
+//! The doctor (`axvm doctor`): what this host has for virtual machines, what it lacks, and what to do about it.
 //!
 //! ```text
 //!   Host: files below a Root (/proc, /sys, /dev)  --+
-//!         this user's ids                           +--> examine --> rows --> table or JSON, exit code
+//!         this user's ids                           +--> examine --> rows --> table
 //!         what /dev/kvm answers (Survey)          --+     device, processor, memory, kernel
 //! ```
 //!
@@ -22,13 +22,9 @@ mod root;
 mod row;
 mod table;
 
-use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use anyhow::{Context, Result};
 use axvm_kvm::{Kvm, KvmError, Survey};
-
-use crate::speech::print;
 
 pub use root::Root;
 pub use row::{Advice, Row, Verdict};
@@ -80,22 +76,6 @@ pub fn examine(host: &Host) -> Vec<Row> {
 /// Whether AxVM can run Linux here: no required row has a problem.
 pub fn can_run(rows: &[Row]) -> bool {
     !rows.iter().any(|row| row.required && row.verdict == Verdict::Problem)
-}
-
-/// Examines this host and prints what it found; exit code 1 when AxVM cannot run Linux here.
-pub fn run(json: bool) -> Result<u8> {
-    let host = Host::here();
-    let rows = examine(&host);
-    let style =
-        Style { colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) };
-    let text = if json {
-        let report = serde_json::json!({ "can_run_linux": can_run(&rows), "rows": rows });
-        format!("{report:#}\n")
-    } else {
-        table(&rows, &summary(&host, &rows), style)
-    };
-    print(text).context("Cannot print what was found")?;
-    Ok(if can_run(&rows) { 0 } else { 1 })
 }
 
 /// The last words below the table.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
-use axvm_core::doctor::{Host, Root, Row, Style, User, Verdict, can_run, examine, summary, table};
+use axvm_inspect::doctor::{Host, Root, Row, Style, User, Verdict, can_run, examine, summary, table};
 use axvm_kvm::{CAPABILITIES, Capabilities, KvmError, Survey};
 use axvm_sandbox::{Availability as State, Protection, Report};
 use tempfile::TempDir;
