@@ -4,16 +4,18 @@
 //!   thread api --Control--> Panel --> the machine of the moment: power switch, gate, balloon, chips
 //! ```
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axvm_api::types::{self, CacheType, MachineState};
 use axvm_api::{Attach, Control, ControlError};
-use axvm_boot::plan::disk_name;
+use axvm_boot::plan::{Part, disk_name};
 use axvm_console::Attacher;
 use axvm_devices::StopReason;
 use axvm_machine::{BALLOON, KernelSource, Machine, PauseError};
 use axvm_memory::{GuestRam, PageSize};
+use axvm_virtio::Busy;
 use axvm_virtio::balloon::Target;
 use axvm_virtio::block::{Cache, DiskConfig};
 
@@ -131,6 +133,8 @@ impl Control for Panel {
             cpus: self.facts.config.machine_config.vcpu_count,
             memory: types::Memory { size: self.ram.size(), resident },
             disks: self.facts.disks.clone(),
+            parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
+            busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
             console: self.facts.console.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -226,6 +230,24 @@ impl Control for Panel {
         let attacher = self.attacher.clone();
         Ok(Box::new(move |stream, typed| attacher.attach(stream, typed)))
     }
+}
+
+/// A part of the plan, for clients.
+fn part(part: &Part) -> types::Part {
+    types::Part {
+        name: part.name.to_string(),
+        kind: part.kind.to_string(),
+        places: part.places.iter().map(ToString::to_string).collect(),
+        line: part.line,
+    }
+}
+
+/// The threads that wait for the host, longest first.
+fn busy(machine: &Arc<Machine>) -> Vec<types::BusyThread> {
+    let mut busy = machine.busy();
+    busy.sort_by_key(|busy| Reverse(busy.duration));
+    let thread = |busy: Busy| types::BusyThread { thread: busy.thread, seconds: busy.duration.as_secs_f64() };
+    busy.into_iter().map(thread).collect()
 }
 
 /// The machine in Firecracker's words.
