@@ -1,8 +1,15 @@
 //! The PC's own chips, and the bus they sit on.
 //!
-//! Each chip is a file; each talks to the world through [`Irq`] (an eventfd) and [`StopSwitch`], so
-//! every chip runs in a plain test without KVM.
+//! ```text
+//!   vCPU --address--> Bus --offset--> UART, RTC, PM1, i8042, pvpanic, PCI host bridge --Irq--> KVM
+//!                                       |                    \--StopSwitch--> main thread
+//!                                       +--state(), restore()
+//! ```
 //!
+//! Each chip is a file; each talks to the world through [`Irq`] (an eventfd) and [`StopSwitch`], so
+//! every chip runs in a plain test without KVM. All that a chip knows it can say as a plain value, and take back.
+//!
+//! Spec: each file names its chip's datasheet.
 //! Left out: PIC, IOAPIC, local APIC and PIT, which KVM itself provides.
 #![forbid(unsafe_code)]
 
@@ -13,6 +20,7 @@ mod irq;
 mod pci;
 mod pvpanic;
 mod rtc;
+mod state;
 mod stop;
 mod uart16550;
 
@@ -23,5 +31,6 @@ pub use irq::Irq;
 pub use pci::PciHost;
 pub use pvpanic::Pvpanic;
 pub use rtc::Rtc;
+pub use state::ChipStateError;
 pub use stop::{StopReason, StopSwitch};
-pub use uart16550::Uart16550;
+pub use uart16550::{Uart16550, UartState};
