@@ -30,7 +30,7 @@ pub use i8042::I8042;
 pub use irq::Irq;
 pub use pci::PciHost;
 pub use pvpanic::Pvpanic;
-pub use rtc::Rtc;
+pub use rtc::{Rtc, RtcState};
 pub use state::ChipStateError;
 pub use stop::{StopReason, StopSwitch};
 pub use uart16550::{Uart16550, UartState};
