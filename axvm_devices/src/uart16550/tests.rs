@@ -234,7 +234,7 @@ fn the_trigger_level_tells_data_from_timeout() {
 }
 
 #[test]
-fn a_driver_that_takes_what_the_trigger_promises_hears_of_the_rest() {
+fn a_driver_that_takes_what_the_trigger_promises_is_told_of_the_rest() {
     let bench = Bench::opened(RECEIVED);
     bench.typed(b"0123456789");
     assert!(bench.interrupted());
