@@ -1,7 +1,12 @@
 //! The open `/dev/kvm`: what the host offers, and the way to a VM.
 //!
-//! Source: KVM API 4.1 `KVM_GET_API_VERSION`, 4.2 `KVM_CREATE_VM`, 4.3 `KVM_GET_MSR_INDEX_LIST`,
-//! 4.46 `KVM_GET_SUPPORTED_CPUID`.
+//! ```text
+//!   open_at(path) --> character device? --> API version 12? --> required capabilities? --> Kvm --create_vm(ram)--> Vm
+//!   survey(path)  --> the same questions, and no judgement                             --> Survey
+//! ```
+//!
+//! Spec: KVM API 4.1 `KVM_GET_API_VERSION`, 4.2 `KVM_CREATE_VM`, 4.3 `KVM_GET_MSR_INDEX_LIST`,
+//! 4.46 `KVM_GET_SUPPORTED_CPUID`. Left out: processors other than x86-64.
 
 use std::ffi::CString;
 use std::io;

@@ -9,9 +9,9 @@
 //! us: KVM starts with the FPU as FNINIT leaves it, and lets vCPU 0, the bootstrap processor, run at once
 //! while all others wait for INIT and SIPI.
 //!
-//! Source: KVM API 4.7 `KVM_CREATE_VCPU`, 4.10 `KVM_RUN`, 4.11 to 4.23, 4.57 `KVM_GET_LAPIC`, 4.63
+//! Spec: KVM API 4.7 `KVM_CREATE_VCPU`, 4.10 `KVM_RUN`, 4.11 to 4.23, 4.57 `KVM_GET_LAPIC`, 4.63
 //! `KVM_KVMCLOCK_CTRL`; Intel SDM volume 3, "Local Vector Table"; MultiProcessor Specification 1.4, 3.6.2.2
-//! "Virtual Wire Mode".
+//! "Virtual Wire Mode". Left out: taking up the state of a saved vCPU, see `state`.
 
 use std::io;
 use std::sync::Arc;

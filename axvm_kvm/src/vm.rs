@@ -7,10 +7,11 @@
 //! ```
 //!
 //! Routing is that of a PC: GSI n is pin n of both controllers, except that the PIT (GSI 0) arrives
-//! at IOAPIC pin 2, and GSI 2, the cascade of the two PICs, is nobody's.
+//! at IOAPIC pin 2, and GSI 2, the cascade of the two PICs, is no device's.
 //!
-//! Source: KVM API 4.24 `KVM_CREATE_IRQCHIP`, 4.35 `KVM_SET_USER_MEMORY_REGION`, 4.52
+//! Spec: KVM API 4.24 `KVM_CREATE_IRQCHIP`, 4.35 `KVM_SET_USER_MEMORY_REGION`, 4.52
 //! `KVM_SET_GSI_ROUTING`, 4.59 `KVM_IOEVENTFD`, 4.71 `KVM_CREATE_PIT2`, 4.75 `KVM_IRQFD`.
+//! Left out: MSIs, level-triggered lines, memory slots that come or go.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -140,13 +141,14 @@ impl Vm {
         let mut cap = kvm::kvm_enable_cap { cap: kvm::KVM_CAP_X2APIC_API, ..Default::default() };
         cap.args[0] = flags.into();
         self.fd.enable_cap(&cap).map_err(step("allow APIC ids above 254 (KVM_CAP_X2APIC_API)"))?;
-        self.x2apic.store(true, Ordering::Release);
+        // Relaxed: one thread builds the machine, and a thread that it starts sees what it wrote.
+        self.x2apic.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Whether vCPUs start in x2APIC mode.
     pub(crate) fn x2apic(&self) -> bool {
-        self.x2apic.load(Ordering::Acquire)
+        self.x2apic.load(Ordering::Relaxed)
     }
 
     /// Frequency of the guest's TSC in kHz, or `None` on Linux before 5.18, which knows it per vCPU only.
@@ -180,7 +182,7 @@ fn add_ram(fd: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
             userspace_addr: region.hva,
         };
         // SAFETY: the region is a live mapping made for the guest, and `Vm` and every `KvmVcpu` keep it
-        // mapped by holding the `Arc<GuestRam>`; nobody forms references into it.
+        // mapped by holding the `Arc<GuestRam>`; no Rust code forms references into it.
         unsafe { fd.set_user_memory_region(slot) }.map_err(|errno| KvmError::MemorySlot {
             gpa: region.gpa,
             len: region.len,
