@@ -22,8 +22,8 @@ use axvm_memory::GuestRam;
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
 use crate::doorbell::Doorbell;
 use crate::queue::{QueueFeatures, QueueLayout, QueueState, VirtQueue};
-use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, QueueIrq, whole};
-use crate::state::QueueSnapshot;
+use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, INTERRUPTS, QueueIrq, whole};
+use crate::state::{QueueSnapshot, StateError, TransportState};
 use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
 use crate::worker::{StillBusy, WorkerList};
 
@@ -67,6 +67,8 @@ pub(crate) struct TransportCore {
     signals: Arc<DeviceSignals>,
     kicks: Arc<[Arc<Doorbell>]>,
     workers: Arc<WorkerList>,
+    /// A saved state was put in, and the device has not run since.
+    restored: bool,
 }
 
 impl TransportCore {
@@ -81,7 +83,18 @@ impl TransportCore {
         device.plugged(&ram);
         let status = Status::new(device.features() | feature::TRANSPORT);
         let queues = device.queue_sizes().iter().map(|&max| QueueClaim::new(max)).collect();
-        TransportCore { device, ram, status, queues, live: Vec::new(), paused: false, signals, kicks, workers }
+        TransportCore {
+            device,
+            ram,
+            status,
+            queues,
+            live: Vec::new(),
+            paused: false,
+            signals,
+            kicks,
+            workers,
+            restored: false,
+        }
     }
 
     /// The device.
@@ -223,6 +236,10 @@ impl TransportCore {
         }
         self.park(deadline)?;
         self.paused = false;
+        if std::mem::take(&mut self.restored) {
+            // The interrupt controller's state may be older than the device's: one interrupt too many, but none lost.
+            self.signals.raise_again();
+        }
         if self.status.is_live() {
             self.start();
         }
@@ -241,9 +258,58 @@ impl TransportCore {
 
     /// All queues. Their indices are current while the device does not have them.
     pub(crate) fn snapshots(&self) -> Vec<QueueSnapshot> {
-        let snapshot =
-            |claim: &QueueClaim| QueueSnapshot { layout: claim.layout, ready: claim.ready, indices: claim.state };
-        self.queues.iter().map(snapshot).collect()
+        let snapshot = |(claim, kick): (&QueueClaim, &Arc<Doorbell>)| {
+            let (layout, ready, indices) = (claim.layout, claim.ready, claim.state);
+            QueueSnapshot { layout, ready, indices, kicked: kick.has_rung() }
+        };
+        self.queues.iter().zip(&*self.kicks).map(snapshot).collect()
+    }
+
+    /// Puts a saved state into a paused device that no driver has touched. An error changes nothing.
+    pub(crate) fn restore(&mut self, state: &TransportState) -> Result<(), StateError> {
+        if !self.is_paused() || self.status.bits() != 0 || self.queues.iter().any(|claim| claim.ready) {
+            return Err(StateError::NotFresh);
+        }
+        let result = self.restore_claims(state).and_then(|()| self.device.restore(&state.device));
+        if let Err(error) = result {
+            self.status.write(0);
+            self.queues.iter_mut().for_each(|claim| *claim = QueueClaim::new(claim.max));
+            return Err(error);
+        }
+        let needs_reset = state.status & DEVICE_NEEDS_RESET != 0;
+        self.signals.restore(state.interrupt_status, needs_reset, state.config_generation);
+        let kicked = state.queues.iter().zip(&*self.kicks).filter(|(queue, _)| queue.kicked);
+        kicked.for_each(|(_, kick)| kick.ring());
+        self.restored = true;
+        Ok(())
+    }
+
+    /// Takes the driver's part of a saved state. If the device is to run, its queues must be queues.
+    fn restore_claims(&mut self, state: &TransportState) -> Result<(), StateError> {
+        let (saved, here) = (state.queues.len() as u64, self.queues.len() as u64);
+        if saved != here {
+            return Err(StateError::Differs { what: "number of queues", saved, here });
+        }
+        if state.interrupt_status & !INTERRUPTS != 0 {
+            return Err(StateError::Value { what: "interrupt status", value: state.interrupt_status.into() });
+        }
+        let needs_reset = state.status & DEVICE_NEEDS_RESET != 0;
+        let bits = state.status & !DEVICE_NEEDS_RESET;
+        self.status = Status::restore(self.status.all_offered(), bits, state.driver_features)?;
+        for (claim, saved) in self.queues.iter_mut().zip(&state.queues) {
+            (claim.layout, claim.ready, claim.state) = (saved.layout, saved.ready, saved.indices);
+        }
+        for (number, saved) in state.queues.iter().enumerate().filter(|_| !needs_reset) {
+            let (index, QueueState { next_avail, next_used }) = (number as u16, saved.indices);
+            let in_flight = next_avail.wrapping_sub(next_used);
+            if in_flight != 0 {
+                return Err(StateError::InFlight { index, in_flight });
+            }
+            if saved.ready && self.status.is_live() {
+                self.check_saved(number)?;
+            }
+        }
+        Ok(())
     }
 
     fn claim(&self, index: u32) -> Option<&QueueClaim> {
@@ -302,6 +368,16 @@ impl TransportCore {
             .map_err(|source| StartError::Queue { index, source })?;
         let kick = Arc::clone(&self.kicks[number]);
         Ok(LiveQueue { index, queue, kick, irq: QueueIrq::new(&self.signals) })
+    }
+
+    /// Whether a saved claim is a queue.
+    fn check_saved(&self, number: usize) -> Result<(), StateError> {
+        match self.prove(number) {
+            Err(StartError::QueueSize { index, size, max }) => Err(StateError::QueueSize { index, size, max }),
+            Err(StartError::Queue { index, source }) => Err(StateError::Queue { index, source }),
+            // A proof asks nothing of the host.
+            Ok(_) | Err(StartError::Host { .. }) => Ok(()),
+        }
     }
 
     /// Takes the queues back from the device: all its workers are asked to stop before the first is waited for.

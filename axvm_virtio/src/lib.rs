@@ -27,6 +27,7 @@ pub mod queue;
 pub mod rng;
 mod signals;
 pub mod state;
+mod statistics;
 mod status;
 #[doc(hidden)]
 pub mod testing;
