@@ -12,47 +12,21 @@
 //!
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
 
+mod saved;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use axvm_arch::Gpa;
 use axvm_events::Event;
 use axvm_memory::GuestRam;
 
+use crate::claim::{Area, QueueClaim};
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
 use crate::doorbell::Doorbell;
-use crate::queue::{QueueFeatures, QueueLayout, QueueState, VirtQueue};
-use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, INTERRUPTS, QueueIrq, whole};
-use crate::state::{QueueSnapshot, StateError, TransportState};
+use crate::queue::{QueueFeatures, QueueState, VirtQueue};
+use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, QueueIrq, whole};
 use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
 use crate::worker::{StillBusy, WorkerList};
-
-/// Which of a queue's three areas an address register names.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Area {
-    /// The descriptor table.
-    Descriptors,
-    /// The available ring, written by the driver.
-    Driver,
-    /// The used ring, written by the device.
-    Device,
-}
-
-/// What the driver says about a queue: a claim, until DRIVER_OK.
-struct QueueClaim {
-    max: u16,
-    layout: QueueLayout,
-    ready: bool,
-    /// Where the rings stand while the device does not have them.
-    state: QueueState,
-}
-
-impl QueueClaim {
-    fn new(max: u16) -> QueueClaim {
-        let layout = QueueLayout { size: max, descriptors: Gpa(0), avail: Gpa(0), used: Gpa(0) };
-        QueueClaim { max, layout, ready: false, state: QueueState::default() }
-    }
-}
 
 /// Status, features, queues and configuration of one device.
 pub(crate) struct TransportCore {
@@ -171,15 +145,7 @@ impl TransportCore {
     /// The driver writes one half of an address.
     pub(crate) fn set_queue_address(&mut self, index: u32, area: Area, high: bool, value: u32) {
         let Some(claim) = self.idle_claim(index) else { return };
-        let Gpa(address) = match area {
-            Area::Descriptors => &mut claim.layout.descriptors,
-            Area::Driver => &mut claim.layout.avail,
-            Area::Device => &mut claim.layout.used,
-        };
-        *address = match high {
-            false => *address & !0xffff_ffff | u64::from(value),
-            true => *address & 0xffff_ffff | u64::from(value) << 32,
-        };
+        claim.set_address(area, high, value);
     }
 
     /// The driver enables or disables a queue; disabling is over when this returns.
@@ -256,62 +222,6 @@ impl TransportCore {
         self.status.accepted()
     }
 
-    /// All queues. Their indices are current while the device does not have them.
-    pub(crate) fn snapshots(&self) -> Vec<QueueSnapshot> {
-        let snapshot = |(claim, kick): (&QueueClaim, &Arc<Doorbell>)| {
-            let (layout, ready, indices) = (claim.layout, claim.ready, claim.state);
-            QueueSnapshot { layout, ready, indices, kicked: kick.has_rung() }
-        };
-        self.queues.iter().zip(&*self.kicks).map(snapshot).collect()
-    }
-
-    /// Puts a saved state into a paused device that no driver has touched. An error changes nothing.
-    pub(crate) fn restore(&mut self, state: &TransportState) -> Result<(), StateError> {
-        if !self.is_paused() || self.status.bits() != 0 || self.queues.iter().any(|claim| claim.ready) {
-            return Err(StateError::NotFresh);
-        }
-        let result = self.restore_claims(state).and_then(|()| self.device.restore(&state.device));
-        if let Err(error) = result {
-            self.status.write(0);
-            self.queues.iter_mut().for_each(|claim| *claim = QueueClaim::new(claim.max));
-            return Err(error);
-        }
-        let needs_reset = state.status & DEVICE_NEEDS_RESET != 0;
-        self.signals.restore(state.interrupt_status, needs_reset, state.config_generation);
-        let kicked = state.queues.iter().zip(&*self.kicks).filter(|(queue, _)| queue.kicked);
-        kicked.for_each(|(_, kick)| kick.ring());
-        self.restored = true;
-        Ok(())
-    }
-
-    /// Takes the driver's part of a saved state. If the device is to run, its queues must be queues.
-    fn restore_claims(&mut self, state: &TransportState) -> Result<(), StateError> {
-        let (saved, here) = (state.queues.len() as u64, self.queues.len() as u64);
-        if saved != here {
-            return Err(StateError::Differs { what: "number of queues", saved, here });
-        }
-        if state.interrupt_status & !INTERRUPTS != 0 {
-            return Err(StateError::Value { what: "interrupt status", value: state.interrupt_status.into() });
-        }
-        let needs_reset = state.status & DEVICE_NEEDS_RESET != 0;
-        let bits = state.status & !DEVICE_NEEDS_RESET;
-        self.status = Status::restore(self.status.all_offered(), bits, state.driver_features)?;
-        for (claim, saved) in self.queues.iter_mut().zip(&state.queues) {
-            (claim.layout, claim.ready, claim.state) = (saved.layout, saved.ready, saved.indices);
-        }
-        for (number, saved) in state.queues.iter().enumerate().filter(|_| !needs_reset) {
-            let (index, QueueState { next_avail, next_used }) = (number as u16, saved.indices);
-            let in_flight = next_avail.wrapping_sub(next_used);
-            if in_flight != 0 {
-                return Err(StateError::InFlight { index, in_flight });
-            }
-            if saved.ready && self.status.is_live() {
-                self.check_saved(number)?;
-            }
-        }
-        Ok(())
-    }
-
     fn claim(&self, index: u32) -> Option<&QueueClaim> {
         self.queues.get(index as usize)
     }
@@ -368,16 +278,6 @@ impl TransportCore {
             .map_err(|source| StartError::Queue { index, source })?;
         let kick = Arc::clone(&self.kicks[number]);
         Ok(LiveQueue { index, queue, kick, irq: QueueIrq::new(&self.signals) })
-    }
-
-    /// Whether a saved claim is a queue.
-    fn check_saved(&self, number: usize) -> Result<(), StateError> {
-        match self.prove(number) {
-            Err(StartError::QueueSize { index, size, max }) => Err(StateError::QueueSize { index, size, max }),
-            Err(StartError::Queue { index, source }) => Err(StateError::Queue { index, source }),
-            // A proof asks nothing of the host.
-            Ok(_) | Err(StartError::Host { .. }) => Ok(()),
-        }
     }
 
     /// Takes the queues back from the device: all its workers are asked to stop before the first is waited for.

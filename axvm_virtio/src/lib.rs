@@ -15,6 +15,7 @@
 
 pub mod balloon;
 pub mod block;
+mod claim;
 pub mod console;
 mod core;
 pub mod device;

@@ -22,7 +22,8 @@ use axvm_devices::{BusDevice, Irq};
 use axvm_events::Events;
 use axvm_memory::GuestRam;
 
-use crate::core::{Area, TransportCore};
+use crate::claim::Area;
+use crate::core::TransportCore;
 use crate::device::VirtioDevice;
 use crate::doorbell::Doorbell;
 use crate::signals::DeviceSignals;

@@ -96,9 +96,7 @@ fn device_state(kind: usize) -> BoxedStrategy<DeviceState> {
 }
 
 fn state(kind: usize) -> impl Strategy<Value = TransportState> {
-    let queues = match device(kind).1 {
-        count => prop_oneof![20 => Just(count), 1 => 0..6_usize],
-    };
+    let queues = prop_oneof![20 => Just(device(kind).1), 1 => 0..6_usize];
     let status = prop_oneof![6 => Just(LIVE), 2 => Just(LIVE | NEEDS_RESET), 2 => Just(AGREED), 1 => any::<u32>()];
     let features = prop_oneof![8 => Just(feature::VERSION_1 | feature::EVENT_IDX), 1 => any::<u64>()];
     let queues = queues.prop_flat_map(|count| proptest::collection::vec(queue(), count));
