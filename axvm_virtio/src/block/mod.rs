@@ -14,6 +14,7 @@ mod config;
 mod error;
 mod executor;
 mod image;
+mod options;
 mod request;
 
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use crate::state::{BlockState, DeviceState, StateError};
 use crate::worker::{Serving, StillBusy, Worker};
 
 pub use error::DiskError;
-pub use image::{Cache, DiskConfig, DiskImage};
+pub use image::DiskImage;
+pub use options::{Cache, DiskConfig, DiskOptionError};
 
 use config::{BlockConfig, feature};
 use executor::RequestExecutor;
