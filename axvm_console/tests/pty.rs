@@ -1,4 +1,5 @@
 //! The pseudo-terminal that programs open, leave, and open again.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 mod common;
 
@@ -42,7 +43,7 @@ fn a_late_program_sees_exactly_the_last_64_kib() {
     let sent = pattern(1 << 20);
     let start = Instant::now();
     send_all(&bench.port, &sent);
-    assert!(start.elapsed() < Duration::from_secs(1), "nobody attached, nobody waits");
+    assert!(start.elapsed() < Duration::from_secs(1), "without a program nothing waits");
     until("all is taken", || bench.port.room() == 64 << 10);
     let program = program(&bench);
     assert!(read(&program, 64 << 10) == sent[sent.len() - (64 << 10)..]);
@@ -76,7 +77,7 @@ fn a_program_that_reads_loses_nothing() {
 }
 
 #[test]
-fn a_program_that_does_not_read_holds_nobody_and_sees_the_latest() {
+fn a_program_that_does_not_read_holds_nothing_and_sees_the_latest() {
     let bench = open(&BackEnd::Pty).unwrap();
     let program = program(&bench);
     bench.port.send(b"#");

@@ -13,7 +13,6 @@ use axvm_core::speech::tell;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::Ports;
-use axvm_sandbox::Role;
 
 use crate::config::Config;
 use crate::current::Current;
@@ -123,6 +122,5 @@ fn hooks(current: &Arc<Current>, events: &Events) -> Hooks {
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
         quit: "ends the machine",
-        on_thread: Box::new(|| axvm_sandbox::enter(Role::Console)),
     }
 }

@@ -8,10 +8,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axvm_api::{Bound, EventFeed, Registry, Server};
+use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_core::notify::{Notifier, State};
 use axvm_core::settings::OnReboot;
@@ -19,7 +19,7 @@ use axvm_core::speech;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::{KernelSource, Resources, cpuinfo};
-use axvm_sandbox::{Files, Role};
+use axvm_sandbox::Files;
 
 use crate::cli::RunArgs;
 use crate::config::Config;
@@ -54,13 +54,10 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
-    let server = bound.serve(Arc::new(panel), feed, || {
-        axvm_sandbox::enter(Role::Api);
-        Ok::<(), std::io::Error>(())
-    })?;
-    let room =
-        Room { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
-    let end = guests(&room, |state| tell(&notifier, state, &events));
+    let server = bound.serve(Arc::new(panel), feed)?;
+    let starts =
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
+    let end = starts.run(|state| tell(&notifier, state, &events));
     tell(&notifier, State::Stopping, &events);
     server.stop();
     see_off(consoles, &signals);
@@ -71,8 +68,11 @@ pub fn run(args: RunArgs) -> Result<u8> {
     end.code()
 }
 
-/// What every start of the guest works with.
-pub struct Room<'a> {
+/// How long the end of a machine waits for requests in the host.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Start after start of the guest, and what each works with.
+pub struct Starts<'a> {
     pub config: &'a Config,
     pub resources: &'a Resources,
     pub consoles: &'a Consoles,
@@ -80,34 +80,40 @@ pub struct Room<'a> {
     pub signals: &'a Signals,
 }
 
-/// Runs guest after guest, until one ends for good. `tell` hears when one runs.
-pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
-    let Room { config, resources, consoles, current, signals } = room;
-    loop {
-        let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
-        current.install(Arc::clone(&machine));
-        tell(State::Ready);
-        let served = serve(&machine, current, consoles, signals, config.grace);
-        current.remove();
-        let end = End(machine.stop());
-        let asked_by = served?;
-        if !end.starts_again(config.on_reboot) {
-            return Ok(end);
+impl Starts<'_> {
+    /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
+    pub fn run(&self, tell: impl Fn(State<'_>)) -> Result<End> {
+        let Starts { config, resources, consoles, current, signals } = self;
+        loop {
+            let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
+            current.install(Arc::clone(&machine));
+            tell(State::Ready);
+            let served = serve(&machine, current, consoles, signals, config.grace);
+            let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
+            current.remove();
+            let (end, asked_by) = (End(reason), served?);
+            if let Err(busy) = stopped {
+                // RAM and disks are still being written to: there is no next start, and the process must go.
+                return Ok(End(StopReason::HostError(busy.to_string())));
+            }
+            if !end.starts_again(config.on_reboot) {
+                return Ok(end);
+            }
+            // A guest that was to end and resets does not live on.
+            if let Some(signal) = asked_by {
+                return Ok(End(StopReason::Signal(signal)));
+            }
+            resources
+                .events()
+                .emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
+            if end.0 == StopReason::TripleFault {
+                let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
+                resources.events().warn(|| Event::Warning { from: "guest", message });
+            }
+            // No vCPU runs any more: its memory can go.
+            drop(machine);
+            resources.clear()?;
         }
-        // A guest that was to end and resets does not live on.
-        if let Some(signal) = asked_by {
-            return Ok(End(StopReason::Signal(signal)));
-        }
-        resources
-            .events()
-            .emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
-        if end.0 == StopReason::TripleFault {
-            let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
-            resources.events().warn(|| Event::Warning { from: "guest", message });
-        }
-        // No vCPU runs any more: its memory can go.
-        drop(machine);
-        resources.clear()?;
     }
 }
 
@@ -118,7 +124,7 @@ impl End {
     /// Whether it was a reset: in words.
     fn reset(&self) -> Option<String> {
         match &self.0 {
-            StopReason::Reset(door) => Some(format!("reset ({door})")),
+            StopReason::Reset(source) => Some(format!("reset ({source})")),
             StopReason::TripleFault => Some("triple fault".into()),
             _ => None,
         }
@@ -128,7 +134,7 @@ impl End {
         on_reboot == OnReboot::Restart && self.reset().is_some()
     }
 
-    /// What the user must hear.
+    /// What the user must know.
     pub fn words(&self) -> Option<String> {
         match &self.0 {
             StopReason::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
@@ -158,13 +164,13 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
         Err(error) => error.to_string(),
         Ok(own) => {
             let all: Vec<_> = named.iter().cloned().chain([own]).collect();
-            match Server::bind(&all) {
+            match ApiServer::bind(&all) {
                 Ok(bound) => return Ok((all, bound)),
                 Err(error) => error.to_string(),
             }
         }
     };
-    let bound = Server::bind(&named)?;
+    let bound = ApiServer::bind(&named)?;
     let message = format!("`axvm ps` will not show this machine: {trouble}");
     events.emit(|| Event::Warning { from: "control socket", message });
     Ok((named, bound))

@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::consoles::OpenedConsoles;
 use crate::current::Current;
 use crate::narrator::Narrator;
-use crate::run::{End, Room, close_sandbox, guests};
+use crate::run::{End, Starts, close_sandbox};
 use crate::serve::{Signals, see_off};
 
 /// A guest that says nothing for so long hangs; each of its own waits is shorter.
@@ -99,12 +99,12 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let listened = Arc::clone(&current);
     let listener = axvm_sandbox::spawn(Role::Console, "selftest", move || listen(said, &listened));
     let listener = listener.context("Cannot listen to the guest")?;
-    let room =
-        Room { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
-    let end = guests(&room, |_| {});
+    let starts =
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
+    let end = starts.run(|_| {});
     see_off(consoles, &signals);
     let mut proofs = listener.join().unwrap_or_default();
-    proofs.extend(fate(&end?));
+    proofs.extend(outcome(&end?));
     Ok(proofs)
 }
 
@@ -171,7 +171,7 @@ fn parse(line: &str) -> Option<Proof> {
 }
 
 /// How the machine ended is a proof too: the guest was to power it off.
-fn fate(end: &End) -> Option<Proof> {
+fn outcome(end: &End) -> Option<Proof> {
     match end.code() {
         Ok(0) => None,
         _ => Some(Proof::failed("power", end.words().unwrap_or_else(|| "the guest did not power off".into()))),

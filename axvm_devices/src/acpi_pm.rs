@@ -21,37 +21,48 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
+use serde::{Deserialize, Serialize};
 
-use crate::{BusDevice, Irq, StopReason, StopSwitch};
+use crate::state::Check;
+use crate::{BusDevice, ChipStateError, Irq, StopReason, StopSwitch};
 
 /// PM1_STS and PM1_EN: the power button.
 const PWRBTN: u16 = 1 << 8;
 /// PM1_CNT: the chip is in ACPI mode.
 const SCI_EN: u16 = 1 << 0;
-/// PM1_CNT: bits that keep what is written: BM_RLD and SLP_TYP.
-const CNT_KEPT: u16 = 0x1c02;
+/// PM1_CNT: a bus master's request wakes the CPU from C3; kept, and without effect.
+const BM_RLD: u16 = 1 << 1;
+/// PM1_CNT: where SLP_TYP starts.
+const SLP_TYP_SHIFT: u32 = 10;
+/// PM1_CNT: the 3 bits of SLP_TYP, the sleep state to enter.
+const SLP_TYP: u16 = 0b111 << SLP_TYP_SHIFT;
 /// PM1_CNT: enter the sleep state of SLP_TYP; reads as zero.
 const SLP_EN: u16 = 1 << 13;
-/// PM1_CNT: where SLP_TYP starts; it has 3 bits.
-const SLP_TYP_SHIFT: u32 = 10;
+/// PM1_CNT: what the register keeps of what is written.
+const CNT_KEPT: u16 = BM_RLD | SLP_TYP;
 /// Length of all three registers, in bytes.
 const LEN: usize = 6;
 
 /// The PM1a event block (offset 0) and control block (offset 4).
 pub struct AcpiPm {
-    pm1: Mutex<Pm1>,
+    pm1: Mutex<Pm1State>,
     sci: Irq,
     stop: Arc<StopSwitch>,
 }
 
-#[derive(Default)]
-struct Pm1 {
-    status: u16,
-    enable: u16,
-    control: u16,
+/// All state of an [`AcpiPm`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pm1State {
+    /// PM1_STS: what happened and was not cleared; only the power button does.
+    pub status: u16,
+    /// PM1_EN: what interrupts.
+    pub enable: u16,
+    /// PM1_CNT as far as it is kept: BM_RLD and SLP_TYP.
+    pub control: u16,
 }
 
-impl Pm1 {
+impl Pm1State {
     /// All registers as the guest sees them.
     fn bytes(&self) -> [u8; LEN] {
         let ([a, b], [c, d]) = (self.status.to_le_bytes(), self.enable.to_le_bytes());
@@ -82,13 +93,28 @@ impl AcpiPm {
         self.interrupt(&pm1);
     }
 
-    fn interrupt(&self, pm1: &Pm1) {
+    /// The chip's state.
+    pub fn state(&self) -> Pm1State {
+        *self.pm1()
+    }
+
+    /// Makes a fresh chip what `state` says. A status that is pending has sent its edge, and is up until the guest clears
+    /// it: no further edge.
+    pub fn restore(&self, state: &Pm1State) -> Result<(), ChipStateError> {
+        let check = Check("the ACPI power management block");
+        check.bits("status", state.status, PWRBTN.into())?;
+        check.bits("control", state.control, CNT_KEPT.into())?;
+        *self.pm1() = *state;
+        Ok(())
+    }
+
+    fn interrupt(&self, pm1: &Pm1State) {
         if pm1.is_pending() {
             self.sci.raise();
         }
     }
 
-    fn pm1(&self) -> MutexGuard<'_, Pm1> {
+    fn pm1(&self) -> MutexGuard<'_, Pm1State> {
         self.pm1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,7 +139,7 @@ impl BusDevice for AcpiPm {
                 1 => pm1.enable = pm1.enable & !mask | value,
                 _ => {
                     pm1.control = pm1.control & !mask | value & CNT_KEPT;
-                    if value & SLP_EN != 0 && value >> SLP_TYP_SHIFT & 7 == u16::from(SLEEP_TYPE_S5) {
+                    if value & SLP_EN != 0 && value & SLP_TYP == u16::from(SLEEP_TYPE_S5) << SLP_TYP_SHIFT {
                         self.stop.request(StopReason::Off);
                     }
                 }
@@ -182,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn acpi_mode_can_not_be_left() {
+    fn acpi_mode_cannot_be_left() {
         let board = Board::new();
         board.write(CNT, 0);
         assert_eq!(board.read(CNT), SCI_EN);
@@ -216,6 +242,34 @@ mod tests {
         let mut both = [0; 4];
         board.pm.read(STS, &mut both);
         assert_eq!(u32::from_le_bytes(both), 0x0100_0000);
+    }
+
+    #[test]
+    fn a_pressed_button_is_carried_and_told_once() {
+        let old = Board::new();
+        old.write(EN, PWRBTN | 1);
+        old.write(CNT, BM_RLD | 3 << SLP_TYP_SHIFT);
+        old.pm.press_power_button();
+        let text = serde_json::to_string(&old.pm.state()).unwrap();
+        let new = Board::new();
+        new.pm.restore(&serde_json::from_str(&text).unwrap()).unwrap();
+        assert!(!new.edge(), "told before");
+        assert_eq!([STS, EN, CNT].map(|at| new.read(at)), [STS, EN, CNT].map(|at| old.read(at)));
+        new.write(EN, PWRBTN);
+        assert!(new.edge(), "still pending");
+        new.write(STS, PWRBTN);
+        assert_eq!((new.read(STS), new.edge()), (0, false));
+    }
+
+    #[test]
+    fn a_damaged_state_is_refused_by_its_field() {
+        let board = Board::new();
+        let text = |state| board.pm.restore(&state).unwrap_err().to_string();
+        assert!(
+            text(Pm1State { status: 1, ..Pm1State::default() }).contains("status is 0x1, and must be within 0x100")
+        );
+        assert!(text(Pm1State { control: SLP_EN, ..Pm1State::default() }).contains("control is 0x2000"));
+        assert_eq!(board.pm.state(), Pm1State::default());
     }
 
     #[test]

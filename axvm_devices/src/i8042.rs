@@ -15,8 +15,8 @@
 //!   is never set, so the command comes at once.
 //!
 //! Spec: IBM PC AT Technical Reference (1984), "Keyboard Controller", status register and command
-//! list. Data port 0x60 is left to nobody (all ones), and 0x61 belongs to the PIT's speaker gate.
-//! Left out: keyboard, mouse, A20, and the reset by command 0xd1.
+//! list. Data port 0x60 belongs to no chip (all ones), and 0x61 belongs to the PIT's speaker gate.
+//! Left out: keyboard, mouse, A20, and the reset by command 0xd1. It has no state: a save has nothing to carry.
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Spec: QEMU docs/specs/pvpanic.rst, "ISA Interface" and "ACPI Interface". Left out: bit 1 (a crash
-//! kernel takes over; the machine simply goes on).
+//! kernel takes over; the machine simply goes on). It has no state: a save has nothing to carry.
 
 use std::sync::Arc;
 

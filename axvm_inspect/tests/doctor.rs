@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use axvm_inspect::doctor::{Host, Root, Row, Style, User, Verdict, can_run, examine, summary, table};
 use axvm_kvm::{CAPABILITIES, Capabilities, KvmError, Survey};
-use axvm_sandbox::{Protection, Report, State};
+use axvm_sandbox::{Availability as State, Protection, Report};
 use tempfile::TempDir;
 
 /// A host on which all is well: the files that the doctor reads.

@@ -8,6 +8,7 @@ use std::env;
 use std::error::Error;
 use std::io::{Write, stdout};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use axvm_console::Port;
 use axvm_events::Events;
@@ -37,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             break;
         }
     }
-    println!("the machine stopped: {:?}", machine.stop());
-    Ok(())
+    let (reason, stopped) = machine.stop(Instant::now() + Duration::from_secs(10));
+    println!("the machine stopped: {reason:?}");
+    Ok(stopped?)
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use axvm_kvm::Vcpu;
 
@@ -128,12 +129,21 @@ impl Gate {
         self.state().order
     }
 
-    /// Waits until no vCPU thread runs, or the order to pause is no longer the current one.
-    pub fn wait_until_still(&self) {
-        let mut state = self.state();
-        while state.running > 0 && state.order == Order::Pause {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Waits until every vCPU thread waits here or has ended, or the order to pause is no longer the current one.
+    /// Whether that came before `deadline`.
+    pub fn wait_until_still(&self, deadline: Instant) -> bool {
+        self.wait_while(deadline, |state| state.running > 0 && state.order == Order::Pause)
+    }
+
+    /// Waits until every vCPU thread has ended; whether that came before `deadline`.
+    pub fn wait_until_empty(&self, deadline: Instant) -> bool {
+        self.wait_while(deadline, |state| state.running + state.waiting.len() > 0)
+    }
+
+    fn wait_while(&self, deadline: Instant, condition: impl Fn(&State) -> bool) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.changed.wait_timeout_while(self.state(), left, |state| condition(state));
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -164,6 +174,10 @@ mod tests {
             self.0 += 1;
             Ok(Exit::Halted)
         }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
     }
 
     /// Waits until the gate has a waiting thread for each of these vCPUs.
@@ -198,7 +212,7 @@ mod tests {
             for _ in 0..50 {
                 advance(total());
                 gate.order(Order::Pause);
-                gate.wait_until_still();
+                assert!(gate.wait_until_still(soon()));
                 let still = total();
                 thread::sleep(Duration::from_millis(1));
                 assert_eq!(total(), still);
@@ -255,7 +269,16 @@ mod tests {
             scope.spawn(|| drop(gate.enter()));
         });
         gate.order(Order::Pause);
-        gate.wait_until_still();
+        assert!(gate.wait_until_still(soon()) && gate.wait_until_empty(soon()));
+    }
+
+    #[test]
+    fn a_thread_that_does_not_come_is_waited_for_until_the_deadline() {
+        let gate = Arc::new(Gate::new(Order::Pause));
+        let _elsewhere = gate.enter();
+        let begin = Instant::now();
+        assert!(!gate.wait_until_still(begin + Duration::from_millis(20)));
+        assert!(!gate.wait_until_empty(begin) && begin.elapsed() >= Duration::from_millis(20));
     }
 
     #[test]

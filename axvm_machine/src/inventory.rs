@@ -9,11 +9,13 @@
 //! A new kind of chip that forgets one of the walks does not compile.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axvm_boot::plan;
 use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::mmio::MmioTransport;
+use axvm_virtio::{Busy, StillBusy};
 
 /// All parts of a machine, in the order of the plan.
 pub struct Inventory {
@@ -63,27 +65,51 @@ impl Chip {
         }
     }
 
-    /// Holds it still; no vCPU runs. The PC's own chips act only when a vCPU or the main thread calls them.
-    fn pause(&self) {
+    /// Asks it to come to rest, and waits for nothing: a pause or a stop follows.
+    fn begin_stop(&self) {
         match self {
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {}
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.pause(),
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.begin_stop(),
+        }
+    }
+
+    /// Holds it still; no vCPU runs. The PC's own chips act only when a vCPU or the main thread calls them.
+    fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
+        match self {
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
+                Ok(())
+            }
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.pause(deadline),
         }
     }
 
     /// Lets it go on.
-    fn resume(&self) {
+    fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {}
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.resume(),
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
+                Ok(())
+            }
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.resume(deadline),
         }
     }
 
-    /// Ends it: every request that it took is completed.
-    fn stop(&self) {
+    /// Ends it: every request that it took is completed, or back in its ring.
+    fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {}
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.stop(),
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
+                Ok(())
+            }
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.stop(deadline),
+        }
+    }
+
+    /// What it has in the host now. Waits for nothing.
+    fn busy(&self) -> Vec<Busy> {
+        match self {
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
+                Vec::new()
+            }
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.busy(),
         }
     }
 }
@@ -113,22 +139,39 @@ impl Inventory {
         self.chips().find_map(|chip| if let Chip::Balloon(_, target) = chip { Some(target) } else { None })
     }
 
-    /// Holds every part still.
-    pub(crate) fn pause(&self) {
-        self.chips().for_each(Chip::pause);
+    /// Asks every part to come to rest, and waits for none.
+    pub(crate) fn begin_stop(&self) {
+        self.chips().for_each(Chip::begin_stop);
+    }
+
+    /// Holds every part still. All are asked before the first is waited for.
+    pub(crate) fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
+        self.begin_stop();
+        first_error(self.chips().map(|chip| chip.pause(deadline)))
     }
 
     /// Lets every part go on.
-    pub(crate) fn resume(&self) {
-        self.chips().for_each(Chip::resume);
+    pub(crate) fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
+        first_error(self.chips().map(|chip| chip.resume(deadline)))
     }
 
-    /// Ends every part.
-    pub(crate) fn stop(&self) {
-        self.chips().for_each(Chip::stop);
+    /// Ends every part. All are asked before the first is waited for.
+    pub(crate) fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
+        self.begin_stop();
+        first_error(self.chips().map(|chip| chip.stop(deadline)))
+    }
+
+    /// The threads with a request in the host, and since when. Waits for nothing.
+    pub fn busy(&self) -> Vec<Busy> {
+        self.chips().flat_map(Chip::busy).collect()
     }
 
     fn chips(&self) -> impl Iterator<Item = &Chip> {
         self.parts.iter().map(|part| &part.chip)
     }
+}
+
+/// The first error, after every one of `results` was asked for.
+fn first_error<E>(results: impl Iterator<Item = Result<(), E>>) -> Result<(), E> {
+    results.fold(Ok(()), Result::and)
 }

@@ -13,6 +13,7 @@
 //!
 //! Left out: where consoles go, signals, sockets, settings: that is a program's business (`axvm_core`).
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
 
 mod board;
 pub mod cpuinfo;
@@ -28,7 +29,7 @@ mod vcpu;
 
 pub use error::MachineError;
 pub use inventory::{Chip, Inventory, Part};
-pub use machine::{Machine, WaitOutcome};
+pub use machine::{Machine, PauseError, WaitOutcome};
 pub use recipe::Ports;
 pub use resources::Resources;
 pub use spec::{BALLOON, KernelSource, MachineSpec};

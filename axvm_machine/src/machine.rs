@@ -11,19 +11,23 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axvm_boot::plan::Plan;
 use axvm_devices::{StopReason, StopSwitch};
 use axvm_kvm::{KvmVcpu, Vcpu, Vm};
+use axvm_sync::lock;
 use axvm_virtio::balloon::Target;
+use axvm_virtio::{Busy, StillBusy};
+use thiserror::Error;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::MachineError;
 use crate::gate::Order;
 use crate::inventory::Inventory;
-use crate::vcpu::{Shared, VcpuThread};
+use crate::vcpu::{self, Shared, VcpuHandle};
 
 /// A machine whose vCPUs run, wait, or have stopped.
 pub struct Machine {
@@ -31,15 +35,25 @@ pub struct Machine {
     inventory: Inventory,
     command_line: String,
     shared: Arc<Shared>,
-    running: Mutex<Running>,
+    vcpus: Vec<VcpuHandle>,
+    /// One pause, resume, visit or stop at a time. It may take as long as a disk does.
+    change: Mutex<Threads>,
+    /// What holds now; locked for a moment only, so that a status never waits.
+    mode: Mutex<Mode>,
     /// Keeps the VM (and with it its interrupt controllers) alive longer than its vCPUs.
     _vm: Vm,
 }
 
-/// What changes while a machine lives; one thread at a time changes it.
-struct Running {
-    threads: Vec<VcpuThread>,
-    paused: bool,
+/// The threads that are not joined yet.
+type Threads = Vec<JoinHandle<()>>;
+
+/// What a machine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Running,
+    /// A pause began and was not completed: vCPUs and devices are held, as far as they came.
+    Pausing,
+    Paused,
 }
 
 /// What the recipe made.
@@ -63,16 +77,33 @@ pub enum WaitOutcome {
     TimedOut,
 }
 
+/// A machine does not stand still.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PauseError {
+    /// It is on its way to an end, or to a reset.
+    #[error("The machine is stopping")]
+    Stopping,
+    /// A device has a request in the host.
+    #[error(transparent)]
+    Busy(#[from] StillBusy),
+    /// A vCPU does not come back from what it does in the host.
+    #[error("Cannot hold a vCPU still: what it asked the host for takes long; try again")]
+    Vcpu,
+}
+
 impl Machine {
     /// Starts every vCPU on a thread of its own, on the host CPU that `pins` gives it.
     pub(crate) fn start(built: Built, pins: &[usize]) -> Result<Machine, MachineError> {
-        let Built { plan, inventory, command_line, shared, vcpus, vm } = built;
-        let running = Mutex::new(Running { threads: Vec::with_capacity(vcpus.len()), paused: false });
-        let machine = Machine { plan, inventory, command_line, shared, running, _vm: vm };
-        for (vcpu, kvm_vcpu) in (0..).zip(vcpus) {
+        let Built { plan, inventory, command_line, shared, vcpus: kvm_vcpus, vm } = built;
+        let (change, mode) = (Mutex::default(), Mutex::new(Mode::Running));
+        let vcpus = Vec::with_capacity(kvm_vcpus.len());
+        let mut machine = Machine { plan, inventory, command_line, shared, vcpus, change, mode, _vm: vm };
+        for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
             let pin = pins.get(vcpu as usize).copied();
-            let thread = VcpuThread::spawn(vcpu, kvm_vcpu, pin, Arc::clone(&machine.shared));
-            machine.running().threads.push(thread.map_err(|source| MachineError::VcpuThread { vcpu, source })?);
+            let (handle, thread) = vcpu::spawn(vcpu, kvm_vcpu, pin, Arc::clone(&machine.shared))
+                .map_err(|source| MachineError::VcpuThread { vcpu, source })?;
+            machine.vcpus.push(handle);
+            machine.change().push(thread);
         }
         Ok(machine)
     }
@@ -138,27 +169,48 @@ impl Machine {
 
     /// How often each vCPU came back from the guest.
     pub fn exits(&self) -> Vec<u64> {
-        self.running().threads.iter().map(VcpuThread::exits).collect()
+        self.vcpus.iter().map(VcpuHandle::exits).collect()
+    }
+
+    /// The threads of devices with a request in the host, and since when.
+    pub fn busy(&self) -> Vec<Busy> {
+        self.inventory.busy()
     }
 
     /// Whether it stands still.
     pub fn is_paused(&self) -> bool {
-        self.running().paused
+        self.mode() == Mode::Paused
     }
 
-    /// Holds first the vCPUs, then the devices. Done when this returns; twice is once. Whether it stands still now: a
-    /// machine that is being stopped does not.
-    pub fn pause(&self) -> bool {
-        let mut running = self.running();
-        if running.paused || self.shared.gate.current() == Order::Stop {
-            return running.paused;
+    /// Holds first the vCPUs, then the devices; twice is once. When this succeeds, all stands still.
+    ///
+    /// A device that is still busy at `deadline` is an error, and the machine is held as far as it came: pausing it again
+    /// goes on waiting, [`Machine::resume`] lets it go on.
+    pub fn pause(&self, deadline: Instant) -> Result<(), PauseError> {
+        let _change = self.change();
+        if self.shared.gate.current() == Order::Stop {
+            return Err(PauseError::Stopping);
         }
+        if self.mode() == Mode::Paused {
+            return Ok(());
+        }
+        self.set_mode(Mode::Pausing);
         self.shared.gate.order(Order::Pause);
-        running.threads.iter().for_each(VcpuThread::kick);
-        self.shared.gate.wait_until_still();
-        self.inventory.pause();
-        running.paused = true;
-        true
+        self.vcpus.iter().for_each(VcpuHandle::kick);
+        if !self.shared.gate.wait_until_still(deadline) {
+            return Err(self.held_up());
+        }
+        self.inventory.pause(deadline)?;
+        self.set_mode(Mode::Paused);
+        Ok(())
+    }
+
+    /// A vCPU does not come to the gate: it waits for a device that the guest has reset.
+    fn held_up(&self) -> PauseError {
+        match self.busy().into_iter().max_by_key(|busy| busy.duration) {
+            Some(Busy { thread, duration }) => StillBusy { thread, duration }.into(),
+            None => PauseError::Vcpu,
+        }
     }
 
     /// Acts on vCPU number `index` of a paused machine, from that vCPU's own thread. `None` if the machine is not
@@ -169,45 +221,72 @@ impl Machine {
         act: impl FnOnce(&mut dyn Vcpu) -> T + Send + 'static,
     ) -> Option<T> {
         // With the lock held, the machine cannot go on meanwhile.
-        let running = self.running();
-        if !running.paused {
+        let _change = self.change();
+        if !self.is_paused() {
             return None;
         }
         self.shared.gate.visit(index, act)
     }
 
-    /// Lets the devices go on, then the vCPUs.
-    pub fn resume(&self) {
-        let mut running = self.running();
-        if running.paused && self.shared.gate.current() != Order::Stop {
-            self.inventory.resume();
-            running.threads.iter().for_each(VcpuThread::release);
+    /// Lets the devices go on, then the vCPUs. Nothing happens to a machine that runs or is being stopped.
+    ///
+    /// After a pause that did not succeed, a device may still be busy at `deadline`: then all stays as it is.
+    pub fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
+        let _change = self.change();
+        if self.mode() != Mode::Running && self.shared.gate.current() != Order::Stop {
+            self.inventory.resume(deadline)?;
+            self.vcpus.iter().for_each(VcpuHandle::release);
             self.shared.gate.order(Order::Run);
-            running.paused = false;
+            self.set_mode(Mode::Running);
         }
+        Ok(())
     }
 
-    /// Stops vCPUs, then devices: afterwards every completed request is in its file. Says why it stopped.
-    pub fn stop(&self) -> StopReason {
+    /// Stops vCPUs, then devices: when it succeeds, every completed request is in its file, and no thread is left. Says
+    /// why the machine stopped.
+    ///
+    /// A device that is still busy at `deadline` goes on writing to the guest's RAM and to its disk until it is not:
+    /// neither may be given to another machine in this process.
+    pub fn stop(&self, deadline: Instant) -> (StopReason, Result<(), StillBusy>) {
         self.shared.gate.order(Order::Stop);
-        let threads = std::mem::take(&mut self.running().threads);
-        threads.iter().for_each(VcpuThread::kick);
-        threads.into_iter().for_each(VcpuThread::join);
-        self.inventory.stop();
-        self.shared.stop.reason().unwrap_or(StopReason::Quit)
+        // A thread that is joined must not be kicked: its id may be another's by now.
+        if !self.shared.gate.wait_until_empty(Instant::now()) {
+            self.vcpus.iter().for_each(VcpuHandle::kick);
+        }
+        // A vCPU may wait for a device: all are asked to come to an end before it is waited for.
+        self.inventory.begin_stop();
+        let mut threads = self.change();
+        let left = self.shared.gate.wait_until_empty(deadline);
+        if left {
+            // A panic was already reported as the reason to stop.
+            threads.drain(..).for_each(|thread| _ = thread.join());
+        }
+        let stopped = self.inventory.stop(deadline);
+        (self.shared.stop.reason().unwrap_or(StopReason::Quit), stopped)
     }
 
-    fn running(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self) -> MutexGuard<'_, Threads> {
+        lock(&self.change)
+    }
+
+    fn mode(&self) -> Mode {
+        *lock(&self.mode)
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        *lock(&self.mode) = mode;
     }
 }
 
 impl Drop for Machine {
     /// A machine that could not start as a whole leaves no threads behind.
     fn drop(&mut self) {
-        self.stop();
+        let _ = self.stop(Instant::now() + PATIENCE);
     }
 }
+
+/// How long a machine that is dropped without a [`Machine::stop`] waits for its devices.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until one of `sources` is ready, or `deadline` has come; how many are. A signal may end it early.
 fn wait_for(sources: &Epoll, ready: &mut [EpollEvent], deadline: Option<Instant>) -> io::Result<usize> {

@@ -46,22 +46,21 @@ impl AddressSpace {
 
     fn read(&self, address: u64, data: &mut [u8]) {
         if !self.bus.read(address, data) {
-            self.events.emit(|| Event::NobodyHome { space: self.name, address, write: false });
+            self.events.emit(|| Event::UnclaimedAddress { space: self.name, address, write: false });
         }
     }
 
     fn write(&self, address: u64, data: &[u8]) {
         if !self.bus.write(address, data) {
-            self.events.emit(|| Event::NobodyHome { space: self.name, address, write: true });
+            self.events.emit(|| Event::UnclaimedAddress { space: self.name, address, write: true });
         }
     }
 }
 
-/// A running vCPU thread.
-pub struct VcpuThread {
+/// A vCPU thread, seen from others.
+pub(crate) struct VcpuHandle {
     kicker: Arc<Kicker>,
     exits: Arc<Exits>,
-    thread: JoinHandle<()>,
 }
 
 /// How often a vCPU came back from the guest; on a cache line of its own, for it is written often.
@@ -80,52 +79,50 @@ impl Exits {
     }
 }
 
-impl VcpuThread {
-    /// Starts vCPU number `index` on a thread of its own, on host CPU `pin` if one is given.
-    pub fn spawn(index: u32, mut vcpu: KvmVcpu, pin: Option<usize>, shared: Arc<Shared>) -> io::Result<VcpuThread> {
-        let kicker = Arc::new(vcpu.kicker().map_err(io::Error::other)?);
-        let attached = Arc::clone(&kicker);
-        let exits = Arc::new(Exits::default());
-        let counter = Arc::clone(&exits);
-        let presence = shared.gate.enter();
-        let thread = axvm_sandbox::spawn(Role::Vcpu, format!("vcpu{index}"), move || {
-            let guard = EndsMachine { index, shared: &shared };
-            let _presence = presence;
-            attached.attach();
-            if let Some(Err(error)) = pin.map(pin_to) {
-                let message = format!(
-                    "cannot pin vCPU {index} to host CPU {}: {error}. --pin takes CPUs of /sys/devices/system/cpu/online \
-                     that this process may use",
-                    pin.unwrap_or_default()
-                );
-                return shared.stop.request(StopReason::HostError(message));
-            }
-            run(index, &mut vcpu, &counter, &shared);
-            drop(guard);
-        })?;
-        Ok(VcpuThread { kicker, exits, thread })
-    }
-
-    /// Makes the vCPU leave the guest and come to the gate, again and again until [`Self::release`].
-    pub fn kick(&self) {
+impl VcpuHandle {
+    /// Makes the vCPU leave the guest and come to the gate, again and again until [`Self::release`]. Its thread must not
+    /// have been joined.
+    pub(crate) fn kick(&self) {
         self.kicker.kick();
     }
 
     /// Takes the kick back; the vCPU must be waiting at the gate.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.kicker.clear();
     }
 
     /// How often the vCPU came back from the guest.
-    pub fn exits(&self) -> u64 {
+    pub(crate) fn exits(&self) -> u64 {
         self.exits.get()
     }
+}
 
-    /// Waits for the thread to end.
-    pub fn join(self) {
-        // A panic was already reported by `EndsMachine`.
-        let _ = self.thread.join();
-    }
+/// Starts vCPU number `index` on a thread of its own, on host CPU `pin` if one is given.
+pub(crate) fn spawn(
+    index: u32,
+    mut vcpu: KvmVcpu,
+    pin: Option<usize>,
+    shared: Arc<Shared>,
+) -> io::Result<(VcpuHandle, JoinHandle<()>)> {
+    let handle = VcpuHandle { kicker: Arc::new(vcpu.kicker().map_err(io::Error::other)?), exits: Arc::default() };
+    let (kicker, exits) = (Arc::clone(&handle.kicker), Arc::clone(&handle.exits));
+    let presence = shared.gate.enter();
+    let thread = axvm_sandbox::spawn(Role::Vcpu, format!("vcpu{index}"), move || {
+        // Dropped in reverse order: the reason to stop is there before the gate sees the thread end.
+        let _presence = presence;
+        let _ends = EndsMachine { index, shared: &shared };
+        kicker.attach();
+        if let Some(Err(error)) = pin.map(pin_to) {
+            let message = format!(
+                "cannot pin vCPU {index} to host CPU {}: {error}. --pin takes CPUs of /sys/devices/system/cpu/online \
+                 that this process may use",
+                pin.unwrap_or_default()
+            );
+            return shared.stop.request(StopReason::HostError(message));
+        }
+        run(index, &mut vcpu, &exits, &shared);
+    })?;
+    Ok((handle, thread))
 }
 
 /// However a vCPU thread ends, the machine ends with it: no guest runs on with a CPU that is gone.

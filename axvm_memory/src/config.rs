@@ -186,7 +186,7 @@ pub enum RamError {
         page: HugePage,
         /// Pages it takes.
         needed: u64,
-        /// Pages that nobody uses or has reserved.
+        /// Pages that no program uses or has reserved.
         free: u64,
         /// Pages in the pool.
         total: u64,

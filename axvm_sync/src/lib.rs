@@ -8,6 +8,7 @@
 //!
 //! Sources: eventfd(2), poll(2). Left out: semaphore mode, writability, counters other than "signalled or not".
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
 
 mod event_fd;
 mod wait;

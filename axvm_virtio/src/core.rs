@@ -7,22 +7,25 @@
 //! ```
 //!
 //! A live queue is enabled, disabled or reset by one act: stop the device, change the claim, start it again with
-//! the ring indices it gave back. A pause is the same act, cut in two.
+//! the ring indices it gave back. A pause is the same act, cut in two. A saved state takes the place of what a driver
+//! says: it is put into a fresh device between the two halves.
 //!
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axvm_arch::Gpa;
 use axvm_events::Event;
 use axvm_memory::GuestRam;
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
+use crate::doorbell::Doorbell;
 use crate::queue::{QueueFeatures, QueueLayout, QueueState, VirtQueue};
-use crate::signals::{ConfigIrq, Fault, QueueIrq, Signals, whole};
+use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, QueueIrq, whole};
 use crate::state::QueueSnapshot;
 use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
+use crate::worker::{StillBusy, WorkerList};
 
 /// Which of a queue's three areas an address register names.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +64,9 @@ pub(crate) struct TransportCore {
     live: Vec<usize>,
     /// The device gets no queue before it is resumed, whatever the driver asks for.
     paused: bool,
-    signals: Arc<Signals>,
-    kicks: Arc<[EventFd]>,
+    signals: Arc<DeviceSignals>,
+    kicks: Arc<[Arc<Doorbell>]>,
+    workers: Arc<WorkerList>,
 }
 
 impl TransportCore {
@@ -70,13 +74,14 @@ impl TransportCore {
     pub(crate) fn new(
         mut device: Box<dyn VirtioDevice>,
         ram: Arc<GuestRam>,
-        signals: Arc<Signals>,
-        kicks: Arc<[EventFd]>,
+        signals: Arc<DeviceSignals>,
+        kicks: Arc<[Arc<Doorbell>]>,
+        workers: Arc<WorkerList>,
     ) -> TransportCore {
         device.plugged(&ram);
         let status = Status::new(device.features() | feature::TRANSPORT);
         let queues = device.queue_sizes().iter().map(|&max| QueueClaim::new(max)).collect();
-        TransportCore { device, ram, status, queues, live: Vec::new(), paused: false, signals, kicks }
+        TransportCore { device, ram, status, queues, live: Vec::new(), paused: false, signals, kicks, workers }
     }
 
     /// The device.
@@ -99,24 +104,38 @@ impl TransportCore {
         self.status.bits() | if self.signals.needs_reset() { DEVICE_NEEDS_RESET } else { 0 }
     }
 
-    /// The driver writes the status register. A reset is over when this returns.
+    /// The driver writes the status register. A reset is over when this returns: it waits for the workers, if need be
+    /// for ever.
     pub(crate) fn write_status(&mut self, value: u32) {
+        if value == 0 {
+            // Without a deadline, nothing is given up.
+            let _ = self.reset(None);
+            return;
+        }
         let from = self.status();
         let had_agreed = self.status.has_agreed();
         let transition = self.status.write(value);
         if self.status.has_agreed() && !had_agreed {
             self.device.negotiated(self.status.negotiated());
         }
-        match transition {
-            Transition::None => {}
-            Transition::Start => self.start(),
-            Transition::Reset => self.reset(),
+        if transition == Transition::Start {
+            self.start();
         }
-        let to = self.status();
-        if from != to {
-            let device = Arc::clone(self.signals.name());
-            self.signals.events().emit(|| Event::VirtioStatus { device, from, to });
+        self.tell_status(from);
+    }
+
+    /// Device reset: workers joined, everything as at power-on. Nothing but the stop has begun if it gives up.
+    pub(crate) fn reset(&mut self, deadline: Option<Instant>) -> Result<(), StillBusy> {
+        self.park(deadline)?;
+        let from = self.status();
+        self.device.reset();
+        self.status.write(0);
+        self.signals.reset();
+        for claim in &mut self.queues {
+            *claim = QueueClaim::new(claim.max);
         }
+        self.tell_status(from);
+        Ok(())
     }
 
     /// The largest size of queue `index`; 0 if there is no such queue.
@@ -155,7 +174,8 @@ impl TransportCore {
         if self.claim(index).is_none_or(|claim| claim.ready == ready) {
             return;
         }
-        self.park();
+        // Without a deadline, nothing is given up.
+        let _ = self.park(None);
         let claim = &mut self.queues[index as usize];
         claim.ready = ready;
         claim.state = QueueState::default();
@@ -189,37 +209,29 @@ impl TransportCore {
         self.signals.new_generation();
     }
 
-    /// Device reset: workers joined, everything as at power-on.
-    pub(crate) fn reset(&mut self) {
-        self.park();
-        self.status.write(0);
-        self.signals.reset();
-        for claim in &mut self.queues {
-            *claim = QueueClaim::new(claim.max);
-        }
-    }
-
     /// Takes the queues back from the device until [`TransportCore::resume`]: every request taken is completed, every
-    /// worker joined, when this returns.
-    pub(crate) fn pause(&mut self) {
-        self.park();
+    /// worker joined, when this succeeds. From the call on no queue is given out.
+    pub(crate) fn pause(&mut self, deadline: Option<Instant>) -> Result<(), StillBusy> {
         self.paused = true;
+        self.park(deadline)
     }
 
-    /// Hands the queues to the device again, if the driver still wants that.
-    pub(crate) fn resume(&mut self) {
-        if std::mem::take(&mut self.paused) && self.status.is_live() {
-            self.start();
-            // What the driver was told before the pause may not hold any more: each worker looks at its ring.
-            for &index in &self.live {
-                let _ = self.kicks[index].write(1);
-            }
+    /// Hands the queues to the device again, if the driver still wants that. Waits for workers that were asked to stop.
+    pub(crate) fn resume(&mut self, deadline: Option<Instant>) -> Result<(), StillBusy> {
+        if !self.paused && !self.workers.stop_asked() {
+            return Ok(());
         }
+        self.park(deadline)?;
+        self.paused = false;
+        if self.status.is_live() {
+            self.start();
+        }
+        Ok(())
     }
 
-    /// Whether the device is paused.
+    /// Whether the device is held still: paused, and no worker is left.
     pub(crate) fn is_paused(&self) -> bool {
-        self.paused
+        self.paused && self.live.is_empty() && self.workers.is_empty()
     }
 
     /// The features that the driver wrote, agreed on or not.
@@ -243,16 +255,21 @@ impl TransportCore {
         self.queues.get_mut(index as usize).filter(|claim| !claim.ready)
     }
 
-    /// Hands the enabled queues to the device. After a fault it waits for a reset instead, in a pause for its end.
+    /// Hands the enabled queues to the device. After a fault it waits for a reset instead; in a pause for its end, but
+    /// what cannot be a queue is found now: a paused device that is live has proven queues.
     fn start(&mut self) {
-        if self.paused || self.signals.needs_reset() {
+        if self.signals.needs_reset() {
             return;
         }
         let live = (0..self.queues.len()).filter(|&index| self.queues[index].ready).collect::<Vec<_>>();
-        let started = self.activation(&live).and_then(|activation| self.device.start(activation));
+        let started = match self.activation(&live) {
+            Ok(_) if self.paused => return,
+            Ok(activation) => self.device.start(activation),
+            Err(error) => Err(error),
+        };
         match started {
             Ok(()) => self.live = live,
-            Err(error) => Fault::new(&self.signals).report(whole(&error)),
+            Err(error) => FaultReporter::new(&self.signals).report(whole(&error)),
         }
     }
 
@@ -263,8 +280,9 @@ impl TransportCore {
             features: self.status.negotiated(),
             queues,
             config: ConfigIrq::new(&self.signals),
-            fault: Fault::new(&self.signals),
+            fault: FaultReporter::new(&self.signals),
             name: Arc::clone(self.signals.name()),
+            workers: Arc::clone(&self.workers),
         })
     }
 
@@ -282,15 +300,25 @@ impl TransportCore {
         };
         let queue = VirtQueue::new(&self.ram, &claim.layout, features, claim.state)
             .map_err(|source| StartError::Queue { index, source })?;
-        let kick = self.kicks[number].try_clone().map_err(|source| StartError::Host { index, source })?;
+        let kick = Arc::clone(&self.kicks[number]);
         Ok(LiveQueue { index, queue, kick, irq: QueueIrq::new(&self.signals) })
     }
 
-    /// Takes the queues back from the device.
-    fn park(&mut self) {
-        let states = self.device.stop();
+    /// Takes the queues back from the device: all its workers are asked to stop before the first is waited for.
+    fn park(&mut self, deadline: Option<Instant>) -> Result<(), StillBusy> {
+        self.workers.ask_stop();
+        let states = self.device.stop(deadline)?;
         for (index, state) in self.live.drain(..).zip(states) {
             self.queues[index].state = state;
+        }
+        Ok(())
+    }
+
+    fn tell_status(&self, from: u32) {
+        let to = self.status();
+        if from != to {
+            let device = Arc::clone(self.signals.name());
+            self.signals.events().emit(|| Event::VirtioStatus { device, from, to });
         }
     }
 }

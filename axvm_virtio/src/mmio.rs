@@ -15,17 +15,19 @@
 //! Left out: the legacy interface (4.2.4); shared memory regions (no device has one).
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use axvm_devices::{BusDevice, Irq};
 use axvm_events::Events;
 use axvm_memory::GuestRam;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use crate::core::{Area, TransportCore};
 use crate::device::VirtioDevice;
-use crate::signals::Signals;
+use crate::doorbell::Doorbell;
+use crate::signals::DeviceSignals;
 use crate::state::TransportState;
+use crate::worker::{Busy, StillBusy, WorkerList};
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -74,8 +76,9 @@ pub const QUEUE_NOTIFY: u64 = reg::QUEUE_NOTIFY;
 /// Interrupt registers and kicks take no lock; the others share one, which no worker ever takes.
 pub struct MmioTransport {
     registers: Mutex<Registers>,
-    signals: Arc<Signals>,
-    kicks: Arc<[EventFd]>,
+    signals: Arc<DeviceSignals>,
+    kicks: Arc<[Arc<Doorbell>]>,
+    workers: Arc<WorkerList>,
 }
 
 struct Registers {
@@ -94,12 +97,13 @@ impl MmioTransport {
         irq: Irq,
         events: Events,
     ) -> io::Result<MmioTransport> {
-        let signals = Signals::new(name, irq, events);
-        let kick = |_: &u16| EventFd::new(EFD_CLOEXEC);
-        let kicks: Arc<[EventFd]> = device.queue_sizes().iter().map(kick).collect::<io::Result<_>>()?;
-        let core = TransportCore::new(device, ram, Arc::clone(&signals), Arc::clone(&kicks));
+        let signals = DeviceSignals::new(name, irq, events);
+        let kick = |_: &u16| Doorbell::new();
+        let kicks: Arc<[Arc<Doorbell>]> = device.queue_sizes().iter().map(kick).collect::<io::Result<_>>()?;
+        let workers = Arc::<WorkerList>::default();
+        let core = TransportCore::new(device, ram, Arc::clone(&signals), Arc::clone(&kicks), Arc::clone(&workers));
         let registers = Registers { core, device_features_sel: 0, driver_features_sel: 0, queue_sel: 0 };
-        Ok(MmioTransport { registers: Mutex::new(registers), signals, kicks })
+        Ok(MmioTransport { registers: Mutex::new(registers), signals, kicks, workers })
     }
 
     /// Name of the device.
@@ -113,25 +117,42 @@ impl MmioTransport {
     }
 
     /// The eventfd that wakes the worker of `queue`, which must be below [`Self::queue_count`].
-    pub fn kick(&self, queue: u16) -> &EventFd {
+    pub fn kick(&self, queue: u16) -> &Doorbell {
         &self.kicks[usize::from(queue)]
     }
 
-    /// Resets the device: all requests taken are completed and the workers joined when this returns.
-    pub fn stop(&self) {
-        self.lock().core.write_status(0);
+    /// Asks all workers to come to an end, and waits for none; a [`Self::pause`] or [`Self::stop`] must follow. Takes no
+    /// lock that a worker, or a vCPU that waits for one, may hold: call it for all devices first, so that they end
+    /// at the same time.
+    pub fn begin_stop(&self) {
+        self.workers.ask_stop();
     }
 
-    /// Holds the device still: when this returns, every request taken is completed and visible to the driver, and
-    /// the workers are joined. Kicks and interrupts are kept. Registers answer as always; a driver that gets to
-    /// DRIVER_OK, or resets a queue, is served from [`Self::resume`] on. Pausing twice is pausing once.
-    pub fn pause(&self) {
-        self.lock().core.pause();
+    /// The workers with a request in the host. Takes no lock that they, or a vCPU that waits for them, may hold.
+    pub fn busy(&self) -> Vec<Busy> {
+        self.workers.busy()
     }
 
-    /// Ends a pause: the device goes on where it stood, with the kicks that came meanwhile.
-    pub fn resume(&self) {
-        self.lock().core.resume();
+    /// Resets the device: all requests taken are completed, or back in their ring, and the workers joined when this
+    /// succeeds. A device that is [`StillBusy`] at `deadline` writes to the guest's RAM and to its disk until it is not:
+    /// neither may be given to another machine.
+    pub fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
+        self.lock_until(deadline)?.core.reset(Some(deadline))
+    }
+
+    /// Holds the device still: when this succeeds, every request taken is completed and visible to the driver, or back
+    /// in its ring, and the workers are joined. Kicks and interrupts are kept. Registers answer as always; a driver
+    /// that gets to DRIVER_OK, or resets a queue, is served from [`Self::resume`] on. Pausing twice is pausing once.
+    ///
+    /// A device that is [`StillBusy`] at `deadline` begins nothing new; pausing it again goes on waiting.
+    pub fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
+        self.lock_until(deadline)?.core.pause(Some(deadline))
+    }
+
+    /// Ends a pause: the device goes on where it stood, with the kicks that came meanwhile. After a pause that gave up
+    /// it waits for the workers first; then it can be [`StillBusy`], and stays paused.
+    pub fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
+        self.lock_until(deadline)?.core.resume(Some(deadline))
     }
 
     /// All that the transport knows of a paused device; `None` while it runs, for then the rings move.
@@ -152,6 +173,28 @@ impl MmioTransport {
 
     fn lock(&self) -> MutexGuard<'_, Registers> {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, unless a vCPU that waits for a worker keeps it until `deadline`. No lock of the standard library has a
+    /// deadline, so this looks every millisecond.
+    fn lock_until(&self, deadline: Instant) -> Result<MutexGuard<'_, Registers>, StillBusy> {
+        loop {
+            match self.registers.try_lock() {
+                Ok(registers) => return Ok(registers),
+                Err(TryLockError::Poisoned(error)) => return Ok(error.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::park_timeout(Duration::from_millis(1));
+                }
+                Err(TryLockError::WouldBlock) => return Err(self.still_busy()),
+            }
+        }
+    }
+
+    fn still_busy(&self) -> StillBusy {
+        let busy = self.busy().into_iter().next();
+        let Busy { thread, duration } =
+            busy.unwrap_or_else(|| Busy { thread: self.name().to_owned(), duration: Duration::ZERO });
+        StillBusy { thread, duration }
     }
 }
 
@@ -177,7 +220,7 @@ impl BusDevice for MmioTransport {
             match offset {
                 reg::QUEUE_NOTIFY => {
                     if let Some(kick) = self.kicks.get(value as usize) {
-                        let _ = kick.write(1);
+                        kick.ring();
                     }
                 }
                 reg::INTERRUPT_ACK => self.signals.acknowledge(value),

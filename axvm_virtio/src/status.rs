@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn drivers_can_not_ask_for_a_reset_bit_or_unknown_bits() {
+    fn drivers_cannot_ask_for_a_reset_bit_or_unknown_bits() {
         let (status, transitions) = at(&[DEVICE_NEEDS_RESET, 0x100, 16, 32], 0);
         assert_eq!((status.bits(), transitions), (0, vec![Transition::None; 4]));
     }

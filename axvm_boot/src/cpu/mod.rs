@@ -123,7 +123,7 @@ pub fn missing_features(supported: &[CpuidEntry], template: CpuTemplate) -> Vec<
 /// KVM's own leaves: its features stay as supported (kvmclock, PV EOI, steal time, ...).
 fn paravirtualize(leaves: &mut Leaves, topology: &Topology, config: &CpuConfig) {
     const BASE: u32 = 0x4000_0000;
-    // Linux leaves CPUs with larger ids offline without this. KVM's IOAPIC still hears 8 bits of
+    // Linux leaves CPUs with larger ids offline without this. KVM's IOAPIC still takes 8 bits of
     // destination only; Linux spreads the few IOAPIC pins from CPU 0 upwards, so it gets away with it.
     let last_id = topology.apic_id(topology.count().saturating_sub(1));
     if last_id > 254

@@ -79,7 +79,7 @@ fn act(device: Device, noise: &mut Noise) {
     }
 }
 
-/// As an honest driver does it, if nobody meddles.
+/// As an honest driver does it, if no other CPU meddles.
 fn set_up(device: Device, noise: &mut Noise) {
     begin(device, noise);
     for number in 0..6 {

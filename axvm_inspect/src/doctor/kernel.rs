@@ -1,6 +1,6 @@
 //! The rest of the kernel: its age, asynchronous files, network devices, fences around a process.
 
-use axvm_sandbox::State;
+use axvm_sandbox::Availability as State;
 
 use super::{Host, Root, Row};
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use axvm_devices::StopReason;
-use axvm_machine::WaitOutcome;
+use axvm_machine::{PauseError, WaitOutcome};
 
-use crate::guest::{Lab, assert_proved, end, has_kvm};
+use crate::guest::{Lab, assert_proved, end, has_kvm, soon};
 
 #[test]
 fn a_guest_runs_in_this_process_and_again_after_a_reset() {
@@ -44,14 +44,17 @@ fn a_paused_machine_stands_still_until_it_is_resumed() {
     let lab = Lab::new(2, "shell");
     let machine = lab.build();
     lab.wait_until_said(&machine, "> ");
-    assert!(machine.pause() && machine.pause() && machine.is_paused());
+    machine.pause(soon()).unwrap();
+    machine.pause(soon()).unwrap();
+    assert!(machine.is_paused());
     let before = machine.exits();
     lab.ports.com1.put(b"work 1\r");
     assert_eq!(machine.wait(None, Some(Duration::from_millis(20))).unwrap(), WaitOutcome::TimedOut);
     assert_eq!(machine.exits(), before);
-    machine.resume();
+    machine.resume(soon()).unwrap();
     lab.wait_until_said(&machine, "= ");
-    assert_eq!(machine.stop(), StopReason::Quit);
+    assert_eq!(machine.stop(soon()), (StopReason::Quit, Ok(())));
+    assert_eq!(machine.pause(soon()), Err(PauseError::Stopping));
 }
 
 #[test]
@@ -63,11 +66,11 @@ fn a_visit_comes_to_a_paused_vcpu_and_to_no_other() {
     let machine = lab.build();
     let thread = || std::thread::current().name().unwrap_or_default().to_owned();
     assert_eq!(machine.visit(0, move |_| thread()), None, "it runs");
-    machine.pause();
+    machine.pause(soon()).unwrap();
     for index in [1, 0] {
         assert_eq!(machine.visit(index, move |_| thread()), Some(format!("vcpu{index}")));
     }
     assert_eq!(machine.visit(2, move |_| thread()), None, "there is no such vCPU");
-    machine.resume();
-    machine.stop();
+    machine.resume(soon()).unwrap();
+    assert_eq!(machine.stop(soon()), (StopReason::Quit, Ok(())));
 }

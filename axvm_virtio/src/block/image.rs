@@ -27,7 +27,7 @@ use super::error::DiskError;
 pub(super) const SERIAL_LEN: usize = 20;
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
 pub(super) const HOST_PAGE: u32 = 4096;
-/// Zeroes for hosts that can not make them by themselves.
+/// Zeroes for hosts that cannot make them by themselves.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// An open image. Keeps its lock until dropped.
@@ -117,11 +117,11 @@ impl DiskImage {
         self.allocate(FallocateFlags::PUNCH_HOLE, offset, len)
     }
 
-    /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host can not.
+    /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host cannot.
     pub(super) fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let how = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
         match self.allocate(how, offset, len) {
-            // EOPNOTSUPP: this file system can not. EINVAL: this block device can not at this alignment.
+            // EOPNOTSUPP: this file system cannot. EINVAL: this block device cannot at this alignment.
             Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::InvalidInput => {
                 self.write_zeroes(offset, len)
             }
@@ -149,7 +149,7 @@ impl DiskImage {
     }
 }
 
-/// Whether the host can not do this at all.
+/// Whether the host cannot do this at all.
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported
 }

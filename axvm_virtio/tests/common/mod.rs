@@ -123,6 +123,18 @@ impl Machine {
         Machine { ram, transport, irq, tape }
     }
 
+    pub fn pause(&self) {
+        self.transport.pause(Instant::now() + PATIENCE).unwrap();
+    }
+
+    pub fn resume(&self) {
+        self.transport.resume(Instant::now() + PATIENCE).unwrap();
+    }
+
+    pub fn stop(&self) {
+        self.transport.stop(Instant::now() + PATIENCE).unwrap();
+    }
+
     pub fn get(&self, offset: u64) -> u32 {
         let mut data = [0xff; 4];
         self.transport.read(offset, &mut data);
