@@ -12,16 +12,14 @@ use std::thread;
 use std::time::Duration;
 
 use axvm_arch::cpuid::Topology;
-use axvm_boot::cpu::CpuTemplate;
-use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
 use axvm_machine::{KernelSource, MachineSpec};
-use axvm_memory::{PageSize, RamConfig};
-use axvm_virtio::block::{Cache, DiskConfig};
+use axvm_memory::RamConfig;
+use axvm_virtio::block::DiskConfig;
 
-use crate::cli::{CacheArg, CpuArg, EntryArg, HugePages, OnReboot, RunArgs};
+use crate::cli::RunArgs;
 pub use crate::error::ConfigError;
-use crate::settings::{Cpus, Disk, Memory, Name, Settings, Size};
+use crate::settings::{Cpus, Memory, Name, OnReboot, Settings, Size};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
 /// opened.
@@ -52,7 +50,7 @@ pub struct Config {
 impl Config {
     /// Reads the file that the arguments name, if any; completes and checks all that was said.
     pub fn from_args(args: RunArgs) -> Result<Config, ConfigError> {
-        Config::from_settings(Settings::gather(&args)?)
+        Config::from_settings(args.settings()?)
     }
 
     /// Completes and checks what was said.
@@ -60,7 +58,7 @@ impl Config {
         let by_default = said.kernel.is_none();
         let found = |name: &str| by_default.then(|| find(name)).flatten();
         let kernel = said.kernel.or_else(|| found("bzImage")).ok_or(ConfigError::NoKernel)?;
-        let mut disks: Vec<DiskConfig> = said.disk.into_iter().map(disk).collect();
+        let mut disks = said.disk;
         if disks.is_empty() {
             disks.extend(found("disk.img").map(DiskConfig::new));
         }
@@ -76,9 +74,9 @@ impl Config {
         let machine = MachineSpec {
             initrd: said.initrd.or_else(|| found("initrd.img")),
             append: said.append.unwrap_or_default(),
-            entry: said.entry.map(Entry::from),
+            entry: said.entry,
             topology,
-            cpu: said.cpu.unwrap_or(CpuArg::Host).into(),
+            cpu: said.cpu.unwrap_or_default(),
             pins,
             memory: memory(&said.memory)?,
             acpi: !said.no_acpi.unwrap_or(false),
@@ -105,37 +103,6 @@ impl Config {
     }
 }
 
-fn disk(said: Disk) -> DiskConfig {
-    DiskConfig {
-        read_only: said.ro,
-        serial: said.serial.map(|serial| serial.0),
-        cache: match said.cache {
-            Some(CacheArg::Writethrough) => Cache::WriteThrough,
-            Some(CacheArg::Writeback) | None => Cache::WriteBack,
-        },
-        ..DiskConfig::new(said.path)
-    }
-}
-
-impl From<EntryArg> for Entry {
-    fn from(entry: EntryArg) -> Entry {
-        match entry {
-            EntryArg::Bits32 => Entry::Bits32,
-            EntryArg::Bits64 => Entry::Bits64,
-            EntryArg::Pvh => Entry::Pvh,
-        }
-    }
-}
-
-impl From<CpuArg> for CpuTemplate {
-    fn from(cpu: CpuArg) -> CpuTemplate {
-        match cpu {
-            CpuArg::Host => CpuTemplate::Host,
-            CpuArg::Ivybridge => CpuTemplate::IvyBridge,
-        }
-    }
-}
-
 /// `name` in the current directory or the one above: users start in `axvm_core`, files lie in the root.
 fn find(name: &str) -> Option<PathBuf> {
     [Path::new(".").join(name), Path::new("..").join(name)].into_iter().find(|path| path.exists())
@@ -152,16 +119,11 @@ const DEFAULT_SIZE: Size = Size(512 << 20);
 
 fn memory(said: &Memory) -> Result<RamConfig, ConfigError> {
     let size = said.size.unwrap_or(DEFAULT_SIZE);
-    let (pages, page) = match said.hugepages.unwrap_or(HugePages::Thp) {
-        HugePages::Thp => (PageSize::Thp, None),
-        HugePages::Huge2M => (PageSize::Huge2M, Some((2 << 20, "2M"))),
-        HugePages::Huge1G => (PageSize::Huge1G, Some((1 << 30, "1G"))),
-        HugePages::Off => (PageSize::Small, None),
-    };
-    if let Some((bytes, name)) = page
-        && !size.0.is_multiple_of(bytes)
+    let pages = said.hugepages.unwrap_or_default();
+    if let Some(pool) = pages.pool()
+        && !size.0.is_multiple_of(pool.bytes())
     {
-        let why = format!("not made of {name} pages (--hugepages); give a multiple of {name}, or take smaller pages");
+        let why = format!("not made of {pages} pages (--hugepages); give a multiple of {pages}, or take smaller pages");
         return Err(ConfigError::option("--memory", size, why));
     }
     let on = |switch: Option<bool>| switch.unwrap_or(false);
@@ -196,6 +158,7 @@ fn check_ends(console: &BackEnd, virtio: Option<&BackEnd>, api: Option<&Path>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axvm_memory::PageSize;
 
     #[test]
     fn memory_is_small_and_plain_by_default() {
@@ -208,11 +171,11 @@ mod tests {
     fn memory_has_to_be_made_of_the_pages_asked_for() {
         let said =
             |mib: u64, pages| Memory { size: Some(Size(mib << 20)), hugepages: Some(pages), ..Memory::default() };
-        assert!(memory(&said(513, HugePages::Off)).is_ok());
-        assert!(memory(&said(514, HugePages::Huge2M)).is_ok());
-        let error = memory(&said(513, HugePages::Huge2M)).unwrap_err().to_string();
+        assert!(memory(&said(513, PageSize::Small)).is_ok());
+        assert!(memory(&said(514, PageSize::Huge2M)).is_ok());
+        let error = memory(&said(513, PageSize::Huge2M)).unwrap_err().to_string();
         assert!(error.contains("--memory 513M") && error.contains("multiple of 2M"), "{error}");
-        assert!(memory(&said(514, HugePages::Huge1G)).is_err());
+        assert!(memory(&said(514, PageSize::Huge1G)).is_err());
     }
 
     #[test]

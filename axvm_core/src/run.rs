@@ -14,13 +14,14 @@ use anyhow::{Context, Result};
 use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_core::notify::{Notifier, State};
+use axvm_core::settings::OnReboot;
 use axvm_core::speech;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::Files;
 
-use crate::cli::{OnReboot, RunArgs};
+use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::control::Panel;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use axvm_console::BackEnd;
 use axvm_core::cli::SelftestArgs;
-use axvm_core::settings::Settings;
+use axvm_core::settings::{OnReboot, Settings};
 use axvm_core::speech::print;
 use axvm_devices::StopReason;
 use axvm_events::Events;
@@ -24,7 +24,6 @@ use axvm_sandbox::Role;
 use axvm_virtio::block::DiskConfig;
 use serde::Serialize;
 
-use crate::cli::OnReboot;
 use crate::config::Config;
 use crate::consoles::OpenedConsoles;
 use crate::current::Current;

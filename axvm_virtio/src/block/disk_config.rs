@@ -56,7 +56,7 @@ impl FromStr for Cache {
     }
 }
 
-/// What to open, and how.
+/// One disk: its image, and how the guest may use it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table: [[disk]] with path = \"disk.img\"")]
 pub struct DiskConfig {
