@@ -157,8 +157,8 @@ impl SavedMachine {
         if let (Some(port), Some(state)) = (&ports.hvc0, &self.hvc0) {
             port.restore(state.clone())?;
         }
-        let pairs = inventory.parts().iter().zip(&self.parts);
-        pairs.map(|(part, saved)| part.chip.restore(&saved.name, &saved.chip)).collect()
+        let mut pairs = inventory.parts().iter().zip(&self.parts);
+        pairs.try_for_each(|(part, saved)| part.chip.restore(&saved.name, &saved.chip))
     }
 }
 
