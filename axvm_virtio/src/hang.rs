@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   request --> worker --> the host: until the test lets it go
-//!   vCPU: reset .......... waits for the worker, register lock in hand
+//!   vCPU: reset .......... waits for the worker, and holds the register lock
 //!   others: begin_stop, busy: at once; pause, stop, resume: until their deadline
 //! ```
 

@@ -12,6 +12,8 @@
 //! [`Worker::join`], which can give up: a request that hangs in the host holds up its own thread, nothing else.
 //!
 //! With one queue and no more to wait for, the sleep is one blocking read(2) of the kick; else it is one poll(2).
+//!
+//! Source: eventfd(2), poll(2).
 //! Left out: several threads for one queue.
 
 mod serve;
