@@ -3,11 +3,15 @@
 //! ```text
 //!   chunks:   | 0 | 1 | 2 | 3 | 4 | ...        a thread that is done takes the next one
 //! ```
+//!
+//! No specification. Left out: a choice of processors or NUMA nodes; the kernel places the threads.
 
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+
+use axvm_sandbox::{Role, spawn_scoped};
 
 use crate::mapping::Mapping;
 
@@ -15,10 +19,11 @@ use crate::mapping::Mapping;
 const CHUNK: usize = 64 << 20;
 
 /// Calls `work` once for every byte of `maps`, in chunks of whole pages; returns the first error.
-pub(crate) fn for_each_chunk(maps: &[Mapping], work: fn(&Mapping, Range<usize>) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn for_each_chunk(maps: &[&Mapping], work: fn(&Mapping, Range<usize>) -> io::Result<()>) -> io::Result<()> {
     let chunks: Vec<_> = maps.iter().flat_map(|map| chunks(map).map(move |range| (map, range))).collect();
     let next = AtomicUsize::new(0);
     let run = || {
+        // Relaxed: each chunk has to be taken once, and joining the threads orders what they wrote.
         while let Some((map, range)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
             work(map, range.clone())?;
         }
@@ -27,11 +32,7 @@ pub(crate) fn for_each_chunk(maps: &[Mapping], work: fn(&Mapping, Range<usize>) 
     let count = thread::available_parallelism().map_or(1, usize::from).min(chunks.len());
     thread::scope(|scope| {
         // A thread that the host does not give is not missed: the others take its chunks.
-        let help = || {
-            axvm_sandbox::enter(axvm_sandbox::Role::Ram);
-            run()
-        };
-        let start = |_| thread::Builder::new().name("ram".into()).spawn_scoped(scope, help).ok();
+        let start = |_| spawn_scoped(scope, Role::Ram, "ram", run).ok();
         let others: Vec<_> = (1..count).filter_map(start).collect();
         let mine = run();
         others.into_iter().map(|thread| thread.join().expect("work on RAM does not panic")).fold(mine, Result::and)
@@ -70,6 +71,7 @@ mod tests {
     #[test]
     fn the_first_error_comes_back() {
         let maps = [map(5 * CHUNK), map(4096)];
+        let maps = [&maps[0], &maps[1]];
         assert!(for_each_chunk(&maps, |_, _| Ok(())).is_ok());
         let last = |_: &Mapping, range: Range<usize>| match range.start {
             start if start == 4 * CHUNK => Err(io::ErrorKind::OutOfMemory.into()),
