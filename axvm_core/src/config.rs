@@ -16,7 +16,7 @@ use axvm_arch::layout;
 use axvm_console::BackEnd;
 use axvm_memory::{PageSize, RamConfig};
 
-use crate::cli::{CacheArg, CpuArg, EntryArg, HugePages, OnReboot, RunArgs};
+use crate::cli::{CacheArg, CpuArg, EntryArg, OnReboot, RunArgs};
 pub use crate::error::ConfigError;
 use crate::settings::{Cpus, Disk, Memory, Name, Settings, Size};
 
@@ -182,16 +182,9 @@ const DEFAULT_SIZE: Size = Size(512 << 20);
 
 fn memory(said: &Memory) -> Result<RamConfig, ConfigError> {
     let size = said.size.unwrap_or(DEFAULT_SIZE);
-    let (pages, page) = match said.hugepages.unwrap_or(HugePages::Thp) {
-        HugePages::Thp => (PageSize::Thp, None),
-        HugePages::Huge2M => (PageSize::Huge2M, Some((2 << 20, "2M"))),
-        HugePages::Huge1G => (PageSize::Huge1G, Some((1 << 30, "1G"))),
-        HugePages::Off => (PageSize::Small, None),
-    };
-    if let Some((bytes, name)) = page
-        && !size.0.is_multiple_of(bytes)
-    {
-        let why = format!("not made of {name} pages (--hugepages); give a multiple of {name}, or take smaller pages");
+    let pages = said.hugepages.unwrap_or_default();
+    if pages.unit().is_some_and(|unit| !size.0.is_multiple_of(unit)) {
+        let why = format!("not made of {pages} pages (--hugepages); give a multiple of {pages}, or take smaller pages");
         return Err(ConfigError::option("--memory", size, why));
     }
     let on = |switch: Option<bool>| switch.unwrap_or(false);
@@ -238,11 +231,11 @@ mod tests {
     fn memory_has_to_be_made_of_the_pages_asked_for() {
         let said =
             |mib: u64, pages| Memory { size: Some(Size(mib << 20)), hugepages: Some(pages), ..Memory::default() };
-        assert!(memory(&said(513, HugePages::Off)).is_ok());
-        assert!(memory(&said(514, HugePages::Huge2M)).is_ok());
-        let error = memory(&said(513, HugePages::Huge2M)).unwrap_err().to_string();
+        assert!(memory(&said(513, PageSize::Small)).is_ok());
+        assert!(memory(&said(514, PageSize::Huge2M)).is_ok());
+        let error = memory(&said(513, PageSize::Huge2M)).unwrap_err().to_string();
         assert!(error.contains("--memory 513M") && error.contains("multiple of 2M"), "{error}");
-        assert!(memory(&said(514, HugePages::Huge1G)).is_err());
+        assert!(memory(&said(514, PageSize::Huge1G)).is_err());
     }
 
     #[test]

@@ -6,27 +6,86 @@
 //!            Huge2M    2 MiB pages from the host's pool, all of them or an error
 //!            Huge1G    1 GiB pages from the host's pool, all of them or an error
 //! ```
+//!
+//! Transparent huge pages of shared RAM are a choice of their own on the host
+//! (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`: advise).
+//!
+//! Spec: Linux Documentation/admin-guide/mm/transhuge.rst and hugetlbpage.rst. Left out: NUMA policies.
 
+use std::str::FromStr;
 use std::{fmt, io};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Pages that back guest RAM on the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Pages that back guest RAM on the host. What the variants say is shown as help and in the schema of settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PageSize {
-    /// Transparent huge pages where the kernel has them free, 4 KiB pages elsewhere. For shared RAM
-    /// the host has to allow them apart (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`: advise).
+    /// Transparent huge pages, as the host finds them
     #[default]
+    #[serde(rename = "thp")]
     Thp,
-    /// 2 MiB pages from the host's hugetlb pool.
+    /// 2 MiB pages of the host's pool
+    #[serde(rename = "2M")]
     Huge2M,
-    /// 1 GiB pages from the host's hugetlb pool.
+    /// 1 GiB pages of the host's pool
+    #[serde(rename = "1G")]
     Huge1G,
-    /// 4 KiB pages only.
+    /// Small pages only
+    #[serde(rename = "off")]
     Small,
 }
 
+/// A word that is no [`PageSize`].
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("'{0}' is no kind of pages; use thp, 2M, 1G or off")]
+pub struct UnknownPageSize(String);
+
+impl fmt::Display for PageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for PageSize {
+    type Err = UnknownPageSize;
+
+    fn from_str(word: &str) -> Result<PageSize, UnknownPageSize> {
+        let named = PageSize::ALL.into_iter().find(|pages| pages.name() == word);
+        named.ok_or_else(|| UnknownPageSize(word.into()))
+    }
+}
+
 impl PageSize {
+    /// Every choice, the default first.
+    pub const ALL: [PageSize; 4] = [PageSize::Thp, PageSize::Huge2M, PageSize::Huge1G, PageSize::Small];
+
+    /// Its name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            PageSize::Thp => "thp",
+            PageSize::Huge2M => "2M",
+            PageSize::Huge1G => "1G",
+            PageSize::Small => "off",
+        }
+    }
+
+    /// A line of help.
+    pub fn about(self) -> &'static str {
+        match self {
+            PageSize::Thp => "Transparent huge pages, as the host finds them",
+            PageSize::Huge2M => "2 MiB pages of the host's pool",
+            PageSize::Huge1G => "1 GiB pages of the host's pool",
+            PageSize::Small => "Small pages only",
+        }
+    }
+
+    /// Length in bytes of the pages that RAM has to be made of; `None` if any will do.
+    pub fn unit(self) -> Option<u64> {
+        self.pool().map(HugePage::bytes)
+    }
+
     /// The pool that the pages come from, if it is one.
     pub(crate) fn pool(self) -> Option<HugePage> {
         match self {
@@ -204,4 +263,33 @@ pub enum RamError {
     /// Memory could not be given back.
     #[error("Cannot clear guest RAM for the next start")]
     Clear(#[source] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_have_one_name_everywhere() {
+        for (pages, name) in PageSize::ALL.into_iter().zip(["thp", "2M", "1G", "off"]) {
+            assert_eq!((pages.to_string().as_str(), name.parse()), (name, Ok(pages)));
+            assert_eq!(serde_json::to_value(pages).unwrap(), name);
+            assert_eq!(serde_json::from_value::<PageSize>(name.into()).unwrap(), pages);
+        }
+        assert_eq!(PageSize::ALL[0], PageSize::default());
+        let error = "2m".parse::<PageSize>().unwrap_err().to_string();
+        assert!(error.contains("'2m'") && error.contains("thp, 2M, 1G or off"), "{error}");
+    }
+
+    #[test]
+    fn the_schema_says_what_the_help_says() {
+        let schema = serde_json::to_value(schemars::schema_for!(PageSize)).unwrap();
+        let said: Vec<_> = schema["oneOf"].as_array().unwrap().iter().map(|one| one["description"].clone()).collect();
+        assert_eq!(said, PageSize::ALL.map(PageSize::about));
+    }
+
+    #[test]
+    fn ram_from_a_pool_is_made_of_its_pages() {
+        assert_eq!(PageSize::ALL.map(PageSize::unit), [None, Some(2 << 20), Some(1 << 30), None]);
+    }
 }

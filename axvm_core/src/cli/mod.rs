@@ -15,7 +15,7 @@ mod run;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 pub use control::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
-pub use run::{CacheArg, CpuArg, EntryArg, HugePages, OnReboot, RunArgs, Switch};
+pub use run::{CacheArg, CpuArg, EntryArg, OnReboot, RunArgs, Switch};
 
 /// A hypervisor you can read like a book and run like a product.
 #[derive(Debug, Parser)]

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use axvm_memory::PageSize;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,24 +34,6 @@ pub enum CpuArg {
     Host,
     /// What a Xeon E5 v2 has: no AVX2, BMI, FMA, MOVBE, RDSEED ...
     Ivybridge,
-}
-
-/// What backs guest RAM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum HugePages {
-    /// Transparent huge pages, as the host finds them
-    Thp,
-    /// 2 MiB pages of the host's pool
-    #[value(name = "2M")]
-    #[serde(rename = "2M")]
-    Huge2M,
-    /// 1 GiB pages of the host's pool
-    #[value(name = "1G")]
-    #[serde(rename = "1G")]
-    Huge1G,
-    /// Small pages only
-    Off,
 }
 
 /// What a reset by the guest does.
@@ -164,8 +148,8 @@ pub struct RunArgs {
     pub pin: Option<String>,
 
     /// Pages behind guest RAM [default: thp]
-    #[arg(long, value_enum, help_heading = "Hardware and host")]
-    pub hugepages: Option<HugePages>,
+    #[arg(long, value_parser = page_size(), help_heading = "Hardware and host")]
+    pub hugepages: Option<PageSize>,
 
     /// Take all guest RAM from the host before the guest starts
     #[arg(long, value_enum, value_name = "on|off", num_args = 0..=1, require_equals = true)]
@@ -185,4 +169,10 @@ pub struct RunArgs {
     /// Confine AxVM to the files and system calls it needs [default: on]
     #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true, help_heading = "Hardware and host")]
     pub sandbox: Option<Switch>,
+}
+
+/// Reads the name of a kind of pages, and shows all of them as help.
+fn page_size() -> impl TypedValueParser<Value = PageSize> {
+    let value = |pages: PageSize| PossibleValue::new(pages.name()).help(pages.about());
+    PossibleValuesParser::new(PageSize::ALL.map(value)).try_map(|name| name.parse::<PageSize>())
 }

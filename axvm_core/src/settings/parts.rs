@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use axvm_arch::cpuid::Topology;
+use axvm_memory::PageSize;
 use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::text;
 use super::value::{Serial, Size};
-use crate::cli::{CacheArg, HugePages};
+use crate::cli::CacheArg;
 
 /// `--cpus`: vCPUs and how they are grouped. What is left out of the grouping follows from the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -98,7 +99,7 @@ pub struct Memory {
     pub shared: Option<bool>,
     /// Pages behind guest RAM.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hugepages: Option<HugePages>,
+    pub hugepages: Option<PageSize>,
     /// Take all of it from the host before the guest starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
