@@ -8,7 +8,7 @@
 //! Every run ends before a guest starts; one that does not is killed and fails. Cases that get as far as
 //! opening /dev/kvm are skipped where there is none.
 
-mod images;
+use crate::images;
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -3,7 +3,7 @@
 //! Needs /dev/kvm; without it each test says that it was skipped. What is stopped is tried in `axvm_sandbox`, from
 //! inside; that every other test of this directory passes with the sandbox on is the proof of the rest.
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::io::Read;

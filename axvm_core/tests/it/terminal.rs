@@ -3,7 +3,7 @@
 //! Needs /dev/kvm and setsid; without them each test says that it was skipped. What can not be: after SIGKILL a
 //! terminal stays raw, for nobody is left to restore it (`reset` does). Left out: a fault of AxVM itself (SIGSEGV, SIGABRT).
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::process::Command;

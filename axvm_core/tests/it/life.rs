@@ -2,7 +2,7 @@
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
 
-mod common;
+use crate::common;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,0 +1,14 @@
+//! The program, tried as a user tries it: one binary, so that it is linked once.
+
+mod common;
+mod console;
+mod control;
+mod doctor;
+mod errors;
+mod faults;
+mod guests;
+mod images;
+mod life;
+mod sandbox;
+mod settings;
+mod terminal;
