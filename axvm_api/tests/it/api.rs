@@ -1,6 +1,6 @@
 //! Every resource over a real socket, as clients use it.
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::process::Command;

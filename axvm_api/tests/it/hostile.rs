@@ -1,6 +1,6 @@
 //! Clients that lie, stall, flood and never read: each harms nobody but itself.
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
