@@ -1,6 +1,6 @@
 //! Clients on sockets: the console's own, and those attached at run time.
 
-mod common;
+use crate::common;
 
 use std::io::Write;
 use std::net::Shutdown;

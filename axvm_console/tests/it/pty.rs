@@ -1,6 +1,6 @@
 //! The pseudo-terminal that programs open, leave, and open again.
 
-mod common;
+use crate::common;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

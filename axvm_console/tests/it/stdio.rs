@@ -1,6 +1,6 @@
 //! Standard input and output: pipes, files, nothing.
 
-mod common;
+use crate::common;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};

@@ -1,6 +1,6 @@
 //! Standard streams that are a terminal: its mode, its keys, its size.
 
-mod common;
+use crate::common;
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
