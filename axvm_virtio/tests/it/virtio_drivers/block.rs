@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 
-use crate::guest::{GuestPages, Registers, plug};
+use super::guest::{GuestPages, Registers, plug};
 
 const SECTORS: usize = 4096;
 

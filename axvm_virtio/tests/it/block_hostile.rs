@@ -1,7 +1,7 @@
 //! A hostile driver in front of the block device: it gets errors, never a hang, a panic, or more of
 //! the host than its disk.
 
-mod common;
+use crate::common;
 
 use axvm_arch::Gpa;
 use axvm_devices::BusDevice;

@@ -1,6 +1,6 @@
 //! Pause and resume: a device held still in the middle of its work, again and again, loses and repeats nothing.
 
-mod common;
+use crate::common;
 
 use std::collections::HashMap;
 use std::sync::Arc;

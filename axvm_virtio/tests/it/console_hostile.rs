@@ -1,6 +1,6 @@
 //! The console under a driver that lies, floods, or never ends.
 
-mod common;
+use crate::common;
 
 use axvm_arch::Gpa;
 use axvm_console::Port;

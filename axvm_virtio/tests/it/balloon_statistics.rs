@@ -1,6 +1,6 @@
 //! The balloon's statistics queue: a buffer that the device holds, and gives back to ask again.
 
-mod common;
+use crate::common;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

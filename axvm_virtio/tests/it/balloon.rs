@@ -1,6 +1,6 @@
 //! The balloon at work: memory that really goes back to the host, and drivers that lie.
 
-mod common;
+use crate::common;
 
 use axvm_arch::Gpa;
 use axvm_devices::BusDevice;

@@ -1,6 +1,6 @@
 //! The block device at work: every request, every shape, every feature.
 
-mod common;
+use crate::common;
 
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The entropy device at work, with a driver that is honest and one that is not.
 
-mod common;
+use crate::common;
 
 use std::collections::HashSet;
 

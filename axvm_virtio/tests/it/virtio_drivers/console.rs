@@ -8,7 +8,7 @@ use axvm_virtio::console::Console;
 use axvm_virtio::mmio::MmioTransport;
 use virtio_drivers::device::console::VirtIOConsole;
 
-use crate::guest::{GuestPages, Registers, plug};
+use super::guest::{GuestPages, Registers, plug};
 
 fn drive(transport: &Arc<MmioTransport>) -> VirtIOConsole<GuestPages, Registers> {
     VirtIOConsole::new(Registers(Arc::clone(transport))).unwrap()

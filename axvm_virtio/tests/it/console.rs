@@ -1,6 +1,6 @@
 //! The console at work: a host that is slow, a driver that is slow, and stops in between.
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! When the host fails: images that can not be opened, and images that fail in use.
 
-mod common;
+use crate::common;
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -6,7 +6,7 @@ use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::rng::Rng;
 use virtio_drivers::device::rng::VirtIORng;
 
-use crate::guest::{GuestPages, Registers, plug};
+use super::guest::{GuestPages, Registers, plug};
 
 fn drive(transport: &Arc<MmioTransport>) -> VirtIORng<GuestPages, Registers> {
     VirtIORng::new(Registers(Arc::clone(transport))).unwrap()

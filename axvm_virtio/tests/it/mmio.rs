@@ -1,6 +1,6 @@
 //! The registers of virtio-mmio, one rule at a time, in front of a device that only keeps its queues.
 
-mod common;
+use crate::common;
 
 use std::sync::{Arc, Mutex};
 
