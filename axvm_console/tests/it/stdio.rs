@@ -5,7 +5,7 @@ use crate::common;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axvm_console::BackEnd;
 use common::{assert_quiet, on, open, pattern, read, receive, send_all, until};
@@ -21,9 +21,8 @@ fn a_slow_pipe_gets_everything() {
     let bench = on(nothing(), &writer);
     drop(writer);
     let sent = pattern(1 << 20);
-    let start = Instant::now();
+    // The reader starts later: if sending waited for it, this would not return.
     assert_eq!(bench.port.send(&sent), sent.len());
-    assert!(start.elapsed() < Duration::from_millis(250), "sending waits for nobody");
     let reading = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
         let mut got = Vec::new();
@@ -94,9 +93,8 @@ fn a_reader_that_never_reads_can_be_given_up() {
     std::thread::sleep(Duration::from_millis(50));
     assert!(rustix::io::read(bench.console.ended(), &mut [0; 8]).is_err(), "it waits for the reader");
     bench.console.give_up();
-    let start = Instant::now();
+    // If this waited for the reader, it would not return.
     bench.console.finish();
-    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[test]

@@ -52,15 +52,15 @@ impl Machine {
         answer
     }
 
-    /// Another client is served, and soon; three tries, for the host may be busy too.
+    /// Another client is served, and soon; many tries, for the host may be busy too, but hardly each time.
     pub fn still_serves(&self, after: &str) {
         let try_once = || {
             let before = Instant::now();
             assert_eq!(status_of(&self.ask("GET /status")), 200, "{after}");
             before.elapsed()
         };
-        let took = (0..3).map(|_| try_once()).find(|&took| took < Duration::from_millis(100));
-        assert!(took.is_some(), "{after}: another client waited for more than 100 ms, three times");
+        let took = (0..20).map(|_| try_once()).find(|&took| took < Duration::from_millis(100));
+        assert!(took.is_some(), "{after}: another client waited for more than 100 ms, each of 20 times");
     }
 }
 
