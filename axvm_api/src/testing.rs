@@ -40,6 +40,8 @@ impl Control for FakeMachine {
             cpus: 2,
             memory: Memory { size: 128 << 20, resident },
             disks: vec![Disk { name: "vda".into(), path: "/disk.img".into(), read_only: true }],
+            parts: Vec::new(),
+            busy: Vec::new(),
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
             console: "stdio".into(),
             version: "0.0.0".into(),

@@ -285,6 +285,10 @@ pub struct Status {
     pub memory: Memory,
     /// The disks, in the order of their names.
     pub disks: Vec<Disk>,
+    /// Every part of the machine and its place, in the order of the plan; none between two starts.
+    pub parts: Vec<Part>,
+    /// Threads with a request in the host, longest first; those of a moment come and go.
+    pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.
     pub exits: Exits,
     /// Where the console is, such as `stdio`, `pty /dev/pts/3` or `none (hvc0 stdio)`.
@@ -333,6 +337,28 @@ pub struct Disk {
     pub path: PathBuf,
     /// Whether writes are refused.
     pub read_only: bool,
+}
+
+/// A part of the machine.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Part {
+    /// Its name, such as `vda` or `COM1`.
+    pub name: String,
+    /// What it is, such as `virtio-blk` or `16550`.
+    pub kind: String,
+    /// Where its registers are, such as `ports 0x3f8-0x3ff` or `0xd0000000-0xd00001ff`.
+    pub places: Vec<String>,
+    /// Its interrupt line (GSI), if it has one.
+    pub line: Option<u32>,
+}
+
+/// A thread that waits for the host.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BusyThread {
+    /// Its name, such as `vda-q0`.
+    pub thread: String,
+    /// Seconds since its request began.
+    pub seconds: f64,
 }
 
 /// How often vCPUs came back to AxVM.

@@ -1,16 +1,21 @@
-//! A client, which watches the console and may type: a socket's other end, or a program on the pseudo-terminal.
+//! A client that watches the console and may type: a socket's other end, or a program on the pseudo-terminal.
 //!
 //! ```text
 //!   replay, live output --> backlog --> the client, as fast as it reads
+//!
+//!   backlog      up to 64 KiB     up to 1 MiB            beyond
+//!   the guest    runs             waits 100 ms at most   waits 2 s at most, then the client is dropped
 //! ```
 //!
-//! A backlog of 64 KiB holds the guest back, so that a client that reads loses nothing; but not for long after the
-//! client stopped reading. Such a client is dropped when its backlog passes 1 MiB.
+//! So a client that reads, however slowly, loses nothing, and one that has stopped costs the guest two seconds once.
+//! Patience is spent only by waiting: by what passed while the guest was held for this client and the client took
+//! nothing, as the console's thread saw it. While that thread did not run (a busy or a stopped host), the client could
+//! not be served, and mostly did not run either; no more than [`TICK`] of such a time counts.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -20,8 +25,12 @@ use crate::port::LIMIT;
 /// A larger backlog than this costs a client that does not read its connection.
 pub const BACKLOG_LIMIT: usize = 1 << 20;
 
-/// How long a client may stand still before the guest no longer waits for it.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a client may take nothing before the guest goes on without it.
+const BRIEF: Duration = Duration::from_millis(100);
+/// How long it may take nothing before it is dropped, or the end of the console no longer waits for it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a client that is waited for is looked at: what passes between two looks counts no more than this.
+pub const TICK: Duration = Duration::from_millis(100);
 
 /// What is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +47,10 @@ pub struct Client {
     pub kind: Kind,
     fd: Arc<OwnedFd>,
     backlog: VecDeque<u8>,
-    /// When it last took something, or had taken all.
-    progress: Instant,
+    /// How long it was waited for since it last took something, or had taken all.
+    waited: Duration,
+    /// It took something since the last look.
+    took: bool,
     /// It will type no more.
     typed_all: bool,
     /// It will read no more.
@@ -49,13 +60,13 @@ pub struct Client {
 impl Client {
     /// A client that shall first see `replay`.
     pub fn new(kind: Kind, fd: Arc<OwnedFd>, replay: VecDeque<u8>) -> Client {
-        Client { kind, fd, backlog: replay, progress: Instant::now(), typed_all: false, hung_up: false }
+        Client { kind, fd, backlog: replay, waited: Duration::ZERO, took: false, typed_all: false, hung_up: false }
     }
 
     /// Shows it more.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.backlog.is_empty() {
-            self.progress = Instant::now();
+            self.waited = Duration::ZERO;
         }
         if !self.hung_up {
             self.backlog.extend(bytes);
@@ -74,7 +85,7 @@ impl Client {
             match rustix::io::write(&self.fd, self.backlog.as_slices().0) {
                 Ok(count) => {
                     self.backlog.drain(..count);
-                    self.progress = Instant::now();
+                    (self.waited, self.took) = (Duration::ZERO, true);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
@@ -116,15 +127,30 @@ impl Client {
         self.backlog.len()
     }
 
-    /// How long, from `now`, a backlog beyond `limit` is still waited for; none if it is not.
-    pub fn wait(&self, now: Instant, limit: usize, patience: Duration) -> Option<Duration> {
-        let stood_still = now.saturating_duration_since(self.progress);
-        patience.checked_sub(stood_still).filter(|left| self.backlog.len() > limit && !left.is_zero())
+    /// Looks at it after it was waited for: it may take something now; if it has taken nothing, `passed` counts.
+    pub fn waited_for(&mut self, passed: Duration) {
+        self.flush();
+        if !std::mem::take(&mut self.took) {
+            self.waited += passed.min(TICK);
+        }
     }
 
-    /// How long, from `now`, the guest waits for it.
-    pub fn hold(&self, now: Instant) -> Option<Duration> {
-        self.wait(now, LIMIT, PATIENCE)
+    /// How long the guest waits for it yet; none if it does not.
+    pub fn hold(&self) -> Option<Duration> {
+        match self.backlog.len() {
+            behind if behind > BACKLOG_LIMIT => self.left_of(PATIENCE),
+            behind if behind > LIMIT => self.left_of(BRIEF),
+            _ => None,
+        }
+    }
+
+    /// How long the end of the console waits for it yet; none if it does not.
+    pub fn hold_at_end(&self) -> Option<Duration> {
+        self.left_of(PATIENCE).filter(|_| !self.backlog.is_empty())
+    }
+
+    fn left_of(&self, patience: Duration) -> Option<Duration> {
+        patience.checked_sub(self.waited).filter(|left| !left.is_zero())
     }
 
     /// What to poll it for, if its typing is `welcome`; none if it would only tell again that it hung up.
@@ -139,5 +165,65 @@ impl Client {
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    /// A client with this many bytes that its socket does not hold, and its other end.
+    fn behind(count: usize) -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut client = Client::new(Kind::Socket, Arc::new(ours.into()), VecDeque::new());
+        while client.backlog() == 0 {
+            client.push(&[b'x'; 64 << 10]);
+        }
+        client.push(&vec![b'x'; count - client.backlog()]);
+        client.waited_for(Duration::ZERO);
+        (client, theirs)
+    }
+
+    #[test]
+    fn a_client_is_waited_for_as_its_backlog_says() {
+        assert_eq!(behind(LIMIT).0.hold(), None);
+        assert_eq!(behind(LIMIT + 1).0.hold(), Some(BRIEF));
+        assert_eq!(behind(BACKLOG_LIMIT + 1).0.hold(), Some(PATIENCE));
+        assert_eq!(behind(LIMIT).0.hold_at_end(), Some(PATIENCE));
+    }
+
+    #[test]
+    fn a_client_that_stands_still_is_waited_for_no_longer_than_its_patience() {
+        let (mut client, _theirs) = behind(BACKLOG_LIMIT + 1);
+        for tick in 1..=20 {
+            assert!(client.hold().is_some(), "tick {tick}");
+            client.waited_for(TICK);
+        }
+        assert_eq!((client.hold(), client.hold_at_end()), (None, None));
+    }
+
+    #[test]
+    fn a_client_that_takes_a_little_each_time_is_never_given_up() {
+        let (mut client, mut theirs) = behind(4 * BACKLOG_LIMIT);
+        let mut buffer = [0; 16 << 10];
+        for _ in 0..8 {
+            (0..15).for_each(|_| client.waited_for(TICK));
+            let before = client.backlog();
+            while client.backlog() == before {
+                theirs.read_exact(&mut buffer).unwrap();
+                client.flush();
+            }
+            assert_eq!(client.hold(), Some(PATIENCE));
+        }
+    }
+
+    #[test]
+    fn an_hour_in_which_the_console_did_not_run_counts_as_one_look() {
+        let (mut client, _theirs) = behind(BACKLOG_LIMIT + 1);
+        client.waited_for(Duration::from_secs(3600));
+        assert_eq!(client.hold(), Some(PATIENCE - TICK));
     }
 }

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use crate::Port;
-use crate::client::{BACKLOG_LIMIT, Client, Kind};
+use crate::client::{BACKLOG_LIMIT, Client, Kind, TICK};
 use crate::keys::{Escape, help};
 use crate::port::LIMIT;
 use crate::pty::Pty;
@@ -35,8 +35,8 @@ const CLIENT_LIMIT: usize = 64;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long output waits for more of it.
 const GATHER: Duration = Duration::from_millis(1);
-/// How long a client may stand still at the end of the machine.
-const LAST_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the program on the pseudo-terminal has for the last output.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// All that has a part in the console.
 pub struct Hub {
@@ -52,7 +52,7 @@ pub struct Hub {
     held: Vec<u8>,
     /// Until then no client is accepted.
     full_until: Option<Instant>,
-    /// One time for all questions of one round: two answers a moment apart could make it sleep for ever.
+    /// When this round began: one time for all its questions.
     now: Instant,
 }
 
@@ -111,9 +111,11 @@ impl Hub {
     /// Serves until the console is closed and all output has arrived, or is given up.
     pub fn run(mut self) {
         loop {
-            self.now = Instant::now();
+            let passed = self.now.elapsed();
+            self.now += passed;
             // Asked before the last look around: clients and output that came before the end must be found.
             let closing = self.shared.closing.is_set();
+            self.look_at_the_waited_for(passed, closing);
             for Arrival { stream, typed } in self.shared.arrivals() {
                 self.held.extend(typed);
                 self.adopt(stream);
@@ -133,7 +135,7 @@ impl Hub {
 
     fn all_have_read(&self) -> bool {
         !self.writer.as_ref().is_some_and(Writer::is_busy)
-            && self.clients.iter().all(|client| client.wait(self.now, 0, LAST_PATIENCE).is_none())
+            && self.clients.iter().all(|client| client.hold_at_end().is_none())
     }
 
     fn end(mut self) {
@@ -141,7 +143,7 @@ impl Hub {
             // A writer given up may never return from its write.
             self.writer.take().into_iter().for_each(Writer::finish);
             let attached = self.clients.iter().any(|client| client.kind == Kind::Pty);
-            self.pty.iter().filter(|_| attached).for_each(|pty| pty.drain(LAST_PATIENCE));
+            self.pty.iter().filter(|_| attached).for_each(|pty| pty.drain(DRAIN_LIMIT));
         }
     }
 
@@ -163,8 +165,7 @@ impl Hub {
 
     /// Whether output has to wait in the port.
     fn holds(&self) -> bool {
-        self.writer.as_ref().is_some_and(Writer::is_busy)
-            || self.clients.iter().any(|client| client.hold(self.now).is_some())
+        self.writer.as_ref().is_some_and(Writer::is_busy) || self.clients.iter().any(|client| client.hold().is_some())
     }
 
     /// Takes what the port has and shows it to everyone; false if that has to wait.
@@ -184,6 +185,13 @@ impl Hub {
         true
     }
 
+    /// Clients for which the guest, or the end, waited since the last round.
+    fn look_at_the_waited_for(&mut self, passed: Duration, closing: bool) {
+        let waited_for = |client: &&mut Client| client.hold().is_some() || closing && client.hold_at_end().is_some();
+        self.clients.iter_mut().filter(waited_for).for_each(|client| client.waited_for(passed));
+    }
+
+    /// Those that the guest no longer waits for, and that are too far behind.
     fn leave_the_stuck_behind(&mut self) {
         for client in self.clients.iter_mut().filter(|client| client.backlog() > BACKLOG_LIMIT) {
             let unread = client.backlog();
@@ -256,8 +264,9 @@ impl Hub {
     /// When to look around although nothing happened; mostly never.
     fn time_limit(&self, keyboard_is_ours: bool) -> Option<Duration> {
         let closing = self.shared.closing.is_set();
-        let last = |client: &Client| if closing { client.wait(self.now, 0, LAST_PATIENCE) } else { None };
-        let clients = self.clients.iter().flat_map(|client| [client.hold(self.now), last(client)]).flatten();
+        let last = |client: &Client| if closing { client.hold_at_end() } else { None };
+        let clients = self.clients.iter().flat_map(|client| [client.hold(), last(client)]).flatten();
+        let clients = clients.map(|left| left.min(TICK));
         let keyboard = (!keyboard_is_ours).then_some(PAUSE);
         clients.chain(keyboard).chain(self.closed_for()).min()
     }

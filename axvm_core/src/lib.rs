@@ -5,17 +5,15 @@
 //!   settings  what was typed, or filed    <-+--+
 //!   config    what will be done           <----+     pages   what AxVM prints about itself
 //!
-//!   doctor    what the host can do                   notify  what AxVM tells the service manager
+//!   notify    what AxVM tells the service manager
 //!   speech    how answers and errors are said
 //! ```
 //!
 //! It is a library so that tests and fuzzing reach it.
 #![forbid(unsafe_code)]
-#![allow(clippy::disallowed_methods, reason = "until all its threads start through axvm_sandbox::spawn")]
 
 pub mod cli;
 pub mod config;
-pub mod doctor;
 pub mod error;
 pub mod notify;
 pub mod pages;

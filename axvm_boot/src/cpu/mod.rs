@@ -34,7 +34,7 @@ pub enum CpuTemplate {
     /// Everything KVM supports on this host
     #[default]
     Host,
-    /// What a Xeon E5 v2 has (2013), and no more: no AVX2, BMI, FMA, MOVBE, RDSEED ...
+    /// What a Xeon E5 v2 (2013) has: no AVX2, BMI, FMA, MOVBE, RDSEED ...
     IvyBridge,
 }
 

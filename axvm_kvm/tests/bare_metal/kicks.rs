@@ -1,5 +1,4 @@
 //! A kick ends a run at any moment, and stays until it is taken back.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common::{Bench, Watchdog, guest, kvm_or_skip};
 use axvm_kvm::{Exit, Vcpu};

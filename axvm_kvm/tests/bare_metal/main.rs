@@ -1,4 +1,5 @@
 //! Guests of a few instructions on the real KVM: does what the API promises happen?
+#![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -11,3 +12,4 @@ mod modes;
 mod power_on;
 mod refusals;
 mod smp;
+mod state;

@@ -1,5 +1,4 @@
 //! Application processors wait for INIT and SIPI, which the bootstrap processor sends through its APIC.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common::{Bench, Special, guest, kvm_or_skip};
 use axvm_kvm::{Exit, Kicker, KvmVcpu};
