@@ -33,8 +33,8 @@ use crate::serve::{Signals, see_off, serve};
 pub fn run(args: RunArgs) -> Result<u8> {
     let config = Config::from_args(args)?;
     let feed = EventFeed::new().context("Cannot make the event stream")?;
-    let narrator = Arc::new(Narrator::new(config.verbose));
-    let narration = if config.verbose { Events::to(narrator) } else { Events::warnings_to(narrator) };
+    let narrator = Arc::new(Narrator::new(config.settings.verbose()));
+    let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
     let events = narration.and(feed.events());
     if config.by_default {
         speech::tell(taken(&config));
@@ -47,7 +47,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let consoles = OpenedConsoles::open(&config)?;
     let notifier = Notifier::from_env();
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
-    if config.sandbox {
+    if config.settings.sandbox() {
         close_sandbox(&config, &sockets, &events)?;
     }
 
@@ -88,7 +88,8 @@ impl Starts<'_> {
             let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
             current.install(Arc::clone(&machine));
             tell(State::Ready);
-            let served = serve(&machine, current, consoles, signals, config.grace);
+            let grace = Duration::from_secs(config.settings.grace().into());
+            let served = serve(&machine, current, consoles, signals, grace);
             let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
             current.remove();
             let (end, asked_by) = (End(reason), served?);
@@ -96,7 +97,7 @@ impl Starts<'_> {
                 // RAM and disks are still being written to: there is no next start, and the process must go.
                 return Ok(End(StopReason::HostError(busy.to_string())));
             }
-            if !end.starts_again(config.on_reboot) {
+            if !end.starts_again(config.settings.on_reboot()) {
                 return Ok(end);
             }
             // A guest that was to end and resets does not live on.
@@ -159,7 +160,7 @@ impl End {
 
 /// The control sockets: the user's, and the one by which `axvm ps` finds the machine. The second may be missing.
 fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
-    let named = config.api_sock.clone().into_iter().collect::<Vec<_>>();
+    let named = config.settings.api_sock.clone().into_iter().collect::<Vec<_>>();
     let trouble = match Registry::of_user().default_socket(std::process::id()) {
         Err(error) => error.to_string(),
         Ok(own) => {

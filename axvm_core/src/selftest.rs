@@ -120,7 +120,7 @@ impl Disk {
 }
 
 fn config(cpus: u32, disk: &Disk) -> Result<Config> {
-    let said = Settings { kernel: Some("selftest".into()), ..Settings::default() };
+    let said = Settings { kernel: Some("selftest".into()), on_reboot: Some(OnReboot::Exit), ..Settings::default() };
     let mut config = Config::from_settings(said)?;
     let machine = &mut config.machine;
     machine.kernel = KernelSource::Embedded(axvm_guest::selftest());
@@ -130,7 +130,6 @@ fn config(cpus: u32, disk: &Disk) -> Result<Config> {
     machine.virtio_console = true;
     config.console = BackEnd::None;
     config.virtio_console = Some(BackEnd::None);
-    config.on_reboot = OnReboot::Exit;
     Ok(config)
 }
 
