@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
-use axvm_core::notify::{Notifier, State};
+use axvm_core::notify::{Notifier, ServiceState};
 use axvm_core::settings::OnReboot;
 use axvm_core::speech;
 use axvm_devices::StopReason;
@@ -58,7 +58,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let starts =
         Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
     let end = starts.run(|state| tell(&notifier, state, &events));
-    tell(&notifier, State::Stopping, &events);
+    tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     see_off(consoles, &signals);
     let end = end?;
@@ -82,12 +82,12 @@ pub struct Starts<'a> {
 
 impl Starts<'_> {
     /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
-    pub fn run(&self, tell: impl Fn(State<'_>)) -> Result<End> {
+    pub fn run(&self, tell: impl Fn(ServiceState<'_>)) -> Result<End> {
         let Starts { config, resources, consoles, current, signals } = self;
         loop {
             let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
             current.install(Arc::clone(&machine));
-            tell(State::Ready);
+            tell(ServiceState::Ready);
             let grace = Duration::from_secs(config.settings.grace().into());
             let served = serve(&machine, current, consoles, signals, grace);
             let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
@@ -199,7 +199,7 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
     Ok(())
 }
 
-fn tell(notifier: &Notifier, state: State<'_>, events: &Events) {
+fn tell(notifier: &Notifier, state: ServiceState<'_>, events: &Events) {
     if let Err(error) = notifier.tell(state) {
         events.emit(|| Event::Warning { from: "service manager", message: error.to_string() });
     }

@@ -250,7 +250,7 @@ fn the_example_has_every_key_and_each_line_of_it_works() {
     assert!(parse(&example).is_ok(), "{:?}", parse(&example));
     let is_key = |line: &str| line.starts_with("# ") && line.split_whitespace().nth(2) == Some("=");
     let all: String = example.lines().map(|l| format!("{}\n", if is_key(l) { &l[2..] } else { l })).collect();
-    let said = parse(&all).unwrap_or_else(|fault| panic!("{fault:?} in\n{all}"));
+    let said = parse(&all).unwrap_or_else(|error| panic!("{error:?} in\n{all}"));
     let keys = keys_of(settings::schema().as_value());
     assert!(keys.len() > 20, "{keys:?}");
     let written = all.lines().filter_map(|line| line.split_once(" = ").map(|(key, _)| key)).collect::<Vec<_>>();

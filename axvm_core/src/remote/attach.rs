@@ -32,9 +32,9 @@ const BRIEFLY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
     let port = Port::new().context("Cannot make a console")?;
     // The port calls whenever something changed: one call that was not yet answered is as good as many.
-    let (bell, rings) = sync_channel(1);
+    let (notifier, notified) = sync_channel(1);
     port.connect(move || {
-        let _ = bell.try_send(());
+        let _ = notifier.try_send(());
     });
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT]).context("Cannot catch signals")?;
     let handle = signals.handle();
@@ -56,7 +56,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
         };
         axvm_sandbox::spawn_scoped(scope, Role::Console, "signals", on_signals)?;
         let typed = port.clone();
-        let send_typed = move || send(&typed, to_guest, &rings);
+        let send_typed = move || send(&typed, to_guest, &notified);
         if let Err(error) = axvm_sandbox::spawn_scoped(scope, Role::Console, "typed", send_typed) {
             // Ends the thread that waits for signals.
             handle.close();
@@ -66,7 +66,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
         console.close();
         ends_within(console.ended(), None);
         handle.close();
-        // Ends the thread that waits for the bell.
+        // Ends the thread that waits for the notifier.
         port.connect(|| {});
         shown
     });
@@ -125,9 +125,9 @@ fn ends_within(ended: &Wake, limit: Option<Timespec>) -> bool {
 }
 
 /// From the keyboard to the guest.
-fn send(port: &Port, mut stream: UnixStream, rings: &Receiver<()>) {
+fn send(port: &Port, mut stream: UnixStream, notified: &Receiver<()>) {
     let mut chunk = vec![0; CHUNK];
-    while rings.recv().is_ok() {
+    while notified.recv().is_ok() {
         loop {
             match port.receive(&mut chunk) {
                 0 => break,

@@ -44,7 +44,7 @@ fn act(client: &mut Client, action_type: Action) -> Result<(), ClientError> {
     client.put("/actions", &ActionRequest { action_type }).map(drop)
 }
 
-/// Prints events until the machine ends, or nobody reads any more.
+/// Prints events until the machine ends, or standard output has no reader any more.
 fn events(client: Client) -> Result<()> {
     let mut out = io::stdout().lock();
     for line in client.events()? {
