@@ -37,7 +37,7 @@ pub struct InstanceInfo {
 /// What a machine does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MachineState {
-    /// Built, but no vCPU ran yet.
+    /// Between two starts of the guest: no vCPU exists.
     #[serde(rename = "Not started")]
     NotStarted,
     /// The vCPUs run.
@@ -277,7 +277,7 @@ pub struct Status {
     pub pid: u32,
     /// What it does now.
     pub state: MachineState,
-    /// Seconds since its first instruction.
+    /// Seconds since AxVM started it; a reset does not begin anew.
     pub uptime_s: f64,
     /// vCPUs.
     pub cpus: u32,
@@ -291,7 +291,7 @@ pub struct Status {
     pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.
     pub exits: Exits,
-    /// Where the console is, such as `stdio` or `pty:/dev/pts/3`.
+    /// Where the console is, such as `stdio`, `pty /dev/pts/3` or `none (hvc0 stdio)`.
     pub console: String,
     /// Version of AxVM.
     pub version: String,
@@ -364,11 +364,11 @@ pub struct BusyThread {
 /// How often vCPUs came back to AxVM.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Exits {
-    /// Since the start, by vCPU.
+    /// Since the guest's last start, by vCPU.
     pub per_vcpu: Vec<u64>,
-    /// Since the start, all vCPUs.
+    /// Since the guest's last start, all vCPUs.
     pub total: u64,
-    /// All vCPUs, lately.
+    /// All vCPUs, a second, since the last question.
     pub per_second: f64,
 }
 

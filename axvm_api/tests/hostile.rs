@@ -59,7 +59,7 @@ fn hostile_input_is_refused_and_others_are_served() {
 }
 
 #[test]
-fn a_flood_of_requests_starves_nobody() {
+fn a_flood_of_requests_starves_no_other_client() {
     let machine = Machine::start();
     let flood = b"GET /openapi.json HTTP/1.1\r\n\r\n".repeat(5_000);
     // One that never reads, one that does.

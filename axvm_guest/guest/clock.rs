@@ -1,4 +1,4 @@
-//! Time: the TSC and its frequency, waiting with a limit, and the PIT's channel 2 to measure by.
+//! Time: the TSC and its frequency, waiting with a limit that a busy host does not use up, and the PIT's channel 2 to measure by.
 //!
 //! Spec: Intel SDM volume 3, "Time-Stamp Counter"; Intel 8254.
 
@@ -32,23 +32,33 @@ pub fn tsc_per_microsecond() -> u64 {
     TSC_PER_MICROSECOND.load(Ordering::Relaxed).max(1)
 }
 
-/// Looks at `condition` until it holds or `microseconds` are over; says whether it held.
+/// More than this between two looks at the TSC, in microseconds, is time in which this processor did not run: the host
+/// had other work, or the machine was paused.
+const LONGEST_LOOK: u64 = 1000;
+
+/// Looks at `condition` until it holds or `microseconds` are over; says whether it held. Only time in which this processor
+/// ran counts: while the host holds up the whole machine, no device can answer either.
 pub fn wait(microseconds: u64, mut condition: impl FnMut() -> bool) -> bool {
-    let start = cpu::rdtsc();
-    let limit = microseconds * tsc_per_microsecond();
-    loop {
+    let (limit, longest_look) = (microseconds * tsc_per_microsecond(), LONGEST_LOOK * tsc_per_microsecond());
+    let (mut last, mut waited) = (cpu::rdtsc(), 0);
+    while waited <= limit {
         if condition() {
             return true;
         }
-        if cpu::rdtsc().wrapping_sub(start) > limit {
-            return condition();
-        }
         core::hint::spin_loop();
+        let now = cpu::rdtsc();
+        waited += now.wrapping_sub(last).min(longest_look);
+        last = now;
     }
+    condition()
 }
 
+/// Lets time pass, whether this processor runs or not.
 pub fn sleep(microseconds: u64) {
-    wait(microseconds, || false);
+    let (start, limit) = (cpu::rdtsc(), microseconds * tsc_per_microsecond());
+    while cpu::rdtsc().wrapping_sub(start) <= limit {
+        core::hint::spin_loop();
+    }
 }
 
 /// TSC ticks per microsecond, by some 10 ms of PIT channel 2. A PIT that stands still gives a guess.

@@ -12,47 +12,21 @@
 //!
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
 
+mod saved;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use axvm_arch::Gpa;
 use axvm_events::Event;
 use axvm_memory::GuestRam;
 
+use crate::claim::{Area, QueueClaim};
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
 use crate::doorbell::Doorbell;
-use crate::queue::{QueueFeatures, QueueLayout, QueueState, VirtQueue};
+use crate::queue::{QueueFeatures, QueueState, VirtQueue};
 use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, QueueIrq, whole};
-use crate::state::QueueSnapshot;
 use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
 use crate::worker::{StillBusy, WorkerList};
-
-/// Which of a queue's three areas an address register names.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Area {
-    /// The descriptor table.
-    Descriptors,
-    /// The available ring, written by the driver.
-    Driver,
-    /// The used ring, written by the device.
-    Device,
-}
-
-/// What the driver says about a queue: a claim, until DRIVER_OK.
-struct QueueClaim {
-    max: u16,
-    layout: QueueLayout,
-    ready: bool,
-    /// Where the rings stand while the device does not have them.
-    state: QueueState,
-}
-
-impl QueueClaim {
-    fn new(max: u16) -> QueueClaim {
-        let layout = QueueLayout { size: max, descriptors: Gpa(0), avail: Gpa(0), used: Gpa(0) };
-        QueueClaim { max, layout, ready: false, state: QueueState::default() }
-    }
-}
 
 /// Status, features, queues and configuration of one device.
 pub(crate) struct TransportCore {
@@ -67,6 +41,8 @@ pub(crate) struct TransportCore {
     signals: Arc<DeviceSignals>,
     kicks: Arc<[Arc<Doorbell>]>,
     workers: Arc<WorkerList>,
+    /// A saved state was put in, and the device has not run since.
+    restored: bool,
 }
 
 impl TransportCore {
@@ -81,7 +57,18 @@ impl TransportCore {
         device.plugged(&ram);
         let status = Status::new(device.features() | feature::TRANSPORT);
         let queues = device.queue_sizes().iter().map(|&max| QueueClaim::new(max)).collect();
-        TransportCore { device, ram, status, queues, live: Vec::new(), paused: false, signals, kicks, workers }
+        TransportCore {
+            device,
+            ram,
+            status,
+            queues,
+            live: Vec::new(),
+            paused: false,
+            signals,
+            kicks,
+            workers,
+            restored: false,
+        }
     }
 
     /// The device.
@@ -158,15 +145,7 @@ impl TransportCore {
     /// The driver writes one half of an address.
     pub(crate) fn set_queue_address(&mut self, index: u32, area: Area, high: bool, value: u32) {
         let Some(claim) = self.idle_claim(index) else { return };
-        let Gpa(address) = match area {
-            Area::Descriptors => &mut claim.layout.descriptors,
-            Area::Driver => &mut claim.layout.avail,
-            Area::Device => &mut claim.layout.used,
-        };
-        *address = match high {
-            false => *address & !0xffff_ffff | u64::from(value),
-            true => *address & 0xffff_ffff | u64::from(value) << 32,
-        };
+        claim.set_address(area, high, value);
     }
 
     /// The driver enables or disables a queue; disabling is over when this returns.
@@ -223,6 +202,10 @@ impl TransportCore {
         }
         self.park(deadline)?;
         self.paused = false;
+        if std::mem::take(&mut self.restored) {
+            // The interrupt controller's state may be older than the device's: one interrupt too many, but none lost.
+            self.signals.raise_again();
+        }
         if self.status.is_live() {
             self.start();
         }
@@ -237,13 +220,6 @@ impl TransportCore {
     /// The features that the driver wrote, agreed on or not.
     pub(crate) fn accepted(&self) -> u64 {
         self.status.accepted()
-    }
-
-    /// All queues. Their indices are current while the device does not have them.
-    pub(crate) fn snapshots(&self) -> Vec<QueueSnapshot> {
-        let snapshot =
-            |claim: &QueueClaim| QueueSnapshot { layout: claim.layout, ready: claim.ready, indices: claim.state };
-        self.queues.iter().map(snapshot).collect()
     }
 
     fn claim(&self, index: u32) -> Option<&QueueClaim> {

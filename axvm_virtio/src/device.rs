@@ -7,6 +7,7 @@
 //!   reset, pause, shutdown -------- stop ---->  workers joined
 //!   ring indices             <----- stop -----
 //!   device reset -------------------reset---->  everything of the old driver is forgotten
+//!   save, load   <--- state, restore -------->  what it knows beside its queues, as a value
 //! ```
 //!
 //! Spec: virtio 1.2, 2 "Basic Facilities of a Virtio Device", 5 "Device Types", 6 "Reserved Feature Bits".
@@ -20,6 +21,7 @@ use thiserror::Error;
 
 use crate::queue::{QueueError, QueueState};
 use crate::signals::{ConfigIrq, FaultReporter};
+use crate::state::{DeviceState, StateError};
 use crate::worker::{StillBusy, Work, Worker, WorkerList, WorkerParts};
 
 pub use crate::live::LiveQueue;
@@ -81,7 +83,11 @@ pub trait VirtioDevice: Send {
     /// device that is still busy then is stopped again later.
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy>;
     /// Device reset, after a stop: forgets everything that the old driver said or did.
-    fn reset(&mut self) {}
+    fn reset(&mut self);
+    /// Everything that it knows beside its queues, after a stop.
+    fn state(&self) -> DeviceState;
+    /// Takes such a state, before the first start; `plugged` came before it. An error changes nothing.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError>;
 }
 
 /// All that a device gets when its driver is ready.

@@ -17,6 +17,7 @@ use axvm_memory::{GuestRam, RamConfig};
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice, feature};
 use crate::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::queue::{Chain, QueueState};
+use crate::state::{DeviceState, StateError};
 use crate::testing::{Buffer, FakeDriver};
 use crate::worker::{Serve, Served, Serving, StillBusy, Worker, WorkerStatus};
 
@@ -63,6 +64,16 @@ impl VirtioDevice for HangingDevice {
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
         Ok(Worker::take(&mut self.worker, deadline)?.queues)
+    }
+
+    fn reset(&mut self) {}
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Entropy
+    }
+
+    fn restore(&mut self, _: &DeviceState) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@
 
 pub mod balloon;
 pub mod block;
+mod claim;
 pub mod console;
 mod core;
 pub mod device;
@@ -28,6 +29,7 @@ pub mod queue;
 pub mod rng;
 mod signals;
 pub mod state;
+mod statistics;
 mod status;
 #[doc(hidden)]
 pub mod testing;

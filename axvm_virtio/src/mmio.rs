@@ -22,11 +22,12 @@ use axvm_devices::{BusDevice, Irq};
 use axvm_events::Events;
 use axvm_memory::GuestRam;
 
-use crate::core::{Area, TransportCore};
+use crate::claim::Area;
+use crate::core::TransportCore;
 use crate::device::VirtioDevice;
 use crate::doorbell::Doorbell;
 use crate::signals::DeviceSignals;
-use crate::state::TransportState;
+use crate::state::{RestoreError, TransportState};
 use crate::worker::{Busy, StillBusy, WorkerList};
 
 /// "virt", little-endian.
@@ -168,7 +169,21 @@ impl MmioTransport {
             interrupt_status: self.signals.interrupt_status(),
             config_generation: core.config_generation(),
             queues: core.snapshots(),
+            device: core.device().state(),
         })
+    }
+
+    /// Puts a saved state into this device, which must be paused and untouched by a driver (`pause` right after `new`).
+    /// At [`Self::resume`] it goes on where the saved one stood. A state that does not fit is refused, whatever is in it,
+    /// and changes nothing.
+    pub fn restore(&self, state: &TransportState) -> Result<(), RestoreError> {
+        let mut registers = self.lock();
+        let restored = registers.core.restore(state);
+        restored.map_err(|source| RestoreError { device: Arc::clone(self.signals.name()), source })?;
+        registers.device_features_sel = state.device_features_sel;
+        registers.driver_features_sel = state.driver_features_sel;
+        registers.queue_sel = state.queue_sel;
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Registers> {

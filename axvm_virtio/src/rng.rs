@@ -20,6 +20,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::{Chain, QueueState};
 use crate::signals::FaultReporter;
+use crate::state::{DeviceState, StateError};
 use crate::worker::{Serve, Served, Serving, StillBusy, Worker, WorkerStatus};
 
 /// Entries of the one queue.
@@ -62,6 +63,19 @@ impl VirtioDevice for Rng {
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
         Ok(Worker::take(&mut self.worker, deadline)?.queues)
+    }
+
+    fn reset(&mut self) {}
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Entropy
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        match state {
+            DeviceState::Entropy => Ok(()),
+            other => Err(StateError::Kind { saved: other.kind(), here: self.state().kind() }),
+        }
     }
 }
 

@@ -24,6 +24,9 @@ pub(crate) const USED_BUFFER: u32 = 1;
 /// Interrupt status: the configuration, or the device status, changed.
 pub(crate) const CONFIG_CHANGE: u32 = 2;
 
+/// All bits of the interrupt status.
+pub(crate) const INTERRUPTS: u32 = USED_BUFFER | CONFIG_CHANGE;
+
 /// What the workers of a device and its transport share.
 pub(crate) struct DeviceSignals {
     name: Arc<str>,
@@ -82,6 +85,20 @@ impl DeviceSignals {
     pub(crate) fn reset(&self) {
         self.needs_reset.store(false, Ordering::Release);
         self.interrupt.store(0, Ordering::Release);
+    }
+
+    /// What a saved state says. No worker runs.
+    pub(crate) fn restore(&self, interrupt: u32, needs_reset: bool, generation: u32) {
+        self.needs_reset.store(needs_reset, Ordering::Release);
+        self.generation.store(generation, Ordering::Release);
+        self.interrupt.store(interrupt, Ordering::Release);
+    }
+
+    /// Interrupts again for what the driver has not acknowledged.
+    pub(crate) fn raise_again(&self) {
+        if self.interrupt_status() != 0 {
+            self.irq.raise();
+        }
     }
 
     fn raise(&self, bit: u32) {

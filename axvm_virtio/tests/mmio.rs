@@ -9,6 +9,7 @@ use axvm_arch::Gpa;
 use axvm_devices::BusDevice;
 use axvm_virtio::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice, feature};
 use axvm_virtio::queue::{QueueLayout, QueueState};
+use axvm_virtio::state::{DeviceState, StateError};
 use axvm_virtio::testing::{Buffer, FakeDriver};
 use axvm_virtio::{FaultReporter, StillBusy};
 use common::*;
@@ -21,6 +22,7 @@ struct Kept {
     negotiated: Vec<u64>,
     features: u64,
     starts: usize,
+    resets: usize,
     config: [u8; 16],
 }
 
@@ -60,6 +62,15 @@ impl VirtioDevice for Keeper {
         let mut kept = self.0.lock().unwrap();
         kept.fault = None;
         Ok(kept.queues.drain(..).map(|live| live.queue.state()).collect())
+    }
+    fn reset(&mut self) {
+        self.0.lock().unwrap().resets += 1;
+    }
+    fn state(&self) -> DeviceState {
+        DeviceState::Entropy
+    }
+    fn restore(&mut self, _: &DeviceState) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

@@ -23,6 +23,7 @@ use axvm_virtio::StillBusy;
 use axvm_virtio::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice};
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::queue::QueueState;
+use axvm_virtio::state::{DeviceState, StateError};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -81,6 +82,18 @@ impl VirtioDevice for Idle {
     fn stop(&mut self, _: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
         self.count.store(0, Ordering::SeqCst);
         Ok(self.queues.drain(..).map(|live| live.queue.state()).collect())
+    }
+
+    fn reset(&mut self) {
+        assert!(self.queues.is_empty(), "reset while it runs");
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Entropy
+    }
+
+    fn restore(&mut self, _: &DeviceState) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

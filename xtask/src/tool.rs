@@ -1,4 +1,4 @@
-//! Other people's programs: start them, say clearly when they are missing or fail.
+//! Other programs: start them, say clearly when they are missing or fail.
 
 use std::env;
 use std::ffi::OsStr;
@@ -30,6 +30,12 @@ pub fn output(command: &mut Command) -> Result<String> {
         bail!("{} failed ({status}): {}", show(command), String::from_utf8_lossy(&said).trim());
     }
     Ok(String::from_utf8_lossy(&stdout).into_owned())
+}
+
+/// The last `count` lines of a text.
+pub fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// The command as one would type it.
@@ -86,6 +92,12 @@ mod tests {
     fn failing_program_is_quoted_with_its_own_words() {
         let error = output(tool("sh").args(["-c", "echo no luck >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("no luck") && error.contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn last_lines_are_the_last() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc");
+        assert_eq!(last_lines("a", 2), "a");
     }
 
     #[test]

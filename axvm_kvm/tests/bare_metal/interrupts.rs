@@ -102,6 +102,22 @@ fn an_irqfd_wakes_a_halted_guest_through_the_ioapic() {
     assert_eq!(report_after_interrupt(&mut bench, 20), 0x44);
 }
 
+/// The next edge comes while the handler of the last one is at work, before its EOI has taken effect or after: each is
+/// another place where one could be lost.
+#[test]
+fn no_edge_is_lost_that_comes_while_the_last_one_is_handled() {
+    let mut bench = Bench::new(&kvm_or_skip!(), waits_for_the_ioapic());
+    bench.interrupt_gate(0x44, 0x2000);
+    bench.place(0x2000, takes_an_apic_interrupt());
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    bench.vm.irqfd(20, &line).unwrap();
+    assert_eq!(bench.run_to_report(), 1);
+    for round in 0..1000 {
+        line.write(1).unwrap();
+        assert_eq!(bench.run_to_report(), 0x44, "edge {round}");
+    }
+}
+
 guest!(
     waits_for_the_pit,
     ".code32",

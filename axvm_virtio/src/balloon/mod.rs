@@ -16,8 +16,6 @@
 
 mod pages;
 mod reports;
-mod state;
-mod statistics;
 mod target;
 mod worker;
 
@@ -28,10 +26,10 @@ use axvm_memory::GuestRam;
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
+use crate::state::{DeviceState, StateError};
 use crate::worker::{StillBusy, Worker};
 
-pub use state::{BalloonState, ReportsState};
-pub use statistics::{Report, Statistics};
+pub use crate::statistics::{Report, Statistics};
 pub use target::{BalloonError, Target};
 
 use target::Shared;
@@ -137,5 +135,16 @@ impl VirtioDevice for Balloon {
 
     fn reset(&mut self) {
         self.shared.forget();
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Balloon(Box::new(self.shared.state()))
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        match state {
+            DeviceState::Balloon(state) => self.shared.restore(state),
+            other => Err(StateError::Kind { saved: other.kind(), here: self.state().kind() }),
+        }
     }
 }

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use axvm_memory::GuestRam;
 
-use super::statistics::{ENTRY, Report, Statistics};
 use crate::device::LiveQueue;
 use crate::doorbell::Doorbell;
 use crate::queue::Chain;
 use crate::signals::whole;
+use crate::state::{ReportsState, SavedReport};
+use crate::statistics::{ENTRY, Report, Statistics};
 use crate::worker::Next;
 
 /// Most entries that are read; there are 16 tags.
@@ -64,9 +65,33 @@ impl Reports {
         (schedule.latest, schedule.known) = (None, None);
     }
 
+    /// All of it, for a device that is held still.
+    pub(super) fn state(&self) -> ReportsState {
+        let schedule = self.lock();
+        let age = |at: Instant| at.elapsed().as_millis() as u64;
+        ReportsState {
+            interval_ms: schedule.interval.as_millis() as u64,
+            latest: schedule.latest.map(|(statistics, at)| SavedReport { statistics, age_ms: age(at) }),
+            known_age_ms: schedule.known.map(age),
+        }
+    }
+
+    pub(super) fn restore(&self, state: &ReportsState) {
+        self.set_interval(Duration::from_millis(state.interval_ms));
+        let mut schedule = self.lock();
+        schedule.latest = state.latest.map(|report| (report.statistics, ago(report.age_ms)));
+        schedule.known = state.known_age_ms.map(ago);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Schedule> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// So many milliseconds ago, as far as the host's clock goes back.
+fn ago(ms: u64) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_millis(ms)).unwrap_or(now)
 }
 
 /// The statistics queue.

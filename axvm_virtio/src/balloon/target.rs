@@ -14,8 +14,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::reports::Reports;
-use super::statistics::Report;
 use crate::signals::ConfigIrq;
+use crate::state::{BalloonState, StateError};
+use crate::statistics::Report;
 
 const PAGES_PER_MIB: u32 = 256;
 
@@ -68,6 +69,28 @@ impl Shared {
         self.set_actual(0);
         self.set_poison(0);
         self.reports.forget();
+    }
+
+    /// All of it, for a device that is held still.
+    pub(super) fn state(&self) -> BalloonState {
+        let [target_pages, actual_pages, poison] =
+            [&self.num_pages, &self.actual, &self.poison].map(|field| field.load(Ordering::Relaxed));
+        let (missed, reports) = (self.notice().missed, self.reports.state());
+        BalloonState { target_pages, actual_pages, poison, missed, reports }
+    }
+
+    /// Takes such a state, into a device that no driver uses.
+    pub(super) fn restore(&self, state: &BalloonState) -> Result<(), StateError> {
+        let pages = self.ram_mib.load(Ordering::Relaxed) * u64::from(PAGES_PER_MIB);
+        if u64::from(state.target_pages) > pages {
+            return Err(StateError::Value { what: "balloon's target in pages", value: state.target_pages.into() });
+        }
+        self.num_pages.store(state.target_pages, Ordering::Relaxed);
+        self.set_actual(state.actual_pages);
+        self.set_poison(state.poison);
+        self.notice().missed = state.missed;
+        self.reports.restore(&state.reports);
+        Ok(())
     }
 
     /// The whole configuration space.

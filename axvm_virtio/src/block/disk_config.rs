@@ -14,7 +14,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use super::image::SERIAL_LEN;
+/// Length of the identity string of a disk (virtio 1.2, 5.2.6), in bytes.
+pub(super) const SERIAL_LEN: usize = 20;
 
 /// When the guest is told that a disk has written. Its text is what command line, settings file and schema say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -124,6 +125,20 @@ impl FromStr for DiskConfig {
     }
 }
 
+/// As on the command line, with what differs from the usual.
+impl fmt::Display for DiskConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "path={}", self.path.display())?;
+        if self.read_only {
+            f.write_str(",ro")?;
+        }
+        if let Some(serial) = &self.serial {
+            write!(f, ",serial={serial}")?;
+        }
+        if self.cache.is_default() { Ok(()) } else { write!(f, ",cache={}", self.cache) }
+    }
+}
+
 fn sector() -> u32 {
     512
 }
@@ -154,6 +169,7 @@ mod tests {
     fn disks_take_options_in_any_order() {
         let disk = DiskConfig { read_only: true, serial: Some("X1".into()), ..DiskConfig::new("a.img") };
         assert_eq!("a.img,ro,serial=X1".parse(), Ok(disk.clone()));
+        assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
         assert_eq!("ro,serial=X1,path=a.img".parse(), Ok(disk));
         assert_eq!("a.img,cache=writethrough".parse::<DiskConfig>().unwrap().cache, Cache::WriteThrough);
         for (text, word) in [

@@ -25,7 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
 
-use super::image::{DiskImage, SERIAL_LEN, is_unsupported};
+use super::disk_config::SERIAL_LEN;
+use super::image::{DiskImage, is_unsupported};
 use super::request::{Extent, Header, Segment, Segments, kind, status, status_byte};
 use crate::queue::Chain;
 use crate::signals::FaultReporter;

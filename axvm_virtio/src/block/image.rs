@@ -20,11 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::disk_config::{Cache, DiskConfig};
+use super::disk_config::{Cache, DiskConfig, SERIAL_LEN};
 use super::error::DiskError;
 
-/// Length of the identity string of a disk (5.2.6), in bytes.
-pub(super) const SERIAL_LEN: usize = 20;
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
 pub(super) const HOST_PAGE: u32 = 4096;
 /// Zeroes for hosts that cannot make them by themselves.

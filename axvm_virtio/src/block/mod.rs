@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
+use crate::state::{BlockState, DeviceState, StateError};
 use crate::worker::{Serving, StillBusy, Worker};
 
 pub use disk_config::{Cache, DiskConfig, DiskConfigError};
@@ -98,5 +99,27 @@ impl VirtioDevice for Block {
 
     fn reset(&mut self) {
         self.set_writeback(false);
+    }
+
+    fn state(&self) -> DeviceState {
+        let (size, block_size) = (self.image.size(), self.image.block_size());
+        DeviceState::Block(BlockState { size, block_size, writeback: self.writeback.load(Ordering::Relaxed) })
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Block(state) = state else {
+            return Err(StateError::Kind { saved: state.kind(), here: self.state().kind() });
+        };
+        let image = &self.image;
+        for (what, saved, here) in [
+            ("size of the disk in bytes", state.size, image.size()),
+            ("block size of the disk in bytes", state.block_size.into(), image.block_size().into()),
+        ] {
+            if saved != here {
+                return Err(StateError::Differs { what, saved, here });
+            }
+        }
+        self.set_writeback(state.writeback);
+        Ok(())
     }
 }

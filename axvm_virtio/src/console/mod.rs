@@ -20,12 +20,12 @@ mod worker;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axvm_console::{Port, Size};
-use serde::{Deserialize, Serialize};
+use axvm_console::Port;
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::doorbell::Doorbell;
 use crate::queue::QueueState;
+use crate::state::{ConsoleState, DeviceState, StateError};
 use crate::worker::{StillBusy, Worker};
 use worker::ConsoleWork;
 
@@ -34,6 +34,9 @@ const QUEUE_SIZES: [u16; 2] = [64; 2];
 /// Queue numbers.
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
+
+/// Most bytes in a chain (2.7.5.2).
+const MAX_CHAIN: u64 = 1 << 32;
 
 /// Feature bits, as masks (5.3.3).
 mod feature {
@@ -50,32 +53,6 @@ pub struct Console {
     /// What is known while no worker runs.
     progress: ConsoleState,
     worker: Option<Worker<ConsoleWork>>,
-}
-
-/// What a console must know beside its rings to go on; see [`VirtioDevice::state`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ConsoleState {
-    /// Bytes already sent of the chain at the head of the transmit ring.
-    pub sent: u64,
-    /// Where the transmit ring stood then: another ring has another chain.
-    pub at: u16,
-    /// Characters in a line, as the driver can know.
-    pub told_columns: u16,
-    /// Lines, as the driver can know.
-    pub told_rows: u16,
-    /// The driver has sent something.
-    pub had_output: bool,
-}
-
-impl ConsoleState {
-    fn told(&self) -> Size {
-        Size { columns: self.told_columns, rows: self.told_rows }
-    }
-
-    fn tell(&mut self, size: Size) {
-        (self.told_columns, self.told_rows) = (size.columns, size.rows);
-    }
 }
 
 impl Console {
@@ -100,7 +77,7 @@ impl VirtioDevice for Console {
 
     /// A driver that is new to the device finds this size in the configuration space.
     fn negotiated(&mut self, _: u64) {
-        self.progress.tell(self.port.size());
+        worker::note_size(&mut self.progress, self.port.size());
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -144,5 +121,20 @@ impl VirtioDevice for Console {
 
     fn reset(&mut self) {
         self.progress = ConsoleState::default();
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Console(self.progress)
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Console(progress) = state else {
+            return Err(StateError::Kind { saved: state.kind(), here: self.state().kind() });
+        };
+        if progress.sent > MAX_CHAIN {
+            return Err(StateError::Value { what: "number of bytes sent of a chain", value: progress.sent });
+        }
+        self.progress = *progress;
+        Ok(())
     }
 }

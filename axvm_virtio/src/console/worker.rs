@@ -17,11 +17,12 @@ use axvm_console::{Port, Size};
 use axvm_memory::GuestRam;
 use rustix::event::PollFlags;
 
-use super::{ConsoleState, RECEIVE, TRANSMIT};
+use super::{RECEIVE, TRANSMIT};
 use crate::device::{Activation, LiveQueue};
 use crate::doorbell::Doorbell;
 use crate::queue::{Chain, VirtQueue};
 use crate::signals::{ConfigIrq, whole};
+use crate::state::ConsoleState;
 use crate::worker::{Next, Ready, Sources, Work, WorkerStatus};
 
 /// Most bytes of one chain before the other queue has its turn, and a stop.
@@ -102,8 +103,9 @@ impl ConsoleWork {
         let has_output = self.progress.sent > 0 || transmit.is_some_and(|live| live.queue.state().next_used != 0);
         let first = has_output && !self.progress.had_output && size != Size::default();
         self.progress.had_output |= has_output;
-        if first || size != self.progress.told() {
-            self.progress.tell(size);
+        let told = Size { columns: self.progress.told_columns, rows: self.progress.told_rows };
+        if first || size != told {
+            note_size(&mut self.progress, size);
             self.config.raise();
         }
     }
@@ -134,6 +136,11 @@ impl Work for ConsoleWork {
     fn sources<'a>(&'a self, sources: &mut Sources<'a>) {
         sources.add(&*self.wake, PollFlags::IN);
     }
+}
+
+/// Notes the size that the driver can know from now on.
+pub(super) fn note_size(progress: &mut ConsoleState, size: Size) {
+    (progress.told_columns, progress.told_rows) = (size.columns, size.rows);
 }
 
 /// Moves input to a buffer; how many bytes.

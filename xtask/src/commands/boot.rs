@@ -247,7 +247,7 @@ fn report(console: &str, list: &str, code: u8) -> ExitCode {
     println!("{} power-off: AxVM exited with code {code}", if code == 0 { "ok    " } else { "FAILED" });
     let all = code == 0 && checks.iter().all(|check| check.ok);
     if !all && std::io::stdout().is_terminal() {
-        eprintln!("The guest's last words:\n{}", lab::last_lines(console, 30));
+        eprintln!("The guest's last words:\n{}", tool::last_lines(console, 30));
     }
     if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,20 +1,23 @@
-//! `cargo xtask test`: every test of every layer, with its set-up.
+//! `cargo xtask test`: every test of every layer, with its set-up; or the quick round.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::assets::{self, Kernel, Wanted};
 use crate::progress::Progress;
-use crate::testing::{self, Outcome, cargo, fuzz, linux, pages};
+use crate::testing::changed::Changed;
+use crate::testing::{self, Outcome, cargo, fuzz, linux, pages, tree};
 use crate::{project, tidy, tool};
 
 /// Run every test of every layer, with its set-up
 ///
-/// Layers: format, lints, docs, tidy, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), lab (Linux 6.1 and 6.12). A FILTER is the name
-/// of a layer, or part of the name of a lab scenario. What cannot run on this machine is listed as skipped, with the reason.
+/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), lab (Linux 6.1 and 6.12), tree. A FILTER is
+/// the name of a layer, or part of the name of a lab scenario; or `quick` alone, for the round between two edits: what
+/// needs no machine, and of the crates that changed and those that depend on them only. What cannot run on this machine is
+/// listed as skipped, with the reason.
 #[derive(Args)]
 pub struct Test {
     /// Seconds for each fuzz target
@@ -25,29 +28,57 @@ pub struct Test {
     filters: Vec<String>,
 }
 
-const LAYERS: [&str; 10] = ["format", "lints", "docs", "tidy", "unit", "bare-metal", "pages", "fuzz", "boot", "lab"];
+type Row = (String, Outcome, Duration);
+
+const LAYERS: [&str; 12] =
+    ["format", "lints", "docs", "tidy", "locks", "unit", "bare-metal", "pages", "fuzz", "boot", "lab", "tree"];
+const QUICK: &str = "quick";
+/// Crates whose `tests` start machines.
+const STARTING_MACHINES: [&str; 3] = ["axvm_core", "axvm_kvm", "axvm_machine"];
 
 impl Test {
     /// Runs them.
     pub fn run(self) -> Result<ExitCode> {
-        let mut results: Vec<(String, Outcome, Duration)> = Vec::new();
-        for layer in LAYERS.iter().filter(|layer| **layer != "lab" && self.wants(layer)) {
-            let started = Instant::now();
-            let outcome = {
-                let _progress = Progress::spinner(&format!("Testing: {layer}"));
-                self.layer(layer).unwrap_or_else(|error| Outcome::of(Err(error)))
-            };
-            results.push(((*layer).to_owned(), outcome, started.elapsed()));
-        }
+        let results = if self.filters.iter().any(|filter| filter == QUICK) { self.quick()? } else { self.full() };
+        print!("{}", testing::summary(&results));
+        let good = results.iter().all(|(_, outcome, _)| outcome.failed.is_empty());
+        let any = results.iter().any(|(_, outcome, _)| outcome.passed > 0);
+        Ok(if good && any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn full(&self) -> Vec<Row> {
+        let before = tree::status();
+        let here = LAYERS.iter().filter(|layer| !matches!(**layer, "lab" | "tree") && self.wants(layer));
+        let mut results: Vec<Row> = here.map(|layer| timed(layer, || self.layer(layer))).collect();
         let scenarios: Vec<String> =
             self.filters.iter().filter(|filter| !LAYERS.contains(&filter.as_str())).cloned().collect();
         if self.wants("lab") || !scenarios.is_empty() {
             results.extend(linux::campaigns(&scenarios));
         }
-        print!("{}", testing::summary(&results));
-        let good = results.iter().all(|(_, outcome, _)| outcome.failed.is_empty());
-        let any = results.iter().any(|(_, outcome, _)| outcome.passed > 0);
-        Ok(if good && any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        if self.wants("tree") {
+            results.push(timed("tree", || Ok(tree::unchanged(before.as_deref()))));
+        }
+        results
+    }
+
+    fn quick(&self) -> Result<Vec<Row>> {
+        ensure!(self.filters.len() == 1, "quick is a choice of layers: give it alone");
+        let changed = Changed::find().context("Cannot find out what has changed")?;
+        println!("{}", changed.line());
+        let mut results: Vec<Row> =
+            ["format", "tidy", "locks"].iter().map(|layer| timed(layer, || self.layer(layer))).collect();
+        let touched: Vec<&str> = changed.touched.iter().map(String::as_str).collect();
+        if touched.is_empty() {
+            let why = || Outcome::skip(changed.line());
+            results.extend(["lints", "unit"].map(|layer| (layer.to_owned(), why(), Duration::ZERO)));
+            return Ok(results);
+        }
+        results.push(timed("lints", || {
+            let words = [&["clippy", "--quiet"], &packages(&touched)[..], &["--all-targets", "--", "-D", "warnings"]];
+            Ok(Outcome::of(cargo::ask(&words.concat(), "")))
+        }));
+        results.push(timed("unit", || without_machines(&touched)));
+        Ok(results)
     }
 
     fn wants(&self, layer: &str) -> bool {
@@ -67,6 +98,7 @@ impl Test {
                 let passed = usize::from(complaints.is_empty());
                 Ok(Outcome { passed, failed: complaints, ..Outcome::default() })
             }
+            "locks" => Ok(tree::locks()),
             "unit" => {
                 for problem in prepare_unit() {
                     eprintln!("Some tests will be skipped: {problem:#}");
@@ -89,6 +121,33 @@ impl Test {
             _ => fuzz::smoke(self.fuzz_seconds),
         }
     }
+}
+
+/// A layer's row of the table; it says first that it begins.
+fn timed(name: &str, layer: impl FnOnce() -> Result<Outcome>) -> Row {
+    let started = Instant::now();
+    let _progress = Progress::spinner(&format!("Testing: {name}"));
+    let outcome = layer().unwrap_or_else(|error| Outcome::of(Err(error)));
+    (name.to_owned(), outcome, started.elapsed())
+}
+
+/// The tests of these crates that start no machine: what lies beside the code, and `tests` of the others.
+fn without_machines(touched: &[&str]) -> Result<Outcome> {
+    let (upper, lower): (Vec<&str>, Vec<&str>) = touched.iter().partition(|name| STARTING_MACHINES.contains(name));
+    let mut outcome = Outcome::default();
+    for (crates, targets) in [(lower, &["--lib", "--bins", "--tests"][..]), (upper, &["--lib", "--bins"])] {
+        if !crates.is_empty() {
+            let Outcome { passed, failed, skipped } = cargo::test(&[&packages(&crates)[..], targets].concat())?;
+            outcome.passed += passed;
+            outcome.failed.extend(failed);
+            outcome.skipped.extend(skipped);
+        }
+    }
+    Ok(outcome)
+}
+
+fn packages<'a>(crates: &[&'a str]) -> Vec<&'a str> {
+    crates.iter().flat_map(|name| ["-p", name]).collect()
 }
 
 /// What unit tests judge with: Intel's table tools, and real kernels.

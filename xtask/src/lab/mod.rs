@@ -108,12 +108,6 @@ impl Lab {
     }
 }
 
-/// The last `count` lines of a text.
-pub fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
-}
-
 /// A word that the shell takes as it is.
 pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
@@ -128,11 +122,5 @@ mod tests {
         let word = "it's $HOME; a\\b \"c\"";
         let said = crate::tool::output(crate::tool::tool("sh").args(["-c", &format!("printf %s {}", quoted(word))]));
         assert_eq!(said.unwrap(), word);
-    }
-
-    #[test]
-    fn last_lines_are_the_last() {
-        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc");
-        assert_eq!(last_lines("a", 2), "a");
     }
 }

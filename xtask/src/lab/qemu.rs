@@ -219,7 +219,7 @@ impl Control {
 
     /// The last lines, also of a line not ended.
     pub(super) fn tail(&self) -> String {
-        super::last_lines(&format!("{}{}", self.log, String::from_utf8_lossy(&self.pending)), 15)
+        crate::tool::last_lines(&format!("{}{}", self.log, String::from_utf8_lossy(&self.pending)), 15)
     }
 }
 

@@ -8,8 +8,8 @@ use anyhow::Result;
 use super::{Boot, Proof, Scenario};
 use crate::assets;
 use crate::checks;
-use crate::lab::{Payload, last_lines};
-use crate::tool::{output, tool};
+use crate::lab::Payload;
+use crate::tool::{last_lines, output, tool};
 
 /// How a scenario went.
 #[derive(Debug, Clone)]

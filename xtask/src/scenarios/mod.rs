@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::assets::{self, Kernel, Wanted};
-use crate::lab::{self, Console, End, Lab, LabJob, LabReport};
+use crate::lab::{Console, End, Lab, LabJob, LabReport};
 use crate::progress::Progress;
 use crate::project;
 
@@ -148,7 +148,9 @@ impl Campaign {
         let lab_failure = match &report.end {
             End::Exit(_) => None,
             End::TimeLimit(limit) => Some(format!("the whole run took more than {} s", limit.as_secs())),
-            End::OuterDied(why) => Some(format!("the lab itself failed, not AxVM: {}", lab::last_lines(why, 5))),
+            End::OuterDied(why) => {
+                Some(format!("the lab itself failed, not AxVM: {}", crate::tool::last_lines(why, 5)))
+            }
         };
         let judge = |scenario| judge::verdict(scenario, &out, &report.payload, lab_failure.as_deref());
         self.scenarios.iter().map(judge).collect()

@@ -5,9 +5,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::Outcome;
-use crate::lab::last_lines;
 use crate::project;
-use crate::tool::{show, tool};
+use crate::tool::{last_lines, show, tool};
 
 /// `cargo fmt`, `cargo clippy` and the like: holds if cargo ends well. `denied` are flags for rustdoc.
 pub fn ask(arguments: &[&str], rustdoc_flags: &str) -> Result<()> {
@@ -27,7 +26,8 @@ pub fn test(arguments: &[&str]) -> Result<Outcome> {
     let mut words = vec!["test", "--no-fail-fast"];
     words.extend(arguments);
     words.extend(["--", "--show-output"]);
-    let (said, ended_well) = all_output(&mut cargo(&words))?;
+    // What fails is shown; a file beside the source would be one more thing in the tree.
+    let (said, ended_well) = all_output(cargo(&words).env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1"))?;
     let mut outcome = count(&said);
     if !ended_well && outcome.failed.is_empty() {
         outcome.failed.push(format!("cargo test fails:\n{}", last_lines(&said, 40)));

@@ -16,12 +16,11 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Outcome;
 use super::cargo::all_output;
-use crate::lab::last_lines;
+use super::{Outcome, tree};
 use crate::progress::Progress;
 use crate::project;
-use crate::tool::{self, output, tool};
+use crate::tool::{self, last_lines, output, tool};
 
 /// What cargo-fuzz builds for; the sanitizer wants it named.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
@@ -85,6 +84,8 @@ pub fn set_up() -> Result<()> {
 /// Builds these targets; all if none is named.
 pub fn build(targets: &[String]) -> Result<()> {
     let _progress = Progress::spinner("Building the fuzz targets");
+    // cargo-fuzz knows no `--locked`.
+    tree::locked("fuzz/Cargo.toml")?;
     let build = |name: Option<&String>| {
         let mut command = nightly(&["fuzz", "build", "--target", TRIPLE])?;
         let (said, ended_well) = all_output(command.args(name).current_dir(project::root()))?;

@@ -3,17 +3,23 @@
 //! | layer | needs | counts |
 //! |---|---|---|
 //! | format, lints, docs, tidy | nothing | one each |
+//! | locks | nothing | one for each `Cargo.lock` |
 //! | unit | nothing (iasl and the kernels are fetched) | tests |
 //! | bare-metal | /dev/kvm | tests |
 //! | pages | /dev/kvm for most | sessions in the book, and checks of its links and options |
 //! | fuzz | nightly, cargo-fuzz | targets, each for a fixed time |
 //! | boot | QEMU, where the processor has no virtualization | one: `cargo xtask boot --check` |
 //! | lab-6.1, lab-6.12 | QEMU | scenarios; side by side |
+//! | tree | git | one: the tests leave the tree as it was |
+//!
+//! `quick` is format, tidy, locks, and of the crates that a [change](changed) touches lints and tests that start no machine.
 
 pub mod cargo;
+pub mod changed;
 pub mod fuzz;
 pub mod linux;
 pub mod pages;
+pub mod tree;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a guest says about its memory: sixteen numbers, each with a tag.
+//! What a guest says about its memory through its balloon: sixteen numbers, each with a tag.
 //!
 //! ```text
 //!   buffer of the driver:  | tag 2 | value 8 | tag 2 | value 8 | ..     little-endian, packed
@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// One statistic: a tag in two bytes, a value in eight.
-pub(super) const ENTRY: usize = 10;
+pub(crate) const ENTRY: usize = 10;
 
 /// The guest's numbers; each is there if the guest's driver knows it. Amounts are bytes, the others count events
 /// since the guest started.
@@ -55,7 +55,7 @@ pub struct Statistics {
 
 impl Statistics {
     /// Reads entries; unknown tags and what is cut off are skipped. `None` if nothing is left.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Statistics> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Statistics> {
         let mut statistics = Statistics::default();
         let (entries, _) = bytes.as_chunks::<ENTRY>();
         for &[tag_low, tag_high, ref value @ ..] in entries {
