@@ -12,9 +12,10 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use axvm_core::speech::{TellOutcome, try_tell};
 use axvm_events::{Event, Sink};
 use axvm_sync::lock;
+
+use crate::speech::{TellOutcome, try_tell};
 
 /// Lines a quiet second may carry at once.
 const BURST: u32 = 16;

@@ -1,9 +1,8 @@
 //! Telling the service manager that started AxVM how far the machine is.
 //!
 //! ```text
-//!   vCPUs run      READY=1  --+
-//!   what it does   STATUS=  --+--> one datagram each --> the socket that NOTIFY_SOCKET names
-//!   power-off      STOPPING=1 +                          /run/systemd/notify, or @name (abstract)
+//!   vCPUs run   READY=1     --+--> one datagram each --> the socket that NOTIFY_SOCKET names
+//!   power-off   STOPPING=1  --+                          /run/systemd/notify, or @name (abstract)
 //! ```
 //!
 //! A machine is ready when its vCPUs run: all that the host can refuse has then been given. When Linux in it is up
@@ -11,8 +10,8 @@
 //!
 //! Without NOTIFY_SOCKET nothing is sent. The variable stays set: AxVM starts no other programs.
 //!
-//! Source: sd_notify(3), systemd 252. Left out: MAINPID (the service manager started us), WATCHDOG, file descriptors,
-//! vsock addresses.
+//! Source: sd_notify(3), systemd 252. Left out: STATUS (what a guest does, only the guest knows), MAINPID (the
+//! service manager started us), WATCHDOG, file descriptors, vsock addresses.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -33,11 +32,9 @@ pub struct NotifyError {
 
 /// How far a machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServiceState<'a> {
+pub enum ServiceState {
     /// The vCPUs run.
     Ready,
-    /// In a few words, what it does now; shown by `systemctl status`.
-    Status(&'a str),
     /// The machine is ending.
     Stopping,
 }
@@ -64,21 +61,19 @@ impl Notifier {
     }
 
     /// Sends one state. A failure is for the verbose log, not a reason to stop.
-    pub fn tell(&self, state: ServiceState<'_>) -> Result<(), NotifyError> {
+    pub fn tell(&self, state: ServiceState) -> Result<(), NotifyError> {
         let Some(socket) = &self.socket else {
             return Ok(());
         };
-        let (name, message) = match state {
-            ServiceState::Ready => ("READY=1", "READY=1".into()),
-            // A line end would begin another assignment.
-            ServiceState::Status(text) => ("STATUS", format!("STATUS={}", text.replace(['\n', '\r'], " "))),
-            ServiceState::Stopping => ("STOPPING=1", "STOPPING=1".into()),
+        let message = match state {
+            ServiceState::Ready => "READY=1",
+            ServiceState::Stopping => "STOPPING=1",
         };
         let sent = match &self.connected {
             Some(connected) => connected.send(message.as_bytes()),
             None => connect(socket).and_then(|connected| connected.send(message.as_bytes())),
         };
-        sent.map(drop).map_err(|source| NotifyError { state: name, socket: socket.clone(), source })
+        sent.map(drop).map_err(|source| NotifyError { state: message, socket: socket.clone(), source })
     }
 }
 
@@ -111,11 +106,7 @@ mod tests {
         let path = dir.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
         let notifier = Notifier::to(Some(path.into()));
-        for (state, text) in [
-            (ServiceState::Ready, "READY=1"),
-            (ServiceState::Status("2 vCPUs run\nREADY=0"), "STATUS=2 vCPUs run READY=0"),
-            (ServiceState::Stopping, "STOPPING=1"),
-        ] {
+        for (state, text) in [(ServiceState::Ready, "READY=1"), (ServiceState::Stopping, "STOPPING=1")] {
             notifier.tell(state).unwrap();
             assert_eq!(received(&listener), text);
         }

@@ -13,9 +13,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
-use axvm_core::notify::{Notifier, ServiceState};
-use axvm_core::settings::OnReboot;
-use axvm_core::speech;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::{KernelSource, Resources, cpuinfo};
@@ -27,7 +24,10 @@ use crate::consoles::{Consoles, OpenedConsoles};
 use crate::control::Panel;
 use crate::current::Current;
 use crate::narrator::Narrator;
+use crate::notify::{Notifier, ServiceState};
 use crate::serve::{Signals, see_off, serve};
+use crate::settings::OnReboot;
+use crate::speech;
 
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
@@ -82,7 +82,7 @@ pub struct Starts<'a> {
 
 impl Starts<'_> {
     /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
-    pub fn run(&self, tell: impl Fn(ServiceState<'_>)) -> Result<End> {
+    pub fn run(&self, tell: impl Fn(ServiceState)) -> Result<End> {
         let Starts { config, resources, consoles, current, signals } = self;
         loop {
             let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
@@ -199,7 +199,7 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
     Ok(())
 }
 
-fn tell(notifier: &Notifier, state: ServiceState<'_>, events: &Events) {
+fn tell(notifier: &Notifier, state: ServiceState, events: &Events) {
     if let Err(error) = notifier.tell(state) {
         events.emit(|| Event::Warning { from: "service manager", message: error.to_string() });
     }

@@ -15,12 +15,13 @@ use anyhow::{Context, Result};
 use axvm_api::Client;
 use axvm_api::types::{Action, ActionRequest};
 use axvm_console::{BackEnd, Console, Hooks, Key, Port, Wake};
-use axvm_core::speech::tell;
 use axvm_sandbox::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::speech::tell;
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 << 10;
