@@ -13,6 +13,8 @@
 
 use std::io;
 
+use crate::KvmVcpu;
+
 /// Why a vCPU stopped running guest code.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Exit<'a> {
@@ -93,4 +95,9 @@ pub trait Vcpu: Send {
 
     /// Says that the vCPU stood still for a while, so that the guest's watchdogs do not bark at the lost time.
     fn was_paused(&mut self) {}
+
+    /// The vCPU as KVM has it, for what only KVM can say of it; `None` for one that is played.
+    fn as_kvm(&self) -> Option<&KvmVcpu> {
+        None
+    }
 }

@@ -210,6 +210,10 @@ impl Vcpu for KvmVcpu {
         }
     }
 
+    fn as_kvm(&self) -> Option<&KvmVcpu> {
+        Some(self)
+    }
+
     fn was_paused(&mut self) {
         // A guest without kvmclock makes this an error: it cannot be told.
         let _ = self.fd.kvmclock_ctrl();

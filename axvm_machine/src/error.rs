@@ -11,6 +11,8 @@ use axvm_memory::RamError;
 use axvm_virtio::block::DiskError;
 use thiserror::Error;
 
+use crate::saved::MismatchError;
+
 /// A machine that cannot be; the host or the specification is the reason, never a guest.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -88,6 +90,12 @@ pub enum MachineError {
         /// What the host said.
         source: io::Error,
     },
+    /// A saved machine does not fit.
+    #[error(transparent)]
+    Mismatch(#[from] MismatchError),
+    /// A machine that was to begin paused does not stand still.
+    #[error("The vCPUs of a restored machine do not stand still; the host is overloaded, try again")]
+    NotStill,
     /// The host has no thread for a vCPU.
     #[error("Cannot start the thread of vCPU {vcpu}; give fewer --cpus, or raise a limit (ulimit -u, ulimit -v)")]
     VcpuThread {

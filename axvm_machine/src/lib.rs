@@ -7,6 +7,8 @@
 //!              /dev/kvm, RAM,               vCPU threads, parts by name
 //!              disks, kernel                pause, resume, visit, stop
 //!              (outlive a reset)            (one start of the guest)
+//!                         ^                    |
+//!                         '--restore()-- SavedMachine <--save()
 //! ```
 //!
 //! A reset is a new machine from the same resources. The example `boot` does all of it in forty lines.
@@ -24,6 +26,7 @@ mod inventory;
 mod machine;
 mod recipe;
 mod resources;
+mod saved;
 mod spec;
 mod vcpu;
 
@@ -32,4 +35,5 @@ pub use inventory::{Chip, Inventory, Part};
 pub use machine::{Machine, PauseError, WaitOutcome};
 pub use recipe::Ports;
 pub use resources::Resources;
+pub use saved::{ChipState, MismatchError, SaveError, SavedMachine, SavedPart};
 pub use spec::{BALLOON, KernelSource, MachineSpec};

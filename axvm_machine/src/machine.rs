@@ -17,17 +17,17 @@ use std::time::{Duration, Instant};
 
 use axvm_boot::plan::Plan;
 use axvm_devices::{StopReason, StopSwitch};
-use axvm_kvm::{KvmVcpu, Vcpu, Vm};
+use axvm_kvm::{KvmVcpu, Vm};
 use axvm_sync::lock;
 use axvm_virtio::balloon::Target;
 use axvm_virtio::{Busy, StillBusy};
 use thiserror::Error;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use crate::MachineError;
 use crate::gate::Order;
 use crate::inventory::Inventory;
 use crate::vcpu::{self, Shared, VcpuHandle};
+use crate::{MachineError, Ports};
 
 /// A machine whose vCPUs run, wait, or have stopped.
 pub struct Machine {
@@ -40,12 +40,14 @@ pub struct Machine {
     change: Mutex<Threads>,
     /// What holds now; locked for a moment only, so that a status never waits.
     mode: Mutex<Mode>,
-    /// Keeps the VM (and with it its interrupt controllers) alive longer than its vCPUs.
-    _vm: Vm,
+    /// The outer ends of its consoles.
+    ports: Ports,
+    /// Last, so that the VM (and with it its interrupt controllers) lives longer than its vCPUs.
+    vm: Vm,
 }
 
 /// The threads that are not joined yet.
-type Threads = Vec<JoinHandle<()>>;
+pub(crate) type Threads = Vec<JoinHandle<()>>;
 
 /// What a machine does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ pub(crate) struct Built {
     pub(crate) plan: Plan,
     pub(crate) inventory: Inventory,
     pub(crate) command_line: String,
+    pub(crate) ports: Ports,
     pub(crate) shared: Arc<Shared>,
     pub(crate) vcpus: Vec<KvmVcpu>,
     pub(crate) vm: Vm,
@@ -92,18 +95,28 @@ pub enum PauseError {
 }
 
 impl Machine {
-    /// Starts every vCPU on a thread of its own, on the host CPU that `pins` gives it.
+    /// Starts every vCPU on a thread of its own, on the host CPU that `pins` gives it. They run, or wait at a gate whose
+    /// order is to pause: then the machine comes into being paused.
     pub(crate) fn start(built: Built, pins: &[usize]) -> Result<Machine, MachineError> {
-        let Built { plan, inventory, command_line, shared, vcpus: kvm_vcpus, vm } = built;
-        let (change, mode) = (Mutex::default(), Mutex::new(Mode::Running));
+        let Built { plan, inventory, command_line, ports, shared, vcpus: kvm_vcpus, vm } = built;
+        let paused = shared.gate.current() == Order::Pause;
+        let mode = if paused { Mode::Paused } else { Mode::Running };
+        let (change, mode) = (Mutex::default(), Mutex::new(mode));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
-        let mut machine = Machine { plan, inventory, command_line, shared, vcpus, change, mode, _vm: vm };
+        let mut machine = Machine { plan, inventory, command_line, shared, vcpus, change, mode, ports, vm };
         for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
             let pin = pins.get(vcpu as usize).copied();
-            let (handle, thread) = vcpu::spawn(vcpu, kvm_vcpu, pin, Arc::clone(&machine.shared))
-                .map_err(|source| MachineError::VcpuThread { vcpu, source })?;
+            let error = |source| MachineError::VcpuThread { vcpu, source };
+            let (handle, thread) = vcpu::spawn(vcpu, kvm_vcpu, pin, Arc::clone(&machine.shared)).map_err(error)?;
+            if paused {
+                // Before its first instruction, or soon after: until then nothing of it has happened that counts.
+                handle.kick();
+            }
             machine.vcpus.push(handle);
             machine.change().push(thread);
+        }
+        if paused && !machine.shared.gate.wait_until_still(Instant::now() + PATIENCE) {
+            return Err(MachineError::NotStill);
         }
         Ok(machine)
     }
@@ -215,17 +228,39 @@ impl Machine {
 
     /// Acts on vCPU number `index` of a paused machine, from that vCPU's own thread. `None` if the machine is not
     /// paused, or the thread has ended.
-    pub fn visit<T: Send + 'static>(
+    pub fn visit<T: Send + 'static>(&self, index: u32, act: impl FnOnce(&KvmVcpu) -> T + Send + 'static) -> Option<T> {
+        let _still = self.hold()?;
+        self.visit_held(index, act)
+    }
+
+    /// Keeps a paused machine paused for as long as what it returns lives; `None` if it is not paused.
+    pub(crate) fn hold(&self) -> Option<MutexGuard<'_, Threads>> {
+        let change = self.change();
+        self.is_paused().then_some(change)
+    }
+
+    /// A visit to a machine that is [held](Machine::hold).
+    pub(crate) fn visit_held<T: Send + 'static>(
         &self,
         index: u32,
-        act: impl FnOnce(&mut dyn Vcpu) -> T + Send + 'static,
+        act: impl FnOnce(&KvmVcpu) -> T + Send + 'static,
     ) -> Option<T> {
-        // With the lock held, the machine cannot go on meanwhile.
-        let _change = self.change();
-        if !self.is_paused() {
-            return None;
-        }
-        self.shared.gate.visit(index, act)
+        self.shared.gate.visit(index, |vcpu| vcpu.as_kvm().map(act)).flatten()
+    }
+
+    /// The VM, for what only KVM knows.
+    pub(crate) fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// The outer ends of its consoles.
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// How many vCPUs there are.
+    pub(crate) fn vcpu_count(&self) -> u32 {
+        self.vcpus.len() as u32
     }
 
     /// Lets the devices go on, then the vCPUs. Nothing happens to a machine that runs or is being stopped.

@@ -7,24 +7,44 @@
 //! ```
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axvm_arch::registers::CpuState;
 use axvm_boot::plan::Plan;
 use axvm_boot::{acpi, command_line, cpu, linux};
 use axvm_console::Port;
-use axvm_devices::StopSwitch;
+use axvm_devices::{Bus, StopSwitch};
 use axvm_events::Event;
 use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 
 use crate::board::Board;
 use crate::gate::{Gate, Order};
+use crate::inventory::Inventory;
 use crate::machine::Built;
 use crate::resources::Steps;
+use crate::saved::{MismatchError, SavedMachine};
 use crate::vcpu::{AddressSpace, Shared};
 use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo};
 
+/// The last APIC id without x2APIC: 255 is the broadcast.
+const LAST_XAPIC_ID: u32 = 254;
+
+/// A machine after step 6.
+struct Wired {
+    vm: Vm,
+    plan: Plan,
+    inventory: Inventory,
+    stop: Arc<StopSwitch>,
+    port_bus: Bus,
+    mmio_bus: Bus,
+    ports: Ports,
+    pins: Vec<usize>,
+}
+
 /// The ends of a machine's consoles that are outside of it.
+#[derive(Clone)]
 pub struct Ports {
     /// The UART's.
     pub com1: Port,
@@ -35,14 +55,47 @@ pub struct Ports {
 impl Resources {
     /// Builds a machine and starts its vCPUs. RAM must be as it was opened, or [cleared](Resources::clear).
     pub fn build(&self, spec: &MachineSpec, ports: &Ports) -> Result<Machine, MachineError> {
-        let Resources { kvm, ram, events, .. } = self;
-        let mut steps = Steps::start(events);
+        let apic_ids = spec.apic_ids();
+        let wired = self.wire(spec, ports, apic_ids.iter().any(|&id| id > LAST_XAPIC_ID))?;
+
+        // 7  The guest's memory at power-on.
+        let mut steps = Steps::start(&self.events);
+        let start = self.place(spec, &wired.plan, &apic_ids)?;
+        steps.done("boot", || describe(&start));
+        steps.done("command line", || start.command_line.clone());
+
+        // 8, 9  vCPUs.
+        let vcpus = self.create_vcpus(spec, &wired.vm, &apic_ids, &start.state)?;
+        steps.done("vcpus", || format!("{} created, APIC ids up to {}", vcpus.len(), apic_ids[apic_ids.len() - 1]));
+        self.start(wired, vcpus, start.command_line, Order::Run)
+    }
+
+    /// Builds a machine that goes on where `saved` stood, once it is resumed: it is paused. `spec` and RAM must be those of
+    /// the saved machine, `ports` fresh.
+    pub fn restore(&self, spec: &MachineSpec, ports: &Ports, saved: &SavedMachine) -> Result<Machine, MachineError> {
+        let (here, there) = (spec.topology.count() as usize, saved.vcpus.len());
+        if here != there {
+            return Err(MismatchError::Vcpus { saved: there, here }.into());
+        }
+        let wired = self.wire(spec, ports, saved.vm.x2apic_ids)?;
+
+        // 7, 8, 9  RAM is as it was; vCPUs and chips take their state.
+        let mut steps = Steps::start(&self.events);
+        let vcpus = saved.restore_vm(&wired.vm)?;
+        wired.inventory.pause(Instant::now()).map_err(|busy| MachineError::host("a device")(io::Error::other(busy)))?;
+        saved.restore_parts(ports, &wired.inventory)?;
+        steps.done("restore", || format!("{} vCPUs and {} parts", vcpus.len(), saved.parts.len()));
+        self.start(wired, vcpus, saved.command_line.clone(), Order::Pause)
+    }
+
+    /// Steps 3 to 6: a VM with all its parts, and none of them has done anything yet.
+    fn wire(&self, spec: &MachineSpec, ports: &Ports, x2apic_ids: bool) -> Result<Wired, MachineError> {
+        let mut steps = Steps::start(&self.events);
         let stop = Arc::new(StopSwitch::new().map_err(MachineError::host("the stop switch"))?);
 
         // 3  The VM: memory slots, interrupt controllers, PIT.
-        let vm = kvm.create_vm(ram)?;
-        let apic_ids = spec.apic_ids();
-        if apic_ids.iter().any(|&id| id > 254) {
+        let vm = self.kvm.create_vm(&self.ram)?;
+        if x2apic_ids {
             vm.enable_x2apic_api()?;
         }
         steps.done("vm", || "memory slots, PIC, IOAPIC, local APICs, PIT".into());
@@ -55,24 +108,27 @@ impl Resources {
         }
         let (port_bus, mmio_bus, inventory) = board.finish();
         steps.done("board", || plan.parts().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+        let (ports, pins) = (ports.clone(), spec.pins.clone());
+        Ok(Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins })
+    }
 
-        // 7  The guest's memory at power-on.
-        let start = self.place(spec, &plan, &apic_ids)?;
-        steps.done("boot", || describe(&start));
-        steps.done("command line", || start.command_line.clone());
-
-        // 8, 9  vCPUs.
-        let vcpus = self.create_vcpus(spec, &vm, &apic_ids, &start.state)?;
-        steps.done("vcpus", || format!("{} created, APIC ids up to {}", vcpus.len(), apic_ids[apic_ids.len() - 1]));
-
+    /// Lets the vCPUs begin, under a first order.
+    fn start(
+        &self,
+        wired: Wired,
+        vcpus: Vec<KvmVcpu>,
+        command_line: String,
+        order: Order,
+    ) -> Result<Machine, MachineError> {
+        let Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins } = wired;
         let shared = Shared {
-            ports: AddressSpace::new("port", port_bus, events),
-            mmio: AddressSpace::new("mmio", mmio_bus, events),
+            ports: AddressSpace::new("port", port_bus, &self.events),
+            mmio: AddressSpace::new("mmio", mmio_bus, &self.events),
             stop,
-            gate: Arc::new(Gate::new(Order::Run)),
+            gate: Arc::new(Gate::new(order)),
         };
-        let command_line = start.command_line;
-        Machine::start(Built { plan, inventory, command_line, shared: Arc::new(shared), vcpus, vm }, &spec.pins)
+        let shared = Arc::new(shared);
+        Machine::start(Built { plan, inventory, command_line, ports, shared, vcpus, vm }, &pins)
     }
 
     /// Step 7: tables, command line, kernel and initrd in guest RAM.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   add / add_indirect --> descriptors, avail.ring      (not yet visible)
-//!   kick               --> avail.idx; does the device want to hear of it?
+//!   kick               --> avail.idx; does the device want a kick?
 //!   take_used          <-- used.ring, used.idx
 //! ```
 //!

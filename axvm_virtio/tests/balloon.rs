@@ -26,7 +26,7 @@ const PAGE_POISON: u64 = 1 << 4;
 const PAGE_REPORTING: u64 = 1 << 5;
 const ALL: BalloonConfig = BalloonConfig { deflate_on_oom: true, free_page_reporting: true };
 
-/// A machine with a balloon, one of its queues in the driver's hands, [`IN_USE`] bytes full.
+/// A machine with a balloon, one of its queues in the driver's use, [`IN_USE`] bytes full.
 struct Toy {
     machine: Machine,
     driver: FakeDriver,

@@ -2,5 +2,6 @@
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped.
 
+mod carry;
 mod guest;
 mod life;
