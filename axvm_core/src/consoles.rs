@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port, Wake};
-use axvm_core::speech::tell;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::Ports;
 
 use crate::config::Config;
 use crate::current::Current;
+use crate::speech::tell;
 
 /// A console's two ends.
 struct Line {

@@ -79,7 +79,7 @@ fn machines_are_listed_and_named_by_name_process_and_path() {
         assert!(code == 0 && status.starts_with(&format!("web (process {}): running", web.pid())), "{status}{errors}");
     }
     for (name, told) in [
-        ("nobody", "No machine 'nobody': there is"),
+        ("none", "No machine 'none': there is"),
         ("1", "No machine '1'"),
         ("./no-such-socket", "there is no such socket"),
         ("./disk.img", "./disk.img"),
