@@ -293,19 +293,22 @@ guest!(
 );
 
 #[test]
-fn the_apic_timer_fires_when_the_rest_of_its_time_is_over() {
+fn the_apic_timer_goes_on_with_the_rest_of_its_time() {
+    /// Current count of the timer.
+    const COUNT: usize = 0x390;
     let kvm = kvm_or_skip!();
     let mut bench = Bench::new(&kvm, sets_the_apic_timer());
     bench.interrupt_gate(0x44, 0x2000);
     bench.place(0x2000, counts_an_interrupt());
+    let start = Instant::now();
     assert_eq!(bench.run_to_standstill(), 1);
-    let armed = Instant::now();
     let state = bench.bsp.save().unwrap();
     assert_eq!(state.lapic.register(LapicState::LVT_TIMER), 0x44);
+    let left = state.lapic.register(COUNT);
     (bench, _) = bench.moved(&kvm, Vec::new());
+    assert!(bench.bsp.save().unwrap().lapic.register(COUNT) <= left, "it does not start anew");
     assert_eq!(bench.run_to_report(), 0x44);
-    let waited = armed.elapsed();
-    assert!((Duration::from_millis(200)..Duration::from_secs(5)).contains(&waited), "{waited:?}");
+    assert!(start.elapsed() >= Duration::from_millis(290), "{:?}", start.elapsed());
 }
 
 guest!(
