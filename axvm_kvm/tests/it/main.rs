@@ -12,3 +12,5 @@ mod power_on;
 mod refusals;
 mod smp;
 mod state;
+mod state_interrupts;
+mod state_interrupts;
