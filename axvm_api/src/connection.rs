@@ -4,6 +4,14 @@
 //!   socket --read, a piece a turn--> Session --write what the socket takes--> socket
 //! ```
 //!
+//! Between turns a client is in one of four phases:
+//!
+//! ```text
+//!   Idle <---------------------> Busy (30 s) --last answer is sent--> Lingers (1 s)
+//!     request begun, answer waits  |                                    |
+//!                                  '--time is over--> Over <------------'
+//! ```
+//!
 //! Nothing here waits. A turn serves one request at most, so that a client that floods waits for the others.
 
 use std::io::{self, Read, Write};
@@ -28,12 +36,34 @@ const PIECE: usize = 16 << 10;
 pub(crate) struct Connection {
     stream: UnixStream,
     session: Session,
-    /// The client will send no more.
+    /// The client will send no more; it may still read.
     input_ended: bool,
-    /// The last answer is sent.
-    lingers: bool,
-    deadline: Option<Instant>,
+    phase: Phase,
     last_input: Instant,
+}
+
+/// What client and server owe each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing: a silent client may stay.
+    Idle,
+    /// The client the rest of a request, or to take an answer, until then.
+    Busy { until: Instant },
+    /// The last answer is sent: the client may read it until then.
+    Lingers { until: Instant },
+    /// The client's time was up.
+    Over,
+}
+
+/// What a turn brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moved {
+    /// Nothing moved.
+    Nothing,
+    /// Some bytes went out.
+    Part,
+    /// A request was served, or all bytes went out: there may be more to do at once.
+    All,
 }
 
 /// What becomes of a connection after its turn.
@@ -51,11 +81,11 @@ impl Connection {
     pub(crate) fn new(stream: UnixStream, now: Instant) -> io::Result<Connection> {
         stream.set_nonblocking(true)?;
         let session = Session::default();
-        Ok(Connection { stream, session, input_ended: false, lingers: false, deadline: None, last_input: now })
+        Ok(Connection { stream, session, input_ended: false, phase: Phase::Idle, last_input: now })
     }
 
     /// Says a last word. It stays until the client had time to read that: some take a socket that is closed at once for
-    /// one that nobody listens to.
+    /// one without a listener.
     pub(crate) fn end(&mut self, response: &Response) {
         self.session.end(response);
     }
@@ -74,7 +104,10 @@ impl Connection {
 
     /// When to look even if nothing happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        match self.phase {
+            Phase::Busy { until } | Phase::Lingers { until } => Some(until),
+            Phase::Idle | Phase::Over => None,
+        }
     }
 
     /// Since when it may be given up for another client; never while it is a stream of events.
@@ -91,24 +124,22 @@ impl Connection {
         if ready.intersects(PollFlags::IN | PollFlags::HUP) {
             self.read(now)?;
         }
-        let more = self.session.advance(api);
-        let waited = self.session.output().len();
+        let served = self.session.advance(api);
         let sent = self.write()?;
+        let moved = if served { Moved::All } else { sent };
         if let Some((attach, typed)) = self.session.take_console() {
             self.stream.set_nonblocking(false)?;
             attach(self.stream.try_clone()?, typed);
             return Ok(Next::Close);
         }
-        self.watch_time(now, more || sent > 0);
+        self.watch_time(now, moved);
         let hung_up = ready.intersects(PollFlags::HUP | PollFlags::ERR) && !ready.contains(PollFlags::IN);
-        let nothing_left = self.session.output().is_empty() && !more && !self.session.is_stream();
-        Ok(if self.input_ended && nothing_left || hung_up && !more {
-            Next::Close
-        } else if more || sent > 0 && sent == waited {
-            // Room for more answers or events, if there are any.
-            Next::Again
-        } else {
-            Next::Wait
+        let has_all = self.session.output().is_empty() && !self.session.is_stream();
+        Ok(match moved {
+            _ if self.phase == Phase::Over => Next::Close,
+            Moved::All => Next::Again,
+            _ if hung_up || self.input_ended && has_all => Next::Close,
+            Moved::Nothing | Moved::Part => Next::Wait,
         })
     }
 
@@ -129,46 +160,51 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what the socket takes; how much that was.
-    fn write(&mut self) -> io::Result<usize> {
-        if self.session.output().is_empty() {
-            return Ok(0);
+    /// Sends what the socket takes.
+    fn write(&mut self) -> io::Result<Moved> {
+        let waiting = self.session.output().len();
+        if waiting == 0 {
+            return Ok(Moved::Nothing);
         }
         let len = retry(self.stream.write(self.session.output()))?.unwrap_or(0);
         self.session.sent(len);
-        Ok(len)
+        Ok(match len {
+            0 => Moved::Nothing,
+            // Room for more answers or events, if there are any.
+            _ if len == waiting => Moved::All,
+            _ => Moved::Part,
+        })
     }
 
-    /// Moves the deadline; acts when it has passed.
-    fn watch_time(&mut self, now: Instant, progress: bool) {
-        if self.session.has_ended() && self.session.output().is_empty() {
-            if !self.lingers {
-                self.lingers = true;
-                self.deadline = Some(now + LINGER);
+    /// Goes to the phase that this turn led to; acts when its time is over.
+    fn watch_time(&mut self, now: Instant, moved: Moved) {
+        let has_all = self.session.output().is_empty();
+        self.phase = match self.phase {
+            Phase::Lingers { until } => Phase::Lingers { until },
+            _ if self.session.has_ended() && has_all => {
                 _ = self.stream.shutdown(Shutdown::Write);
+                Phase::Lingers { until: now + LINGER }
             }
-        } else if !self.session.is_unfinished() && (self.session.output().is_empty() || self.session.is_stream()) {
-            self.deadline = None;
-        } else if self.deadline.is_none() || progress {
-            self.deadline = Some(now + PATIENCE);
-        }
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.give_up();
+            _ if !self.session.is_unfinished() && (has_all || self.session.is_stream()) => Phase::Idle,
+            Phase::Busy { until } if moved == Moved::Nothing => Phase::Busy { until },
+            _ => Phase::Busy { until: now + PATIENCE },
+        };
+        if self.deadline().is_some_and(|until| until <= now) {
+            self.phase = self.when_late();
         }
     }
 
-    fn give_up(&mut self) {
-        if self.session.is_unfinished() && self.session.output().is_empty() {
-            self.deadline = None;
-            self.session.end(&Response::fault(408, "The request did not arrive within 30 seconds"));
-        } else {
-            self.session = Session::default();
-            self.input_ended = true;
+    /// A request that is late gets an answer; a client that takes no answer gets no more.
+    fn when_late(&mut self) -> Phase {
+        if !self.session.is_unfinished() || !self.session.output().is_empty() {
+            return Phase::Over;
         }
+        self.session.end(&Response::fault(408, "The request did not arrive within 30 seconds"));
+        Phase::Idle
     }
 
     /// The last turn of all: what is ready to be said is said, if the client takes it now.
-    pub(crate) fn farewell(&mut self, api: &Api) {
+    pub(crate) fn finish(&mut self, api: &Api) {
         self.session.advance(api);
         self.session.finish();
         _ = self.write();
@@ -212,7 +248,7 @@ mod tests {
             self.connection.turn(PollFlags::IN, now, &self.api)
         }
 
-        fn heard(&mut self) -> String {
+        fn received(&mut self) -> String {
             let mut bytes = [0; 4096];
             let len = self.client.read(&mut bytes).unwrap_or(0);
             String::from_utf8_lossy(&bytes[..len]).into_owned()
@@ -226,10 +262,10 @@ mod tests {
             both.client.write_all(b"G").unwrap();
             assert_eq!(both.turn(second), Next::Wait);
         }
-        assert_eq!(both.heard(), "");
+        assert_eq!(both.received(), "");
         both.turn(30);
         both.turn(30);
-        assert!(both.heard().starts_with("HTTP/1.1 408 "));
+        assert!(both.received().starts_with("HTTP/1.1 408 "));
         both.client.write_all(b"G").unwrap();
         assert_eq!(both.turn(31), Next::Close);
     }
@@ -240,7 +276,7 @@ mod tests {
         both.client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         both.turn(0);
         both.turn(0);
-        assert!(both.heard().starts_with("HTTP/1.1 200 "));
+        assert!(both.received().starts_with("HTTP/1.1 200 "));
         assert_eq!((both.turn(3600), both.connection.deadline()), (Next::Wait, None));
     }
 

@@ -12,29 +12,29 @@ use crate::types::{Balloon, BalloonStatistics, Status, VmConfig};
 /// `400 {"fault_message": ...}`.
 pub trait Control: Send + Sync {
     /// What the machine is and does now.
-    fn status(&self) -> Result<Status, Fault>;
+    fn status(&self) -> Result<Status, ControlError>;
     /// What the machine was built from.
-    fn config(&self) -> Result<VmConfig, Fault>;
+    fn config(&self) -> Result<VmConfig, ControlError>;
     /// Stops every vCPU and worker at a point from which all state could be read. Done when it returns; twice is once.
-    fn pause(&self) -> Result<(), Fault>;
+    fn pause(&self) -> Result<(), ControlError>;
     /// Undoes [`Control::pause`]; a running machine stays as it is.
-    fn resume(&self) -> Result<(), Fault>;
+    fn resume(&self) -> Result<(), ControlError>;
     /// Presses the power button: the guest is asked to power off.
-    fn power_button(&self) -> Result<(), Fault>;
+    fn power_button(&self) -> Result<(), ControlError>;
     /// Resets the machine, whether the guest likes it or not.
-    fn reset(&self) -> Result<(), Fault>;
+    fn reset(&self) -> Result<(), ControlError>;
     /// Ends the machine at once: completed flushes are on disk, the guest is not asked.
-    fn stop(&self) -> Result<(), Fault>;
+    fn stop(&self) -> Result<(), ControlError>;
     /// The balloon and its target.
-    fn balloon(&self) -> Result<Balloon, Fault>;
+    fn balloon(&self) -> Result<Balloon, ControlError>;
     /// Asks the guest to give up `amount_mib` of its memory.
-    fn set_balloon(&self, amount_mib: u32) -> Result<(), Fault>;
+    fn set_balloon(&self, amount_mib: u32) -> Result<(), ControlError>;
     /// What the guest last said about its memory.
-    fn balloon_statistics(&self) -> Result<BalloonStatistics, Fault>;
+    fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError>;
     /// Seconds between two such reports.
-    fn set_statistics_interval(&self, seconds: u32) -> Result<(), Fault>;
+    fn set_statistics_interval(&self, seconds: u32) -> Result<(), ControlError>;
     /// A way onto the console, or why there is none. The answer `101` is written before it is called.
-    fn attach_console(&self) -> Result<Attach, Fault>;
+    fn attach_console(&self) -> Result<Attach, ControlError>;
 }
 
 /// Takes a stream onto the console, with the bytes that the client already typed.
@@ -45,16 +45,16 @@ pub type Attach = Box<dyn FnOnce(UnixStream, Vec<u8>) + Send>;
 /// Why a request was not granted: one sentence for people, with what to do.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
-pub struct Fault(pub String);
+pub struct ControlError(pub String);
 
-impl From<String> for Fault {
-    fn from(message: String) -> Fault {
-        Fault(message)
+impl From<String> for ControlError {
+    fn from(message: String) -> ControlError {
+        ControlError(message)
     }
 }
 
-impl From<&str> for Fault {
-    fn from(message: &str) -> Fault {
-        Fault(message.into())
+impl From<&str> for ControlError {
+    fn from(message: &str) -> ControlError {
+        ControlError(message.into())
     }
 }

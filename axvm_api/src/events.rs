@@ -1,4 +1,4 @@
-//! Events on their way to those who asked for `GET /events`.
+//! Events on their way to the subscribers: clients that asked for `GET /events`.
 //!
 //! ```text
 //!   any thread --event--> ring of the last lines --+--> subscription 1   (next line: 17)
@@ -7,7 +7,7 @@
 //!                      thread api
 //! ```
 //!
-//! Nobody waits for a slow reader: the ring forgets its oldest line, and a subscription that was there is told how
+//! No thread waits for a slow reader: the ring forgets its oldest line, and a subscription that was there is told how
 //! many it lost. Without a subscription no event is even built.
 
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ pub const SUBSCRIPTION_LIMIT: usize = 32;
 /// Where events become lines of JSON.
 pub struct EventFeed {
     ring: Mutex<Ring>,
-    /// Whether anyone is subscribed.
+    /// Whether there is a subscription.
     wanted: Arc<AtomicBool>,
     /// Readable when there are lines.
     ready: OwnedFd,
@@ -46,7 +46,7 @@ struct Ring {
 }
 
 impl EventFeed {
-    /// A feed that nobody reads yet.
+    /// A feed without a subscription.
     pub fn new() -> io::Result<Arc<EventFeed>> {
         Ok(Arc::new(EventFeed {
             ring: Mutex::default(),
@@ -194,10 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn events_are_built_only_while_someone_is_subscribed() {
+    fn events_are_built_only_for_a_subscriber() {
         let feed = EventFeed::new().unwrap();
         let events = feed.events();
-        events.emit(|| panic!("built for nobody"));
+        events.emit(|| panic!("built without a subscriber"));
         let mut subscription = feed.subscribe().unwrap();
         events.emit(|| power("off"));
         let line = parsed(&subscription.next_line().unwrap());
@@ -207,7 +207,7 @@ mod tests {
         );
         assert_eq!(subscription.next_line(), None);
         drop(subscription);
-        events.emit(|| panic!("built for nobody"));
+        events.emit(|| panic!("built without a subscriber"));
     }
 
     #[test]

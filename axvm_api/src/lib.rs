@@ -27,7 +27,7 @@ pub mod testing;
 pub mod types;
 
 pub use client::{Client, ClientError};
-pub use control::{Attach, Control, Fault};
+pub use control::{Attach, Control, ControlError};
 pub use events::EventFeed;
 pub use registry::Registry;
-pub use server::{ApiError, Bound, CONNECTION_LIMIT, Server};
+pub use server::{ApiError, ApiServer, Bound, CONNECTION_LIMIT};

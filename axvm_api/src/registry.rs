@@ -26,10 +26,10 @@ use crate::types::Status;
 /// How long `axvm ps` waits for a machine that hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why machines can not be registered.
+/// Why machines cannot be registered.
 #[derive(Debug, Error)]
 pub enum RegistryError {
-    /// It can not be made or read.
+    /// It cannot be made or read.
     #[error("Cannot use {path} for sockets: {source}. Set XDG_RUNTIME_DIR to a directory of yours")]
     Unusable {
         /// The directory.

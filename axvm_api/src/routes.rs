@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The types of body and answer are those of the function that does the work, and the OpenAPI document is made from the
-//! same table: a resource can not be there without being described, nor be described wrongly.
+//! same table: a resource cannot be there without being described, nor be described wrongly.
 //!
 //! As in Firecracker, every refusal is a 400, that of an unknown path or method too: clients know no other.
 //!
@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::control::{Control, Fault};
+use crate::control::{Control, ControlError};
 use crate::http::Response;
 use crate::types::{
     Action, ActionRequest, BalloonUpdate, FIRECRACKER_API, InstanceInfo, StatisticsUpdate, Version, VmUpdate,
@@ -49,7 +49,7 @@ pub struct Body {
 /// Makes the schema of a type.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
-type Call = Box<dyn Fn(&dyn Control, &[u8]) -> Result<Response, Fault> + Send + Sync>;
+type Call = Box<dyn Fn(&dyn Control, &[u8]) -> Result<Response, ControlError> + Send + Sync>;
 
 /// What a route does.
 pub enum Work {
@@ -113,7 +113,7 @@ fn firecracker() -> Vec<Route> {
     ]
 }
 
-fn act(control: &dyn Control, request: ActionRequest) -> Result<(), Fault> {
+fn act(control: &dyn Control, request: ActionRequest) -> Result<(), ControlError> {
     match request.action_type {
         Action::PowerButton | Action::SendCtrlAltDel => control.power_button(),
         Action::Reset => control.reset(),
@@ -160,7 +160,7 @@ fn before_boot() -> Vec<Route> {
 fn get<T, F>(path: &'static str, summary: &'static str, ask: F) -> Route
 where
     T: Serialize + JsonSchema,
-    F: Fn(&dyn Control) -> Result<T, Fault> + Send + Sync + 'static,
+    F: Fn(&dyn Control) -> Result<T, ControlError> + Send + Sync + 'static,
 {
     let call = move |control: &dyn Control, _: &[u8]| ask(control).map(|value| Response::json(&value));
     let answer: SchemaOf = SchemaGenerator::subschema_for::<T>;
@@ -171,11 +171,12 @@ where
 fn send<T, F>(method: &'static str, path: &'static str, summary: &'static str, example: &'static str, tell: F) -> Route
 where
     T: DeserializeOwned + JsonSchema,
-    F: Fn(&dyn Control, T) -> Result<(), Fault> + Send + Sync + 'static,
+    F: Fn(&dyn Control, T) -> Result<(), ControlError> + Send + Sync + 'static,
 {
     let call = move |control: &dyn Control, body: &[u8]| {
-        let error =
-            |error| Fault(format!("The body of {method} {path} is not understood: {error}. Send such as {example}"));
+        let error = |error| {
+            ControlError(format!("The body of {method} {path} is not understood: {error}. Send such as {example}"))
+        };
         tell(control, serde_json::from_slice(body).map_err(error)?).map(|()| Response::done())
     };
     let body = Body { schema: SchemaGenerator::subschema_for::<T>, example };

@@ -4,19 +4,18 @@
 //!   poll: events or stop | listeners | clients (64 at most)  -->  a turn for each client that is ready
 //! ```
 //!
-//! When all places are taken, the client that was silent longest makes room: whoever opens connections and says nothing
-//! takes them from himself.
+//! When all places are taken, the client that was silent longest makes room: a program that opens connections and
+//! says nothing takes them from itself.
 
-use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use axvm_sandbox::Role;
 use axvm_socket::{Socket, SocketError, is_own};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -39,9 +38,9 @@ pub enum ApiError {
     /// Its path.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Its thread.
-    #[error("Cannot start the thread of the control socket: {0}")]
-    Thread(Box<dyn Error + Send + Sync>),
+    /// Its thread, or what that needs.
+    #[error("Cannot start the thread of the control socket: no more descriptors or threads (see ulimit -n and -u)")]
+    Thread(#[source] io::Error),
 }
 
 /// Control sockets that listen and are not served yet: clients wait. Dropping removes them.
@@ -50,14 +49,14 @@ pub struct Bound(Vec<Socket>);
 
 /// The control socket of a running machine. Dropping stops it and removes its files.
 #[derive(Debug)]
-pub struct Server {
+pub struct ApiServer {
     sockets: Vec<Socket>,
     /// An eventfd: readable, the thread ends.
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl ApiServer {
     /// Listens at every path, for this user only. Before the machine is built, so that an error comes early.
     pub fn bind<P: AsRef<Path>>(paths: &[P]) -> Result<Bound, ApiError> {
         paths
@@ -72,7 +71,7 @@ impl Server {
     pub fn stop(self) {}
 }
 
-impl Drop for Server {
+impl Drop for ApiServer {
     fn drop(&mut self) {
         // Fails only when the counter is full, and then it is readable.
         _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
@@ -84,35 +83,16 @@ impl Drop for Server {
 }
 
 impl Bound {
-    /// Starts the thread `api`, the only one that reads `feed`. `on_start` runs there first: the place to restrict it.
-    /// If it fails, nothing is served.
-    pub fn serve<E: Into<Box<dyn Error + Send + Sync>>>(
-        self,
-        control: Arc<dyn Control>,
-        feed: Arc<EventFeed>,
-        on_start: impl FnOnce() -> Result<(), E> + Send + 'static,
-    ) -> Result<Server, ApiError> {
-        let error = |error: io::Error| ApiError::Thread(error.into());
-        let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(error)?;
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| error(errno.into()))?;
+    /// Starts the thread `api`, the only one that reads `feed`.
+    pub fn serve(self, control: Arc<dyn Control>, feed: Arc<EventFeed>) -> Result<ApiServer, ApiError> {
+        let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(ApiError::Thread)?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| ApiError::Thread(errno.into()))?;
         let stop = Arc::new(stop);
         let api = Api::new(control, feed.clone());
         let connections = Vec::new();
         let turns = Loop { listeners, api, feed, stop: stop.clone(), connections, accept_from: Instant::now() };
-        let (started, has_started) = mpsc::sync_channel(1);
-        let body = move || match on_start() {
-            Ok(()) => {
-                _ = started.send(Ok(()));
-                turns.run();
-            }
-            Err(error) => _ = started.send(Err(ApiError::Thread(error.into()))),
-        };
-        let thread = thread::Builder::new().name("api".into()).spawn(body).map_err(error)?;
-        let server = Server { sockets: self.0, stop, thread: Some(thread) };
-        match has_started.recv() {
-            Ok(result) => result.map(|()| server),
-            Err(_) => Err(ApiError::Thread("it ended at once".into())),
-        }
+        let thread = axvm_sandbox::spawn(Role::Api, "api", move || turns.run()).map_err(ApiError::Thread)?;
+        Ok(ApiServer { sockets: self.0, stop, thread: Some(thread) })
     }
 }
 
@@ -123,7 +103,7 @@ struct Loop {
     feed: Arc<EventFeed>,
     stop: Arc<OwnedFd>,
     connections: Vec<Client>,
-    /// Until then nobody is taken in.
+    /// Until then no client is taken in.
     accept_from: Instant,
 }
 
@@ -150,7 +130,7 @@ impl Loop {
             }
         }
         for client in &mut self.connections {
-            client.connection.farewell(&self.api);
+            client.connection.finish(&self.api);
         }
     }
 
@@ -221,7 +201,7 @@ impl Loop {
         self.connections.push(Client { connection, next: Next::Wait });
     }
 
-    /// Gives up the client that was silent longest. There is one: streams of events can not take every place.
+    /// Gives up the client that was silent longest. There is one: streams of events cannot take every place.
     fn make_room(&mut self) {
         const { assert!(SUBSCRIPTION_LIMIT < CONNECTION_LIMIT) };
         let silent = |(n, client): (usize, &Client)| Some((client.connection.idle_since()?, n));

@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use crate::control::{Attach, Control, Fault};
+use axvm_sandbox::Role;
+
+use crate::control::{Attach, Control, ControlError};
 use crate::types::{
-    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, Exits, HugePages, MachineConfig, Memory, Resident,
-    State, Status, VmConfig,
+    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, Exits, HugePages, MachineConfig, MachineState,
+    Memory, Resident, Status, VmConfig,
 };
 
 /// A machine that notes what it is asked.
@@ -21,30 +23,32 @@ impl FakeMachine {
         std::mem::take(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn note(&self, what: impl Into<String>) -> Result<(), Fault> {
+    fn note(&self, what: impl Into<String>) -> Result<(), ControlError> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(what.into());
         Ok(())
     }
 }
 
 impl Control for FakeMachine {
-    fn status(&self) -> Result<Status, Fault> {
+    fn status(&self) -> Result<Status, ControlError> {
         let resident = Resident { small: 4096, huge_2m: 2 << 20, huge_1g: 0 };
         Ok(Status {
             name: "fake".into(),
             pid: std::process::id(),
-            state: State::Running,
+            state: MachineState::Running,
             uptime_s: 1.5,
             cpus: 2,
             memory: Memory { size: 128 << 20, resident },
             disks: vec![Disk { name: "vda".into(), path: "/disk.img".into(), read_only: true }],
+            parts: Vec::new(),
+            busy: Vec::new(),
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
             console: "stdio".into(),
             version: "0.0.0".into(),
         })
     }
 
-    fn config(&self) -> Result<VmConfig, Fault> {
+    fn config(&self) -> Result<VmConfig, ControlError> {
         let drive = Drive {
             drive_id: "vda".into(),
             path_on_host: "/disk.img".into(),
@@ -62,51 +66,51 @@ impl Control for FakeMachine {
         })
     }
 
-    fn pause(&self) -> Result<(), Fault> {
+    fn pause(&self) -> Result<(), ControlError> {
         self.note("pause")
     }
 
-    fn resume(&self) -> Result<(), Fault> {
+    fn resume(&self) -> Result<(), ControlError> {
         self.note("resume")
     }
 
-    fn power_button(&self) -> Result<(), Fault> {
+    fn power_button(&self) -> Result<(), ControlError> {
         self.note("power button")
     }
 
-    fn reset(&self) -> Result<(), Fault> {
+    fn reset(&self) -> Result<(), ControlError> {
         self.note("reset")
     }
 
-    fn stop(&self) -> Result<(), Fault> {
+    fn stop(&self) -> Result<(), ControlError> {
         self.note("stop")
     }
 
-    fn balloon(&self) -> Result<Balloon, Fault> {
+    fn balloon(&self) -> Result<Balloon, ControlError> {
         Ok(Balloon { amount_mib: 16, ..Balloon::default() })
     }
 
-    fn set_balloon(&self, amount_mib: u32) -> Result<(), Fault> {
+    fn set_balloon(&self, amount_mib: u32) -> Result<(), ControlError> {
         if amount_mib > 128 {
-            return Err(format!("The balloon can not take {amount_mib} MiB of 128; ask for less").into());
+            return Err(format!("The balloon cannot take {amount_mib} MiB of 128; ask for less").into());
         }
         self.note(format!("balloon {amount_mib}"))
     }
 
-    fn balloon_statistics(&self) -> Result<BalloonStatistics, Fault> {
+    fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError> {
         Ok(BalloonStatistics { target_mib: 16, free_memory: Some(4096), ..BalloonStatistics::default() })
     }
 
-    fn set_statistics_interval(&self, seconds: u32) -> Result<(), Fault> {
+    fn set_statistics_interval(&self, seconds: u32) -> Result<(), ControlError> {
         self.note(format!("statistics every {seconds}"))
     }
 
-    fn attach_console(&self) -> Result<Attach, Fault> {
+    fn attach_console(&self) -> Result<Attach, ControlError> {
         self.note("console")?;
         Ok(Box::new(|mut stream, typed| {
             // Says what was typed already, then echoes.
             _ = stream.write_all(&[b"typed: ", typed.as_slice(), b"\n"].concat());
-            std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+            _ = axvm_sandbox::spawn(Role::Console, "echo", move || std::io::copy(&mut &stream, &mut &stream));
         }))
     }
 }

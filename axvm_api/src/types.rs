@@ -29,15 +29,15 @@ pub struct InstanceInfo {
     /// Name of the machine.
     pub id: String,
     /// What it does now.
-    pub state: State,
+    pub state: MachineState,
     /// Version of AxVM.
     pub vmm_version: String,
 }
 
 /// What a machine does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum State {
-    /// Built, but no vCPU ran yet.
+pub enum MachineState {
+    /// Between two starts of the guest: no vCPU exists.
     #[serde(rename = "Not started")]
     NotStarted,
     /// The vCPUs run.
@@ -105,7 +105,7 @@ pub struct Drive {
 /// When a completed write is on the host's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CacheType {
-    /// Some time; the guest can not flush.
+    /// Some time; the guest cannot flush.
     Unsafe,
     /// When the guest flushes.
     Writeback,
@@ -276,8 +276,8 @@ pub struct Status {
     /// Process of the machine.
     pub pid: u32,
     /// What it does now.
-    pub state: State,
-    /// Seconds since its first instruction.
+    pub state: MachineState,
+    /// Seconds since AxVM started it; a reset does not begin anew.
     pub uptime_s: f64,
     /// vCPUs.
     pub cpus: u32,
@@ -285,9 +285,13 @@ pub struct Status {
     pub memory: Memory,
     /// The disks, in the order of their names.
     pub disks: Vec<Disk>,
+    /// Every part of the machine and its place, in the order of the plan; none between two starts.
+    pub parts: Vec<Part>,
+    /// Threads with a request in the host, longest first; those of a moment come and go.
+    pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.
     pub exits: Exits,
-    /// Where the console is, such as `stdio` or `pty:/dev/pts/3`.
+    /// Where the console is, such as `stdio`, `pty /dev/pts/3` or `none (hvc0 stdio)`.
     pub console: String,
     /// Version of AxVM.
     pub version: String,
@@ -335,14 +339,36 @@ pub struct Disk {
     pub read_only: bool,
 }
 
+/// A part of the machine.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Part {
+    /// Its name, such as `vda` or `COM1`.
+    pub name: String,
+    /// What it is, such as `virtio-blk` or `16550`.
+    pub kind: String,
+    /// Where its registers are, such as `ports 0x3f8-0x3ff` or `0xd0000000-0xd00001ff`.
+    pub places: Vec<String>,
+    /// Its interrupt line (GSI), if it has one.
+    pub line: Option<u32>,
+}
+
+/// A thread that waits for the host.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BusyThread {
+    /// Its name, such as `vda-q0`.
+    pub thread: String,
+    /// Seconds since its request began.
+    pub seconds: f64,
+}
+
 /// How often vCPUs came back to AxVM.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Exits {
-    /// Since the start, by vCPU.
+    /// Since the guest's last start, by vCPU.
     pub per_vcpu: Vec<u64>,
-    /// Since the start, all vCPUs.
+    /// Since the guest's last start, all vCPUs.
     pub total: u64,
-    /// All vCPUs, lately.
+    /// All vCPUs, a second, since the last question.
     pub per_second: f64,
 }
 

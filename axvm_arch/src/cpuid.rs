@@ -1,9 +1,14 @@
 //! CPUID leaves and the CPU topology they describe.
 //!
-//! Source: Intel SDM volume 2A, CPUID; KVM API 4.46 `KVM_GET_SUPPORTED_CPUID`.
+//! Spec: Intel SDM volume 2A, "CPUID: CPU Identification"; volume 3, 10.9 "Programming Considerations for Hardware
+//! Multi-Threading Capable Processors"; KVM API 4.46 `KVM_GET_SUPPORTED_CPUID`. Left out: what the leaves mean, which
+//! `axvm_boot` decides.
+
+use serde::{Deserialize, Serialize};
 
 /// What CPUID answers for one leaf (and subleaf, where the leaf has them).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CpuidEntry {
     /// Leaf: EAX on input.
     pub function: u32,

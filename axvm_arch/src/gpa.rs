@@ -1,11 +1,15 @@
 //! The guest-physical address, as a type of its own.
+//!
+//! No specification: 64 bits are more than any processor's physical address has. Left out: host and linear addresses.
 
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 /// A guest-physical address (GPA), in bytes from the start of the guest's address space.
 ///
 /// A `Gpa` is a claim, not a proof: it may point outside RAM. `axvm_memory` turns claims into proofs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Gpa(pub u64);
 
 impl Gpa {

@@ -68,6 +68,16 @@ pub const KVM_TSS: Gpa = Gpa(0xfffb_d000);
 
 /// I/O ports.
 pub mod port {
+    /// The first 8259: command and data.
+    pub const PIC_MASTER: u16 = 0x20;
+    /// i8254: three counters and the mode register.
+    pub const PIT: u16 = 0x40;
+    /// Gate and output of the i8254's counter 2 (the PC speaker).
+    pub const SPEAKER: u16 = 0x61;
+    /// The second 8259: command and data.
+    pub const PIC_SLAVE: u16 = 0xa0;
+    /// Edge or level for each input of the two 8259s.
+    pub const ELCR: u16 = 0x4d0;
     /// COM1, 8 registers.
     pub const COM1: u16 = 0x3f8;
     /// i8042 data register; the command/status register is at 0x64.
@@ -109,6 +119,8 @@ pub mod gsi {
     /// Lines for virtio devices, in the order they are handed out: the first block device is on 5.
     /// 0-15 work without an IOAPIC; 16-23 need one.
     pub const VIRTIO: [u32; 14] = [5, 10, 11, 12, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
+    /// The lines of the two 8259s: the only ones that a guest without ACPI knows.
+    pub const ISA_COUNT: u32 = 16;
     /// Number of IOAPIC pins.
     pub const COUNT: u32 = 24;
 }

@@ -1,16 +1,26 @@
 //! x86-64 in nouns: the words the other crates speak.
 //!
-//! Nothing here acts. Guest-physical addresses, the memory layout, the registers of a CPU at
-//! power-on, MSR numbers, CPUID leaves: types and constants, each with its source.
+//! ```text
+//!   place      Gpa, layout                     a processor   registers, msr, cpuid, cpuinfo
+//!   interrupt  irqchip (PIC, IOAPIC, LAPIC)    time          pit         opaque bytes   HexBytes
+//! ```
 //!
+//! Nothing here acts: types and constants, each with its source. What belongs to a saved machine has serde.
+//!
+//! Spec: Intel SDM volumes 2 to 4; each file names its chapter, or the chip's datasheet.
 //! Left out: anything that needs a system call, an allocation of guest memory, or a decision.
 #![forbid(unsafe_code)]
 
 pub mod cpuid;
+pub mod cpuinfo;
+pub mod irqchip;
 pub mod layout;
 pub mod msr;
+pub mod pit;
 pub mod registers;
 
 mod gpa;
+mod hex;
 
 pub use gpa::Gpa;
+pub use hex::{HexBytes, NotHex};

@@ -1,7 +1,17 @@
 //! The registers of one CPU, as a value: what `axvm_boot` computes, `axvm_kvm` loads, and every
 //! explanation prints.
 //!
-//! Source: Intel SDM volume 3, chapter 2 "System Architecture Overview", 3.4.5 "Segment Descriptors".
+//! ```text
+//!   CpuState  regs    RAX .. R15, RIP, RFLAGS
+//!             system  CS DS ES FS GS SS TR    selector | what the CPU cached of the descriptor
+//!                     GDTR IDTR               base | limit
+//!                     CR0 CR3 CR4 EFER
+//! ```
+//!
+//! Spec: Intel SDM volume 3, chapter 2 "System Architecture Overview", 3.4.5 "Segment Descriptors".
+//! Left out: what an entry state leaves as a reset does (LDTR, CR2, CR8, APIC base); `axvm_kvm` has them in its state.
+
+use serde::{Deserialize, Serialize};
 
 /// CR0 bits (SDM 3, 2.5).
 pub mod cr0 {
@@ -35,7 +45,8 @@ pub mod efer {
 pub const RFLAGS_RESERVED: u64 = 1 << 1;
 
 /// General registers, instruction pointer and flags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Registers {
     pub rax: u64,
@@ -59,7 +70,8 @@ pub struct Registers {
 }
 
 /// A segment register with its hidden part: selector, and the descriptor the CPU cached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Segment {
     /// Linear base address.
     pub base: u64,
@@ -81,6 +93,8 @@ pub struct Segment {
     pub long: bool,
     /// G: limit counts 4 KiB pages.
     pub granularity: bool,
+    /// AVL: the bit that is the system software's own.
+    pub available: bool,
 }
 
 impl Segment {
@@ -97,6 +111,7 @@ impl Segment {
             code_or_data: true,
             long,
             granularity: true,
+            available: false,
         }
     }
 
@@ -128,6 +143,7 @@ impl Segment {
             code_or_data: false,
             long: false,
             granularity: false,
+            available: false,
         }
     }
 
@@ -142,6 +158,7 @@ impl Segment {
             | (self.dpl as u64 & 3) << 45
             | (self.present as u64) << 47
             | (limit >> 16 & 0xf) << 48
+            | (self.available as u64) << 52
             | (self.long as u64) << 53
             | (self.db as u64) << 54
             | (self.granularity as u64) << 55
@@ -150,7 +167,8 @@ impl Segment {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DescriptorTable {
     /// Linear address of entry 0.
     pub base: u64,
@@ -159,7 +177,8 @@ pub struct DescriptorTable {
 }
 
 /// Segments, descriptor tables and control registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct SystemRegisters {
     pub cs: Segment,
@@ -178,7 +197,8 @@ pub struct SystemRegisters {
 }
 
 /// Everything a CPU needs to take its first instruction: the entry state of the BSP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CpuState {
     /// General registers.
     pub regs: Registers,

@@ -14,37 +14,36 @@
 //! Source: Linux Documentation/admin-guide/kernel-parameters.rst; drivers/virtio/virtio_mmio.c
 //! (`virtio_mmio.device=<size>@<base>:<irq>`).
 
-use crate::acpi::VirtioWindow;
+use crate::plan::{Kind, Part, Plan, VirtioKind};
 
-/// What the defaults depend on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DefaultLine {
-    /// There is a block device: the root file system is on the first.
-    pub has_disk: bool,
-    /// That block device is read-only.
+/// What the defaults depend on beside the plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// The first disk, which holds the root file system, is read-only.
     pub root_read_only: bool,
     /// The kernel's console is hvc0, of virtio-console, and not the UART.
     pub virtio_console: bool,
-    /// Virtio windows to announce here. Empty where ACPI does: a kernel that reads both would find
-    /// each device twice.
-    pub announce: Vec<VirtioWindow>,
 }
 
-/// The defaults for one machine.
-pub fn default_command_line(machine: &DefaultLine) -> String {
-    let console = if machine.virtio_console { "hvc0" } else { "ttyS0" };
+/// The defaults for one machine. Without ACPI they announce its virtio devices: a kernel that read both the tables and
+/// such words would find each device twice.
+pub fn default_command_line(plan: &Plan, defaults: Defaults) -> String {
+    let console = if defaults.virtio_console { "hvc0" } else { "ttyS0" };
     let mut words = vec![format!("console={console}")];
-    if machine.has_disk {
+    if plan.find(Kind::Virtio(VirtioKind::Block(0))).is_some() {
         words.push("root=/dev/vda".into());
-        words.push(if machine.root_read_only { "ro" } else { "rw" }.into());
+        words.push(if defaults.root_read_only { "ro" } else { "rw" }.into());
     }
-    words.extend(machine.announce.iter().map(virtio_mmio_device));
+    if !plan.acpi() {
+        words.extend(plan.virtio().filter_map(|(_, part)| virtio_mmio_device(part)));
+    }
     words.join(" ")
 }
 
 /// The word that announces one virtio-mmio device to a kernel without ACPI.
-pub fn virtio_mmio_device(window: &VirtioWindow) -> String {
-    format!("virtio_mmio.device={}@{}:{}", window.len, window.base, window.gsi)
+fn virtio_mmio_device(part: &Part) -> Option<String> {
+    let ((base, len), gsi) = (part.window()?, part.line?);
+    Some(format!("virtio_mmio.device={len}@{base}:{gsi}"))
 }
 
 /// `defaults` without what `user` decides otherwise, then `user` as it is.
@@ -79,30 +78,30 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axvm_arch::Gpa;
 
     const DEFAULTS: &str = "console=ttyS0 root=/dev/vda rw";
 
-    #[test]
-    fn defaults_say_where_console_and_root_are() {
-        let mut machine = DefaultLine::default();
-        assert_eq!(default_command_line(&machine), "console=ttyS0");
-        machine.has_disk = true;
-        assert_eq!(default_command_line(&machine), DEFAULTS);
-        machine.root_read_only = true;
-        assert_eq!(default_command_line(&machine), "console=ttyS0 root=/dev/vda ro");
-        machine.virtio_console = true;
-        assert_eq!(default_command_line(&machine), "console=hvc0 root=/dev/vda ro");
+    fn line(virtio: &[VirtioKind], acpi: bool, defaults: Defaults) -> String {
+        default_command_line(&Plan::new(virtio, acpi).unwrap(), defaults)
     }
 
     #[test]
-    fn devices_are_announced_in_the_kernels_format() {
-        let window = |n: u64| VirtioWindow { base: Gpa(0xd000_0000 + n * 0x1000), len: 512, gsi: 5 + n as u32 };
-        let machine = DefaultLine { announce: vec![window(0), window(1)], ..DefaultLine::default() };
-        assert_eq!(
-            default_command_line(&machine),
-            "console=ttyS0 virtio_mmio.device=512@0xd0000000:5 virtio_mmio.device=512@0xd0001000:6"
-        );
+    fn defaults_say_where_console_and_root_are() {
+        let disk = [VirtioKind::Block(0)];
+        assert_eq!(line(&[], true, Defaults::default()), "console=ttyS0");
+        assert_eq!(line(&disk, true, Defaults::default()), DEFAULTS);
+        let read_only = Defaults { root_read_only: true, ..Defaults::default() };
+        assert_eq!(line(&disk, true, read_only), "console=ttyS0 root=/dev/vda ro");
+        let console = Defaults { virtio_console: true, ..read_only };
+        assert_eq!(line(&disk, true, console), "console=hvc0 root=/dev/vda ro");
+    }
+
+    #[test]
+    fn devices_are_announced_in_the_kernels_format_where_no_table_does() {
+        let devices = [VirtioKind::Entropy, VirtioKind::Balloon];
+        let announced = "virtio_mmio.device=512@0xd0000000:5 virtio_mmio.device=512@0xd0001000:10";
+        assert_eq!(line(&devices, false, Defaults::default()), format!("console=ttyS0 {announced}"));
+        assert_eq!(line(&devices, true, Defaults::default()), "console=ttyS0");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   kernel, initrd, command line --linux::prepare--> bytes in guest RAM + CpuState of the first CPU
-//!   vCPUs, virtio windows        --acpi::build-----> ACPI tables as bytes
+//!   what is wanted               --Plan::new------> who sits where: every part, its registers, its line
+//!   vCPUs, the plan              --acpi::build----> ACPI tables as bytes
 //!   KVM's supported CPUID        --cpu::leaves-----> CPUID of each vCPU
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod cpu;
 pub mod e820;
 pub mod kernel;
 pub mod linux;
+pub mod plan;
 
 #[cfg(test)]
 mod hostile;

@@ -15,7 +15,7 @@ pub enum BackEnd {
     Pty,
     /// A Unix socket at this path, for any number of clients at once.
     Unix(PathBuf),
-    /// Nobody; clients may still be attached while the guest runs.
+    /// Nowhere; clients may still be attached while the guest runs.
     None,
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use axvm_sandbox::Role;
 use axvm_socket::{Socket, SocketError};
 use rustix::fs::OFlags;
 
@@ -27,7 +28,7 @@ use crate::{BackEnd, Port};
 /// Why there is no console.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
-    /// The file can not be opened.
+    /// The file cannot be opened.
     #[error("Cannot append to console file {path}; choose a path where you may write, in a directory that exists")]
     File {
         /// The path.
@@ -133,7 +134,7 @@ impl Console {
             hub.run();
             drop(ends);
         };
-        console.hub = Some(console.shared.spawn("console", run).map_err(ConsoleError::Resources)?);
+        console.hub = Some(axvm_sandbox::spawn(Role::Console, "console", run).map_err(ConsoleError::Resources)?);
         Ok(console)
     }
 
@@ -182,14 +183,14 @@ impl Console {
         self.shared.wake.set();
     }
 
-    /// Ends the console once everybody has read what the port holds. Call it after the last output; it does not
+    /// Ends the console once all readers have read what the port holds. Call it after the last output; it does not
     /// wait, [`Console::ended`] tells.
     pub fn close(&self) {
         self.shared.closing.set();
         self.shared.wake.set();
     }
 
-    /// Ends the console without waiting for anyone's reading.
+    /// Ends the console without waiting for its readers.
     pub fn give_up(&self) {
         self.shared.given_up.set();
         self.shared.wake.set();
@@ -214,13 +215,13 @@ impl Drop for Console {
     }
 }
 
-/// However the hub ends, the console ends with it: nobody waits for a dead thread.
+/// However the hub ends, the console ends with it: no caller waits for a dead thread.
 struct EndsConsole(Arc<Shared>);
 
 impl Drop for EndsConsole {
     fn drop(&mut self) {
         self.0.ended.set();
-        // Who came too late to be served.
+        // Clients that came too late to be served.
         drop(self.0.arrivals());
     }
 }

@@ -91,7 +91,7 @@ enum Source {
 }
 
 impl Hub {
-    /// One with nobody at the host's end.
+    /// One without a client.
     pub fn new(port: Port, shared: Arc<Shared>) -> Hub {
         Hub {
             port,

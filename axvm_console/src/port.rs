@@ -8,26 +8,21 @@
 //!
 //! A device that sees no [`Port::room`] holds its guest back: the UART by a busy transmitter, virtio-console by
 //! keeping the buffer. A guest that sends all the same (Linux does after 10 ms a byte) draws on the overdraft.
+//!
+//! What waits in it is part of the machine: [`Port::state`]. No specification: the seam is AxVM's own.
+//! Left out: what the bytes mean, and who is attached.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::wake::Wake;
+use crate::{PortState, PortStateError, Size};
 
 /// Bytes that each direction holds before its sender should wait.
 pub const LIMIT: usize = 64 << 10;
 /// What a device may send beyond, if its guest does not wait.
 pub const OVERDRAFT: usize = 1 << 20;
-
-/// Characters that fit on the screen; zero when nobody knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Size {
-    /// Characters in a line.
-    pub columns: u16,
-    /// Lines.
-    pub rows: u16,
-}
 
 type Listener = Arc<dyn Fn() + Send + Sync>;
 
@@ -87,7 +82,8 @@ impl Port {
 
     /// Counts output that found no place.
     pub fn count_lost(&self, count: usize) {
-        self.queues().lost += count as u64;
+        let mut queues = self.queues();
+        queues.lost = queues.lost.saturating_add(count as u64);
     }
 
     /// Fills `buffer` with input; how many bytes there were.
@@ -173,6 +169,44 @@ impl Port {
         }
     }
 
+    // The machine's side, while it is paused.
+
+    /// What waits in both directions, and what the device knows.
+    pub fn state(&self) -> PortState {
+        let queues = self.queues();
+        PortState {
+            output: queues.output.iter().copied().collect(),
+            input: queues.input.iter().copied().collect(),
+            lost: queues.lost,
+            size: queues.size,
+        }
+    }
+
+    /// Makes a fresh port what `state` says; before the state of its device is restored, which looks into it.
+    ///
+    /// What the host put in meanwhile comes behind the input of the state. The screen keeps its size, if it has one, and
+    /// the listener is told that it is another than the guest knows.
+    pub fn restore(&self, state: PortState) -> Result<(), PortStateError> {
+        state.check(LIMIT + OVERDRAFT, LIMIT)?;
+        let mut queues = self.queues();
+        prepend(&mut queues.output, state.output);
+        prepend(&mut queues.input, state.input);
+        queues.lost = queues.lost.saturating_add(state.lost);
+        let (now, known) = (queues.size, state.size);
+        if now == Size::default() {
+            queues.size = known;
+        }
+        let (has_output, resized) = (!queues.output.is_empty(), queues.size != known);
+        drop(queues);
+        if has_output {
+            self.0.output_ready.set();
+        }
+        if resized {
+            self.call();
+        }
+        Ok(())
+    }
+
     fn call(&self) {
         let listener = lock(&self.0.listener).clone();
         if let Some(listener) = listener {
@@ -183,6 +217,12 @@ impl Port {
     fn queues(&self) -> MutexGuard<'_, Queues> {
         lock(&self.0.queues)
     }
+}
+
+/// Puts `bytes` before what `queue` holds.
+fn prepend(queue: &mut VecDeque<u8>, bytes: Vec<u8>) {
+    let later = std::mem::replace(queue, bytes.into());
+    queue.extend(later);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -244,5 +284,56 @@ mod tests {
         port.resize(size);
         port.resize(size);
         assert_eq!((port.size(), calls.load(Ordering::Relaxed)), (size, 1));
+    }
+
+    #[test]
+    fn what_waits_comes_along_before_what_comes_later() {
+        let port = Port::new().unwrap();
+        port.resize(Size { columns: 80, rows: 25 });
+        port.send(b"log");
+        port.put(b"ro");
+        port.count_lost(7);
+        let state = port.state();
+
+        let other = Port::new().unwrap();
+        other.put(b"ot");
+        other.restore(state.clone()).unwrap();
+        assert!(other.output_ready().clear());
+        let (mut input, mut output) = ([0; 4], Vec::new());
+        assert_eq!((other.receive(&mut input), other.take(&mut output)), (4, 3));
+        assert_eq!((&input, &output[..], other.lost(), other.size()), (b"root", &b"log"[..], 7, state.size));
+    }
+
+    #[test]
+    fn a_screen_of_another_size_is_told_to_the_device() {
+        let known = Size { columns: 80, rows: 25 };
+        for (size, told) in [(Size::default(), 0), (known, 0), (Size { columns: 132, rows: 43 }, 1)] {
+            let port = Port::new().unwrap();
+            port.resize(size);
+            let calls = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&calls);
+            port.connect(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+            });
+            port.restore(PortState { size: known, ..PortState::default() }).unwrap();
+            assert_eq!(calls.load(Ordering::Relaxed), told, "{size:?}");
+        }
+    }
+
+    #[test]
+    fn full_queues_are_restored_and_longer_ones_refused() {
+        let port = Port::new().unwrap();
+        let full = PortState { output: vec![b'x'; LIMIT + OVERDRAFT], input: vec![b'y'; LIMIT], ..Default::default() };
+        for (field, state) in [
+            ("output", PortState { output: vec![0; LIMIT + OVERDRAFT + 1], ..full.clone() }),
+            ("input", PortState { input: vec![0; LIMIT + 1], ..full.clone() }),
+        ] {
+            let error = port.restore(state).unwrap_err();
+            assert_eq!((error.field, error.found), (field, error.limit + 1));
+            assert_eq!(port.state(), PortState::default(), "nothing of it was taken");
+        }
+        port.restore(full.clone()).unwrap();
+        assert_eq!((port.room(), port.put(b"z"), port.send(b"z")), (0, 0, 0));
+        assert_eq!(port.state(), full);
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   AxVM: master <--> /dev/pts/N :picocom, screen
-//!   inotify ------> "somebody opened or closed it"
+//!   inotify ------> "a program opened or closed it"
 //! ```
 //!
 //! The kernel says on the master when the last program has left, not when one comes; inotify does. So AxVM
-//! sleeps while nobody is there.
+//! sleeps while no program is there.
 //!
 //! Spec: POSIX.1-2024, `posix_openpt`; Linux `ioctl_tty(2)` for TIOCGPTPEER.
 
@@ -33,7 +33,7 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// A new one: raw, for this user alone, nobody attached.
+    /// A new one: raw, for this user alone, no program attached.
     pub fn open() -> io::Result<Pty> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -59,7 +59,7 @@ impl Pty {
     }
 
     /// Whether a program has it open now; if none has, it is made ready for the next. To be asked whenever the
-    /// descriptor is readable: somebody opened or closed it.
+    /// descriptor is readable: a program opened or closed it.
     pub fn is_attached(&self) -> bool {
         self.is_open() || {
             self.clear();
@@ -76,7 +76,7 @@ impl Pty {
         poll(&mut master, Some(&now)).is_ok() && !master[0].revents().contains(PollFlags::HUP)
     }
 
-    /// Raw mode, and nothing left of what the last program did not read. The kernel knows "nobody is there" only
+    /// Raw mode, and nothing left of what the last program did not read. The kernel knows "no program is there" only
     /// after a first program left: this is one.
     fn clear(&self) {
         if let Ok(mut mode) = tcgetattr(&self.master) {

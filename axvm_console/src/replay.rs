@@ -1,4 +1,4 @@
-//! The last 64 KiB that the guest wrote, for whoever attaches late.
+//! The last 64 KiB that the guest wrote, for clients that attach late.
 
 use std::collections::VecDeque;
 

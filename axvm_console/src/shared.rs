@@ -3,7 +3,6 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
 
 use crate::Key;
 use crate::wake::Wake;
@@ -16,8 +15,6 @@ pub struct Hooks {
     pub on_warning: Box<dyn Fn(String) + Send + Sync>,
     /// What the key to quit does, for the help: `ends the machine`.
     pub quit: &'static str,
-    /// First thing in each thread.
-    pub on_thread: Box<dyn Fn() + Send + Sync>,
 }
 
 /// A client on its way in.
@@ -34,7 +31,7 @@ pub struct Shared {
     pub wake: Wake,
     /// Set once no more output will come.
     pub closing: Wake,
-    /// Set once nobody waits for output any more.
+    /// Set once the user no longer waits for output.
     pub given_up: Wake,
     /// Set by the hub when it has ended.
     pub ended: Wake,
@@ -51,15 +48,6 @@ impl Shared {
     /// Clients that came since the last call.
     pub fn arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Starts a thread with the hook for threads.
-    pub fn spawn(self: &Arc<Self>, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-        let shared = Arc::clone(self);
-        Builder::new().name(name.into()).spawn(move || {
-            (shared.hooks.on_thread)();
-            work();
-        })
     }
 }
 

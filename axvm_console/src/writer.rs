@@ -4,8 +4,8 @@
 //!   hub: send(chunk) --> [ one chunk ] --> write, 4 KiB at a time --> done: wake the hub
 //! ```
 //!
-//! Standard output is shared with whoever started AxVM, so it is not made non-blocking; and if someone else made it
-//! so, the thread waits. While a chunk is on its way the hub leaves output in the port, which holds the guest.
+//! Standard output is shared with the program that started AxVM, so it is not made non-blocking; and if another one
+//! made it so, the thread waits. While a chunk is on its way the hub leaves output in the port, which holds the guest.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use axvm_sandbox::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -37,9 +38,9 @@ impl Writer {
     pub fn start(fd: OwnedFd, name: String, shared: Arc<Shared>) -> std::io::Result<Writer> {
         let (chunks, received) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
-        let target = Target { fd, name, shared: Arc::clone(&shared), warned: false };
+        let target = Target { fd, name, shared, warned: false };
         let counter = Arc::clone(&queued);
-        let thread = shared.spawn("console-out", move || target.run(&received, &counter))?;
+        let thread = axvm_sandbox::spawn(Role::Console, "console-out", move || target.run(&received, &counter))?;
         Ok(Writer { chunks, queued, thread })
     }
 

@@ -61,7 +61,7 @@ fn an_idle_console_never_wakes() {
     assert_idle("a reader that sleeps", bench);
     drop(unread);
 
-    assert_idle("nobody", open(&BackEnd::None).unwrap());
+    assert_idle("no client", open(&BackEnd::None).unwrap());
     assert_idle("a file", open(&BackEnd::File(directory.path().join("log"))).unwrap());
     assert_idle("a pty without a program", open(&BackEnd::Pty).unwrap());
 

@@ -12,41 +12,25 @@ use std::thread;
 use std::time::Duration;
 
 use axvm_arch::cpuid::Topology;
-use axvm_arch::layout;
 use axvm_console::BackEnd;
-use axvm_memory::{PageSize, RamConfig};
+use axvm_machine::{KernelSource, MachineSpec};
+use axvm_memory::RamConfig;
+use axvm_virtio::block::DiskConfig;
 
-use crate::cli::{CacheArg, CpuArg, EntryArg, HugePages, OnReboot, RunArgs};
+use crate::cli::RunArgs;
 pub use crate::error::ConfigError;
-use crate::settings::{Cpus, Disk, Memory, Name, Settings, Size};
+use crate::settings::{Cpus, Memory, Name, OnReboot, Settings, Size};
 
-/// Everything that defines a machine. Files are named, not yet opened.
+/// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
+/// opened.
 #[derive(Debug)]
 pub struct Config {
-    /// What `axvm ps` and `axvm ctl` call it.
+    /// What `axvm ps` and `axvm ctl` call the machine.
     pub name: String,
-    /// The kernel's file.
-    pub kernel: PathBuf,
-    /// Nobody named a kernel: files were taken by their usual names.
+    /// No kernel was named: files were taken by their usual names.
     pub by_default: bool,
-    /// The initial RAM disk's file.
-    pub initrd: Option<PathBuf>,
-    /// Disks, /dev/vda first.
-    pub disks: Vec<DiskArg>,
-    /// vCPUs and their grouping.
-    pub topology: Topology,
-    /// Guest RAM.
-    pub memory: RamConfig,
-    /// Added to the kernel command line.
-    pub append: String,
-    /// Where the CPU starts, if not where the kernel's format says.
-    pub entry: Option<EntryArg>,
-    /// The CPU model.
-    pub cpu: CpuArg,
-    /// Host CPU of each vCPU; empty: the scheduler decides.
-    pub pins: Vec<usize>,
-    /// Whether there are ACPI tables.
-    pub acpi: bool,
+    /// The machine itself.
+    pub machine: MachineSpec,
     /// Where the serial console goes.
     pub console: BackEnd,
     /// Where the virtio console goes, if there is one.
@@ -63,23 +47,10 @@ pub struct Config {
     pub grace: Duration,
 }
 
-/// One `--disk`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DiskArg {
-    /// The image.
-    pub path: PathBuf,
-    /// Whether the guest may only read it.
-    pub read_only: bool,
-    /// Its serial number, up to 20 bytes.
-    pub serial: Option<String>,
-    /// Whether a write ends on the medium.
-    pub write_through: bool,
-}
-
 impl Config {
     /// Reads the file that the arguments name, if any; completes and checks all that was said.
     pub fn from_args(args: RunArgs) -> Result<Config, ConfigError> {
-        Config::from_settings(Settings::gather(&args)?)
+        Config::from_settings(args.settings()?)
     }
 
     /// Completes and checks what was said.
@@ -87,12 +58,10 @@ impl Config {
         let by_default = said.kernel.is_none();
         let found = |name: &str| by_default.then(|| find(name)).flatten();
         let kernel = said.kernel.or_else(|| found("bzImage")).ok_or(ConfigError::NoKernel)?;
-        let mut disks: Vec<DiskArg> = said.disk.into_iter().map(DiskArg::from).collect();
+        let mut disks = said.disk;
         if disks.is_empty() {
-            disks.extend(found("disk.img").map(|path| DiskArg { path, ..DiskArg::default() }));
+            disks.extend(found("disk.img").map(DiskConfig::new));
         }
-        let acpi = !said.no_acpi.unwrap_or(false);
-        check_disk_count(disks.len(), acpi, said.virtio_console.is_some())?;
         let topology = topology(said.cpus)?;
         let pins = match said.pin {
             Some(pins) => pins.each(topology.count()).map_err(|why| ConfigError::option("--pin", pins, why))?,
@@ -102,19 +71,27 @@ impl Config {
         let console = main_console(said.console.map(|end| end.0), virtio_console.as_ref());
         check_ends(&console, virtio_console.as_ref(), said.api_sock.as_deref())?;
         let file = kernel.file_name().unwrap_or_default().to_string_lossy();
+        let machine = MachineSpec {
+            initrd: said.initrd.or_else(|| found("initrd.img")),
+            append: said.append.unwrap_or_default(),
+            entry: said.entry,
+            topology,
+            cpu: said.cpu.unwrap_or_default(),
+            pins,
+            memory: memory(&said.memory)?,
+            acpi: !said.no_acpi.unwrap_or(false),
+            disks,
+            virtio_console: virtio_console.is_some(),
+            // hvc0 is the kernel's console if there is one and the UART goes nowhere.
+            kernel_uses_virtio_console: console == BackEnd::None
+                && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
+            ..MachineSpec::new(KernelSource::File(kernel.clone()))
+        };
+        machine.plan()?;
         Ok(Config {
             name: said.name.unwrap_or_else(|| Name::from_file(&file)).to_string(),
             by_default,
-            initrd: said.initrd.or_else(|| found("initrd.img")),
-            kernel,
-            disks,
-            topology,
-            memory: memory(&said.memory)?,
-            append: said.append.unwrap_or_default(),
-            entry: said.entry,
-            cpu: said.cpu.unwrap_or(CpuArg::Host),
-            pins,
-            acpi,
+            machine,
             console,
             virtio_console,
             api_sock: said.api_sock,
@@ -124,52 +101,12 @@ impl Config {
             grace: Duration::from_secs(said.grace.unwrap_or(10).into()),
         })
     }
-
-    /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.
-    pub fn memory_can_return(&self) -> bool {
-        let RamConfig { pages, prealloc, lock, .. } = self.memory;
-        matches!(pages, PageSize::Thp | PageSize::Small) && !prealloc && !lock
-    }
-
-    /// Whether the kernel's console is hvc0: there is one, and the UART goes nowhere.
-    pub fn console_is_virtio(&self) -> bool {
-        self.console == BackEnd::None && self.virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None)
-    }
-}
-
-impl From<Disk> for DiskArg {
-    fn from(disk: Disk) -> DiskArg {
-        DiskArg {
-            path: disk.path,
-            read_only: disk.ro,
-            serial: disk.serial.map(|serial| serial.0),
-            write_through: disk.cache == Some(CacheArg::Writethrough),
-        }
-    }
 }
 
 /// `name` in the current directory or the one above: users start in `axvm_core`, files lie in the root.
 fn find(name: &str) -> Option<PathBuf> {
     [Path::new(".").join(name), Path::new("..").join(name)].into_iter().find(|path| path.exists())
 }
-
-fn check_disk_count(count: usize, acpi: bool, virtio_console: bool) -> Result<(), ConfigError> {
-    let lines = layout::gsi::VIRTIO.iter().filter(|&&gsi| acpi || gsi < 16).count();
-    let limit = lines - OTHER_VIRTIO_DEVICES - usize::from(virtio_console);
-    let hint = match (acpi, virtio_console) {
-        (true, false) => "",
-        (true, true) => " beside a virtio console",
-        (false, false) => " without ACPI",
-        (false, true) => " without ACPI and beside a virtio console",
-    };
-    if count > limit {
-        return Err(ConfigError::TooManyDisks { count, limit, hint });
-    }
-    Ok(())
-}
-
-/// Virtio devices beside disks and console: entropy, balloon.
-const OTHER_VIRTIO_DEVICES: usize = 2;
 
 fn topology(cpus: Option<Cpus>) -> Result<Topology, ConfigError> {
     match cpus {
@@ -182,16 +119,11 @@ const DEFAULT_SIZE: Size = Size(512 << 20);
 
 fn memory(said: &Memory) -> Result<RamConfig, ConfigError> {
     let size = said.size.unwrap_or(DEFAULT_SIZE);
-    let (pages, page) = match said.hugepages.unwrap_or(HugePages::Thp) {
-        HugePages::Thp => (PageSize::Thp, None),
-        HugePages::Huge2M => (PageSize::Huge2M, Some((2 << 20, "2M"))),
-        HugePages::Huge1G => (PageSize::Huge1G, Some((1 << 30, "1G"))),
-        HugePages::Off => (PageSize::Small, None),
-    };
-    if let Some((bytes, name)) = page
-        && !size.0.is_multiple_of(bytes)
+    let pages = said.hugepages.unwrap_or_default();
+    if let Some(pool) = pages.pool()
+        && !size.0.is_multiple_of(pool.bytes())
     {
-        let why = format!("not made of {name} pages (--hugepages); give a multiple of {name}, or take smaller pages");
+        let why = format!("not made of {pages} pages (--hugepages); give a multiple of {pages}, or take smaller pages");
         return Err(ConfigError::option("--memory", size, why));
     }
     let on = |switch: Option<bool>| switch.unwrap_or(false);
@@ -226,6 +158,7 @@ fn check_ends(console: &BackEnd, virtio: Option<&BackEnd>, api: Option<&Path>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axvm_memory::PageSize;
 
     #[test]
     fn memory_is_small_and_plain_by_default() {
@@ -238,20 +171,11 @@ mod tests {
     fn memory_has_to_be_made_of_the_pages_asked_for() {
         let said =
             |mib: u64, pages| Memory { size: Some(Size(mib << 20)), hugepages: Some(pages), ..Memory::default() };
-        assert!(memory(&said(513, HugePages::Off)).is_ok());
-        assert!(memory(&said(514, HugePages::Huge2M)).is_ok());
-        let error = memory(&said(513, HugePages::Huge2M)).unwrap_err().to_string();
+        assert!(memory(&said(513, PageSize::Small)).is_ok());
+        assert!(memory(&said(514, PageSize::Huge2M)).is_ok());
+        let error = memory(&said(513, PageSize::Huge2M)).unwrap_err().to_string();
         assert!(error.contains("--memory 513M") && error.contains("multiple of 2M"), "{error}");
-        assert!(memory(&said(514, HugePages::Huge1G)).is_err());
-    }
-
-    #[test]
-    fn the_disk_limit_depends_on_what_else_takes_lines() {
-        assert!(check_disk_count(12, true, false).is_ok());
-        assert!(check_disk_count(13, true, false).is_err());
-        assert!(check_disk_count(12, true, true).unwrap_err().to_string().contains("virtio console"));
-        assert!(check_disk_count(4, false, false).is_ok());
-        assert!(check_disk_count(5, false, false).unwrap_err().to_string().contains("without ACPI"));
+        assert!(memory(&said(514, PageSize::Huge1G)).is_err());
     }
 
     #[test]

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port, Wake};
 use axvm_core::speech::tell;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
-use axvm_sandbox::Role;
+use axvm_machine::Ports;
 
 use crate::config::Config;
 use crate::current::Current;
@@ -60,14 +60,9 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// The UART's port.
-    pub fn com1(&self) -> &Port {
-        &self.com1.port
-    }
-
-    /// The virtio console's port.
-    pub fn hvc0(&self) -> Option<&Port> {
-        self.hvc0.as_ref().map(|line| &line.port)
+    /// The machine's ends of them.
+    pub fn ports(&self) -> Ports {
+        Ports { com1: self.com1.port.clone(), hvc0: self.hvc0.as_ref().map(|line| line.port.clone()) }
     }
 
     /// The way onto the console that people use: hvc0 if there is one.
@@ -122,11 +117,10 @@ fn hooks(current: &Arc<Current>, events: &Events) -> Hooks {
     let (current, events) = (Arc::clone(current), events.clone());
     Hooks {
         on_key: Box::new(move |key| match key {
-            Key::Quit => current.press(PowerEvent::Quit),
+            Key::Quit => current.request_stop(StopReason::Quit),
             Key::PowerButton => current.press_power_button(),
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
         quit: "ends the machine",
-        on_thread: Box::new(|| axvm_sandbox::enter(Role::Console)),
     }
 }

@@ -4,24 +4,30 @@
 //!   thread api --Control--> Panel --> the machine of the moment: power switch, gate, balloon, chips
 //! ```
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axvm_api::types::{self, CacheType, State};
-use axvm_api::{Attach, Control, Fault};
+use axvm_api::types::{self, CacheType, MachineState};
+use axvm_api::{Attach, Control, ControlError};
+use axvm_boot::plan::{Part, disk_name};
 use axvm_console::Attacher;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
+use axvm_machine::{BALLOON, KernelSource, Machine, PauseError};
 use axvm_memory::{GuestRam, PageSize};
+use axvm_virtio::Busy;
 use axvm_virtio::balloon::Target;
+use axvm_virtio::block::{Cache, DiskConfig};
 
-use crate::config::{Config, DiskArg};
+use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
-use crate::machine::Machine;
-use crate::recipe::{BALLOON, disk_name};
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
+
+/// How long a pause or a resume waits for the host before it gives the client an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 const BETWEEN: &str = "The machine is between two starts; try again in a moment";
 
@@ -53,7 +59,7 @@ struct Facts {
 impl Panel {
     /// A panel for the machines of this process.
     pub fn new(config: &Config, ram: Arc<GuestRam>, consoles: &Consoles, current: Arc<Current>) -> Panel {
-        let disks = config.disks.iter().enumerate().map(|(n, disk)| types::Disk {
+        let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
             path: disk.path.clone(),
             read_only: disk.read_only,
@@ -70,12 +76,12 @@ impl Panel {
         Panel { facts, ram, attacher, started, current, counted }
     }
 
-    fn machine(&self) -> Result<Arc<Machine>, Fault> {
-        self.current.machine().ok_or_else(|| Fault::from(BETWEEN))
+    fn machine(&self) -> Result<Arc<Machine>, ControlError> {
+        self.current.machine().ok_or_else(|| ControlError::from(BETWEEN))
     }
 
     /// Something that needs the guest's help; a paused guest can not give it.
-    fn awake(&self) -> Result<Arc<Machine>, Fault> {
+    fn awake(&self) -> Result<Arc<Machine>, ControlError> {
         let machine = self.machine()?;
         match machine.is_paused() {
             true => Err("The machine is paused and can not react; resume it first".into()),
@@ -83,10 +89,10 @@ impl Panel {
         }
     }
 
-    fn with_balloon<T>(&self, act: impl FnOnce(&Target) -> Result<T, Fault>) -> Result<T, Fault> {
+    fn with_balloon<T>(&self, act: impl FnOnce(&Target) -> Result<T, ControlError>) -> Result<T, ControlError> {
         let machine = self.machine()?;
         let balloon = machine.balloon().ok_or_else(|| {
-            Fault::from(
+            ControlError::from(
                 "The machine has no balloon: its memory was taken for good \
                  (--prealloc, --lock or --hugepages 2M or 1G); start it without these",
             )
@@ -108,13 +114,14 @@ impl Panel {
 }
 
 impl Control for Panel {
-    fn status(&self) -> Result<types::Status, Fault> {
+    fn status(&self) -> Result<types::Status, ControlError> {
         let machine = self.current.machine();
-        let backing = self.ram.backing().map_err(|error| Fault(format!("Cannot read /proc/self/smaps: {error}")))?;
+        let backing =
+            self.ram.backing().map_err(|error| ControlError(format!("Cannot read /proc/self/smaps: {error}")))?;
         let state = match &machine {
-            None => State::NotStarted,
-            Some(machine) if machine.is_paused() => State::Paused,
-            Some(_) => State::Running,
+            None => MachineState::NotStarted,
+            Some(machine) if machine.is_paused() => MachineState::Paused,
+            Some(_) => MachineState::Running,
         };
         let resident =
             types::Resident { small: backing.small, huge_2m: backing.thp + backing.huge_2m, huge_1g: backing.huge_1g };
@@ -126,47 +133,51 @@ impl Control for Panel {
             cpus: self.facts.config.machine_config.vcpu_count,
             memory: types::Memory { size: self.ram.size(), resident },
             disks: self.facts.disks.clone(),
+            parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
+            busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
             console: self.facts.console.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
         })
     }
 
-    fn config(&self) -> Result<types::VmConfig, Fault> {
+    fn config(&self) -> Result<types::VmConfig, ControlError> {
         let mut config = self.facts.config.clone();
         config.balloon = self.balloon().ok();
         config.boot_source.boot_args = self.current.machine().map(|machine| machine.command_line().into());
         Ok(config)
     }
 
-    fn pause(&self) -> Result<(), Fault> {
-        if self.machine()?.pause() { Ok(()) } else { Err(BETWEEN.into()) }
+    fn pause(&self) -> Result<(), ControlError> {
+        self.machine()?.pause(Instant::now() + PATIENCE).map_err(|error| match error {
+            PauseError::Stopping => BETWEEN.into(),
+            error => ControlError(error.to_string()),
+        })
     }
 
-    fn resume(&self) -> Result<(), Fault> {
-        self.machine()?.resume();
+    fn resume(&self) -> Result<(), ControlError> {
+        self.machine()?.resume(Instant::now() + PATIENCE).map_err(|error| ControlError(error.to_string()))
+    }
+
+    fn power_button(&self) -> Result<(), ControlError> {
+        self.awake()?.press_power_button();
         Ok(())
     }
 
-    fn power_button(&self) -> Result<(), Fault> {
-        self.awake()?.chips().acpi_pm.press_power_button();
-        Ok(())
-    }
-
-    fn reset(&self) -> Result<(), Fault> {
+    fn reset(&self) -> Result<(), ControlError> {
         // Between two starts it is being reset already.
         if let Some(machine) = self.current.machine() {
-            machine.power().press(PowerEvent::Reset("control socket"));
+            machine.stop_switch().request(StopReason::Reset("control socket"));
         }
         Ok(())
     }
 
-    fn stop(&self) -> Result<(), Fault> {
-        self.current.press(PowerEvent::Quit);
+    fn stop(&self) -> Result<(), ControlError> {
+        self.current.request_stop(StopReason::Quit);
         Ok(())
     }
 
-    fn balloon(&self) -> Result<types::Balloon, Fault> {
+    fn balloon(&self) -> Result<types::Balloon, ControlError> {
         self.with_balloon(|balloon| {
             Ok(types::Balloon {
                 amount_mib: balloon.mib(),
@@ -177,11 +188,11 @@ impl Control for Panel {
         })
     }
 
-    fn set_balloon(&self, amount_mib: u32) -> Result<(), Fault> {
-        self.with_balloon(|balloon| balloon.set_mib(amount_mib).map_err(|error| Fault(error.to_string())))
+    fn set_balloon(&self, amount_mib: u32) -> Result<(), ControlError> {
+        self.with_balloon(|balloon| balloon.set_mib(amount_mib).map_err(|error| ControlError(error.to_string())))
     }
 
-    fn balloon_statistics(&self) -> Result<types::BalloonStatistics, Fault> {
+    fn balloon_statistics(&self) -> Result<types::BalloonStatistics, ControlError> {
         self.with_balloon(|balloon| {
             if balloon.statistics_interval().is_zero() {
                 return Err("The guest is not asked for statistics; PATCH /balloon/statistics \
@@ -208,40 +219,65 @@ impl Control for Panel {
         })
     }
 
-    fn set_statistics_interval(&self, seconds: u32) -> Result<(), Fault> {
+    fn set_statistics_interval(&self, seconds: u32) -> Result<(), ControlError> {
         self.with_balloon(|balloon| {
             balloon.set_statistics_interval(Duration::from_secs(seconds.into()));
             Ok(())
         })
     }
 
-    fn attach_console(&self) -> Result<Attach, Fault> {
+    fn attach_console(&self) -> Result<Attach, ControlError> {
         let attacher = self.attacher.clone();
         Ok(Box::new(move |stream, typed| attacher.attach(stream, typed)))
     }
 }
 
+/// A part of the plan, for clients.
+fn part(part: &Part) -> types::Part {
+    types::Part {
+        name: part.name.to_string(),
+        kind: part.kind.to_string(),
+        places: part.places.iter().map(ToString::to_string).collect(),
+        line: part.line,
+    }
+}
+
+/// The threads that wait for the host, longest first.
+fn busy(machine: &Arc<Machine>) -> Vec<types::BusyThread> {
+    let mut busy = machine.busy();
+    busy.sort_by_key(|busy| Reverse(busy.duration));
+    let thread = |busy: Busy| types::BusyThread { thread: busy.thread, seconds: busy.duration.as_secs_f64() };
+    busy.into_iter().map(thread).collect()
+}
+
 /// The machine in Firecracker's words.
 fn describe(config: &Config) -> types::VmConfig {
-    let drive = |(n, disk): (usize, &DiskArg)| types::Drive {
+    let machine = &config.machine;
+    let drive = |(n, disk): (usize, &DiskConfig)| types::Drive {
         drive_id: disk_name(n),
         path_on_host: disk.path.clone(),
         is_root_device: n == 0,
         is_read_only: disk.read_only,
-        cache_type: if disk.write_through { CacheType::Writethrough } else { CacheType::Writeback },
+        cache_type: match disk.cache {
+            Cache::WriteThrough => CacheType::Writethrough,
+            Cache::WriteBack => CacheType::Writeback,
+        },
     };
     types::VmConfig {
         boot_source: types::BootSource {
-            kernel_image_path: config.kernel.clone(),
-            initrd_path: config.initrd.clone(),
+            kernel_image_path: match &machine.kernel {
+                KernelSource::File(path) => path.clone(),
+                KernelSource::Embedded(_) => Default::default(),
+            },
+            initrd_path: machine.initrd.clone(),
             boot_args: None,
         },
-        drives: config.disks.iter().enumerate().map(drive).collect(),
+        drives: machine.disks.iter().enumerate().map(drive).collect(),
         machine_config: types::MachineConfig {
-            vcpu_count: config.topology.count(),
-            mem_size_mib: config.memory.size >> 20,
-            smt: config.topology.threads > 1,
-            huge_pages: match config.memory.pages {
+            vcpu_count: machine.topology.count(),
+            mem_size_mib: machine.memory.size >> 20,
+            smt: machine.topology.threads > 1,
+            huge_pages: match machine.memory.pages {
                 PageSize::Thp => types::HugePages::Transparent,
                 PageSize::Small => types::HugePages::None,
                 PageSize::Huge2M => types::HugePages::Huge2M,

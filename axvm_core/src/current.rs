@@ -1,15 +1,15 @@
 //! The machine of the moment: what keys, signals and the control socket act on while guests come and go.
 //!
 //! ```text
-//!   main thread:  install(machine) ... remove()     around each start of the guest
-//!   others:       machine(), press(event)           what comes between two starts waits for the next
+//!   main thread:  install(machine) ... remove()      around each start of the guest
+//!   others:       machine(), request_stop(reason)  what comes between two starts waits for the next
 //! ```
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 
-use crate::machine::Machine;
+use axvm_machine::Machine;
 
 /// A place for one machine.
 #[derive(Default)]
@@ -18,16 +18,16 @@ pub struct Current(Mutex<Slot>);
 #[derive(Default)]
 struct Slot {
     machine: Option<Arc<Machine>>,
-    /// Pressed while there was no machine.
-    pressed: Option<PowerEvent>,
+    /// Requested while there was no machine.
+    requested: Option<StopReason>,
 }
 
 impl Current {
     /// This machine is the one from now on.
     pub fn install(&self, machine: Arc<Machine>) {
         let mut slot = self.slot();
-        if let Some(event) = slot.pressed.take() {
-            machine.power().press(event);
+        if let Some(reason) = slot.requested.take() {
+            machine.stop_switch().request(reason);
         }
         slot.machine = Some(machine);
     }
@@ -42,22 +42,22 @@ impl Current {
         self.slot().machine.clone()
     }
 
-    /// Presses the power switch. Of a machine that was just reset, the next one hears it.
-    pub fn press(&self, event: PowerEvent) {
+    /// Asks for a stop. Of a machine that was just reset, the next one gets the request.
+    pub fn request_stop(&self, reason: StopReason) {
         let mut slot = self.slot();
         let counts = slot.machine.as_ref().is_some_and(|machine| {
-            machine.power().press(event.clone());
-            machine.power().pressed().as_ref() == Some(&event)
+            machine.stop_switch().request(reason.clone());
+            machine.stop_switch().reason().as_ref() == Some(&reason)
         });
         if !counts {
-            slot.pressed = Some(event);
+            slot.requested = Some(reason);
         }
     }
 
     /// Presses the power button, if there is a machine to hear it.
     pub fn press_power_button(&self) {
         if let Some(machine) = self.machine() {
-            machine.chips().acpi_pm.press_power_button();
+            machine.press_power_button();
         }
     }
 

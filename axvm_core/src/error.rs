@@ -9,9 +9,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use axvm_boot::plan::PlanError;
 use thiserror::Error;
 
-/// The user asks for something that can not be.
+/// The user asks for something that cannot be.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// No kernel was named and none lies where one is looked for.
@@ -24,23 +25,16 @@ pub enum ConfigError {
     #[error("{option} {text}: {why}")]
     Option {
         /// The option, as it is typed.
-        option: &'static str,
+        option: String,
         /// Its value, as it was typed.
         text: String,
         /// What is wrong with it, and what would be right.
         why: String,
     },
-    /// More disks than interrupt lines.
-    #[error("{count} disks: {limit} is the most this machine has interrupt lines for{hint}")]
-    TooManyDisks {
-        /// Disks asked for.
-        count: usize,
-        /// Lines that are left for disks.
-        limit: usize,
-        /// What took the others.
-        hint: &'static str,
-    },
-    /// The settings file can not be read.
+    /// There is no place for all parts of the machine.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The settings file cannot be read.
     #[error("Cannot read settings {}: {why}", path.display())]
     File {
         /// The path given to --config.
@@ -48,7 +42,7 @@ pub enum ConfigError {
         /// Why, and what to do.
         why: String,
     },
-    /// The settings file says what can not be.
+    /// The settings file says what cannot be.
     #[error("Cannot use settings {}:{line}:{column}: {why}", path.display())]
     Text {
         /// The path given to --config.
@@ -60,7 +54,7 @@ pub enum ConfigError {
         /// What is wrong there, and what would be right.
         why: String,
     },
-    /// What was asked for can not be printed.
+    /// What was asked for cannot be printed.
     #[error("Cannot print {what}; send standard output to a place that can be written")]
     Output {
         /// The page.
@@ -83,7 +77,7 @@ impl ConfigError {
     }
 
     /// The value `text` of `option` is wrong.
-    pub fn option(option: &'static str, text: impl ToString, why: impl ToString) -> ConfigError {
-        ConfigError::Option { option, text: text.to_string(), why: why.to_string() }
+    pub fn option(option: &str, text: impl ToString, why: impl ToString) -> ConfigError {
+        ConfigError::Option { option: option.to_owned(), text: text.to_string(), why: why.to_string() }
     }
 }

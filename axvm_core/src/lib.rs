@@ -5,7 +5,7 @@
 //!   settings  what was typed, or filed    <-+--+
 //!   config    what will be done           <----+     pages   what AxVM prints about itself
 //!
-//!   doctor    what the host can do                   notify  what AxVM tells the service manager
+//!   notify    what AxVM tells the service manager
 //!   speech    how answers and errors are said
 //! ```
 //!
@@ -14,7 +14,6 @@
 
 pub mod cli;
 pub mod config;
-pub mod doctor;
 pub mod error;
 pub mod notify;
 pub mod pages;

@@ -11,47 +11,44 @@
 //! | 128+n | ended by signal n |
 #![forbid(unsafe_code)]
 
-mod board;
 mod consoles;
 mod control;
 mod current;
-mod gate;
-mod host;
-mod image;
-mod machine;
+mod doctor;
 mod narrator;
-mod recipe;
 mod remote;
 mod run;
 mod selftest;
 mod serve;
-mod vcpu;
 
 use std::process::ExitCode;
 
-use axvm_core::{cli, config, doctor, pages, speech};
-use clap::Parser;
+use anyhow::Result;
+use axvm_core::{cli, config, pages, speech};
 
 use crate::cli::{Cli, Command};
 use crate::config::ConfigError;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
+    Cli::read().map_err(Into::into).and_then(command).map(ExitCode::from).unwrap_or_else(|error| {
+        speech::tell(chain(&error));
+        ExitCode::from(error.downcast_ref().map_or(1, ConfigError::exit_code))
+    })
+}
+
+/// Does what was asked for; the exit code.
+fn command(cli: Cli) -> Result<u8> {
+    match cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Ctl(args)) => remote::ctl(&args),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
-        Some(Command::Doctor(args)) => doctor::run(args.json),
-        Some(Command::Config(args)) => pages::config(&args).map_err(Into::into),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Config(args)) => pages::config(args).map_err(Into::into),
         Some(Command::Completions(args)) => pages::completions(&args).map_err(Into::into),
         Some(Command::Man(args)) => pages::man(&args).map_err(Into::into),
         None => run::run(cli.run),
-    };
-    result.map(ExitCode::from).unwrap_or_else(|error| {
-        speech::tell(chain(&error));
-        ExitCode::from(error.downcast_ref().map_or(1, ConfigError::exit_code))
-    })
+    }
 }
 
 /// An error and its causes on one line; a cause that its parent already tells is not repeated.

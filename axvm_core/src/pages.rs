@@ -11,18 +11,18 @@ use clap::builder::Resettable;
 
 use crate::cli::{Cli, CompletionsArgs, ConfigArgs, ManArgs};
 use crate::error::ConfigError;
-use crate::settings::{self, Settings};
+use crate::settings;
 use crate::speech;
 
 /// `axvm config`.
-pub fn config(args: &ConfigArgs) -> Result<u8, ConfigError> {
+pub fn config(args: ConfigArgs) -> Result<u8, ConfigError> {
     if args.schema {
         return print("the schema", schema().as_bytes());
     }
     if args.example {
         return print("the example", settings::EXAMPLE.as_bytes());
     }
-    print("the settings", Settings::gather(&args.run)?.write()?.as_bytes())
+    print("the settings", args.run.settings()?.write()?.as_bytes())
 }
 
 /// The published schema: what `axvm config --schema` prints.

@@ -8,26 +8,25 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axvm_api::{Bound, EventFeed, Registry, Server};
+use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_core::notify::{Notifier, State};
+use axvm_core::settings::OnReboot;
 use axvm_core::speech;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
-use axvm_sandbox::{Files, Role};
+use axvm_machine::{KernelSource, Resources, cpuinfo};
+use axvm_sandbox::Files;
 
-use crate::cli::{OnReboot, RunArgs};
+use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::control::Panel;
 use crate::current::Current;
-use crate::host;
-use crate::machine::Machine;
 use crate::narrator::Narrator;
-use crate::recipe::Host;
 use crate::serve::{Signals, see_off, serve};
 
 /// Runs a machine to its end; the exit code.
@@ -43,7 +42,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     warn_about_host(&events);
 
     let (sockets, bound) = bind(&config, &events)?;
-    let host = Host::open(&config, None, events.clone())?;
+    let resources = Resources::open(&config.machine, events.clone())?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let notifier = Notifier::from_env();
@@ -54,13 +53,11 @@ pub fn run(args: RunArgs) -> Result<u8> {
 
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
-    let panel = Panel::new(&config, Arc::clone(host.ram()), &consoles, Arc::clone(&current));
-    let server = bound.serve(Arc::new(panel), feed, || {
-        axvm_sandbox::enter(Role::Api);
-        Ok::<(), std::io::Error>(())
-    })?;
-    let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
-    let end = guests(&room, |state| tell(&notifier, state, &events));
+    let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
+    let server = bound.serve(Arc::new(panel), feed)?;
+    let starts =
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
+    let end = starts.run(|state| tell(&notifier, state, &events));
     tell(&notifier, State::Stopping, &events);
     server.stop();
     see_off(consoles, &signals);
@@ -71,53 +68,64 @@ pub fn run(args: RunArgs) -> Result<u8> {
     end.code()
 }
 
-/// What every start of the guest works with.
-pub struct Room<'a> {
+/// How long the end of a machine waits for requests in the host.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Start after start of the guest, and what each works with.
+pub struct Starts<'a> {
     pub config: &'a Config,
-    pub host: &'a Host,
+    pub resources: &'a Resources,
     pub consoles: &'a Consoles,
     pub current: &'a Current,
     pub signals: &'a Signals,
 }
 
-/// Runs guest after guest, until one ends for good. `tell` hears when one runs.
-pub fn guests(room: &Room<'_>, tell: impl Fn(State<'_>)) -> Result<End> {
-    let Room { config, host, consoles, current, signals } = room;
-    loop {
-        let machine = Arc::new(Machine::start(host.build(config, consoles)?, &config.pins)?);
-        current.install(Arc::clone(&machine));
-        tell(State::Ready);
-        let served = serve(&machine, current, consoles, signals, config.grace);
-        current.remove();
-        let end = End(machine.stop());
-        let asked_by = served?;
-        if !end.starts_again(config.on_reboot) {
-            return Ok(end);
+impl Starts<'_> {
+    /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
+    pub fn run(&self, tell: impl Fn(State<'_>)) -> Result<End> {
+        let Starts { config, resources, consoles, current, signals } = self;
+        loop {
+            let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
+            current.install(Arc::clone(&machine));
+            tell(State::Ready);
+            let served = serve(&machine, current, consoles, signals, config.grace);
+            let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
+            current.remove();
+            let (end, asked_by) = (End(reason), served?);
+            if let Err(busy) = stopped {
+                // RAM and disks are still being written to: there is no next start, and the process must go.
+                return Ok(End(StopReason::HostError(busy.to_string())));
+            }
+            if !end.starts_again(config.on_reboot) {
+                return Ok(end);
+            }
+            // A guest that was to end and resets does not live on.
+            if let Some(signal) = asked_by {
+                return Ok(End(StopReason::Signal(signal)));
+            }
+            resources
+                .events()
+                .emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
+            if end.0 == StopReason::TripleFault {
+                let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
+                resources.events().warn(|| Event::Warning { from: "guest", message });
+            }
+            // No vCPU runs any more: its memory can go.
+            drop(machine);
+            resources.clear()?;
         }
-        // A guest that was to end and resets does not live on.
-        if let Some(signal) = asked_by {
-            return Ok(End(PowerEvent::Signal(signal)));
-        }
-        host.events().emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
-        if end.0 == PowerEvent::TripleFault {
-            let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
-            host.events().warn(|| Event::Warning { from: "guest", message });
-        }
-        // No vCPU runs any more: its memory can go.
-        drop(machine);
-        host.clear()?;
     }
 }
 
 /// How a guest ended.
-pub struct End(PowerEvent);
+pub struct End(StopReason);
 
 impl End {
     /// Whether it was a reset: in words.
     fn reset(&self) -> Option<String> {
         match &self.0 {
-            PowerEvent::Reset(door) => Some(format!("reset ({door})")),
-            PowerEvent::TripleFault => Some("triple fault".into()),
+            StopReason::Reset(source) => Some(format!("reset ({source})")),
+            StopReason::TripleFault => Some("triple fault".into()),
             _ => None,
         }
     }
@@ -126,12 +134,12 @@ impl End {
         on_reboot == OnReboot::Restart && self.reset().is_some()
     }
 
-    /// What the user must hear.
+    /// What the user must know.
     pub fn words(&self) -> Option<String> {
         match &self.0 {
-            PowerEvent::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
-            PowerEvent::TripleFault => Some("The guest crashed: triple fault".into()),
-            PowerEvent::Crash(why) => Some(format!("The guest crashed: {why}")),
+            StopReason::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
+            StopReason::TripleFault => Some("The guest crashed: triple fault".into()),
+            StopReason::Crash(why) => Some(format!("The guest crashed: {why}")),
             _ => None,
         }
     }
@@ -139,12 +147,12 @@ impl End {
     /// The exit code of AxVM.
     pub fn code(&self) -> Result<u8> {
         match &self.0 {
-            PowerEvent::Off | PowerEvent::Quit => Ok(0),
-            PowerEvent::Reset(_) => Ok(3),
-            PowerEvent::Panic => Ok(4),
-            PowerEvent::TripleFault | PowerEvent::Crash(_) => Ok(5),
-            PowerEvent::Signal(signal) => Ok(128 + *signal as u8),
-            PowerEvent::HostError(why) => anyhow::bail!("The host failed the guest: {why}"),
+            StopReason::Off | StopReason::Quit => Ok(0),
+            StopReason::Reset(_) => Ok(3),
+            StopReason::Panic => Ok(4),
+            StopReason::TripleFault | StopReason::Crash(_) => Ok(5),
+            StopReason::Signal(signal) => Ok(128 + *signal as u8),
+            StopReason::HostError(why) => anyhow::bail!("The host failed the guest: {why}"),
         }
     }
 }
@@ -156,13 +164,13 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
         Err(error) => error.to_string(),
         Ok(own) => {
             let all: Vec<_> = named.iter().cloned().chain([own]).collect();
-            match Server::bind(&all) {
+            match ApiServer::bind(&all) {
                 Ok(bound) => return Ok((all, bound)),
                 Err(error) => error.to_string(),
             }
         }
     };
-    let bound = Server::bind(&named)?;
+    let bound = ApiServer::bind(&named)?;
     let message = format!("`axvm ps` will not show this machine: {trouble}");
     events.emit(|| Event::Warning { from: "control socket", message });
     Ok((named, bound))
@@ -198,15 +206,19 @@ fn tell(notifier: &Notifier, state: State<'_>, events: &Events) {
 
 /// Which files were taken because none was named.
 fn taken(config: &Config) -> String {
-    let mut files = vec![format!("kernel {}", config.kernel.display())];
-    files.extend(config.initrd.iter().map(|path| format!("initrd {}", path.display())));
-    files.extend(config.disks.iter().map(|disk| format!("disk {}", disk.path.display())));
+    let machine = &config.machine;
+    let mut files = Vec::new();
+    if let KernelSource::File(path) = &machine.kernel {
+        files.push(format!("kernel {}", path.display()));
+    }
+    files.extend(machine.initrd.iter().map(|path| format!("initrd {}", path.display())));
+    files.extend(machine.disks.iter().map(|disk| format!("disk {}", disk.path.display())));
     format!("taking {}", files.join(", "))
 }
 
 /// A KVM without hardware behind it runs Linux too slowly to wait for: say so before the wait.
 fn warn_about_host(events: &Events) {
-    if !host::has_virtualization() {
+    if !cpuinfo::has_virtualization() {
         events.warn(|| Event::Warning {
             from: "host",
             message: "this processor offers no virtualization (no vmx or svm in /proc/cpuinfo): \

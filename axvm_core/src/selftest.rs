@@ -10,27 +10,25 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_console::BackEnd;
 use axvm_core::cli::SelftestArgs;
-use axvm_core::settings::Settings;
+use axvm_core::settings::{OnReboot, Settings};
 use axvm_core::speech::print;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
 use axvm_events::Events;
+use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::Role;
+use axvm_virtio::block::DiskConfig;
 use serde::Serialize;
 
-use crate::cli::OnReboot;
-use crate::config::{Config, DiskArg};
+use crate::config::Config;
 use crate::consoles::OpenedConsoles;
 use crate::current::Current;
-use crate::host;
 use crate::narrator::Narrator;
-use crate::recipe::Host;
-use crate::run::{End, Room, close_sandbox, guests};
+use crate::run::{End, Starts, close_sandbox};
 use crate::serve::{Signals, see_off};
 
 /// A guest that says nothing for so long hangs; each of its own waits is shorter.
@@ -74,7 +72,7 @@ pub fn selftest(args: &SelftestArgs) -> Result<u8> {
         ok: proofs.iter().all(|proof| proof.verdict != "FAILED"),
         cpus: args.cpus,
         seconds: since.elapsed().as_secs_f64(),
-        hardware_virtualization: host::has_virtualization(),
+        hardware_virtualization: cpuinfo::has_virtualization(),
         proofs,
     };
     match args.json {
@@ -89,7 +87,7 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let disk = Disk::make()?;
     let config = config(cpus, &disk)?;
     let events = Events::warnings_to(Arc::new(Narrator::new(false)));
-    let host = Host::open(&config, Some(axvm_guest::selftest()), events.clone())?;
+    let resources = Resources::open(&config.machine, events.clone())?;
     drop(disk);
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
@@ -99,16 +97,14 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
     consoles.com1_attacher().attach(console, Vec::new());
     let listened = Arc::clone(&current);
-    let listener = thread::Builder::new().name("selftest".into()).spawn(move || {
-        axvm_sandbox::enter(Role::Console);
-        listen(said, &listened)
-    });
+    let listener = axvm_sandbox::spawn(Role::Console, "selftest", move || listen(said, &listened));
     let listener = listener.context("Cannot listen to the guest")?;
-    let room = Room { config: &config, host: &host, consoles: &consoles, current: &current, signals: &signals };
-    let end = guests(&room, |_| {});
+    let starts =
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
+    let end = starts.run(|_| {});
     see_off(consoles, &signals);
     let mut proofs = listener.join().unwrap_or_default();
-    proofs.extend(fate(&end?));
+    proofs.extend(outcome(&end?));
     Ok(proofs)
 }
 
@@ -126,9 +122,12 @@ impl Disk {
 fn config(cpus: u32, disk: &Disk) -> Result<Config> {
     let said = Settings { kernel: Some("selftest".into()), ..Settings::default() };
     let mut config = Config::from_settings(said)?;
-    config.topology = axvm_arch::cpuid::Topology::flat(cpus);
-    config.memory.size = MEMORY;
-    config.disks = vec![DiskArg { path: disk.0.to_path_buf(), serial: Some("SELFTEST".into()), ..DiskArg::default() }];
+    let machine = &mut config.machine;
+    machine.kernel = KernelSource::Embedded(axvm_guest::selftest());
+    machine.topology = axvm_arch::cpuid::Topology::flat(cpus);
+    machine.memory.size = MEMORY;
+    machine.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.0.to_path_buf()) }];
+    machine.virtio_console = true;
     config.console = BackEnd::None;
     config.virtio_console = Some(BackEnd::None);
     config.on_reboot = OnReboot::Exit;
@@ -148,7 +147,7 @@ fn listen(said: UnixStream, current: &Current) -> Vec<Proof> {
             Ok(_) => proofs.extend(parse(&String::from_utf8_lossy(&line))),
             Err(_) => {
                 proofs.push(Proof::failed("guest", format!("silent for {} s: it hangs", SILENCE.as_secs())));
-                current.press(PowerEvent::Quit);
+                current.request_stop(StopReason::Quit);
                 return proofs;
             }
         }
@@ -172,7 +171,7 @@ fn parse(line: &str) -> Option<Proof> {
 }
 
 /// How the machine ended is a proof too: the guest was to power it off.
-fn fate(end: &End) -> Option<Proof> {
+fn outcome(end: &End) -> Option<Proof> {
     match end.code() {
         Ok(0) => None,
         _ => Some(Proof::failed("power", end.words().unwrap_or_else(|| "the guest did not power off".into()))),

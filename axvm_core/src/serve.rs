@@ -1,19 +1,22 @@
-//! The main thread while a machine runs: the power switch, the clock, and signals.
+//! The main thread while a machine runs: signals beside the machine's own wait.
 //!
 //! ```text
-//!   epoll:  power switch | RTC deadline | signals
+//!   Machine::wait:  a reason to stop | the clock | signals
 //! ```
+//!
+//! Source: signal(7).
 
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_console::Wake;
-use axvm_devices::PowerEvent;
+use axvm_devices::StopReason;
+use axvm_machine::{Machine, WaitOutcome};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::signal::{
@@ -22,12 +25,10 @@ use signal_hook::consts::signal::{
 };
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::signal::unblock_signal;
 
 use crate::consoles::Consoles;
 use crate::current::Current;
-use crate::machine::Machine;
 
 /// Signals that ask for an end: the guest is told first.
 const POLITE: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
@@ -69,7 +70,7 @@ impl AsFd for Signals {
 }
 
 /// A first signal asks the guest politely; this is how long it has to power off.
-struct Farewell {
+struct Ending {
     signal: i32,
     deadline: Instant,
 }
@@ -86,38 +87,31 @@ pub fn serve(
     signals: &Signals,
     grace: Duration,
 ) -> Result<Option<i32>> {
-    let (power, rtc) = (machine.power(), &machine.chips().rtc);
-    let fds = [power.event_fd().as_raw_fd(), rtc.timer_fd().as_raw_fd(), signals.as_fd().as_raw_fd()];
-    let events = Epoll::new().context("Cannot wait for events")?;
-    for fd in fds {
-        events.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0)).context("Cannot wait for events")?;
-    }
-    let mut farewell: Option<Farewell> = None;
+    let mut ending: Option<Ending> = None;
     loop {
-        let left = farewell.as_ref().map(|farewell| farewell.deadline.saturating_duration_since(Instant::now()));
-        wait(&events, left).context("Cannot wait for events")?;
-        if power.pressed().is_some() {
-            return Ok(farewell.map(|farewell| farewell.signal));
+        let left = ending.as_ref().map(|ending| ending.deadline.saturating_duration_since(Instant::now()));
+        let outcome = machine.wait(Some(signals.as_fd()), left).context("Cannot wait for events")?;
+        if outcome == WaitOutcome::Stopped {
+            return Ok(ending.map(|ending| ending.signal));
         }
-        rtc.tick();
         for signal in signals.arrived() {
-            match (signal, &farewell) {
+            match (signal, &ending) {
                 (SIGWINCH, _) => consoles.resized(),
                 (SIGCONT, _) => consoles.continued(),
                 (_, None) if POLITE.contains(&signal) => {
-                    machine.chips().acpi_pm.press_power_button();
-                    farewell = Some(Farewell { signal, deadline: Instant::now() + grace });
+                    machine.press_power_button();
+                    ending = Some(Ending { signal, deadline: Instant::now() + grace });
                 }
                 _ => {
-                    current.press(PowerEvent::Signal(signal));
+                    current.request_stop(StopReason::Signal(signal));
                     consoles.give_up();
                 }
             }
         }
-        if let Some(Farewell { signal, deadline }) = farewell
+        if let Some(Ending { signal, deadline }) = ending
             && Instant::now() >= deadline
         {
-            power.press(PowerEvent::Signal(signal));
+            machine.stop_switch().request(StopReason::Signal(signal));
         }
     }
 }
@@ -141,15 +135,5 @@ pub fn see_off(consoles: Consoles, signals: &Signals) {
                 _ => consoles.give_up(),
             }
         }
-    }
-}
-
-/// Waits until something is ready, `limit` at most.
-fn wait(events: &Epoll, limit: Option<Duration>) -> io::Result<()> {
-    // Rounded up, so that a limit has passed when the wait ends.
-    let millis = limit.map_or(-1, |limit| i32::try_from(limit.as_millis() + 1).unwrap_or(i32::MAX));
-    match events.wait(millis, &mut [EpollEvent::default()]) {
-        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-        _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@
 //!            write 1
 //!            to clear
 //!
-//!  power button --> STS and EN --> SCI --> guest shuts down --> SLP_EN with S5 --> Power::press(Off)
+//!  power button --> STS and EN --> SCI --> guest shuts down --> SLP_EN with S5 --> StopSwitch::request(Off)
 //! ```
 //!
 //! The SCI is an edge here (the MADT says so), while on a PC it is a level. A level that is still
@@ -21,37 +21,48 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
+use serde::{Deserialize, Serialize};
 
-use crate::{BusDevice, Irq, Power, PowerEvent};
+use crate::state::Check;
+use crate::{BusDevice, ChipStateError, Irq, StopReason, StopSwitch};
 
 /// PM1_STS and PM1_EN: the power button.
 const PWRBTN: u16 = 1 << 8;
 /// PM1_CNT: the chip is in ACPI mode.
 const SCI_EN: u16 = 1 << 0;
-/// PM1_CNT: bits that keep what is written: BM_RLD and SLP_TYP.
-const CNT_KEPT: u16 = 0x1c02;
+/// PM1_CNT: a bus master's request wakes the CPU from C3; kept, and without effect.
+const BM_RLD: u16 = 1 << 1;
+/// PM1_CNT: where SLP_TYP starts.
+const SLP_TYP_SHIFT: u32 = 10;
+/// PM1_CNT: the 3 bits of SLP_TYP, the sleep state to enter.
+const SLP_TYP: u16 = 0b111 << SLP_TYP_SHIFT;
 /// PM1_CNT: enter the sleep state of SLP_TYP; reads as zero.
 const SLP_EN: u16 = 1 << 13;
-/// PM1_CNT: where SLP_TYP starts; it has 3 bits.
-const SLP_TYP_SHIFT: u32 = 10;
+/// PM1_CNT: what the register keeps of what is written.
+const CNT_KEPT: u16 = BM_RLD | SLP_TYP;
 /// Length of all three registers, in bytes.
 const LEN: usize = 6;
 
 /// The PM1a event block (offset 0) and control block (offset 4).
 pub struct AcpiPm {
-    pm1: Mutex<Pm1>,
+    pm1: Mutex<Pm1State>,
     sci: Irq,
-    power: Arc<Power>,
+    stop: Arc<StopSwitch>,
 }
 
-#[derive(Default)]
-struct Pm1 {
-    status: u16,
-    enable: u16,
-    control: u16,
+/// All state of an [`AcpiPm`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pm1State {
+    /// PM1_STS: what happened and was not cleared; only the power button does.
+    pub status: u16,
+    /// PM1_EN: what interrupts.
+    pub enable: u16,
+    /// PM1_CNT as far as it is kept: BM_RLD and SLP_TYP.
+    pub control: u16,
 }
 
-impl Pm1 {
+impl Pm1State {
     /// All registers as the guest sees them.
     fn bytes(&self) -> [u8; LEN] {
         let ([a, b], [c, d]) = (self.status.to_le_bytes(), self.enable.to_le_bytes());
@@ -68,9 +79,9 @@ impl AcpiPm {
     /// Length of the registers on the bus, in bytes.
     pub const LEN: u64 = LEN as u64;
 
-    /// A block that interrupts through `sci` and turns the machine off through `power`.
-    pub fn new(sci: Irq, power: Arc<Power>) -> AcpiPm {
-        AcpiPm { pm1: Mutex::default(), sci, power }
+    /// A block that interrupts through `sci` and turns the machine off through `stop`.
+    pub fn new(sci: Irq, stop: Arc<StopSwitch>) -> AcpiPm {
+        AcpiPm { pm1: Mutex::default(), sci, stop }
     }
 
     /// What happens when a person presses the power button: the guest is asked to shut down.
@@ -82,13 +93,28 @@ impl AcpiPm {
         self.interrupt(&pm1);
     }
 
-    fn interrupt(&self, pm1: &Pm1) {
+    /// The chip's state.
+    pub fn state(&self) -> Pm1State {
+        *self.pm1()
+    }
+
+    /// Makes a fresh chip what `state` says. A status that is pending has sent its edge, and is up until the guest clears
+    /// it: no further edge.
+    pub fn restore(&self, state: &Pm1State) -> Result<(), ChipStateError> {
+        let check = Check("the ACPI power management block");
+        check.bits("status", state.status, PWRBTN.into())?;
+        check.bits("control", state.control, CNT_KEPT.into())?;
+        *self.pm1() = *state;
+        Ok(())
+    }
+
+    fn interrupt(&self, pm1: &Pm1State) {
         if pm1.is_pending() {
             self.sci.raise();
         }
     }
 
-    fn pm1(&self) -> MutexGuard<'_, Pm1> {
+    fn pm1(&self) -> MutexGuard<'_, Pm1State> {
         self.pm1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,8 +139,8 @@ impl BusDevice for AcpiPm {
                 1 => pm1.enable = pm1.enable & !mask | value,
                 _ => {
                     pm1.control = pm1.control & !mask | value & CNT_KEPT;
-                    if value & SLP_EN != 0 && value >> SLP_TYP_SHIFT & 7 == u16::from(SLEEP_TYPE_S5) {
-                        self.power.press(PowerEvent::Off);
+                    if value & SLP_EN != 0 && value & SLP_TYP == u16::from(SLEEP_TYPE_S5) << SLP_TYP_SHIFT {
+                        self.stop.request(StopReason::Off);
                     }
                 }
             }
@@ -134,13 +160,13 @@ mod tests {
     struct Board {
         pm: AcpiPm,
         sci: Irq,
-        power: Arc<Power>,
+        stop: Arc<StopSwitch>,
     }
 
     impl Board {
         fn new() -> Board {
-            let (sci, power) = (Irq::new().unwrap(), Arc::new(Power::new().unwrap()));
-            Board { pm: AcpiPm::new(sci.try_clone().unwrap(), power.clone()), sci, power }
+            let (sci, stop) = (Irq::new().unwrap(), Arc::new(StopSwitch::new().unwrap()));
+            Board { pm: AcpiPm::new(sci.try_clone().unwrap(), stop.clone()), sci, stop }
         }
         fn read(&self, offset: u64) -> u16 {
             let mut data = [0; 2];
@@ -163,11 +189,11 @@ mod tests {
         for data in [&S5.to_le_bytes()[..], &u32::from(S5).to_le_bytes()] {
             let board = Board::new();
             board.pm.write(CNT, data);
-            assert_eq!(board.power.pressed(), Some(PowerEvent::Off));
+            assert_eq!(board.stop.reason(), Some(StopReason::Off));
         }
         let board = Board::new();
         board.pm.write(CNT + 1, &S5.to_le_bytes()[1..]);
-        assert_eq!(board.power.pressed(), Some(PowerEvent::Off));
+        assert_eq!(board.stop.reason(), Some(StopReason::Off));
     }
 
     #[test]
@@ -177,12 +203,12 @@ mod tests {
             board.write(CNT, SLP_EN | kind << SLP_TYP_SHIFT);
         }
         board.write(CNT, S5 & !SLP_EN);
-        assert_eq!(board.power.pressed(), None);
+        assert_eq!(board.stop.reason(), None);
         assert_eq!(board.read(CNT), S5 & !SLP_EN | SCI_EN, "SLP_EN reads as zero");
     }
 
     #[test]
-    fn acpi_mode_can_not_be_left() {
+    fn acpi_mode_cannot_be_left() {
         let board = Board::new();
         board.write(CNT, 0);
         assert_eq!(board.read(CNT), SCI_EN);
@@ -219,6 +245,34 @@ mod tests {
     }
 
     #[test]
+    fn a_pressed_button_is_carried_and_told_once() {
+        let old = Board::new();
+        old.write(EN, PWRBTN | 1);
+        old.write(CNT, BM_RLD | 3 << SLP_TYP_SHIFT);
+        old.pm.press_power_button();
+        let text = serde_json::to_string(&old.pm.state()).unwrap();
+        let new = Board::new();
+        new.pm.restore(&serde_json::from_str(&text).unwrap()).unwrap();
+        assert!(!new.edge(), "told before");
+        assert_eq!([STS, EN, CNT].map(|at| new.read(at)), [STS, EN, CNT].map(|at| old.read(at)));
+        new.write(EN, PWRBTN);
+        assert!(new.edge(), "still pending");
+        new.write(STS, PWRBTN);
+        assert_eq!((new.read(STS), new.edge()), (0, false));
+    }
+
+    #[test]
+    fn a_damaged_state_is_refused_by_its_field() {
+        let board = Board::new();
+        let text = |state| board.pm.restore(&state).unwrap_err().to_string();
+        assert!(
+            text(Pm1State { status: 1, ..Pm1State::default() }).contains("status is 0x1, and must be within 0x100")
+        );
+        assert!(text(Pm1State { control: SLP_EN, ..Pm1State::default() }).contains("control is 0x2000"));
+        assert_eq!(board.pm.state(), Pm1State::default());
+    }
+
+    #[test]
     fn accesses_beyond_the_registers_are_ignored() {
         let board = Board::new();
         for offset in [5, 6, u64::MAX] {
@@ -227,6 +281,6 @@ mod tests {
             assert_eq!(data[1..], [0xff; 7]);
             board.pm.write(offset, &[0; 8]);
         }
-        assert_eq!(board.power.pressed(), None);
+        assert_eq!(board.stop.reason(), None);
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!  BusBuilder::plug(range, name, chip) ...  --finish-->  Bus (frozen, sorted, no lock)
-//!                                                         | read/write(address)
-//!                                                         v
-//!                                                       chip.read/write(offset)
+//!                                                         | read/write(address)   name_at(address)
+//!                                                         v                              v
+//!                                                       chip.read/write(offset)        "vda"
 //! ```
 //!
-//! One type serves both I/O ports and MMIO. An address nobody answers reads as all ones, as on a
-//! PC, and swallows writes.
+//! One type serves both I/O ports and MMIO. An address where no chip is reads as all ones, as on a PC, and swallows
+//! writes.
+//!
+//! No specification: addresses and names come from the machine's plan. Left out: chips that come or go while it runs.
 
 use std::sync::Arc;
 use thiserror::Error;
@@ -31,19 +33,19 @@ pub enum PlugError {
     #[error("Cannot plug {new} at {base:#x} ({len:#x} bytes): {old} is already there")]
     Overlap {
         /// Name of the chip that came late.
-        new: &'static str,
+        new: Arc<str>,
         /// Its first address.
         base: u64,
         /// Its length in bytes.
         len: u64,
         /// Name of the chip that was there.
-        old: &'static str,
+        old: Arc<str>,
     },
     /// The range is empty or wraps around.
     #[error("Cannot plug {new} at {base:#x}: {len:#x} bytes is no range")]
     Range {
         /// Name of the chip.
-        new: &'static str,
+        new: Arc<str>,
         /// Its first address.
         base: u64,
         /// Its length in bytes.
@@ -55,7 +57,7 @@ struct Slot {
     base: u64,
     /// Inclusive, so a range may end at the top of the address space.
     last: u64,
-    name: &'static str,
+    name: Arc<str>,
     chip: Arc<dyn BusDevice>,
 }
 
@@ -66,15 +68,22 @@ pub struct BusBuilder {
 }
 
 impl BusBuilder {
-    /// Gives the `len` addresses from `base` to `chip`; refuses an overlap.
-    pub fn plug(&mut self, base: u64, len: u64, name: &'static str, chip: Arc<dyn BusDevice>) -> Result<(), PlugError> {
+    /// Gives the `len` addresses from `base` to `chip`; refuses an overlap. `name` is what the user calls the part.
+    pub fn plug(
+        &mut self,
+        base: u64,
+        len: u64,
+        name: impl Into<Arc<str>>,
+        chip: Arc<dyn BusDevice>,
+    ) -> Result<(), PlugError> {
+        let name = name.into();
         let last = len.checked_sub(1).and_then(|span| base.checked_add(span));
-        let last = last.ok_or(PlugError::Range { new: name, base, len })?;
+        let Some(last) = last else { return Err(PlugError::Range { new: name, base, len }) };
         let place = self.slots.partition_point(|slot| slot.base <= base);
         let before = place.checked_sub(1).map(|n| &self.slots[n]).filter(|slot| slot.last >= base);
         let after = self.slots.get(place).filter(|slot| slot.base <= last);
         if let Some(old) = before.or(after) {
-            return Err(PlugError::Overlap { new: name, base, len, old: old.name });
+            return Err(PlugError::Overlap { new: name, base, len, old: old.name.clone() });
         }
         self.slots.insert(place, Slot { base, last, name, chip });
         Ok(())
@@ -92,7 +101,7 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Routes a read; `data` is all ones if nobody answers. Returns whether someone did.
+    /// Routes a read; `data` is all ones if no chip answers. Returns whether one did.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
         data.fill(0xff);
         match self.find(address) {
@@ -104,7 +113,7 @@ impl Bus {
         }
     }
 
-    /// Routes a write. Returns whether someone answered.
+    /// Routes a write. Returns whether a chip answered.
     pub fn write(&self, address: u64, data: &[u8]) -> bool {
         match self.find(address) {
             Some(slot) => {
@@ -115,9 +124,14 @@ impl Bus {
         }
     }
 
-    /// Who sits where: (first address, last address, name), in order.
-    pub fn slots(&self) -> impl Iterator<Item = (u64, u64, &'static str)> {
-        self.slots.iter().map(|slot| (slot.base, slot.last, slot.name))
+    /// Which chip sits where: (first address, last address, name), in order.
+    pub fn slots(&self) -> impl Iterator<Item = (u64, u64, &str)> {
+        self.slots.iter().map(|slot| (slot.base, slot.last, &*slot.name))
+    }
+
+    /// Name of the chip that answers at `address`, if one does.
+    pub fn name_at(&self, address: u64) -> Option<&str> {
+        self.find(address).map(|slot| &*slot.name)
     }
 
     fn find(&self, address: u64) -> Option<&Slot> {
@@ -166,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_home_reads_as_all_ones() {
+    fn an_address_without_a_chip_reads_as_all_ones() {
         let mut builder = BusBuilder::default();
         builder.plug(0x100, 0x10, "chip", chip()).unwrap();
         let bus = builder.finish();
@@ -184,10 +198,22 @@ mod tests {
         builder.plug(0x100, 0x10, "old", chip()).unwrap();
         for (base, len) in [(0x100, 0x10), (0xff, 2), (0x10f, 1), (0x0, 0x1000)] {
             let error = builder.plug(base, len, "new", chip()).unwrap_err();
-            assert_eq!(error, PlugError::Overlap { new: "new", base, len, old: "old" });
+            assert_eq!(error, PlugError::Overlap { new: "new".into(), base, len, old: "old".into() });
         }
         builder.plug(0xff, 1, "below", chip()).unwrap();
         builder.plug(0x110, 1, "above", chip()).unwrap();
+    }
+
+    #[test]
+    fn each_address_has_the_name_of_its_chip() {
+        let mut builder = BusBuilder::default();
+        for n in 0..2 {
+            builder.plug(0x100 + n * 0x10, 0x8, format!("vd{}", ['a', 'b'][n as usize]), chip()).unwrap();
+        }
+        let bus = builder.finish();
+        let names = [0xff, 0x100, 0x107, 0x108, 0x110, 0x118].map(|address| bus.name_at(address));
+        assert_eq!(names, [None, Some("vda"), Some("vda"), None, Some("vdb"), None]);
+        assert!(bus.slots().eq([(0x100, 0x107, "vda"), (0x110, 0x117, "vdb")]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The keyboard controller's command port, for the one line that matters: CPU reset.
 //!
 //! ```text
-//!  OUT 0x64, 0xfe --> pulse output line 0 --> Power::press(Reset)
+//!  OUT 0x64, 0xfe --> pulse output line 0 --> StopSwitch::request(Reset)
 //!  IN  0x64       --> 0x01: output buffer full, input buffer empty; for ever
 //! ```
 //!
@@ -15,25 +15,25 @@
 //!   is never set, so the command comes at once.
 //!
 //! Spec: IBM PC AT Technical Reference (1984), "Keyboard Controller", status register and command
-//! list. Data port 0x60 is left to nobody (all ones), and 0x61 belongs to the PIT's speaker gate.
-//! Left out: keyboard, mouse, A20, and the reset by command 0xd1.
+//! list. Data port 0x60 belongs to no chip (all ones), and 0x61 belongs to the PIT's speaker gate.
+//! Left out: keyboard, mouse, A20, and the reset by command 0xd1. It has no state: a save has nothing to carry.
 
 use std::sync::Arc;
 
-use crate::{BusDevice, Power, PowerEvent};
+use crate::{BusDevice, StopReason, StopSwitch};
 
 /// OBF: the output buffer holds a byte for the CPU.
 const OUTPUT_BUFFER_FULL: u8 = 1 << 0;
 
 /// The command and status register of an i8042: one byte, at port 0x64.
 pub struct I8042 {
-    power: Arc<Power>,
+    stop: Arc<StopSwitch>,
 }
 
 impl I8042 {
-    /// A controller whose reset line is wired to `power`.
-    pub fn new(power: Arc<Power>) -> I8042 {
-        I8042 { power }
+    /// A controller whose reset line is wired to `stop`.
+    pub fn new(stop: Arc<StopSwitch>) -> I8042 {
+        I8042 { stop }
     }
 }
 
@@ -49,7 +49,7 @@ impl BusDevice for I8042 {
         if let (0, [0xf0..=0xff, ..]) = (offset, data)
             && data[0] & 1 == 0
         {
-            self.power.press(PowerEvent::Reset("i8042"));
+            self.stop.request(StopReason::Reset("i8042"));
         }
     }
 }
@@ -58,27 +58,27 @@ impl BusDevice for I8042 {
 mod tests {
     use super::*;
 
-    fn chip() -> (I8042, Arc<Power>) {
-        let power = Arc::new(Power::new().unwrap());
-        (I8042::new(power.clone()), power)
+    fn chip() -> (I8042, Arc<StopSwitch>) {
+        let stop = Arc::new(StopSwitch::new().unwrap());
+        (I8042::new(stop.clone()), stop)
     }
 
     #[test]
     fn pulsing_line_0_resets() {
-        let (chip, power) = chip();
+        let (chip, stop) = chip();
         chip.write(0, &[0xfe]);
-        assert_eq!(power.pressed(), Some(PowerEvent::Reset("i8042")));
+        assert_eq!(stop.reason(), Some(StopReason::Reset("i8042")));
     }
 
     #[test]
     fn other_commands_do_not_reset() {
-        let (chip, power) = chip();
+        let (chip, stop) = chip();
         for command in (0..=0xef).chain([0xff, 0xf1]) {
             chip.write(0, &[command]);
         }
         chip.write(1, &[0xfe]);
         chip.write(0, &[0x00, 0xfe]);
-        assert_eq!(power.pressed(), None);
+        assert_eq!(stop.reason(), None);
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! An interrupt line, seen from a device: something to raise.
 //!
-//! The line is an eventfd. In a machine KVM listens on it (irqfd); in a test, the test does.
+//! ```text
+//!   device --raise()--> eventfd --> KVM (irqfd) --> PIC, IOAPIC        in a test, the test reads the eventfd
+//! ```
+//!
 //! All lines here are edge-triggered: one `raise`, one edge.
+//!
+//! Spec: KVM API 4.75 `KVM_IRQFD`; eventfd(2). Left out: level-triggered lines (irqfd with a resample eventfd).
 
 use std::io;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -11,7 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 pub struct Irq(EventFd);
 
 impl Irq {
-    /// A line that nobody listens to yet.
+    /// A line that is connected to no interrupt controller yet.
     pub fn new() -> io::Result<Irq> {
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Irq)
     }
@@ -21,12 +26,12 @@ impl Irq {
         self.0.try_clone().map(Irq)
     }
 
-    /// The listener's end: for `KVM_IRQFD`, or to read in a test.
+    /// The far end: for `KVM_IRQFD`, or to read in a test.
     pub fn event_fd(&self) -> &EventFd {
         &self.0
     }
 
-    /// One edge. An edge that nobody has taken yet absorbs the next one.
+    /// One edge. An edge that was not taken yet absorbs the next one.
     pub fn raise(&self) {
         // The only error of a non-blocking eventfd is "counter full": the edge is already pending.
         let _ = self.0.write(1);

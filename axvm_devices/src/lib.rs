@@ -1,8 +1,15 @@
 //! The PC's own chips, and the bus they sit on.
 //!
-//! Each chip is a file; each talks to the world through [`Irq`] (an eventfd) and [`Power`], so
-//! every chip runs in a plain test without KVM.
+//! ```text
+//!   vCPU --address--> Bus --offset--> UART, RTC, PM1, i8042, pvpanic, PCI host bridge --Irq--> KVM
+//!                                       |                    \--StopSwitch--> main thread
+//!                                       +--state(), restore()
+//! ```
 //!
+//! Each chip is a file; each talks to the world through [`Irq`] (an eventfd) and [`StopSwitch`], so
+//! every chip runs in a plain test without KVM. All that a chip knows it can say as a plain value, and take back.
+//!
+//! Spec: each file names its chip's datasheet.
 //! Left out: PIC, IOAPIC, local APIC and PIT, which KVM itself provides.
 #![forbid(unsafe_code)]
 
@@ -11,17 +18,19 @@ mod bus;
 mod i8042;
 mod irq;
 mod pci;
-mod power;
 mod pvpanic;
 mod rtc;
+mod state;
+mod stop;
 mod uart16550;
 
-pub use acpi_pm::AcpiPm;
+pub use acpi_pm::{AcpiPm, Pm1State};
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
 pub use i8042::I8042;
 pub use irq::Irq;
-pub use pci::PciHost;
-pub use power::{Power, PowerEvent};
+pub use pci::{PciHost, PciHostState};
 pub use pvpanic::Pvpanic;
-pub use rtc::Rtc;
-pub use uart16550::Uart16550;
+pub use rtc::{Rtc, RtcState};
+pub use state::ChipStateError;
+pub use stop::{StopReason, StopSwitch};
+pub use uart16550::{Uart16550, UartState};

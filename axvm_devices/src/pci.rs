@@ -19,10 +19,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{BusDevice, Power, PowerEvent};
+use serde::{Deserialize, Serialize};
+
+use crate::state::Check;
+use crate::{BusDevice, ChipStateError, StopReason, StopSwitch};
 
 /// Bit 31 of the address register: configuration accesses are on.
 const ENABLE: u32 = 1 << 31;
+/// What the address register keeps: bit 31, and bus, device, function and register of 4 bytes.
+const ADDRESS: u32 = ENABLE | 0x00ff_fffc;
 /// RST_CPU of the reset control register: the reset happens when this bit is written as 1.
 const RESET_CPU: u8 = 1 << 2;
 
@@ -30,19 +35,40 @@ const RESET_CPU: u8 = 1 << 2;
 /// class 06 00 00 (host bridge), header type 0. The rest reads as zero.
 const BRIDGE: [u32; 4] = [0x1237_8086, 0, 0x0600_0002, 0];
 
+/// All state of a [`PciHost`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PciHostState {
+    /// The address register: what the data port shows.
+    pub address: u32,
+}
+
 /// Ports 0xcf8 to 0xcff.
 pub struct PciHost {
+    /// One register of one vCPU at a time: the guest's own lock orders accesses to it, so that Relaxed is enough.
     address: AtomicU32,
-    power: Arc<Power>,
+    stop: Arc<StopSwitch>,
 }
 
 impl PciHost {
     /// Length of the port range, in bytes.
     pub const LEN: u64 = 8;
 
-    /// A host bridge whose reset register is wired to `power`.
-    pub fn new(power: Arc<Power>) -> PciHost {
-        PciHost { address: AtomicU32::new(0), power }
+    /// A host bridge whose reset register is wired to `stop`.
+    pub fn new(stop: Arc<StopSwitch>) -> PciHost {
+        PciHost { address: AtomicU32::new(0), stop }
+    }
+
+    /// The bridge's state.
+    pub fn state(&self) -> PciHostState {
+        PciHostState { address: self.address.load(Ordering::Relaxed) }
+    }
+
+    /// Makes a fresh bridge what `state` says.
+    pub fn restore(&self, state: &PciHostState) -> Result<(), ChipStateError> {
+        Check("the PCI host bridge").bits("address", state.address, ADDRESS)?;
+        self.address.store(state.address, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The addressed 32-bit register.
@@ -71,8 +97,8 @@ impl BusDevice for PciHost {
 
     fn write(&self, offset: u64, data: &[u8]) {
         match (offset, data) {
-            (0, &[a, b, c, d]) => self.address.store(u32::from_le_bytes([a, b, c, d & 0x80]) & !3, Ordering::Relaxed),
-            (1, &[value]) if value & RESET_CPU != 0 => self.power.press(PowerEvent::Reset("reset register")),
+            (0, &[a, b, c, d]) => self.address.store(u32::from_le_bytes([a, b, c, d]) & ADDRESS, Ordering::Relaxed),
+            (1, &[value]) if value & RESET_CPU != 0 => self.stop.request(StopReason::Reset("reset register")),
             _ => {}
         }
     }
@@ -83,9 +109,9 @@ mod tests {
     use super::*;
     use axvm_arch::layout::port::RESET_VALUE;
 
-    fn host() -> (PciHost, Arc<Power>) {
-        let power = Arc::new(Power::new().unwrap());
-        (PciHost::new(power.clone()), power)
+    fn host() -> (PciHost, Arc<StopSwitch>) {
+        let stop = Arc::new(StopSwitch::new().unwrap());
+        (PciHost::new(stop.clone()), stop)
     }
 
     fn config(host: &PciHost, address: u32) -> u32 {
@@ -128,13 +154,25 @@ mod tests {
     }
 
     #[test]
+    fn the_address_is_carried() {
+        let (old, _) = host();
+        old.write(0, &u32::MAX.to_le_bytes());
+        let text = serde_json::to_string(&old.state()).unwrap();
+        let (new, _) = host();
+        new.restore(&serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!((new.state(), new.state().address), (old.state(), 0x80ff_fffc));
+        let error = new.restore(&PciHostState { address: 1 }).unwrap_err().to_string();
+        assert!(error.contains("address is 0x1, and must be within 0x80fffffc"), "{error}");
+    }
+
+    #[test]
     fn only_a_byte_with_the_cpu_bit_resets() {
-        let (host, power) = host();
+        let (host, stop) = host();
         host.write(1, &[0x02]);
         host.write(0, &[0xff; 4]);
         host.write(1, &[RESET_VALUE, 0]);
-        assert_eq!(power.pressed(), None);
+        assert_eq!(stop.reason(), None);
         host.write(1, &[RESET_VALUE]);
-        assert_eq!(power.pressed(), Some(PowerEvent::Reset("reset register")));
+        assert_eq!(stop.reason(), Some(StopReason::Reset("reset register")));
     }
 }

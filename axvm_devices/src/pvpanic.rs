@@ -2,28 +2,28 @@
 //!
 //! ```text
 //!   IN  0x505 --> 0x01: "panicked" is understood
-//!   OUT 0x505, bit 0  --> Power::press(Panic)
+//!   OUT 0x505, bit 0  --> StopSwitch::request(Panic)
 //! ```
 //!
 //! Spec: QEMU docs/specs/pvpanic.rst, "ISA Interface" and "ACPI Interface". Left out: bit 1 (a crash
-//! kernel takes over; the machine simply goes on).
+//! kernel takes over; the machine simply goes on). It has no state: a save has nothing to carry.
 
 use std::sync::Arc;
 
-use crate::{BusDevice, Power, PowerEvent};
+use crate::{BusDevice, StopReason, StopSwitch};
 
 /// The guest panicked.
 const PANICKED: u8 = 1 << 0;
 
 /// The pvpanic port: one byte.
 pub struct Pvpanic {
-    power: Arc<Power>,
+    stop: Arc<StopSwitch>,
 }
 
 impl Pvpanic {
-    /// A port wired to `power`.
-    pub fn new(power: Arc<Power>) -> Pvpanic {
-        Pvpanic { power }
+    /// A port wired to `stop`.
+    pub fn new(stop: Arc<StopSwitch>) -> Pvpanic {
+        Pvpanic { stop }
     }
 }
 
@@ -37,7 +37,7 @@ impl BusDevice for Pvpanic {
 
     fn write(&self, _: u64, data: &[u8]) {
         if data.first().is_some_and(|events| events & PANICKED != 0) {
-            self.power.press(PowerEvent::Panic);
+            self.stop.request(StopReason::Panic);
         }
     }
 }
@@ -48,14 +48,14 @@ mod tests {
 
     #[test]
     fn only_the_panic_bit_ends_the_machine() {
-        let power = Arc::new(Power::new().unwrap());
-        let port = Pvpanic::new(power.clone());
+        let stop = Arc::new(StopSwitch::new().unwrap());
+        let port = Pvpanic::new(stop.clone());
         let mut events = [0xff];
         port.read(0, &mut events);
         assert_eq!(events, [PANICKED]);
         port.write(0, &[0b10]);
-        assert_eq!(power.pressed(), None);
+        assert_eq!(stop.reason(), None);
         port.write(0, &[0b01]);
-        assert_eq!(power.pressed(), Some(PowerEvent::Panic));
+        assert_eq!(stop.reason(), Some(StopReason::Panic));
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  vCPU threads --\                 /--> Sink   (narration, timeline, metrics, tests)
-//!  devices ------- > Events::emit ----> Sink   (the control socket, while someone listens there)
+//!  devices ------- > Events::emit ----> Sink   (the control socket, while it has a subscriber)
 //!  boot steps ----/
 //! ```
 //!
-//! Off by default, and then an `emit` costs one branch: the event is not even built. A sink that listens only at
-//! times costs one relaxed load while it does not.
+//! Off by default, and then an `emit` costs one branch: the event is not even built. A sink that is subscribed only
+//! at times costs one relaxed load while it is not.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -28,8 +28,8 @@ pub enum Event {
         /// Wall-clock time of the step.
         took: Duration,
     },
-    /// The guest accessed a port or an MMIO register that nobody answers.
-    NobodyHome {
+    /// The guest accessed a port or an MMIO address that no device claims.
+    UnclaimedAddress {
         /// "port" or "mmio".
         space: &'static str,
         /// Address on that bus.
@@ -55,7 +55,7 @@ pub enum Event {
     },
     /// Something the user should know, not fatal.
     Warning {
-        /// Who speaks.
+        /// Which part of AxVM warns.
         from: &'static str,
         /// What happened and what to do.
         message: String,
@@ -83,7 +83,7 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match self {
             Event::BootStep { .. } => "boot_step",
-            Event::NobodyHome { .. } => "nobody_home",
+            Event::UnclaimedAddress { .. } => "unclaimed_address",
             Event::VirtioStatus { .. } => "virtio_status",
             Event::VirtioNeedsReset { .. } => "virtio_needs_reset",
             Event::Warning { .. } => "warning",
@@ -99,7 +99,7 @@ impl Event {
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 vec![("what", Text(what)), ("detail", Text(detail)), ("took_us", Number(micros))]
             }
-            Event::NobodyHome { space, address, write } => {
+            Event::UnclaimedAddress { space, address, write } => {
                 vec![("space", Text(space)), ("address", Number(*address)), ("write", Flag(*write))]
             }
             Event::VirtioStatus { device, from, to } => {
@@ -118,9 +118,9 @@ impl fmt::Display for Event {
             Event::BootStep { what, detail, took } => {
                 write!(f, "[{:>7.3} ms] {what}: {detail}", took.as_secs_f64() * 1e3)
             }
-            Event::NobodyHome { space, address, write } => {
+            Event::UnclaimedAddress { space, address, write } => {
                 let verb = if *write { "write to" } else { "read from" };
-                write!(f, "{verb} {space} {address:#x}: nobody there")
+                write!(f, "{verb} {space} {address:#x}: no device there")
             }
             Event::VirtioStatus { device, from, to } => {
                 write!(f, "{device}: status {from:#x} -> {to:#x}")
@@ -143,12 +143,12 @@ pub trait Sink: Send + Sync {
 /// A handle to the stream; cheap to clone. `Events::default()` is off.
 #[derive(Clone, Default)]
 pub struct Events {
-    ears: Vec<Ear>,
+    subscribers: Vec<Subscriber>,
 }
 
-/// A sink and what it wants to hear.
+/// A sink and what it wants.
 #[derive(Clone)]
-struct Ear {
+struct Subscriber {
     sink: Arc<dyn Sink>,
     wants: Wants,
 }
@@ -161,8 +161,8 @@ enum Wants {
     AtTimes(Arc<AtomicBool>),
 }
 
-impl Ear {
-    fn hears(&self, warning: bool) -> bool {
+impl Subscriber {
+    fn takes(&self, warning: bool) -> bool {
         match &self.wants {
             Wants::Everything => true,
             Wants::Warnings => warning,
@@ -174,37 +174,37 @@ impl Ear {
 impl Events {
     /// A stream that ends in `sink`.
     pub fn to(sink: Arc<dyn Sink>) -> Events {
-        Events { ears: vec![Ear { sink, wants: Wants::Everything }] }
+        Events { subscribers: vec![Subscriber { sink, wants: Wants::Everything }] }
     }
 
     /// A stream of warnings only.
     pub fn warnings_to(sink: Arc<dyn Sink>) -> Events {
-        Events { ears: vec![Ear { sink, wants: Wants::Warnings }] }
+        Events { subscribers: vec![Subscriber { sink, wants: Wants::Warnings }] }
     }
 
     /// A stream that ends in `sink` while `on` is true; it may be switched at any time.
     pub fn at_times_to(sink: Arc<dyn Sink>, on: Arc<AtomicBool>) -> Events {
-        Events { ears: vec![Ear { sink, wants: Wants::AtTimes(on) }] }
+        Events { subscribers: vec![Subscriber { sink, wants: Wants::AtTimes(on) }] }
     }
 
-    /// This stream and `other` as one: each sink hears what it would have heard alone.
+    /// This stream and `other` as one: each sink gets what it would have got alone.
     pub fn and(mut self, other: Events) -> Events {
-        self.ears.extend(other.ears);
+        self.subscribers.extend(other.subscribers);
         self
     }
 
-    /// Whether anyone listens to more than warnings.
+    /// Whether a subscriber takes more than warnings.
     pub fn is_on(&self) -> bool {
-        self.ears.iter().any(|ear| ear.hears(false))
+        self.subscribers.iter().any(|subscriber| subscriber.takes(false))
     }
 
-    /// Builds and delivers an event, if anyone listens.
+    /// Builds and delivers an event, if there is a subscriber.
     #[inline]
     pub fn emit(&self, event: impl FnOnce() -> Event) {
         self.deliver(false, event);
     }
 
-    /// Builds and delivers an event that matters even when nobody asked for the whole stream.
+    /// Builds and delivers an event that matters even to a subscriber of warnings only.
     #[inline]
     pub fn warn(&self, event: impl FnOnce() -> Event) {
         self.deliver(true, event);
@@ -212,10 +212,10 @@ impl Events {
 
     #[inline]
     fn deliver(&self, warning: bool, event: impl FnOnce() -> Event) {
-        let mut ears = self.ears.iter().filter(|ear| ear.hears(warning)).peekable();
-        if ears.peek().is_some() {
+        let mut takers = self.subscribers.iter().filter(|subscriber| subscriber.takes(warning)).peekable();
+        if takers.peek().is_some() {
             let event = event();
-            ears.for_each(|ear| ear.sink.event(&event));
+            takers.for_each(|subscriber| subscriber.sink.event(&event));
         }
     }
 }
@@ -246,27 +246,27 @@ mod tests {
     }
 
     #[test]
-    fn an_event_nobody_hears_is_not_built() {
-        Events::default().emit(|| panic!("built for nobody"));
-        Events::default().warn(|| panic!("built for nobody"));
+    fn an_event_without_a_subscriber_is_not_built() {
+        Events::default().emit(|| panic!("built without a subscriber"));
+        Events::default().warn(|| panic!("built without a subscriber"));
     }
 
     #[test]
     fn a_quiet_stream_carries_warnings_only() {
         let tape = Arc::new(Tape(Mutex::default()));
         let events = Events::warnings_to(tape.clone());
-        events.emit(|| panic!("built for nobody"));
+        events.emit(|| panic!("built without a subscriber"));
         events.warn(|| Event::Power { reason: "crash".into() });
         assert_eq!(*tape.0.lock().unwrap(), ["power: crash"]);
     }
 
     #[test]
-    fn a_sink_at_times_hears_what_comes_while_it_is_switched_on() {
+    fn a_sink_at_times_gets_what_comes_while_it_is_switched_on() {
         let (tape, all) = (Arc::new(Tape(Mutex::default())), Arc::new(Tape(Mutex::default())));
         let on = Arc::new(AtomicBool::new(false));
         let events = Events::warnings_to(all.clone()).and(Events::at_times_to(tape.clone(), on.clone()));
         assert!(!events.is_on());
-        events.emit(|| panic!("built for nobody"));
+        events.emit(|| panic!("built without a subscriber"));
         events.warn(|| Event::Power { reason: "one".into() });
         on.store(true, Ordering::Relaxed);
         assert!(events.is_on());
@@ -278,8 +278,8 @@ mod tests {
 
     #[test]
     fn programs_get_a_name_and_the_facts() {
-        let event = Event::NobodyHome { space: "port", address: 0x80, write: true };
-        assert_eq!(event.kind(), "nobody_home");
+        let event = Event::UnclaimedAddress { space: "port", address: 0x80, write: true };
+        assert_eq!(event.kind(), "unclaimed_address");
         let facts = [("space", Value::Text("port")), ("address", Value::Number(0x80)), ("write", Value::Flag(true))];
         assert_eq!(event.fields(), facts);
     }

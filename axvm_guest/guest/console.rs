@@ -1,4 +1,4 @@
-//! A command interpreter on a console: what tests type into, and hear answers from.
+//! A command interpreter on a console: what tests type into, and read answers from.
 //!
 //! ```text
 //!   typed line --interrupt--> echo --> command --> "= answer" --> "> "        COM1, or hvc0 with shell=hvc0

@@ -103,16 +103,16 @@ pub fn tsc_deadline(line: &mut Line) -> Verdict {
 pub fn arrive() -> ! {
     apic::enable();
     let progress = &PROGRESS[usize::from(apic::id())];
-    progress.store(UP, Ordering::SeqCst);
+    progress.store(UP, Ordering::Release);
     loop {
         cpu::halt();
-        progress.store(ANSWERED, Ordering::SeqCst);
+        progress.store(ANSWERED, Ordering::Release);
         crowd::join();
     }
 }
 
 fn how_many(progress: u32) -> u32 {
-    PROGRESS.iter().filter(|slot| slot.load(Ordering::SeqCst) >= progress).count() as u32
+    PROGRESS.iter().filter(|slot| slot.load(Ordering::Acquire) >= progress).count() as u32
 }
 
 /// Every processor of the MADT starts by an INIT and a SIPI that are addressed to it, and answers an interrupt.
@@ -127,7 +127,7 @@ pub fn start_all(line: &mut Line) -> Verdict {
     }
     wake(3_000_000, expected, |command| {
         acpi::processor_ids(|id| {
-            if id != apic::id() && PROGRESS[usize::from(id)].load(Ordering::SeqCst) == 0 {
+            if id != apic::id() && PROGRESS[usize::from(id)].load(Ordering::Acquire) == 0 {
                 apic::send(id, command);
             }
         });

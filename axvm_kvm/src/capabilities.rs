@@ -6,7 +6,8 @@
 //!                      +--> Kvm::survey   every answer, none judged
 //! ```
 //!
-//! Source: KVM API 4.4 `KVM_CHECK_EXTENSION`, and chapter 8 "Other capabilities".
+//! Spec: KVM API 4.4 `KVM_CHECK_EXTENSION`, and chapter 8 "Other capabilities". Left out: what AxVM does not use yet,
+//! such as dirty logging.
 
 use std::os::raw::c_ulong;
 

@@ -1,9 +1,12 @@
 //! What can go wrong with `/dev/kvm`, each with what the user can do about it.
 //!
 //! The cause (the kernel's errno) is the source of the error, never part of its message.
+//!
+//! Spec: KVM API (Linux Documentation/virt/kvm/api.rst), the errors of each ioctl. Left out: what the guest does wrong,
+//! which is an [`Exit`](crate::Exit).
 
-use std::io;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use axvm_arch::Gpa;
 use thiserror::Error;
@@ -156,4 +159,57 @@ pub enum KvmError {
         /// What mmap or sigaction said.
         source: io::Error,
     },
+    /// A part of the state could not be read.
+    #[error("Cannot save {what} of {of}; the machine goes on without having been saved")]
+    Save {
+        /// What was asked for, with the ioctl's name.
+        what: &'static str,
+        /// Whose.
+        of: Owner,
+        /// What the ioctl said.
+        source: io::Error,
+    },
+    /// KVM does not take a part of a state.
+    #[error(
+        "Cannot restore {what} of {of}: the state was saved on another processor or by another KVM, or it is damaged; \
+         restore it on a host like the one that saved it"
+    )]
+    Restore {
+        /// What was given, with the ioctl's name.
+        what: &'static str,
+        /// Whose.
+        of: Owner,
+        /// What the ioctl said.
+        source: io::Error,
+    },
+    /// A saved state holds what no vCPU or VM can have, or not this one.
+    #[error("The saved state of {of} cannot be restored: {field} is {found}, and must be {allowed}")]
+    Damaged {
+        /// Whose.
+        of: Owner,
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it may hold.
+        allowed: String,
+    },
+}
+
+/// Whose state it is, in errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The vCPU with this APIC id.
+    Vcpu(u32),
+    /// The VM.
+    Vm,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::Vcpu(id) => write!(f, "the vCPU with APIC id {id}"),
+            Owner::Vm => f.write_str("the VM"),
+        }
+    }
 }

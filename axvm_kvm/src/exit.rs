@@ -8,9 +8,12 @@
 //!                           data[0] = 0x60;  run() --> guest goes on with al = 0x60
 //! ```
 //!
-//! Source: KVM API chapter 5 "The kvm_run structure".
+//! Spec: KVM API chapter 5 "The kvm_run structure". Left out: exits that KVM makes only when asked to, such as those of
+//! debugging.
 
 use std::io;
+
+use crate::KvmVcpu;
 
 /// Why a vCPU stopped running guest code.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +55,7 @@ pub enum Exit<'a> {
     },
     /// HLT, on a vCPU whose APIC is not in KVM (an APIC in KVM waits there for the interrupt).
     Halted,
-    /// Somebody kicked the vCPU, or its thread got a signal. The guest asked for nothing.
+    /// A [`Kicker`](crate::Kicker) kicked the vCPU, or its thread got a signal. The guest asked for nothing.
     Interrupted,
     /// Triple fault. On AMD the registers are those after reset by then.
     Shutdown,
@@ -84,7 +87,7 @@ pub enum Exit<'a> {
 
 /// One virtual CPU, seen from the loop that runs it.
 pub trait Vcpu: Send {
-    /// Runs guest code until the guest needs something, or somebody kicks.
+    /// Runs guest code until the guest needs something, or another thread kicks.
     ///
     /// Answers to the previous exit, written into its `data`, reach the guest now. An error means
     /// that the host failed; the guest cannot go on.
@@ -92,4 +95,9 @@ pub trait Vcpu: Send {
 
     /// Says that the vCPU stood still for a while, so that the guest's watchdogs do not bark at the lost time.
     fn was_paused(&mut self) {}
+
+    /// The vCPU as KVM has it, for what only KVM can say of it; `None` for one that is played.
+    fn as_kvm(&self) -> Option<&KvmVcpu> {
+        None
+    }
 }

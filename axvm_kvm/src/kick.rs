@@ -21,7 +21,7 @@
 //! by order: the vCPU thread stores its id and then looks at the flag, the kicker sets the flag and then
 //! looks for the id, so at least one sees the other.
 //!
-//! Source: KVM API chapter 5, `immediate_exit`; signal(7), tgkill(2).
+//! Spec: KVM API chapter 5, `immediate_exit`; signal(7), tgkill(2). Left out: `KVM_SET_SIGNAL_MASK`, the older way.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -54,6 +54,8 @@ impl Kicker {
         unblock_signal();
         // SAFETY: takes nothing, always succeeds.
         let thread = unsafe { libc::gettid() };
+        // SeqCst here and where `kick` loads, as for the flag that each side looks at (`run_page.rs`): each stores one and
+        // then loads the other, and only one order of all four forbids that both miss the other's store.
         self.thread.store(thread, Ordering::SeqCst);
     }
 
@@ -94,7 +96,7 @@ fn install_handler() -> io::Result<()> {
 
 extern "C" fn nothing(_signal: libc::c_int) {}
 
-/// Lets the signal through to the calling thread: whoever started this process may have blocked it.
+/// Lets the signal through to the calling thread: the program that started this process may have blocked it.
 fn unblock_signal() {
     // SAFETY: all zeroes is a valid signal set: the empty one.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };

@@ -6,12 +6,14 @@
 //!   supported CPUID       irqchip, PIT       |    registers            +--kicker()--> Kicker
 //!                                            |
 //!                        irqfd, ioeventfd <--+
+//!
+//!   state: KvmVcpu::save --> VcpuState --> Vm::restore_vcpu        Vm::save --> VmState --> Vm::restore
 //! ```
 //!
 //! Callers see registers, exits and errors in the project's own words; no binding type leaves.
 //! The virtual CPU behind a run loop is the trait [`Vcpu`], so the loop also runs on a scripted one.
 //!
-//! Source: Linux Documentation/virt/kvm/api.rst (API version 12).
+//! Spec: Linux Documentation/virt/kvm/api.rst (API version 12).
 //! Left out: split irqchip, nested state, dirty logging, guest debugging; other processors than x86-64.
 
 mod capabilities;
@@ -20,14 +22,16 @@ mod exit;
 mod kick;
 mod registers;
 mod run_page;
+pub mod state;
 mod system;
 mod vcpu;
 mod vm;
 
 pub use capabilities::{CAPABILITIES, Capabilities, Capability, Survey};
-pub use error::KvmError;
+pub use error::{KvmError, Owner};
 pub use exit::{Exit, Vcpu};
 pub use kick::Kicker;
+pub use state::{VcpuState, VmState};
 pub use system::Kvm;
 pub use vcpu::{KvmVcpu, VcpuSetup};
 pub use vm::Vm;

@@ -1,9 +1,14 @@
 //! Between the project's words for registers and KVM's structures.
 //!
-//! Source: KVM API 4.11 `KVM_GET_REGS`, 4.13 `KVM_GET_SREGS`.
+//! ```text
+//!   kvm_regs, kvm_sregs  <-->  Registers, SystemRegisters        kvm_cpuid_entry2  --->  CpuidEntry
+//! ```
+//!
+//! Spec: KVM API 4.11 `KVM_GET_REGS`, 4.13 `KVM_GET_SREGS`. Left out: what only a saved state has, see `state`.
 
+use axvm_arch::cpuid::CpuidEntry;
 use axvm_arch::registers::{CpuState, DescriptorTable, Registers, Segment, SystemRegisters};
-use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 
 /// What KVM says about a vCPU, in our words.
 pub(crate) fn state_of(regs: &kvm_regs, sregs: &kvm_sregs) -> CpuState {
@@ -34,13 +39,13 @@ pub(crate) fn apply(system: &SystemRegisters, sregs: &mut kvm_sregs) {
     sregs.efer = system.efer;
 }
 
-fn registers_of(regs: &kvm_regs) -> Registers {
+pub(crate) fn registers_of(regs: &kvm_regs) -> Registers {
     let kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, .. } = *regs;
     let kvm_regs { r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags, .. } = *regs;
     Registers { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
 }
 
-fn system_of(sregs: &kvm_sregs) -> SystemRegisters {
+pub(crate) fn system_of(sregs: &kvm_sregs) -> SystemRegisters {
     SystemRegisters {
         cs: segment_of(&sregs.cs),
         ds: segment_of(&sregs.ds),
@@ -58,7 +63,7 @@ fn system_of(sregs: &kvm_sregs) -> SystemRegisters {
     }
 }
 
-fn segment_of(segment: &kvm_segment) -> Segment {
+pub(crate) fn segment_of(segment: &kvm_segment) -> Segment {
     Segment {
         base: segment.base,
         limit: segment.limit,
@@ -70,10 +75,11 @@ fn segment_of(segment: &kvm_segment) -> Segment {
         code_or_data: segment.s != 0,
         long: segment.l != 0,
         granularity: segment.g != 0,
+        available: segment.avl != 0,
     }
 }
 
-fn kvm_segment_for(segment: &Segment) -> kvm_segment {
+pub(crate) fn kvm_segment_for(segment: &Segment) -> kvm_segment {
     kvm_segment {
         base: segment.base,
         limit: segment.limit,
@@ -85,7 +91,7 @@ fn kvm_segment_for(segment: &Segment) -> kvm_segment {
         s: segment.code_or_data.into(),
         l: segment.long.into(),
         g: segment.granularity.into(),
-        avl: 0,
+        avl: segment.available.into(),
         unusable: (!segment.present).into(),
         padding: 0,
     }
@@ -93,6 +99,19 @@ fn kvm_segment_for(segment: &Segment) -> kvm_segment {
 
 fn kvm_dtable_for(table: &DescriptorTable) -> kvm_dtable {
     kvm_dtable { base: table.base, limit: table.limit, ..Default::default() }
+}
+
+/// One leaf in our words.
+pub(crate) fn cpuid_entry(leaf: &kvm_cpuid_entry2) -> CpuidEntry {
+    CpuidEntry {
+        function: leaf.function,
+        index: leaf.index,
+        indexed: leaf.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0,
+        eax: leaf.eax,
+        ebx: leaf.ebx,
+        ecx: leaf.ecx,
+        edx: leaf.edx,
+    }
 }
 
 #[cfg(test)]

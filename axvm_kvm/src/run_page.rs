@@ -10,7 +10,7 @@
 //! reads exits through one, a [`Kicker`](crate::Kicker) sets `immediate_exit` through another.
 //! They share no byte that both use from Rust, and KVM writes only inside `KVM_RUN`.
 //!
-//! Source: KVM API chapter 5 "The kvm_run structure".
+//! Spec: KVM API chapter 5 "The kvm_run structure". Left out: the ring of coalesced MMIO, dirty pages.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -49,6 +49,7 @@ impl RunPage {
 
     /// Whether the next (or current, see [`Kicker`](crate::Kicker)) `KVM_RUN` is to return at once.
     pub(crate) fn set_immediate_exit(&self, exit: bool) {
+        // SeqCst: see `Kicker::attach`, which needs this store and its own in one order.
         self.immediate_exit().store(exit.into(), Ordering::SeqCst);
     }
 
@@ -119,7 +120,7 @@ impl RunPage {
         assert!(inside, "KVM's port data ({len} bytes at {offset:#x}) is outside the {} bytes it shares", self.len);
         // SAFETY: inside the mapping, as just checked.
         let start = unsafe { self.start.as_ptr().cast::<u8>().add(offset) };
-        // SAFETY: the bytes are inside the mapping and behind kvm_run, so nobody else in this process
+        // SAFETY: the bytes are inside the mapping and behind kvm_run, so no other code in this process
         // uses them while `self` is borrowed; KVM writes them only inside `KVM_RUN`.
         unsafe { slice::from_raw_parts_mut(start, len) }
     }

@@ -1,7 +1,12 @@
 //! The open `/dev/kvm`: what the host offers, and the way to a VM.
 //!
-//! Source: KVM API 4.1 `KVM_GET_API_VERSION`, 4.2 `KVM_CREATE_VM`, 4.3 `KVM_GET_MSR_INDEX_LIST`,
-//! 4.46 `KVM_GET_SUPPORTED_CPUID`.
+//! ```text
+//!   open_at(path) --> character device? --> API version 12? --> required capabilities? --> Kvm --create_vm(ram)--> Vm
+//!   survey(path)  --> the same questions, and no judgement                             --> Survey
+//! ```
+//!
+//! Spec: KVM API 4.1 `KVM_GET_API_VERSION`, 4.2 `KVM_CREATE_VM`, 4.3 `KVM_GET_MSR_INDEX_LIST`,
+//! 4.46 `KVM_GET_SUPPORTED_CPUID`. Left out: processors other than x86-64.
 
 use std::ffi::CString;
 use std::io;
@@ -11,9 +16,9 @@ use std::sync::Arc;
 
 use axvm_arch::cpuid::CpuidEntry;
 use axvm_memory::GuestRam;
-use kvm_bindings::{KVM_API_VERSION, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 
-use crate::{Capabilities, KvmError, Survey, Vm, vm};
+use crate::{Capabilities, KvmError, Survey, Vm, registers, state, vm};
 
 /// An open KVM device, checked to have all that a machine needs.
 #[derive(Debug)]
@@ -70,7 +75,8 @@ impl Kvm {
 
     /// Creates a VM with `ram` as its memory, and with interrupt controllers and a timer.
     pub fn create_vm(&self, ram: &Arc<GuestRam>) -> Result<Vm, KvmError> {
-        Vm::create(&self.fd, self.capabilities, ram)
+        let msrs = state::indices(&self.supported_msrs()?).into();
+        Vm::create(&self.fd, self.capabilities, msrs, ram)
     }
 }
 
@@ -85,16 +91,7 @@ fn supported_cpuid(fd: &kvm_ioctls::Kvm) -> Result<Vec<CpuidEntry>, KvmError> {
     let cpuid = fd
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(query("the supported CPUID leaves (KVM_GET_SUPPORTED_CPUID)"))?;
-    let entry = |leaf: &kvm_bindings::kvm_cpuid_entry2| CpuidEntry {
-        function: leaf.function,
-        index: leaf.index,
-        indexed: leaf.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0,
-        eax: leaf.eax,
-        ebx: leaf.ebx,
-        ecx: leaf.ecx,
-        edx: leaf.edx,
-    };
-    Ok(cpuid.as_slice().iter().map(entry).collect())
+    Ok(cpuid.as_slice().iter().map(registers::cpuid_entry).collect())
 }
 
 /// Says what to do when the device does not open.

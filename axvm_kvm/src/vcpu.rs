@@ -9,9 +9,9 @@
 //! us: KVM starts with the FPU as FNINIT leaves it, and lets vCPU 0, the bootstrap processor, run at once
 //! while all others wait for INIT and SIPI.
 //!
-//! Source: KVM API 4.7 `KVM_CREATE_VCPU`, 4.10 `KVM_RUN`, 4.11 to 4.23, 4.57 `KVM_GET_LAPIC`, 4.63
+//! Spec: KVM API 4.7 `KVM_CREATE_VCPU`, 4.10 `KVM_RUN`, 4.11 to 4.23, 4.57 `KVM_GET_LAPIC`, 4.63
 //! `KVM_KVMCLOCK_CTRL`; Intel SDM volume 3, "Local Vector Table"; MultiProcessor Specification 1.4, 3.6.2.2
-//! "Virtual Wire Mode".
+//! "Virtual Wire Mode". Left out: taking up the state of a saved vCPU, see `state`.
 
 use std::io;
 use std::sync::Arc;
@@ -57,10 +57,12 @@ pub struct VcpuSetup<'a> {
 /// One vCPU of a [`Vm`]; belongs to the thread that runs it.
 #[derive(Debug)]
 pub struct KvmVcpu {
-    fd: VcpuFd,
+    pub(crate) fd: VcpuFd,
     page: RunPage,
     id: u32,
     run_size: usize,
+    /// The MSRs of its state.
+    msrs: Arc<[u32]>,
     /// What the guest runs in stays mapped while it can run.
     _ram: Arc<GuestRam>,
 }
@@ -75,7 +77,7 @@ impl Vm {
         let fd = self.fd.create_vcpu(id.into()).map_err(|errno| create_error(errno.into()))?;
         let run_size = self.fd.run_size();
         let page = RunPage::map(&fd, run_size).map_err(create_error)?;
-        let vcpu = KvmVcpu { fd, page, id, run_size, _ram: self.ram.clone() };
+        let vcpu = KvmVcpu { fd, page, id, run_size, msrs: self.msrs.clone(), _ram: self.ram.clone() };
         vcpu.set_cpuid(setup.cpuid)?;
         vcpu.set_msrs(setup.msrs)?;
         vcpu.set_registers(setup.start, self.x2apic())?;
@@ -101,7 +103,7 @@ impl KvmVcpu {
         Ok(registers::state_of(&self.fd.get_regs()?, &self.fd.get_sregs()?))
     }
 
-    fn set_cpuid(&self, entries: &[CpuidEntry]) -> Result<(), KvmError> {
+    pub(crate) fn set_cpuid(&self, entries: &[CpuidEntry]) -> Result<(), KvmError> {
         let entry = |leaf: &CpuidEntry| kvm::kvm_cpuid_entry2 {
             function: leaf.function,
             index: leaf.index,
@@ -124,16 +126,24 @@ impl KvmVcpu {
 
     fn set_msrs(&self, msrs: &[Msr]) -> Result<(), KvmError> {
         for some in msrs.chunks(kvm::KVM_MAX_MSR_ENTRIES) {
-            let entry = |msr: &Msr| kvm::kvm_msr_entry { index: msr.index, data: msr.value, ..Default::default() };
-            let entries: Vec<_> = some.iter().map(entry).collect();
-            let list = Msrs::from_entries(&entries).expect("a chunk is as long as a list may be");
-            // KVM loads them in order and says how many it took.
-            let taken = self.fd.set_msrs(&list).map_err(self.failed("MSRs (KVM_SET_MSRS)"))?;
+            let taken = self.write_msrs(some).map_err(self.failed("MSRs (KVM_SET_MSRS)"))?;
             if let Some(refused) = some.get(taken) {
                 return Err(KvmError::Msr { id: self.id, msr: refused.index, value: refused.value });
             }
         }
         Ok(())
+    }
+
+    /// Loads `msrs`, at most [`kvm::KVM_MAX_MSR_ENTRIES`], in order; how many KVM took before it refused one.
+    pub(crate) fn write_msrs(&self, msrs: &[Msr]) -> Result<usize, kvm_ioctls::Error> {
+        let entry = |msr: &Msr| kvm::kvm_msr_entry { index: msr.index, data: msr.value, ..Default::default() };
+        let entries: Vec<_> = msrs.iter().map(entry).collect();
+        self.fd.set_msrs(&Msrs::from_entries(&entries).expect("a list as long as it may be"))
+    }
+
+    /// Numbers of the MSRs that a state has, as far as KVM lets them be read.
+    pub(crate) fn msr_indices(&self) -> &[u32] {
+        &self.msrs
     }
 
     fn set_registers(&self, start: Option<&CpuState>, x2apic: bool) -> Result<(), KvmError> {
@@ -200,8 +210,12 @@ impl Vcpu for KvmVcpu {
         }
     }
 
+    fn as_kvm(&self) -> Option<&KvmVcpu> {
+        Some(self)
+    }
+
     fn was_paused(&mut self) {
-        // A guest without kvmclock makes this an error: it can not be told.
+        // A guest without kvmclock makes this an error: it cannot be told.
         let _ = self.fd.kvmclock_ctrl();
     }
 }

@@ -7,15 +7,16 @@
 //! ```
 //!
 //! Routing is that of a PC: GSI n is pin n of both controllers, except that the PIT (GSI 0) arrives
-//! at IOAPIC pin 2, and GSI 2, the cascade of the two PICs, is nobody's.
+//! at IOAPIC pin 2, and GSI 2, the cascade of the two PICs, is no device's.
 //!
-//! Source: KVM API 4.24 `KVM_CREATE_IRQCHIP`, 4.35 `KVM_SET_USER_MEMORY_REGION`, 4.52
+//! Spec: KVM API 4.24 `KVM_CREATE_IRQCHIP`, 4.35 `KVM_SET_USER_MEMORY_REGION`, 4.52
 //! `KVM_SET_GSI_ROUTING`, 4.59 `KVM_IOEVENTFD`, 4.71 `KVM_CREATE_PIT2`, 4.75 `KVM_IRQFD`.
+//! Left out: MSIs, level-triggered lines, memory slots that come or go.
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_arch::{Gpa, layout};
 use axvm_memory::GuestRam;
@@ -41,8 +42,22 @@ pub struct Vm {
     pub(crate) capabilities: Capabilities,
     /// The memory behind the slots: stays mapped as long as anything can run in it.
     pub(crate) ram: Arc<GuestRam>,
+    /// The MSRs of a vCPU's state.
+    pub(crate) msrs: Arc<[u32]>,
+    /// The lines that are connected, to wait for what is on its way.
+    irqfds: Mutex<Vec<Line>>,
     /// vCPUs are handed over with their APIC in x2APIC mode.
     x2apic: AtomicBool,
+}
+
+/// A connected line.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) gsi: u32,
+    /// The number of the descriptor that the caller gave; to tell two on one line apart.
+    given: RawFd,
+    /// A second handle to it: KVM knows an eventfd, not a descriptor.
+    pub(crate) fd: EventFd,
 }
 
 impl Vm {
@@ -51,6 +66,7 @@ impl Vm {
     pub(crate) fn create(
         kvm: &kvm_ioctls::Kvm,
         capabilities: Capabilities,
+        msrs: Arc<[u32]>,
         ram: &Arc<GuestRam>,
     ) -> Result<Vm, KvmError> {
         let fd = create_fd(kvm)?;
@@ -62,19 +78,44 @@ impl Vm {
         fd.set_gsi_routing(&pc_routing()).map_err(step("route the interrupt lines (KVM_SET_GSI_ROUTING)"))?;
         let pit = kvm::kvm_pit_config { flags: kvm::KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(step("create the timer (KVM_CREATE_PIT2)"))?;
-        Ok(Vm { fd, capabilities, ram: ram.clone(), x2apic: AtomicBool::new(false) })
+        Ok(Vm { fd, capabilities, ram: ram.clone(), msrs, irqfds: Mutex::default(), x2apic: AtomicBool::new(false) })
     }
 
     /// From now on each write to `fd` is an edge on interrupt line `gsi`.
     pub fn irqfd(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
+        let kept = fd.try_clone().map_err(|source| KvmError::IrqFd { gsi, source })?;
+        self.connect(gsi, fd)?;
+        self.irqfds().push(Line { gsi, given: fd.as_raw_fd(), fd: kept });
+        Ok(())
+    }
+
+    /// Disconnects `fd` from line `gsi`; edges that it had raised are in the interrupt controllers when this returns.
+    pub fn unregister_irqfd(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
+        self.disconnect(gsi, fd)?;
+        self.irqfds().retain(|line| (line.gsi, line.given) != (gsi, fd.as_raw_fd()));
+        Ok(())
+    }
+
+    /// `KVM_IRQFD`.
+    pub(crate) fn connect(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
         self.fd.register_irqfd(fd, gsi).map_err(|errno| KvmError::IrqFd { gsi, source: errno.into() })
+    }
+
+    /// `KVM_IRQFD` with the flag to disconnect: waits for the kernel's work queue.
+    pub(crate) fn disconnect(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
+        self.fd.unregister_irqfd(fd, gsi).map_err(|errno| KvmError::IrqFd { gsi, source: errno.into() })
+    }
+
+    /// The lines that are connected.
+    pub(crate) fn irqfds(&self) -> MutexGuard<'_, Vec<Line>> {
+        self.irqfds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on a guest write of `len` bytes to `gpa` signals `fd` and does not exit.
     ///
     /// `len` is 1, 2 or 4, or 0 for any width. With `value`, only writes of that value count
     /// (and `len` must not be 0); others exit as before.
-    pub fn ioeventfd(&self, gpa: Gpa, len: u32, value: Option<u32>, fd: &EventFd) -> Result<(), KvmError> {
+    pub fn ioeventfd(&self, gpa: Gpa, len: u32, value: Option<u32>, fd: &impl AsRawFd) -> Result<(), KvmError> {
         let doorbell = kvm::kvm_ioeventfd {
             datamatch: value.unwrap_or(0).into(),
             addr: gpa.0,
@@ -100,13 +141,14 @@ impl Vm {
         let mut cap = kvm::kvm_enable_cap { cap: kvm::KVM_CAP_X2APIC_API, ..Default::default() };
         cap.args[0] = flags.into();
         self.fd.enable_cap(&cap).map_err(step("allow APIC ids above 254 (KVM_CAP_X2APIC_API)"))?;
-        self.x2apic.store(true, Ordering::Release);
+        // Relaxed: one thread builds the machine, and a thread that it starts sees what it wrote.
+        self.x2apic.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Whether vCPUs start in x2APIC mode.
     pub(crate) fn x2apic(&self) -> bool {
-        self.x2apic.load(Ordering::Acquire)
+        self.x2apic.load(Ordering::Relaxed)
     }
 
     /// Frequency of the guest's TSC in kHz, or `None` on Linux before 5.18, which knows it per vCPU only.
@@ -140,7 +182,7 @@ fn add_ram(fd: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
             userspace_addr: region.hva,
         };
         // SAFETY: the region is a live mapping made for the guest, and `Vm` and every `KvmVcpu` keep it
-        // mapped by holding the `Arc<GuestRam>`; nobody forms references into it.
+        // mapped by holding the `Arc<GuestRam>`; no Rust code forms references into it.
         unsafe { fd.set_user_memory_region(slot) }.map_err(|errno| KvmError::MemorySlot {
             gpa: region.gpa,
             len: region.len,

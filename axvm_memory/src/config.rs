@@ -7,28 +7,63 @@
 //!            Huge1G    1 GiB pages from the host's pool, all of them or an error
 //! ```
 
+use std::str::FromStr;
 use std::{fmt, io};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Pages that back guest RAM on the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Pages that back guest RAM on the host. Its text is what command line, settings file and schema say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PageSize {
-    /// Transparent huge pages where the kernel has them free, 4 KiB pages elsewhere. For shared RAM
-    /// the host has to allow them apart (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`: advise).
+    /// Transparent huge pages, as the host finds them
+    // For shared RAM the host has to allow them apart (/sys/kernel/mm/transparent_hugepage/shmem_enabled: advise).
     #[default]
+    #[serde(rename = "thp")]
     Thp,
-    /// 2 MiB pages from the host's hugetlb pool.
+    /// 2 MiB pages of the host's pool
+    #[serde(rename = "2M")]
     Huge2M,
-    /// 1 GiB pages from the host's hugetlb pool.
+    /// 1 GiB pages of the host's pool
+    #[serde(rename = "1G")]
     Huge1G,
-    /// 4 KiB pages only.
+    /// Small pages only
+    #[serde(rename = "off")]
     Small,
 }
 
+impl fmt::Display for PageSize {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            PageSize::Thp => "thp",
+            PageSize::Huge2M => "2M",
+            PageSize::Huge1G => "1G",
+            PageSize::Small => "off",
+        })
+    }
+}
+
+/// Pages that no guest RAM is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("Unknown pages {0:?}: say thp, 2M, 1G or off")]
+pub struct UnknownPageSize(String);
+
+impl FromStr for PageSize {
+    type Err = UnknownPageSize;
+
+    fn from_str(text: &str) -> Result<PageSize, UnknownPageSize> {
+        let known = PageSize::ALL.into_iter().find(|pages| pages.to_string() == text);
+        known.ok_or_else(|| UnknownPageSize(text.to_owned()))
+    }
+}
+
 impl PageSize {
+    /// Every kind of pages.
+    pub const ALL: [PageSize; 4] = [PageSize::Thp, PageSize::Huge2M, PageSize::Huge1G, PageSize::Small];
+
     /// The pool that the pages come from, if it is one.
-    pub(crate) fn pool(self) -> Option<HugePage> {
+    pub fn pool(self) -> Option<HugePage> {
         match self {
             PageSize::Thp | PageSize::Small => None,
             PageSize::Huge2M => Some(HugePage::TwoMib),
@@ -151,7 +186,7 @@ pub enum RamError {
         page: HugePage,
         /// Pages it takes.
         needed: u64,
-        /// Pages that nobody uses or has reserved.
+        /// Pages that no program uses or has reserved.
         free: u64,
         /// Pages in the pool.
         total: u64,
@@ -204,4 +239,20 @@ pub enum RamError {
     /// Memory could not be given back.
     #[error("Cannot clear guest RAM for the next start")]
     Clear(#[source] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_the_same_word_everywhere() {
+        for pages in PageSize::ALL {
+            let word = pages.to_string();
+            assert_eq!(word.parse(), Ok(pages));
+            assert_eq!(serde_json::to_value(pages).unwrap(), word);
+            assert!(schemars::schema_for!(PageSize).as_value().to_string().contains(&format!("\"const\":\"{word}\"")));
+        }
+        assert!("4K".parse::<PageSize>().unwrap_err().to_string().contains("\"4K\""));
+    }
 }

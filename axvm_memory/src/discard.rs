@@ -21,7 +21,7 @@ impl GuestRam {
     /// Gives the pages inside `range` back to the host; the guest finds zeroes when it touches them again.
     ///
     /// A page that lies only partly in the range stays as it is; so RAM from a pool of huge pages goes back
-    /// in huge pages. Locked RAM can not be given back: an error.
+    /// in huge pages. Locked RAM cannot be given back: an error.
     pub fn discard(&self, range: &GuestRange) -> io::Result<()> {
         let page = self.config().pages.pool().map_or(SMALL_PAGE, |page| page.bytes());
         let Gpa(gpa) = range.gpa();

@@ -19,7 +19,7 @@ pub(crate) fn require_available(size: u64) -> Result<(), RamError> {
 }
 
 /// Refuses `size` bytes that the host could never back, with all its memory and swap. Less is a promise that it may
-/// have to keep: a guest that uses all of it competes with everyone else.
+/// have to keep: a guest that uses all of it competes with all other programs.
 pub(crate) fn require_possible(size: u64) -> Result<(), RamError> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     match (field(&meminfo, "MemTotal:"), field(&meminfo, "SwapTotal:")) {

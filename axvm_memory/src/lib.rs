@@ -27,5 +27,5 @@ mod ram;
 pub use access::{AccessError, GuestRange};
 pub use array::{GuestArray, Plain};
 pub use backing::Backing;
-pub use config::{HugePage, PageSize, RamConfig, RamError};
+pub use config::{HugePage, PageSize, RamConfig, RamError, UnknownPageSize};
 pub use ram::{GuestMemory, GuestRam, RamRegion};

@@ -20,7 +20,7 @@ pub(crate) fn create(len: u64, pool: Option<HugePage>) -> io::Result<File> {
         Some(HugePage::OneGib) => libc::MFD_HUGETLB | libc::MFD_HUGE_1GB,
     };
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | pages;
-    // Linux 6.3 wants to be told that nobody will execute it; older kernels do not know the word.
+    // Linux 6.3 wants to be told that it will not be executed; older kernels do not know the word.
     let file = match open(flags | libc::MFD_NOEXEC_SEAL) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(flags)?,
         result => result?,

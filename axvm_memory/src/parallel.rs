@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use axvm_sandbox::Role;
+
 use crate::mapping::Mapping;
 
 /// Length of one piece of work in bytes, unless a page is longer: small enough to share evenly.
@@ -27,11 +29,7 @@ pub(crate) fn for_each_chunk(maps: &[Mapping], work: fn(&Mapping, Range<usize>) 
     let count = thread::available_parallelism().map_or(1, usize::from).min(chunks.len());
     thread::scope(|scope| {
         // A thread that the host does not give is not missed: the others take its chunks.
-        let help = || {
-            axvm_sandbox::enter(axvm_sandbox::Role::Ram);
-            run()
-        };
-        let start = |_| thread::Builder::new().name("ram".into()).spawn_scoped(scope, help).ok();
+        let start = |_| axvm_sandbox::spawn_scoped(scope, Role::Ram, "ram", run).ok();
         let others: Vec<_> = (1..count).filter_map(start).collect();
         let mine = run();
         others.into_iter().map(|thread| thread.join().expect("work on RAM does not panic")).fold(mine, Result::and)

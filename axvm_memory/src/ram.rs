@@ -88,7 +88,7 @@ impl GuestRam {
     /// Zeroes all RAM: what a reset machine starts with. No guest may run meanwhile.
     ///
     /// Memory that the guest was promised (preallocated, locked, or from a pool) is overwritten, so
-    /// that nobody else can take it now; other memory is given back to the host.
+    /// that no other program can take it now; other memory is given back to the host.
     pub fn clear(&self) -> Result<(), RamError> {
         let promised = self.config.populates() || self.config.pages.pool().is_some();
         let zero = if promised { Mapping::zero } else { Mapping::discard };

@@ -80,7 +80,7 @@ impl Pool {
         Some(pool)
     }
 
-    /// Takes every page back that nobody uses or has reserved.
+    /// Takes every page back that no program uses or has reserved.
     fn drain(&self) {
         fs::write(&self.path, "0").unwrap();
     }
@@ -139,7 +139,7 @@ fn shared_ram_is_a_file_that_others_can_map() {
     file.read_exact_at(&mut data, MIB).unwrap();
     assert_eq!(&data, b"hello");
     assert_eq!(backing(&ram).resident(), 4096);
-    assert!(file.set_len(0).is_err(), "nobody can shrink it under the guest");
+    assert!(file.set_len(0).is_err(), "it cannot be shrunk under the guest");
 }
 
 #[test]

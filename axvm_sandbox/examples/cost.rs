@@ -1,6 +1,7 @@
 //! What the filters cost a system call: an open process and a closed one take turns, and the medians are compared.
 //!
 //! `cargo run --release -p axvm_sandbox --example cost`
+#![allow(clippy::disallowed_methods, reason = "an example starts threads of its own")]
 #![allow(unsafe_code, reason = "system calls are timed without a library around them")]
 
 use std::fs::File;
@@ -88,7 +89,7 @@ fn apart(work: impl FnOnce()) {
     }
 }
 
-/// Times what it is asked to, until nobody asks.
+/// Times what it is asked to, until the other end closes.
 fn serve(end: UnixStream, eventfd: i32) {
     // As a file: read and write, which every role may, where a socket takes recv and send.
     let mut end = File::from(OwnedFd::from(end));

@@ -16,7 +16,7 @@
 //! A thread inherits the filters of the thread that made it, filters add up, and none can be taken off. So a maker's
 //! rows must hold those of all it makes. Main makes the RAM threads and the vCPUs, again at each reset of the guest: its
 //! list is the whole table. Queue threads are made by a vCPU (the driver's DRIVER_OK arrives there), and by the control
-//! socket's thread when a pause ends: their lists hold the queue's. Nobody makes a process.
+//! socket's thread when a pause ends: their lists hold the queue's. No thread makes a process.
 //!
 //! Spec: Linux `Documentation/userspace-api/{seccomp_filter,landlock,no_new_privs}.rst`,
 //! `admin-guide/hw-vuln/core-scheduling.rst`; capabilities(7).
@@ -42,7 +42,7 @@ use thiserror::Error;
 pub use crate::crash::on_crash;
 use crate::filter::Filters;
 pub use crate::landlock::Files;
-pub use crate::report::{Protection, Report, State};
+pub use crate::report::{Availability, Protection, Report};
 pub use crate::threads::{spawn, spawn_scoped};
 pub use crate::violation::on_violation;
 
@@ -142,7 +142,7 @@ fn others() -> Option<usize> {
 pub fn enter(role: Role) {
     if let Err(error) = enter_armed(role) {
         let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        // Not `eprintln`: it panics when nobody reads.
+        // Not `eprintln`: it panics when the reader has gone.
         let _ = writeln!(io::stderr(), "axvm: {error}: {why}");
         std::process::exit(1);
     }

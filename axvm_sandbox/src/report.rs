@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Whether one protection works here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum Availability {
     /// It does; how much of it.
     On(String),
     /// It does not; why.
@@ -17,24 +17,24 @@ pub struct Protection {
     /// Short name: `files`, `capabilities`.
     pub name: &'static str,
     /// Whether it works.
-    pub state: State,
+    pub state: Availability,
 }
 
 impl Protection {
     pub(crate) fn on(name: &'static str, how: impl Into<String>) -> Protection {
-        Protection { name, state: State::On(how.into()) }
+        Protection { name, state: Availability::On(how.into()) }
     }
 
     pub(crate) fn missing(name: &'static str, why: impl Into<String>) -> Protection {
-        Protection { name, state: State::Missing(why.into()) }
+        Protection { name, state: Availability::Missing(why.into()) }
     }
 }
 
 impl fmt::Display for Protection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.state {
-            State::On(how) => write!(f, "{}: on ({how})", self.name),
-            State::Missing(why) => write!(f, "{}: not available ({why})", self.name),
+            Availability::On(how) => write!(f, "{}: on ({how})", self.name),
+            Availability::Missing(why) => write!(f, "{}: not available ({why})", self.name),
         }
     }
 }

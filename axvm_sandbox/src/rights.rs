@@ -1,11 +1,11 @@
-//! Rights given up: new privileges, capabilities, and sharing a core with strangers.
+//! Rights given up: new privileges, capabilities, and sharing a core with other processes.
 //!
 //! Capabilities go from all five sets, those of root too: from then on root is a user who owns root's files. What needs
 //! one comes before: locking RAM beyond the limit (CAP_IPC_LOCK), opening files of other users (CAP_DAC_OVERRIDE).
 //! A reset keeps RAM and needs neither, if the kernel file is readable by its owner's rights.
 //!
-//! Core scheduling: the two hyperthreads of a core share caches and buffers, so a stranger on the other one may
-//! listen. With a cookie of its own, AxVM shares a core with its own threads only; the price is an idle
+//! Core scheduling: the two hyperthreads of a core share caches and buffers, so a process on the other one may
+//! observe AxVM. With a cookie of its own, AxVM shares a core with its own threads only; the price is an idle
 //! hyperthread whenever AxVM has but one thread to run there.
 //!
 //! Spec: capabilities(7), prctl(2) PR_SET_NO_NEW_PRIVS and PR_SCHED_CORE.

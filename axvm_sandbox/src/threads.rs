@@ -7,6 +7,7 @@
 //! Clippy forbids the standard library's own functions everywhere else, so no thread can forget its filter.
 //!
 //! Source: pthread_setname(3): Linux keeps the first 15 bytes of a name.
+#![allow(clippy::disallowed_methods, reason = "this is the one way")]
 
 use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};

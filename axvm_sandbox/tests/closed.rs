@@ -1,5 +1,6 @@
 //! A closed sandbox, tried from inside. It cannot be opened again, so each test runs in a process of its own: this
 //! program, started once more for that one test.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 #![allow(unsafe_code, reason = "the forbidden calls are made as an attacker makes them")]
 
 use std::fs::{self, File};
@@ -8,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
 use std::thread;
 
-use axvm_sandbox::{Files, Role, SandboxError, State, arm, enter, probe};
+use axvm_sandbox::{Availability, Files, Role, SandboxError, arm, enter, probe};
 
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
 const INSIDE: &str = "AXVM_SANDBOX_TEST_INSIDE";
@@ -156,7 +157,7 @@ fn a_queue_thread_cannot_open_files_and_lives() {
 
 #[test]
 fn only_the_files_given_can_be_opened() {
-    if probe().0.iter().any(|one| one.name == "files" && matches!(one.state, State::Missing(_))) {
+    if probe().0.iter().any(|one| one.name == "files" && matches!(one.state, Availability::Missing(_))) {
         println!("skipped: this kernel has no Landlock");
         return;
     }
@@ -239,8 +240,8 @@ fn a_queue_thread_makes_no_thread() {
 }
 
 #[test]
-fn nobody_makes_a_process() {
-    stopped("nobody_makes_a_process", "vcpu0", "clone", || {
+fn no_thread_makes_a_process() {
+    stopped("no_thread_makes_a_process", "vcpu0", "clone", || {
         armed();
         on(Role::Vcpu, "vcpu0", || ignore(call(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0])));
     });

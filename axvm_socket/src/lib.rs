@@ -4,8 +4,9 @@
 //!   socket --fchmod 0600--> bind (the file is born private) --> listen         drop: removed, if it is still ours
 //! ```
 //!
-//! A socket file outlives a process that was killed. Whether someone lives behind it is known only by connecting: nobody
-//! there, and it is replaced. The directory is locked meanwhile, so that two who start at once do not replace each other.
+//! A socket file outlives a process that was killed. Whether a process listens behind it is known only by connecting:
+//! if none does, the file is replaced. The directory is locked meanwhile, so that two processes that start at once do
+//! not replace each other's.
 //!
 //! Source: unix(7), "Pathname socket ownership and permissions", SO_PEERCRED.
 //! Left out: abstract names (they have no mode).
@@ -28,7 +29,7 @@ use thiserror::Error;
 /// Why there is no socket.
 #[derive(Debug, Error)]
 pub enum SocketError {
-    /// Someone lives there.
+    /// A process listens there.
     #[error("Cannot listen at {0}: a running process listens there already (lsof {0} names it). Choose another path")]
     Taken(PathBuf),
     /// The path names a file, a directory, ...
@@ -66,7 +67,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Listens at `path`. A socket that nobody listens to any more is replaced.
+    /// Listens at `path`. A socket that no process listens to any more is replaced.
     pub fn listen(path: &Path) -> Result<Socket, SocketError> {
         let error = |source: Errno| SocketError::Create { path: path.to_owned(), source: source.into() };
         // The kernel takes one byte more, without the zero at the end; not every client does.
@@ -108,8 +109,8 @@ impl Drop for Socket {
     }
 }
 
-/// Connects to the socket at `path`. A process that does not accept keeps some clients waiting; who finds too many of
-/// them there waits for `patience` at most ([`io::ErrorKind::WouldBlock`]).
+/// Connects to the socket at `path`. A process that does not accept keeps some clients waiting; one that finds too many
+/// of them there waits for `patience` at most ([`io::ErrorKind::WouldBlock`]).
 pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(path)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -119,13 +120,13 @@ pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// Removes the socket at `path` if nobody listens to it.
+/// Removes the socket at `path` if no process listens to it.
 pub fn remove_dead(path: &Path) -> Result<(), SocketError> {
     let _lock = lock(path);
     clear(path)
 }
 
-/// Keeps others that start out of the directory of `path` while the lock lives; best effort, for anyone may hold it long.
+/// Keeps others that start out of the directory of `path` while the lock lives; best effort, for any process may hold it long.
 fn lock(path: &Path) -> Option<fs::File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = fs::File::open(parent).ok()?;
@@ -138,7 +139,7 @@ fn lock(path: &Path) -> Option<fs::File> {
     Some(directory)
 }
 
-/// Removes a socket at `path` that nobody listens to.
+/// Removes a socket at `path` that no process listens to.
 fn clear(path: &Path) -> Result<(), SocketError> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {

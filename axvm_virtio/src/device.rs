@@ -6,19 +6,25 @@
 //!   DRIVER_OK: queues proven ----- start ---->  owns the queues, workers run
 //!   reset, pause, shutdown -------- stop ---->  workers joined
 //!   ring indices             <----- stop -----
+//!   device reset -------------------reset---->  everything of the old driver is forgotten
+//!   save, load   <--- state, restore -------->  what it knows beside its queues, as a value
 //! ```
 //!
 //! Spec: virtio 1.2, 2 "Basic Facilities of a Virtio Device", 5 "Device Types", 6 "Reserved Feature Bits".
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axvm_memory::GuestRam;
 use thiserror::Error;
-use vmm_sys_util::eventfd::EventFd;
 
-use crate::queue::{QueueError, QueueState, VirtQueue};
-use crate::signals::{ConfigIrq, Fault, QueueIrq};
+use crate::queue::{QueueError, QueueState};
+use crate::signals::{ConfigIrq, FaultReporter};
+use crate::state::{DeviceState, StateError};
+use crate::worker::{StillBusy, Work, Worker, WorkerList, WorkerParts};
+
+pub use crate::live::LiveQueue;
 
 /// What kind of device this is (5 "Device Types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +59,7 @@ pub mod feature {
 /// A virtio device, ignorant of the bus it hangs from.
 ///
 /// Calls come from one thread at a time, in this order: `plugged`, once; `negotiated` (FEATURES_OK), `start`
-/// (DRIVER_OK), `stop`; then `start` again after a queue reset or a pause, or all from `negotiated` on after a reset.
+/// (DRIVER_OK), `stop`; then `start` again after a queue reset or a pause, or `reset` and all from `negotiated` on.
 /// Configuration accesses come at any time.
 pub trait VirtioDevice: Send {
     /// Its kind.
@@ -73,8 +79,15 @@ pub trait VirtioDevice: Send {
     /// The driver is ready: the queues become the device's. Queues that the driver left off are missing.
     fn start(&mut self, live: Activation) -> Result<(), StartError>;
     /// Completes every request taken from a ring, joins the workers, gives the queues back in the order they
-    /// were given. Without a start before it: nothing happens.
-    fn stop(&mut self) -> Vec<QueueState>;
+    /// were given. Without a start before it: nothing happens. Waits until `deadline` at most (`None`: for ever); a
+    /// device that is still busy then is stopped again later.
+    fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy>;
+    /// Device reset, after a stop: forgets everything that the old driver said or did.
+    fn reset(&mut self);
+    /// Everything that it knows beside its queues, after a stop.
+    fn state(&self) -> DeviceState;
+    /// Takes such a state, before the first start; `plugged` came before it. An error changes nothing.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError>;
 }
 
 /// All that a device gets when its driver is ready.
@@ -88,24 +101,30 @@ pub struct Activation {
     /// To tell the driver of a new configuration.
     pub config: ConfigIrq,
     /// Where to report what goes wrong.
-    pub fault: Fault,
+    pub fault: FaultReporter,
     /// Name of the device, such as `vda`; threads are named after it.
     pub name: Arc<str>,
+    /// The workers of this device.
+    pub(crate) workers: Arc<WorkerList>,
 }
 
-/// A queue in use.
-pub struct LiveQueue {
-    /// Its number, from 0.
-    pub index: u16,
-    /// The proven ring.
-    pub queue: VirtQueue,
-    /// Readable when the driver has kicked. Blocking: one read is one wait.
-    pub kick: EventFd,
-    /// To tell the driver of used buffers.
-    pub irq: QueueIrq,
+impl Activation {
+    /// Starts a worker in a thread called `thread`; none without a queue to serve.
+    pub(crate) fn spawn<W: Work>(
+        &self,
+        thread: String,
+        queues: Vec<LiveQueue>,
+        work: W,
+    ) -> Result<Option<Worker<W>>, StartError> {
+        let Some(first) = queues.first() else { return Ok(None) };
+        let index = first.index;
+        let parts = WorkerParts { name: thread, queues, fault: self.fault.clone(), list: Arc::clone(&self.workers) };
+        let worker = Worker::spawn(parts, work);
+        worker.map(Some).map_err(|source| StartError::Host { index, source })
+    }
 }
 
-/// A device can not start; the guest sees DEVICE_NEEDS_RESET.
+/// A device cannot start; the guest sees DEVICE_NEEDS_RESET.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The driver asked for a larger queue than there is.

@@ -2,30 +2,39 @@
 //!
 //! ```text
 //!   guest driver                                                            host
-//!   registers --> mmio --> control, status --DRIVER_OK--> device (block) --> image
-//!   rings     <---------- queue <-- worker, one thread for each queue <-------'
+//!   registers --> mmio --> core, status --DRIVER_OK--> device (block) --> image
+//!   rings     <---------- queue <-- worker, a thread for one or more queues <-'
 //!   interrupt <---------- signals <---'
 //! ```
 //!
-//! A kick and an interrupt are eventfds, so all of this runs in plain tests, without KVM.
+//! A kick (`doorbell`) and an interrupt are eventfds, so all of this runs in plain tests, without KVM.
 //!
 //! Spec: virtio 1.2.
 //! Left out: the PCI transport (4.1) and the legacy interfaces.
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "until all its threads start through axvm_sandbox::spawn")]
 
 pub mod balloon;
 pub mod block;
+mod claim;
 pub mod console;
-mod control;
+mod core;
 pub mod device;
+mod doorbell;
+#[cfg(test)]
+mod hang;
+mod live;
 pub mod mmio;
 pub mod queue;
 pub mod rng;
 mod signals;
 pub mod state;
+mod statistics;
 mod status;
 #[doc(hidden)]
 pub mod testing;
 mod worker;
 
-pub use signals::{ConfigIrq, Fault, QueueIrq};
+pub use doorbell::Doorbell;
+pub use signals::{ConfigIrq, FaultReporter, QueueIrq};
+pub use worker::{Busy, StillBusy};

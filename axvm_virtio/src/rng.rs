@@ -11,6 +11,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axvm_memory::{GuestRam, GuestRange};
 use rustix::io::Errno;
@@ -18,8 +19,9 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::{Chain, QueueState};
-use crate::signals::Fault;
-use crate::worker::{QueueWorker, Serve};
+use crate::signals::FaultReporter;
+use crate::state::{DeviceState, StateError};
+use crate::worker::{Serve, Served, Serving, StillBusy, Worker, WorkerStatus};
 
 /// Entries of the one queue.
 const QUEUE_SIZE: u16 = 64;
@@ -31,7 +33,7 @@ const PIECE: usize = 4096;
 /// A virtio entropy device.
 #[derive(Default)]
 pub struct Rng {
-    worker: Option<QueueWorker>,
+    worker: Option<Worker<Serving<RandomFiller>>>,
 }
 
 impl VirtioDevice for Rng {
@@ -52,28 +54,38 @@ impl VirtioDevice for Rng {
 
     fn write_config(&mut self, _: u64, _: &[u8]) {}
 
-    fn start(&mut self, live: Activation) -> Result<(), StartError> {
-        for queue in live.queues {
-            let (index, ram, fault) = (queue.index, live.ram.clone(), live.fault.clone());
-            let worker = QueueWorker::spawn(&live.name, queue, live.fault.clone(), Server { ram, fault })
-                .map_err(|source| StartError::Host { index, source })?;
-            self.worker = Some(worker);
-        }
+    fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
+        let work = Serving(RandomFiller { ram: Arc::clone(&live.ram), fault: live.fault.clone() });
+        let queues = std::mem::take(&mut live.queues);
+        self.worker = live.spawn(format!("{}-q0", live.name), queues, work)?;
         Ok(())
     }
 
-    fn stop(&mut self) -> Vec<QueueState> {
-        self.worker.take().map(QueueWorker::stop).into_iter().collect()
+    fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
+        Ok(Worker::take(&mut self.worker, deadline)?.queues)
+    }
+
+    fn reset(&mut self) {}
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Entropy
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        match state {
+            DeviceState::Entropy => Ok(()),
+            other => Err(StateError::Kind { saved: other.kind(), here: self.state().kind() }),
+        }
     }
 }
 
 /// Fills what the driver offers.
-struct Server {
+struct RandomFiller {
     ram: Arc<GuestRam>,
-    fault: Fault,
+    fault: FaultReporter,
 }
 
-impl Server {
+impl RandomFiller {
     /// Fills the writable part, up to the bound; how many bytes of it.
     fn fill(&self, ranges: &[GuestRange]) -> io::Result<usize> {
         let mut bytes = [0; PIECE];
@@ -92,8 +104,8 @@ impl Server {
     }
 }
 
-impl Serve for Server {
-    fn serve(&mut self, chain: &Chain<'_>) -> Result<u32, &'static str> {
+impl Serve for RandomFiller {
+    fn serve(&mut self, chain: &Chain<'_>, _: &WorkerStatus) -> Result<Served, &'static str> {
         if !chain.readable.is_empty() {
             return Err("An entropy request has a part for the device to read");
         }
@@ -104,7 +116,7 @@ impl Serve for Server {
             self.fault.warn(format_args!("cannot take random numbers from the host: {error}; the device stops"));
             "The host gives no random numbers"
         })?;
-        Ok(filled as u32)
+        Ok(Served::Used(filled as u32))
     }
 }
 

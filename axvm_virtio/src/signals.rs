@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   worker --QueueIrq::raise--> interrupt status bit 0 --+--> Irq (eventfd) --> guest
-//!   anyone --ConfigIrq::raise-> configuration generation |
-//!   worker --Fault::report----> DEVICE_NEEDS_RESET       |
+//!   device --ConfigIrq::raise-> configuration generation |
+//!   worker --FaultReporter::report> NEEDS_RESET bit         |
 //!                               interrupt status bit 1 --+
 //!                               one event, at most one a second
 //! ```
@@ -24,8 +24,11 @@ pub(crate) const USED_BUFFER: u32 = 1;
 /// Interrupt status: the configuration, or the device status, changed.
 pub(crate) const CONFIG_CHANGE: u32 = 2;
 
+/// All bits of the interrupt status.
+pub(crate) const INTERRUPTS: u32 = USED_BUFFER | CONFIG_CHANGE;
+
 /// What the workers of a device and its transport share.
-pub(crate) struct Signals {
+pub(crate) struct DeviceSignals {
     name: Arc<str>,
     irq: Irq,
     interrupt: AtomicU32,
@@ -36,11 +39,12 @@ pub(crate) struct Signals {
     warnings: RateLimit,
 }
 
-impl Signals {
-    pub(crate) fn new(name: &str, irq: Irq, events: Events) -> Arc<Signals> {
-        let (faults, warnings) = Default::default();
+impl DeviceSignals {
+    pub(crate) fn new(name: &str, irq: Irq, events: Events) -> Arc<DeviceSignals> {
         let (interrupt, needs_reset, generation) = Default::default();
-        Arc::new(Signals { name: name.into(), irq, interrupt, needs_reset, generation, events, faults, warnings })
+        let (faults, warnings) = Default::default();
+        let name = name.into();
+        Arc::new(DeviceSignals { name, irq, interrupt, needs_reset, generation, events, faults, warnings })
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -53,48 +57,63 @@ impl Signals {
 
     /// The InterruptStatus register.
     pub(crate) fn interrupt_status(&self) -> u32 {
-        self.interrupt.load(Ordering::SeqCst)
+        self.interrupt.load(Ordering::Acquire)
     }
 
-    /// The InterruptACK register.
+    /// The InterruptACK register. Acquire: a driver that takes a bit away sees what was written before the bit was set;
+    /// a bit that is set later comes with an interrupt of its own.
     pub(crate) fn acknowledge(&self, bits: u32) {
-        self.interrupt.fetch_and(!bits, Ordering::SeqCst);
+        self.interrupt.fetch_and(!bits, Ordering::AcqRel);
     }
 
     /// Whether DEVICE_NEEDS_RESET is set.
     pub(crate) fn needs_reset(&self) -> bool {
-        self.needs_reset.load(Ordering::SeqCst)
+        self.needs_reset.load(Ordering::Acquire)
     }
 
     /// The ConfigGeneration register: changes whenever the configuration may have changed.
     pub(crate) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::SeqCst)
+        self.generation.load(Ordering::Acquire)
     }
 
-    /// The configuration has changed.
+    /// The configuration has changed. Release: who reads the new generation reads the new configuration.
     pub(crate) fn new_generation(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Device reset. No worker runs.
     pub(crate) fn reset(&self) {
-        self.needs_reset.store(false, Ordering::SeqCst);
-        self.interrupt.store(0, Ordering::SeqCst);
+        self.needs_reset.store(false, Ordering::Release);
+        self.interrupt.store(0, Ordering::Release);
+    }
+
+    /// What a saved state says. No worker runs.
+    pub(crate) fn restore(&self, interrupt: u32, needs_reset: bool, generation: u32) {
+        self.needs_reset.store(needs_reset, Ordering::Release);
+        self.generation.store(generation, Ordering::Release);
+        self.interrupt.store(interrupt, Ordering::Release);
+    }
+
+    /// Interrupts again for what the driver has not acknowledged.
+    pub(crate) fn raise_again(&self) {
+        if self.interrupt_status() != 0 {
+            self.irq.raise();
+        }
     }
 
     fn raise(&self, bit: u32) {
-        // The bit first: the driver reads it in answer to the interrupt.
-        self.interrupt.fetch_or(bit, Ordering::SeqCst);
+        // The bit first: the driver reads it in answer to the interrupt. Release: it then sees the used ring, too.
+        self.interrupt.fetch_or(bit, Ordering::Release);
         self.irq.raise();
     }
 }
 
 /// A queue's interrupt: "look at the used ring".
 #[derive(Clone)]
-pub struct QueueIrq(Arc<Signals>);
+pub struct QueueIrq(Arc<DeviceSignals>);
 
 impl QueueIrq {
-    pub(crate) fn new(signals: &Arc<Signals>) -> QueueIrq {
+    pub(crate) fn new(signals: &Arc<DeviceSignals>) -> QueueIrq {
         QueueIrq(Arc::clone(signals))
     }
 
@@ -106,10 +125,10 @@ impl QueueIrq {
 
 /// A configuration change: "read the configuration space again".
 #[derive(Clone)]
-pub struct ConfigIrq(Arc<Signals>);
+pub struct ConfigIrq(Arc<DeviceSignals>);
 
 impl ConfigIrq {
-    pub(crate) fn new(signals: &Arc<Signals>) -> ConfigIrq {
+    pub(crate) fn new(signals: &Arc<DeviceSignals>) -> ConfigIrq {
         ConfigIrq(Arc::clone(signals))
     }
 
@@ -120,18 +139,18 @@ impl ConfigIrq {
     }
 }
 
-/// Where a running device reports what it can not handle.
+/// Where a running device reports what it cannot handle.
 #[derive(Clone)]
-pub struct Fault(Arc<Signals>);
+pub struct FaultReporter(Arc<DeviceSignals>);
 
-impl Fault {
-    pub(crate) fn new(signals: &Arc<Signals>) -> Fault {
-        Fault(Arc::clone(signals))
+impl FaultReporter {
+    pub(crate) fn new(signals: &Arc<DeviceSignals>) -> FaultReporter {
+        FaultReporter(Arc::clone(signals))
     }
 
     /// The driver broke a rule: asks it for a reset. Only the first report until then counts.
     pub fn report(&self, reason: impl Display) {
-        if self.0.needs_reset.swap(true, Ordering::SeqCst) {
+        if self.0.needs_reset.swap(true, Ordering::AcqRel) {
             return;
         }
         self.0.raise(CONFIG_CHANGE);
@@ -161,7 +180,7 @@ pub(crate) fn whole(error: &dyn Error) -> String {
     line
 }
 
-/// Lets one thing pass per second, so that a guest can not flood the host's log.
+/// Lets one thing pass per second, so that a guest cannot flood the host's log.
 #[derive(Default)]
 struct RateLimit(Mutex<Option<Instant>>);
 

@@ -12,6 +12,7 @@
 //! Left out: DEVICE_NEEDS_RESET, which the device's workers set (`signals`).
 
 use crate::device::feature;
+use crate::state::StateError;
 
 /// The guest has noticed the device.
 pub(crate) const ACKNOWLEDGE: u32 = 1;
@@ -53,6 +54,28 @@ impl Status {
     /// At power-on, with these features on offer.
     pub(crate) fn new(offered: u64) -> Status {
         Status { bits: 0, offered, accepted: 0 }
+    }
+
+    /// Where a driver had come, by a saved state; or why no driver comes there.
+    pub(crate) fn restore(offered: u64, bits: u32, accepted: u64) -> Result<Status, StateError> {
+        let status = Status { bits, offered, accepted };
+        // Every step that is taken, and no other bit.
+        let taken = STEPS.iter().take_while(|(step, _)| bits & step != 0).fold(0, |taken, (step, _)| taken | step);
+        if bits & !FAILED != taken {
+            return Err(StateError::Value { what: "device status", value: bits.into() });
+        }
+        if status.has_agreed() && !status.features_fit() {
+            return Err(match accepted & !offered {
+                0 => StateError::Value { what: "set of driver features", value: accepted },
+                unknown => StateError::Features(unknown),
+            });
+        }
+        Ok(status)
+    }
+
+    /// The features on offer.
+    pub(crate) fn all_offered(&self) -> u64 {
+        self.offered
     }
 
     /// The bits that the driver has reached.
@@ -207,9 +230,26 @@ mod tests {
     }
 
     #[test]
-    fn drivers_can_not_ask_for_a_reset_bit_or_unknown_bits() {
+    fn drivers_cannot_ask_for_a_reset_bit_or_unknown_bits() {
         let (status, transitions) = at(&[DEVICE_NEEDS_RESET, 0x100, 16, 32], 0);
         assert_eq!((status.bits(), transitions), (0, vec![Transition::None; 4]));
+    }
+
+    #[test]
+    fn a_saved_status_is_one_that_a_driver_reaches() {
+        let good = feature::VERSION_1 | 1 << 9;
+        for bits in [0, 1, 3, 11, 15, FAILED, 3 | FAILED, 15 | FAILED] {
+            let status = Status::restore(OFFERED, bits, good).unwrap();
+            assert_eq!((status.bits(), status.accepted()), (bits, good));
+        }
+        for bits in [2, 4, 8, 5, 7, 13, 16, 64, 15 | 16, !0] {
+            let value = u64::from(bits);
+            let refused = StateError::Value { what: "device status", value };
+            assert_eq!(Status::restore(OFFERED, bits, good).err(), Some(refused));
+        }
+        assert_eq!(Status::restore(OFFERED, 11, good | 1 << 3).err(), Some(StateError::Features(1 << 3)));
+        assert!(Status::restore(OFFERED, 15, 1 << 9).is_err(), "no VERSION_1");
+        assert!(Status::restore(OFFERED, 3, 1 << 3).is_ok(), "not agreed on yet");
     }
 
     #[test]

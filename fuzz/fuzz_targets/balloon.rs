@@ -213,7 +213,7 @@ impl Run {
             Step::Kick(queue) => self.set(QUEUE_NOTIFY, (*queue).into()),
             Step::Pause => self.pause(),
             Step::Resume => {
-                self.device.resume();
+                self.device.resume(Instant::now() + LIMIT).expect("it goes on");
                 self.paused = false;
                 (0..QUEUES).for_each(|queue| self.collect(queue));
             }
@@ -230,7 +230,7 @@ impl Run {
     }
 
     fn pause(&mut self) {
-        self.device.pause();
+        self.device.pause(Instant::now() + LIMIT).expect("it stops");
         self.paused = true;
         let state = self.device.state().expect("a paused device");
         let still = |queue: &axvm_virtio::state::QueueSnapshot| queue.indices.next_avail == queue.indices.next_used;
@@ -340,7 +340,7 @@ fuzz_target!(|input: Input| {
         }
         _ = (run.target.statistics(), run.target.actual_mib());
     }
-    run.device.stop();
+    run.device.stop(Instant::now() + LIMIT).expect("it stops");
     assert_eq!(run.get(STATUS), 0);
     run.check_pattern();
 });

@@ -165,11 +165,11 @@ fn serve(device: &MmioTransport, driver: &mut FakeDriver, requests: &[Request], 
     driver.kick();
     set(device, QUEUE_NOTIFY, 0);
     for _ in 0..pauses % 4 {
-        device.pause();
+        device.pause(Instant::now() + LIMIT).expect("it stops");
         let state = device.state().expect("a paused device");
         let indices = state.queues[0].indices;
         assert!(indices.next_avail == indices.next_used || state.status & NEEDS_RESET != 0, "a request in flight");
-        device.resume();
+        device.resume(Instant::now() + LIMIT).expect("it goes on");
     }
     let (begin, mut back) = (Instant::now(), 0);
     while back < offered && get(device, STATUS) & NEEDS_RESET == 0 {
@@ -209,7 +209,7 @@ fuzz_target!(|input: Input| {
     let before = data();
     let (device, mut driver) = start(input.features);
     serve(&device, &mut driver, &input.requests, input.pauses);
-    device.stop();
+    device.stop(Instant::now() + LIMIT).expect("it stops");
     assert_eq!(get(&device, STATUS), 0);
     let mask = may_change(&input.requests);
     let same = before.iter().zip(data()).zip(mask).all(|((&old, new), may)| may || old == new);

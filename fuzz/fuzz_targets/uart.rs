@@ -1,9 +1,9 @@
 //! The serial port: any register traffic of a guest, any pace of a host.
 //!
 //! ```text
-//!   input --> accesses of any width, typing, draining, resizing
+//!   input --> accesses of any width, typing, draining, resizing; carried to another chip, or a state that is damaged
 //!   held:     no panic; what the guest reads is what was typed, what it sends arrives, both whole and in order;
-//!             who starts to wait for input hears of what is there
+//!             a driver that starts to wait for input is told of what is there
 //! ```
 //!
 //! Loopback, a cleared FIFO and a blind read discard bytes. Half of the runs keep clear of them, to count; the other
@@ -15,8 +15,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use axvm_arch::HexBytes;
 use axvm_console::{Port, Size};
-use axvm_devices::{BusDevice, Irq, Uart16550};
+use axvm_devices::{BusDevice, Irq, Uart16550, UartState};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -44,6 +45,8 @@ enum Step {
     Type(u8),
     Drain,
     Resize { columns: u16, rows: u16 },
+    Carry,
+    Restore { received: Vec<u8>, registers: [u8; 6], divisor: u16, flags: u8 },
 }
 
 /// The chip, and what a bystander knows of it.
@@ -123,9 +126,22 @@ impl Run {
             }
             Step::Drain => _ = self.port.take(&mut self.arrived),
             Step::Resize { columns, rows } => self.port.resize(Size { columns, rows }),
+            Step::Carry => self.carry(),
             // These break the account: see `anything`.
-            Step::Read { .. } | Step::Write { .. } => {}
+            Step::Read { .. } | Step::Write { .. } | Step::Restore { .. } => {}
         }
+    }
+
+    /// Goes on with another chip and another port.
+    fn carry(&mut self) {
+        let (port, uart) = (self.port.state(), self.uart.state());
+        self.irq = Irq::new().expect("an eventfd");
+        self.port = Port::new().expect("eventfds");
+        self.uart = Uart16550::new(self.irq.try_clone().expect("an eventfd"), self.port.clone());
+        self.port.restore(port).expect("a port's own state");
+        self.uart.restore(&uart).expect("a chip's own state");
+        assert_eq!(self.uart.state(), uart);
+        assert!(self.irq.event_fd().read().is_err(), "told again");
     }
 
     /// The same with no rule at all.
@@ -136,18 +152,37 @@ impl Run {
             Step::Register { register, value } => self.set(register.into(), value),
             Step::Send(byte) => self.set(DATA, byte),
             Step::Receive => _ = self.get(DATA),
+            Step::Restore { ref received, registers, divisor, flags } => {
+                let [ier, fcr, lcr, mcr, scr, modem_changes] = registers;
+                let flag = |bit: u8| flags >> bit & 1 != 0;
+                let (overrun, transmitter_emptied, transmitter_busy) = (flag(0), flag(1), flag(2));
+                let received = HexBytes(received.clone());
+                let _ = self.uart.restore(&UartState {
+                    received,
+                    ier,
+                    fcr,
+                    lcr,
+                    mcr,
+                    scr,
+                    divisor,
+                    overrun,
+                    modem_changes,
+                    transmitter_emptied,
+                    transmitter_busy,
+                });
+            }
             _ => self.step(step),
         }
     }
 
-    /// A driver that starts to wait for input hears of what is there.
+    /// A driver that starts to wait for input is told of what is there.
     fn settle(&mut self) {
         self.set(LCR, 3);
         self.set(MCR, OUT2);
         self.set(IER, 1);
         let announced = self.irq.event_fd().read().is_ok();
         let pending = self.get(IIR) & NO_INTERRUPT == 0;
-        assert!(announced || !pending, "input waits and nobody is told");
+        assert!(announced || !pending, "input waits and the driver is not told");
         assert!(pending == (self.get(LSR) & DATA_READY != 0));
     }
 }

@@ -193,13 +193,13 @@ impl Run {
             Step::Drain => _ = self.port.take(&mut self.arrived),
             Step::Resize { columns, rows } => self.port.resize(Size { columns: *columns, rows: *rows }),
             Step::Pause => {
-                self.device.pause();
+                self.device.pause(Instant::now() + LIMIT).expect("it stops");
                 let state = self.device.state().expect("it is paused");
                 let idle = state.queues.iter().all(|queue| queue.indices.next_avail == queue.indices.next_used);
                 // A driver that broke the rules has a device that stopped in the middle.
                 let stopped = state.status & NEEDS_RESET != 0;
                 assert!(idle || stopped, "a paused device has a chain in flight: {state:?}");
-                self.device.resume();
+                self.device.resume(Instant::now() + LIMIT).expect("it goes on");
             }
             Step::Raw { transmit, index, addr, len, flags, next, head } => {
                 let raw = RawDescriptor { addr: u64::from(*addr) % (8 << 20), len: *len, flags: *flags, next: *next };
@@ -266,7 +266,7 @@ fuzz_target!(|input: (u32, Vec<Step>)| {
         run.finish();
     }
     let whole = run.get(STATUS) & NEEDS_RESET == 0;
-    run.device.stop();
+    run.device.stop(Instant::now() + LIMIT).expect("it stops");
     assert_eq!(run.get(STATUS), 0);
     run.collect();
     run.port.take(&mut run.arrived);

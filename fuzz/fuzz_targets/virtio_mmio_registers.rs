@@ -13,14 +13,17 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use axvm_arch::Gpa;
 use axvm_devices::{BusDevice, Irq};
 use axvm_events::Events;
 use axvm_memory::{GuestRam, RamConfig};
+use axvm_virtio::StillBusy;
 use axvm_virtio::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice};
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::queue::QueueState;
+use axvm_virtio::state::{DeviceState, StateError};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -76,9 +79,21 @@ impl VirtioDevice for Idle {
         Ok(())
     }
 
-    fn stop(&mut self) -> Vec<QueueState> {
+    fn stop(&mut self, _: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
         self.count.store(0, Ordering::SeqCst);
-        self.queues.drain(..).map(|live| live.queue.state()).collect()
+        Ok(self.queues.drain(..).map(|live| live.queue.state()).collect())
+    }
+
+    fn reset(&mut self) {
+        assert!(self.queues.is_empty(), "reset while it runs");
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Entropy
+    }
+
+    fn restore(&mut self, _: &DeviceState) -> Result<(), StateError> {
+        Ok(())
     }
 }
 
@@ -171,13 +186,13 @@ fuzz_target!(|steps: Vec<Step>| {
                 set(&device, 0x030, u32::from(queue) % 3);
                 set(&device, 0x0c0, 1);
             }
-            Step::Pause => device.pause(),
-            Step::Resume => device.resume(),
+            Step::Pause => device.pause(Instant::now()).expect("no worker"),
+            Step::Resume => device.resume(Instant::now()).expect("no worker"),
         }
         assert!(device.state().is_none() || count.load(Ordering::SeqCst) == 0, "a paused device has queues");
         compare(&device);
     }
     reset(&device);
-    device.resume();
+    device.resume(Instant::now()).expect("no worker");
     assert_eq!(count.load(Ordering::SeqCst), 0, "a reset device has queues");
 });

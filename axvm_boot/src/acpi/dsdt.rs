@@ -19,27 +19,32 @@
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope};
 use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
-use axvm_arch::layout::{gsi, port};
 
 use super::root::table;
-use super::{Platform, VirtioWindow};
+use crate::plan::{Kind, Part, Place, Plan};
 
 /// Revision 2 and above: integers have 64 bits.
 const REVISION: u8 = 2;
 /// `_STA`: present, enabled, shown, working.
 const PRESENT: u8 = 0xf;
 
-/// The DSDT of a machine.
-pub(super) fn dsdt(platform: &Platform) -> Vec<u8> {
+/// The DSDT of a machine with so many processors and these parts.
+pub(super) fn dsdt(processors: usize, plan: &Plan) -> Vec<u8> {
     let mut devices = Vec::new();
-    for uid in 0..platform.apic_ids.len() {
+    for uid in 0..processors {
         processor(&mut devices, uid as u32);
     }
-    com1(&mut devices);
-    rtc(&mut devices);
-    pvpanic(&mut devices);
-    for (uid, window) in (0..).zip(&platform.virtio) {
-        virtio_mmio(&mut devices, uid, window);
+    let mut windows = 0..;
+    for part in plan.parts() {
+        match part.kind {
+            Kind::Uart => com1(&mut devices, part),
+            Kind::Rtc => device(&mut devices, "RTC_", &[&name("_HID", &EISAName::new("PNP0B00")), &resources(part)]),
+            Kind::Pvpanic => device(&mut devices, "PEVT", &[&name("_HID", &"QEMU0001"), &resources(part)]),
+            Kind::Virtio(_) => windows.by_ref().take(1).for_each(|uid| virtio_mmio(&mut devices, uid, part)),
+            // Found by looking, by the MADT or by the FADT.
+            Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => {}
+            Kind::I8042 | Kind::AcpiPm | Kind::PciHost => {}
+        }
     }
     let mut body = Scope::raw("_SB_".into(), devices);
     // SLP_TYP for the PM1a and the PM1b control register, and two reserved values.
@@ -52,48 +57,27 @@ fn processor(aml: &mut Vec<u8>, uid: u32) {
     device(aml, &format!("C{uid:03X}"), &[&name("_HID", &"ACPI0007"), &name("_UID", &uid)]);
 }
 
-fn com1(aml: &mut Vec<u8>) {
-    let ports = IO::new(port::COM1, port::COM1, 1, 8);
-    device(
-        aml,
-        "COM1",
-        &[
-            &name("_HID", &EISAName::new("PNP0501")),
-            &name("_UID", &1_u8),
-            &name("_STA", &PRESENT),
-            &name("_CRS", &ResourceTemplate::new(vec![&ports, &line(gsi::COM1)])),
-        ],
-    );
+fn com1(aml: &mut Vec<u8>, part: &Part) {
+    let (hid, uid, sta) = (name("_HID", &EISAName::new("PNP0501")), name("_UID", &1_u8), name("_STA", &PRESENT));
+    device(aml, "COM1", &[&hid, &uid, &sta, &resources(part)]);
 }
 
-fn rtc(aml: &mut Vec<u8>) {
-    let ports = IO::new(port::RTC, port::RTC, 1, 2);
-    device(
-        aml,
-        "RTC_",
-        &[
-            &name("_HID", &EISAName::new("PNP0B00")),
-            &name("_CRS", &ResourceTemplate::new(vec![&ports, &line(gsi::RTC)])),
-        ],
-    );
+fn virtio_mmio(aml: &mut Vec<u8>, uid: u32, part: &Part) {
+    device(aml, &format!("V{uid:03X}"), &[&name("_HID", &"LNRO0005"), &name("_UID", &uid), &resources(part)]);
 }
 
-fn pvpanic(aml: &mut Vec<u8>) {
-    let ports = IO::new(port::PVPANIC, port::PVPANIC, 1, 1);
-    device(aml, "PEVT", &[&name("_HID", &"QEMU0001"), &name("_CRS", &ResourceTemplate::new(vec![&ports]))]);
-}
-
-fn virtio_mmio(aml: &mut Vec<u8>, uid: u32, window: &VirtioWindow) {
-    let registers = Memory32Fixed::new(true, window.base.0 as u32, window.len as u32);
-    device(
-        aml,
-        &format!("V{uid:03X}"),
-        &[
-            &name("_HID", &"LNRO0005"),
-            &name("_UID", &uid),
-            &name("_CRS", &ResourceTemplate::new(vec![&registers, &line(window.gsi)])),
-        ],
-    );
+/// Registers and interrupt line of a part.
+fn resources(part: &Part) -> Name {
+    let places = part.places.iter().map(|place| -> Box<dyn Aml> {
+        match *place {
+            Place::Ports { first, count } => Box::new(IO::new(first, first, 1, count as u8)),
+            // The plan keeps windows below 4 GiB.
+            Place::Mmio { base, len } => Box::new(Memory32Fixed::new(true, base.0 as u32, len as u32)),
+        }
+    });
+    let lines = part.line.into_iter().map(|gsi| -> Box<dyn Aml> { Box::new(line(gsi)) });
+    let descriptors: Vec<Box<dyn Aml>> = places.chain(lines).collect();
+    name("_CRS", &ResourceTemplate::new(descriptors.iter().map(|descriptor| &**descriptor).collect()))
 }
 
 /// An interrupt of one device alone: edge-triggered, active high, not shared.

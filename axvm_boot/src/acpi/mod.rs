@@ -31,42 +31,19 @@ use axvm_arch::{Gpa, layout};
 use axvm_memory::{AccessError, GuestRam};
 use thiserror::Error;
 
-/// Names of the form `C000` to `CFFF` that the DSDT has for processors, and as many for windows.
+use crate::plan::Plan;
+
+/// Names of the form `C000` to `CFFF` that the DSDT has for processors.
 const NAMES: usize = 0x1000;
 /// Every table starts on such a boundary. ACPI asks for it only of the RSDP.
 const ALIGN: u64 = 16;
 
-/// What the tables describe beyond the parts that every machine here has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Platform {
-    /// Local APIC id of each vCPU, in ascending order; a vCPU's ACPI `_UID` is its place here.
-    pub apic_ids: Vec<u32>,
-    /// The virtio-mmio devices; a window's `_UID` is its place here.
-    pub virtio: Vec<VirtioWindow>,
-}
-
-/// The registers of one virtio-mmio device, and its interrupt line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VirtioWindow {
-    /// First register.
-    pub base: Gpa,
-    /// Length in bytes.
-    pub len: u64,
-    /// Global system interrupt; edge-triggered, active high.
-    pub gsi: u32,
-}
-
-/// The tables can not be built or placed.
+/// The tables cannot be built or placed.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum AcpiError {
-    /// More things of a kind than the DSDT has names for.
-    #[error("Cannot name {count} {what} in the ACPI namespace, only {NAMES}; ask for fewer")]
-    Names {
-        /// "processors" or "virtio devices".
-        what: &'static str,
-        /// How many there are.
-        count: usize,
-    },
+    /// More processors than the DSDT has names for.
+    #[error("Cannot name {0} processors in the ACPI namespace, only {NAMES}; ask for fewer")]
+    Names(usize),
     /// APIC ids do not ascend, so that two processors could be one.
     #[error("Cannot list vCPU {vcpu} in the MADT: its APIC id {id} is not above that of the vCPU before it")]
     ApicId {
@@ -74,16 +51,6 @@ pub enum AcpiError {
         vcpu: usize,
         /// Its APIC id.
         id: u32,
-    },
-    /// A virtio window that a 32-bit memory descriptor or the IOAPIC can not express.
-    #[error("Cannot describe a virtio window of {len:#x} bytes at {base} on GSI {gsi}: it must lie below 4 GiB, on a GSI below {pins}", pins = layout::gsi::COUNT)]
-    Window {
-        /// First register.
-        base: Gpa,
-        /// Length in bytes.
-        len: u64,
-        /// Global system interrupt.
-        gsi: u32,
     },
     /// The tables do not fit below the FACS.
     #[error("ACPI tables for {processors} vCPUs need {len:#x} bytes and have room for {room:#x}; use fewer vCPUs")]
@@ -122,24 +89,26 @@ pub struct Tables {
     tables: Vec<Table>,
 }
 
-/// Describes `platform`.
-pub fn build(platform: &Platform) -> Result<Tables, AcpiError> {
-    check(platform)?;
-    let mut shelf = Shelf { end: layout::ACPI_TABLES, tables: Vec::new() };
-    let rsdp = shelf.put("RSDP", vec![0; root::RSDP_LEN]);
-    let dsdt = shelf.put("DSDT", dsdt::dsdt(platform));
-    let fadt = shelf.put("FADT", fadt::fadt(dsdt, layout::FACS, platform.apic_ids.last().copied()));
-    let madt = shelf.put("MADT", madt::madt(&platform.apic_ids));
-    let rsdt = shelf.put("RSDT", root::rsdt(&[fadt, madt]));
-    let xsdt = shelf.put("XSDT", root::xsdt(&[fadt, madt]));
-    shelf.tables[0] = Table { name: "RSDP", gpa: rsdp, bytes: root::rsdp(rsdt, xsdt) };
+/// Describes a machine with these processors and parts.
+///
+/// `apic_ids`: the local APIC id of each vCPU, ascending; a vCPU's ACPI `_UID` is its place there.
+pub fn build(apic_ids: &[u32], plan: &Plan) -> Result<Tables, AcpiError> {
+    check(apic_ids)?;
+    let mut area = Area { end: layout::ACPI_TABLES, tables: Vec::new() };
+    let rsdp = area.put("RSDP", vec![0; root::RSDP_LEN]);
+    let dsdt = area.put("DSDT", dsdt::dsdt(apic_ids.len(), plan));
+    let fadt = area.put("FADT", fadt::fadt(dsdt, layout::FACS, apic_ids.last().copied()));
+    let madt = area.put("MADT", madt::madt(apic_ids));
+    let rsdt = area.put("RSDT", root::rsdt(&[fadt, madt]));
+    let xsdt = area.put("XSDT", root::xsdt(&[fadt, madt]));
+    area.tables[0] = Table { name: "RSDP", gpa: rsdp, bytes: root::rsdp(rsdt, xsdt) };
 
-    let (len, room) = (shelf.end.0 - rsdp.0, layout::FACS.0 - rsdp.0);
+    let (len, room) = (area.end.0 - rsdp.0, layout::FACS.0 - rsdp.0);
     if len > room {
-        return Err(AcpiError::Room { processors: platform.apic_ids.len(), len, room });
+        return Err(AcpiError::Room { processors: apic_ids.len(), len, room });
     }
-    shelf.tables.push(Table { name: "FACS", gpa: layout::FACS, bytes: fadt::facs() });
-    Ok(Tables { tables: shelf.tables })
+    area.tables.push(Table { name: "FACS", gpa: layout::FACS, bytes: fadt::facs() });
+    Ok(Tables { tables: area.tables })
 }
 
 impl Tables {
@@ -158,12 +127,12 @@ impl Tables {
 }
 
 /// Hands out addresses, one table behind the other.
-struct Shelf {
+struct Area {
     end: Gpa,
     tables: Vec<Table>,
 }
 
-impl Shelf {
+impl Area {
     fn put(&mut self, name: &'static str, bytes: Vec<u8>) -> Gpa {
         let gpa = self.end;
         self.end = Gpa((gpa.0 + bytes.len() as u64).next_multiple_of(ALIGN));
@@ -172,63 +141,41 @@ impl Shelf {
     }
 }
 
-fn check(platform: &Platform) -> Result<(), AcpiError> {
-    let Platform { apic_ids, virtio } = platform;
-    for (what, count) in [("processors", apic_ids.len()), ("virtio devices", virtio.len())] {
-        if count > NAMES {
-            return Err(AcpiError::Names { what, count });
-        }
+fn check(apic_ids: &[u32]) -> Result<(), AcpiError> {
+    if apic_ids.len() > NAMES {
+        return Err(AcpiError::Names(apic_ids.len()));
     }
-    if let Some(before) = apic_ids.windows(2).position(|pair| pair[0] >= pair[1]) {
-        return Err(AcpiError::ApicId { vcpu: before + 1, id: apic_ids[before + 1] });
+    match apic_ids.windows(2).position(|pair| pair[0] >= pair[1]) {
+        Some(before) => Err(AcpiError::ApicId { vcpu: before + 1, id: apic_ids[before + 1] }),
+        None => Ok(()),
     }
-    for &VirtioWindow { base, len, gsi } in virtio {
-        let fits = base.checked_add(len).is_some_and(|end| end.0 < 1 << 32);
-        if !fits || gsi >= layout::gsi::COUNT {
-            return Err(AcpiError::Window { base, len, gsi });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn processors(apic_ids: Vec<u32>) -> Platform {
-        Platform { apic_ids, virtio: Vec::new() }
+    fn processors(apic_ids: Vec<u32>) -> Result<Tables, AcpiError> {
+        build(&apic_ids, &Plan::new(&[], true).unwrap())
     }
 
     #[test]
     fn a_thousand_processors_fit_and_more_than_fit_are_refused_with_both_lengths() {
-        build(&processors((0..1024).collect())).unwrap();
-        let error = build(&processors((0..4096).collect())).unwrap_err();
+        processors((0..1024).collect()).unwrap();
+        let error = processors((0..4096).collect()).unwrap_err();
         assert!(matches!(error, AcpiError::Room { processors: 4096, len, room: 0x1f000 } if len > 0x1f000), "{error}");
     }
 
     #[test]
-    fn more_things_than_names_are_refused() {
-        let error = build(&processors((0..4097).collect())).unwrap_err();
-        assert_eq!(error, AcpiError::Names { what: "processors", count: 4097 });
-        let window = VirtioWindow { base: layout::VIRTIO_MMIO, len: 0x200, gsi: 5 };
-        let error = build(&Platform { apic_ids: vec![0], virtio: vec![window; 4097] }).unwrap_err();
-        assert_eq!(error, AcpiError::Names { what: "virtio devices", count: 4097 });
+    fn more_processors_than_names_are_refused() {
+        assert_eq!(processors((0..4097).collect()).unwrap_err(), AcpiError::Names(4097));
     }
 
     #[test]
     fn apic_ids_must_ascend() {
         for ids in [vec![0, 0], vec![0, 2, 1]] {
             let (vcpu, id) = (ids.len() - 1, ids[ids.len() - 1]);
-            assert_eq!(build(&processors(ids)).unwrap_err(), AcpiError::ApicId { vcpu, id });
-        }
-    }
-
-    #[test]
-    fn windows_the_tables_can_not_express_are_refused() {
-        for (base, len, gsi) in [(0xffff_f000, 0x1000, 5), (u64::MAX, 2, 5), (0xd000_0000, 0x200, 24)] {
-            let base = Gpa(base);
-            let platform = Platform { apic_ids: vec![0], virtio: vec![VirtioWindow { base, len, gsi }] };
-            assert_eq!(build(&platform).unwrap_err(), AcpiError::Window { base, len, gsi });
+            assert_eq!(processors(ids).unwrap_err(), AcpiError::ApicId { vcpu, id });
         }
     }
 }

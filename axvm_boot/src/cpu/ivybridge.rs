@@ -21,7 +21,7 @@ const LAST_BASIC: u32 = 0xd;
 const HYPERVISOR: u32 = 0x4000_0000;
 /// AMD's virtualization, for nested guests.
 const SVM: u32 = 0x8000_000a;
-/// Family 6, model 0x3e, stepping 4.
+/// Leaf 1 EAX: extended model 3, family 6, model 0xe, stepping 4.
 const SIGNATURE: u32 = 0x306e4;
 const NAME: &str = "Intel Xeon Processor E5 v2 (Ivy Bridge)";
 
@@ -49,26 +49,16 @@ const X8_EBX: Word = Word(EXTENDED + 8, 0, Register::Ebx);
 /// All words that are cut down.
 const WORDS: [Word; 8] = [L1_ECX, L7_EBX, L7_ECX, L7_EDX, LD1_EAX, X1_ECX, X1_EDX, X8_EBX];
 
-/// What programs and kernels built for Ivy Bridge rely on: bit and name.
-const FEATURES: [(Word, &[(u32, &str)]); 5] = [
-    (
-        L1_ECX,
-        &[
-            (0, "pni"),
-            (1, "pclmulqdq"),
-            (9, "ssse3"),
-            (13, "cx16"),
-            (17, "pcid"),
-            (19, "sse4_1"),
-            (20, "sse4_2"),
-            (23, "popcnt"),
-            (25, "aes"),
-            (26, "xsave"),
-            (28, "avx"),
-            (29, "f16c"),
-            (30, "rdrand"),
-        ],
-    ),
+/// Bits of one word: number, and name as in /proc/cpuinfo where Linux has one.
+type Bits = &'static [(u32, &'static str)];
+
+/// What programs and kernels built for Ivy Bridge rely on.
+#[rustfmt::skip]
+const FEATURES: [(Word, Bits); 5] = [
+    (L1_ECX, &[
+        (0, "pni"), (1, "pclmulqdq"), (9, "ssse3"), (13, "cx16"), (17, "pcid"), (19, "sse4_1"), (20, "sse4_2"),
+        (23, "popcnt"), (25, "aes"), (26, "xsave"), (28, "avx"), (29, "f16c"), (30, "rdrand")
+    ]),
     (L7_EBX, &[(0, "fsgsbase"), (7, "smep"), (9, "erms")]),
     (LD1_EAX, &[(0, "xsaveopt")]),
     (X1_ECX, &[(0, "lahf_lm")]),
@@ -76,17 +66,29 @@ const FEATURES: [(Word, &[(u32, &str)]); 5] = [
 ];
 
 /// Bits that may stay, though a guest does well without them.
-const ALLOWED: [(Word, u32); 5] = [
-    // DTES64, MONITOR, DS-CPL, VMX, SMX, EST, TM2, xTPR, PDCM, DCA, x2APIC, TSC deadline, OSXSAVE, hypervisor.
-    (L1_ECX, 0x8924_c1fc),
-    // Microcode for old processors: MD_CLEAR, IBRS and IBPB, STIBP, L1D_FLUSH, SSBD.
-    (L7_EDX, 0x9c00_0400),
-    // AMD: CmpLegacy and TopologyExtensions describe the topology.
-    (X1_ECX, 1 << 1 | 1 << 22),
-    // AMD repeats leaf 1 EDX here; MMXEXT, FXSR_OPT and 3DNow! are its own.
-    (X1_EDX, 0x0183_f3ff),
-    // AMD: IBPB, IBRS, STIBP and how to use them, SSBD, and "not vulnerable" bits.
-    (X8_EBX, 0x670f_d000),
+#[rustfmt::skip]
+const ALLOWED: [(Word, Bits); 5] = [
+    // Tracing, power and virtualization of the processor; what every guest is told anew: x2APIC, timer, hypervisor.
+    (L1_ECX, &[
+        (2, "dtes64"), (3, "monitor"), (4, "ds_cpl"), (5, "vmx"), (6, "smx"), (7, "est"), (8, "tm2"), (14, "xtpr"),
+        (15, "pdcm"), (18, "dca"), (21, "x2apic"), (24, "tsc_deadline_timer"), (27, "osxsave"), (31, "hypervisor")
+    ]),
+    // Microcode for old processors.
+    (L7_EDX, &[(10, "md_clear"), (26, "ibrs, ibpb"), (27, "stibp"), (28, "flush_l1d"), (31, "ssbd")]),
+    // AMD: they describe the topology.
+    (X1_ECX, &[(1, "cmp_legacy"), (22, "topoext")]),
+    // AMD repeats leaf 1 EDX here. Its own are not among them: MMXEXT, FXSR_OPT and 3DNow!.
+    (X1_EDX, &[
+        (0, "fpu"), (1, "vme"), (2, "de"), (3, "pse"), (4, "tsc"), (5, "msr"), (6, "pae"), (7, "mce"), (8, "cx8"),
+        (9, "apic"), (12, "mtrr"), (13, "pge"), (14, "mca"), (15, "cmov"), (16, "pat"), (17, "pse36"), (23, "mmx"),
+        (24, "fxsr")
+    ]),
+    // AMD: barriers against speculation, how to use them, and "not vulnerable".
+    (X8_EBX, &[
+        (12, "ibpb"), (14, "ibrs"), (15, "stibp"), (16, "ibrs always on"), (17, "stibp always on"),
+        (18, "ibrs preferred"), (19, "ibrs same mode"), (24, "ssbd"), (25, "virt_ssbd"), (26, "ssb_no"),
+        (29, "btc_no"), (30, "ibpb_ret")
+    ]),
 ];
 
 /// Cuts `leaves` down to Ivy Bridge.
@@ -124,9 +126,8 @@ pub(super) fn apply(leaves: &mut Leaves) {
 /// Features of Ivy Bridge that are not in `leaves`.
 pub(super) fn missing(leaves: &Leaves) -> Vec<&'static str> {
     let lacks = |word: Word, bit: u32| word.find(leaves) >> bit & 1 == 0;
-    let in_word = |(word, bits): (Word, &'static [(u32, &'static str)])| {
-        bits.iter().filter(move |&&(bit, _)| lacks(word, bit)).map(|&(_, name)| name)
-    };
+    let in_word =
+        |(word, bits): (Word, Bits)| bits.iter().filter(move |&&(bit, _)| lacks(word, bit)).map(|&(_, name)| name);
     FEATURES.into_iter().flat_map(in_word).collect()
 }
 
@@ -152,9 +153,8 @@ impl Word {
 
     /// The bits that may stay.
     fn mask(self) -> u32 {
-        let features = FEATURES.iter().filter(|(word, _)| *word == self).flat_map(|(_, bits)| *bits);
-        let allowed = ALLOWED.iter().filter(|(word, _)| *word == self);
-        features.fold(0, |mask, (bit, _)| mask | 1 << bit) | allowed.fold(0, |mask, (_, bits)| mask | bits)
+        let bits = FEATURES.iter().chain(&ALLOWED).filter(|(word, _)| *word == self).flat_map(|(_, bits)| *bits);
+        bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
     }
 }
 

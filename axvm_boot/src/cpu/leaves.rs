@@ -13,7 +13,7 @@ pub(super) enum Vendor {
     Intel,
     /// AuthenticAMD, and Hygon, which builds AMD's design.
     Amd,
-    /// Anybody else.
+    /// All others.
     Other,
 }
 

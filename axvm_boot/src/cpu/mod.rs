@@ -15,20 +15,55 @@ mod leaves;
 mod msr;
 mod topology;
 
+use std::fmt;
+use std::str::FromStr;
+
 use axvm_arch::cpuid::{CpuidEntry, Topology};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use leaves::Leaves;
 
 pub use msr::msrs;
 
-/// Which processor the guest sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which processor the guest sees. Its text is what command line, settings file and schema say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum CpuTemplate {
-    /// All that KVM can give on this host.
+    /// Everything KVM supports on this host
     #[default]
     Host,
-    /// What a Xeon E5 v2 (2013) has, and no more: a guest that moves between hosts sees the same.
+    /// What a Xeon E5 v2 (2013) has: no AVX2, BMI, FMA, MOVBE, RDSEED ...
     IvyBridge,
+}
+
+impl CpuTemplate {
+    /// Every template.
+    pub const ALL: [CpuTemplate; 2] = [CpuTemplate::Host, CpuTemplate::IvyBridge];
+}
+
+impl fmt::Display for CpuTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CpuTemplate::Host => "host",
+            CpuTemplate::IvyBridge => "ivybridge",
+        })
+    }
+}
+
+/// A processor that AxVM has no template for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("Unknown CPU {0:?}: say host or ivybridge")]
+pub struct UnknownCpu(String);
+
+impl FromStr for CpuTemplate {
+    type Err = UnknownCpu;
+
+    fn from_str(text: &str) -> Result<CpuTemplate, UnknownCpu> {
+        let known = CpuTemplate::ALL.into_iter().find(|template| template.to_string() == text);
+        known.ok_or_else(|| UnknownCpu(text.to_owned()))
+    }
 }
 
 /// How the vCPUs of one VM look, besides their topology.
@@ -88,7 +123,7 @@ pub fn missing_features(supported: &[CpuidEntry], template: CpuTemplate) -> Vec<
 /// KVM's own leaves: its features stay as supported (kvmclock, PV EOI, steal time, ...).
 fn paravirtualize(leaves: &mut Leaves, topology: &Topology, config: &CpuConfig) {
     const BASE: u32 = 0x4000_0000;
-    // Linux leaves CPUs with larger ids offline without this. KVM's IOAPIC still hears 8 bits of
+    // Linux leaves CPUs with larger ids offline without this. KVM's IOAPIC still takes 8 bits of
     // destination only; Linux spreads the few IOAPIC pins from CPU 0 upwards, so it gets away with it.
     let last_id = topology.apic_id(topology.count().saturating_sub(1));
     if last_id > 254

@@ -303,3 +303,17 @@ fn a_host_that_reports_nothing_is_no_reason_to_panic() {
         assert!(leaves.iter().all(|entry| entry.function == 0xb));
     }
 }
+
+#[test]
+fn a_template_is_the_same_word_everywhere() {
+    for template in CpuTemplate::ALL {
+        let word = template.to_string();
+        assert_eq!(word.parse(), Ok(template));
+        assert_eq!(serde_json::to_value(template).unwrap(), word);
+        assert!(schemars::schema_for!(CpuTemplate).as_value().to_string().contains(&format!("\"const\":\"{word}\"")));
+    }
+    assert_eq!(
+        "haswell".parse::<CpuTemplate>().unwrap_err().to_string(),
+        "Unknown CPU \"haswell\": say host or ivybridge"
+    );
+}

@@ -21,7 +21,7 @@ use super::Entry;
 const CODE: u16 = 0x10;
 /// `__BOOT_DS` of the boot protocol.
 const DATA: u16 = 0x18;
-/// Ours: VMX wants a task register with a busy TSS, though nobody switches tasks.
+/// Ours: VMX wants a task register with a busy TSS, though no guest switches tasks.
 const TASK: u16 = 0x20;
 /// Two unused entries, code, data, and a TSS descriptor, which takes two entries in long mode.
 const GDT_LEN: usize = 6;

@@ -19,10 +19,14 @@ mod start_info;
 mod zero_page;
 
 use std::fmt;
+use std::str::FromStr;
 
 use axvm_arch::registers::CpuState;
 use axvm_arch::{Gpa, layout};
 use axvm_memory::GuestRam;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::e820::{self, E820Entry};
 use crate::kernel::{KernelImage, SetupHeader, xloadflags};
@@ -31,16 +35,24 @@ use handover::Handover;
 pub use error::BootError;
 pub use placement::Span;
 
-/// Which door of the kernel we go through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which entry point of the kernel the BSP starts at. Its text is what command line, settings file and schema say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Entry {
-    /// 32-bit protected mode, paging off: the kernel makes its own way to long mode (bzImage).
+    /// 32-bit protected mode, paging off: the guest switches to long mode itself (bzImage)
     #[default]
+    #[serde(rename = "32")]
     Bits32,
-    /// 64-bit long mode on our page tables (bzImage, vmlinux).
+    /// 64-bit long mode, page tables built by AxVM (bzImage, vmlinux)
+    #[serde(rename = "64")]
     Bits64,
-    /// Xen's PVH door: 32-bit, with start info instead of a zero page (vmlinux).
+    /// PVH: 32-bit entry of an ELF vmlinux, with start info instead of a zero page
+    #[serde(rename = "pvh")]
     Pvh,
+}
+
+impl Entry {
+    /// Every entry.
+    pub const ALL: [Entry; 3] = [Entry::Bits32, Entry::Bits64, Entry::Pvh];
 }
 
 impl fmt::Display for Entry {
@@ -50,6 +62,20 @@ impl fmt::Display for Entry {
             Entry::Bits64 => "64",
             Entry::Pvh => "pvh",
         })
+    }
+}
+
+/// An entry that AxVM does not know.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("Unknown entry {0:?}: say 32, 64 or pvh")]
+pub struct UnknownEntry(String);
+
+impl FromStr for Entry {
+    type Err = UnknownEntry;
+
+    fn from_str(text: &str) -> Result<Entry, UnknownEntry> {
+        let known = Entry::ALL.into_iter().find(|entry| entry.to_string() == text);
+        known.ok_or_else(|| UnknownEntry(text.to_owned()))
     }
 }
 

@@ -250,3 +250,14 @@ fn an_entry_that_the_kernel_lacks_is_an_error_that_names_others() {
     let at = Gpa((1 << 32) + ELF_GPA + 0x10);
     assert_eq!(error(&outside, Entry::Bits64), BootError::EntryOutside { entry: Entry::Bits64, at });
 }
+
+#[test]
+fn an_entry_is_the_same_word_everywhere() {
+    for entry in Entry::ALL {
+        let word = entry.to_string();
+        assert_eq!(word.parse(), Ok(entry));
+        assert_eq!(serde_json::to_value(entry).unwrap(), word);
+        assert!(schemars::schema_for!(Entry).as_value().to_string().contains(&format!("\"const\":\"{word}\"")));
+    }
+    assert_eq!("16".parse::<Entry>().unwrap_err().to_string(), "Unknown entry \"16\": say 32, 64 or pvh");
+}

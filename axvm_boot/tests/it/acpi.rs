@@ -8,27 +8,23 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use axvm_arch::{Gpa, layout};
-use axvm_boot::acpi::{Platform, Tables, VirtioWindow, build};
+use axvm_boot::acpi::{Tables, build};
+use axvm_boot::plan::{Plan, VirtioKind};
 use axvm_memory::{GuestRam, RamConfig};
 
 const PROCESSORS: [u32; 3] = [1, 20, 300];
 const WINDOWS: [usize; 3] = [0, 1, 14];
 
-fn windows(count: usize) -> Vec<VirtioWindow> {
-    let bases = (layout::VIRTIO_MMIO.0..).step_by(layout::VIRTIO_MMIO_STRIDE as usize);
-    let window = |(base, gsi)| VirtioWindow { base: Gpa(base), len: layout::VIRTIO_MMIO_LEN, gsi };
-    bases.zip(layout::gsi::VIRTIO).take(count).map(window).collect()
-}
-
-fn platform(processors: u32, window_count: usize) -> Platform {
-    Platform { apic_ids: (0..processors).collect(), virtio: windows(window_count) }
+fn tables(processors: u32, window_count: usize) -> Tables {
+    let disks: Vec<_> = (0..window_count).map(VirtioKind::Block).collect();
+    build(&(0..processors).collect::<Vec<_>>(), &Plan::new(&disks, true).unwrap()).unwrap()
 }
 
 fn platforms() -> impl Iterator<Item = (String, Tables)> {
-    PROCESSORS.into_iter().flat_map(|cpus| WINDOWS.map(|count| (cpus, count))).map(|(cpus, count)| {
-        let tables = build(&platform(cpus, count)).unwrap();
-        (format!("{cpus} vCPUs, {count} windows"), tables)
-    })
+    PROCESSORS
+        .into_iter()
+        .flat_map(|cpus| WINDOWS.map(|count| (cpus, count)))
+        .map(|(cpus, count)| (format!("{cpus} vCPUs, {count} windows"), tables(cpus, count)))
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
@@ -70,7 +66,7 @@ impl Guest<'_> {
 fn a_guest_finds_every_table_from_the_rsdp() {
     for (cpus, count) in [(1, 0), (20, 14), (1024, 14)] {
         let ram = GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap();
-        let rsdp_gpa = build(&platform(cpus, count)).unwrap().place(&ram).unwrap();
+        let rsdp_gpa = tables(cpus, count).place(&ram).unwrap();
         let guest = Guest(&ram);
 
         assert!(rsdp_gpa.is_aligned(16) && (0xe_0000..0x10_0000).contains(&rsdp_gpa.0), "a scan finds it");
@@ -97,7 +93,7 @@ fn a_guest_finds_every_table_from_the_rsdp() {
 
 #[test]
 fn tables_neither_overlap_nor_leave_their_room() {
-    let tables = build(&platform(1024, 14)).unwrap();
+    let tables = tables(1024, 14);
     let ranges: Vec<_> = tables.iter().map(|table| (table.gpa.0, table.gpa.0 + table.bytes.len() as u64)).collect();
     assert_eq!(ranges[0].0, layout::ACPI_TABLES.0);
     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:x?}");
@@ -127,7 +123,7 @@ fn madt_entries(madt: &[u8]) -> (Vec<Processor>, Vec<Vec<u8>>) {
 }
 
 fn madt(apic_ids: Vec<u32>) -> Vec<u8> {
-    let tables = build(&Platform { apic_ids, virtio: Vec::new() }).unwrap();
+    let tables = build(&apic_ids, &Plan::new(&[], true).unwrap()).unwrap();
     tables.iter().find(|table| table.name == "MADT").unwrap().bytes.clone()
 }
 
@@ -157,7 +153,7 @@ fn the_madt_says_how_interrupts_are_wired() {
 }
 
 fn fadt(apic_ids: Vec<u32>) -> Vec<u8> {
-    let tables = build(&Platform { apic_ids, virtio: Vec::new() }).unwrap();
+    let tables = build(&apic_ids, &Plan::new(&[], true).unwrap()).unwrap();
     tables.iter().find(|table| table.name == "FADT").unwrap().bytes.clone()
 }
 
@@ -247,7 +243,7 @@ fn acpiexec() -> Option<&'static [String]> {
     static ANSWERS: OnceLock<Option<Vec<String>>> = OnceLock::new();
     let ask = || {
         let scratch = tempfile::tempdir().unwrap();
-        for table in build(&platform(300, 14)).unwrap().iter() {
+        for table in tables(300, 14).iter() {
             fs::write(scratch.path().join(format!("{}.dat", table.name)), &table.bytes).unwrap();
         }
         let devices = ["COM1", "RTC_"].map(str::to_owned).into_iter().chain((0..14).map(|n| format!("V{n:03X}")));
@@ -283,9 +279,10 @@ fn acpica_decodes_the_resources_of_every_device() {
         ("COM1".to_owned(), ["Address Minimum : 03F8", "Address Length : 08", "Dword00 : 00000004"].map(str::to_owned)),
         ("RTC".to_owned(), ["Address Minimum : 0070", "Address Length : 02", "Dword00 : 00000008"].map(str::to_owned)),
     ];
-    for (n, window) in windows(14).iter().enumerate() {
-        let place =
-            [format!("Address : {:08X}", window.base.0), format!("Dword00 : {:08X}", window.gsi), String::new()];
+    let disks: Vec<_> = (0..14).map(VirtioKind::Block).collect();
+    for (n, (_, part)) in Plan::new(&disks, true).unwrap().virtio().enumerate() {
+        let (base, gsi) = (part.window().unwrap().0.0, part.line.unwrap());
+        let place = [format!("Address : {base:08X}"), format!("Dword00 : {gsi:08X}"), String::new()];
         expected.push((format!("V{n:03X}"), place));
     }
     for (name, facts) in expected {

@@ -1,4 +1,5 @@
 //! The pseudo-terminal that programs open, leave, and open again.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 
@@ -81,7 +82,7 @@ fn a_program_that_reads_loses_nothing() {
 }
 
 #[test]
-fn a_program_that_does_not_read_holds_nobody_and_sees_the_latest() {
+fn a_program_that_does_not_read_holds_nothing_and_sees_the_latest() {
     let bench = open(&BackEnd::Pty).unwrap();
     let program = program(&bench);
     bench.port.send(b"#");

@@ -1,4 +1,5 @@
 //! Standard input and output: pipes, files, nothing.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 
@@ -8,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use axvm_console::BackEnd;
-use common::{assert_quiet, on, open, pattern, read, receive, send_all, until};
+use common::{assert_quiet, on, one_client_too_many, open, pattern, read, receive, send_all, until};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 fn nothing() -> File {
@@ -35,7 +36,7 @@ fn a_slow_pipe_gets_everything() {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_holds_the_guest() {
+fn a_pipe_without_a_reader_holds_the_guest() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let bench = on(nothing(), &writer);
     let mut taken = 0;
@@ -156,12 +157,14 @@ fn what_came_before_the_end_of_input_arrives() {
 }
 
 #[test]
-fn threads_are_named_and_announced() {
-    let bench = on(nothing(), nothing());
-    until("both started", || bench.calls.threads.lock().unwrap().len() == 2);
-    let mut threads = bench.calls.threads.lock().unwrap().clone();
-    threads.sort();
-    assert_eq!(threads, ["console", "console-out"]);
+fn each_warning_comes_from_the_named_thread_that_met_the_trouble() {
+    let bench = on(nothing(), File::options().write(true).open("/dev/full").unwrap());
+    bench.port.send(b"lost");
+    until("the writer warns", || !bench.calls.warnings.lock().unwrap().is_empty());
+    let clients = one_client_too_many(&bench.console);
+    until("the hub warns", || bench.calls.warnings.lock().unwrap().len() == 2);
+    assert_eq!(*bench.calls.threads.lock().unwrap(), ["console-out", "console"]);
+    drop(clients);
 }
 
 #[test]
@@ -178,14 +181,14 @@ fn a_file_keeps_what_it_has_and_is_the_users_alone() {
 }
 
 #[test]
-fn a_file_that_can_not_be_written_is_named() {
+fn a_file_that_cannot_be_written_is_named() {
     let error = open(&BackEnd::File("/nowhere/console.log".into())).err().unwrap().to_string();
     assert!(error.contains("/nowhere/console.log") && error.contains("choose"), "{error}");
     assert!(open(&BackEnd::File("/tmp".into())).is_err());
 }
 
 #[test]
-fn a_fifo_nobody_reads_is_an_error_and_not_a_wait() {
+fn a_fifo_without_a_reader_is_an_error_and_not_a_wait() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();

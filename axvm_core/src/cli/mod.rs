@@ -6,16 +6,22 @@
 //!   axvm ctl ...      control.rs   about machines that run, and about the host
 //! ```
 //!
-//! Three stages: [`RunArgs`] is what was said; [`crate::settings::Settings`] is the same with its parts named, and what
-//! a file says; [`crate::config::Config`] is what will be done.
+//! Two stages: [`crate::settings::Settings`] is what was said, here or in a file; [`crate::config::Config`] is what will
+//! be done.
 
 mod control;
 mod run;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use std::error::Error as _;
+use std::num::ParseIntError;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgGroup, Args, Id, Parser, Subcommand};
 
 pub use control::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
-pub use run::{CacheArg, CpuArg, EntryArg, HugePages, OnReboot, RunArgs, Switch};
+pub use run::RunArgs;
+
+use crate::error::ConfigError;
 
 /// A hypervisor you can read like a book and run like a product.
 #[derive(Debug, Parser)]
@@ -112,16 +118,21 @@ pub struct ConfigArgs {
     pub from_args: bool,
 
     /// Print a settings file that explains every key
-    #[arg(long, conflicts_with_all = ["RunArgs"])]
+    #[arg(long, conflicts_with_all = options_of_run())]
     pub example: bool,
 
     /// Print the JSON Schema of settings files
-    #[arg(long, conflicts_with_all = ["RunArgs"])]
+    #[arg(long, conflicts_with_all = options_of_run())]
     pub schema: bool,
 
     /// The arguments.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// The ids of all options of run. (clap's own group of them leaves out those that are flattened into it.)
+fn options_of_run() -> Vec<Id> {
+    RunArgs::augment_args(clap::Command::new("run")).get_arguments().map(|option| option.get_id().clone()).collect()
 }
 
 /// `axvm completions`.
@@ -137,4 +148,50 @@ pub struct CompletionsArgs {
 pub struct ManArgs {
     /// The command to tell about; without: the whole program
     pub command: Option<String>,
+}
+
+impl Cli {
+    /// Reads the command line of this process. A value that its option cannot have is an error in our own words; for
+    /// all else that clap finds (unknown options, help, version) it prints its page, and the process ends.
+    pub fn read() -> Result<Cli, ConfigError> {
+        Cli::try_parse().map_err(|error| wrong_value(&error).unwrap_or_else(|| error.exit()))
+    }
+}
+
+/// The option, its value and why it cannot be, if that is the error.
+fn wrong_value(error: &clap::Error) -> Option<ConfigError> {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    // As help shows it: `--cpus <N>` or `--verbose[=<on|off>]`.
+    let option = context(ContextKind::InvalidArg)?.split([' ', '[', '=']).next()?;
+    let why = error.source().filter(|_| error.kind() == ErrorKind::ValueValidation && option.starts_with("--"))?;
+    let why = if why.is::<ParseIntError>() { "not a whole number".into() } else { why.to_string() };
+    Some(ConfigError::option(option, context(ContextKind::InvalidValue)?, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_what_clap_wants() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_its_option() {
+        let told = |words: &[&str]| {
+            let error = Cli::try_parse_from(["axvm"].iter().chain(words)).unwrap_err();
+            wrong_value(&error).map(|error| error.to_string())
+        };
+        assert_eq!(told(&["-c", "0"]).unwrap(), "--cpus 0: a machine needs at least one vCPU");
+        assert_eq!(told(&["--grace=ten"]).unwrap(), "--grace ten: not a whole number");
+        assert_eq!(told(&["selftest", "-c", "256"]).unwrap(), "--cpus 256: 256 is not in 1..=255");
+        for clap_s in [&["--entry", "16"][..], &["--kernal", "k"], &["--name"], &["ctl", "web", "balloon", "x"]] {
+            assert_eq!(told(clap_s), None, "{clap_s:?}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ use axvm_api::Client;
 use axvm_api::types::{Action, ActionRequest};
 use axvm_console::{BackEnd, Console, Hooks, Key, Port, Wake};
 use axvm_core::speech::tell;
+use axvm_sandbox::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -41,7 +42,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
     let console = Console::open(&BackEnd::Stdio, port.clone(), hooks(stream.try_clone()?, socket))?;
     let (to_guest, at_end) = (stream.try_clone()?, stream.try_clone()?);
     let shown = thread::scope(|scope| {
-        scope.spawn(|| {
+        let on_signals = || {
             for signal in &mut signals {
                 match signal {
                     SIGCONT => console.continued(),
@@ -52,9 +53,15 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
                     }
                 }
             }
-        });
+        };
+        axvm_sandbox::spawn_scoped(scope, Role::Console, "signals", on_signals)?;
         let typed = port.clone();
-        scope.spawn(move || send(&typed, to_guest, &rings));
+        let send_typed = move || send(&typed, to_guest, &rings);
+        if let Err(error) = axvm_sandbox::spawn_scoped(scope, Role::Console, "typed", send_typed) {
+            // Ends the thread that waits for signals.
+            handle.close();
+            return Err(error);
+        }
         let shown = show(stream, &port, console.ended());
         console.close();
         ends_within(console.ended(), None);
@@ -80,7 +87,6 @@ fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
         }),
         on_warning: Box::new(tell),
         quit: "leaves the machine running",
-        on_thread: Box::new(|| {}),
     }
 }
 

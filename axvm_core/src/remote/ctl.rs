@@ -56,6 +56,9 @@ fn events(client: Client) -> Result<()> {
     Ok(())
 }
 
+/// A request that is in the host for so many seconds is no longer one of many.
+const WORTH_TELLING: f64 = 1.0;
+
 fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
     let mut text = format!(
         "{} (process {}): {} for {}, AxVM {}\n",
@@ -75,13 +78,29 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
         row(&disk.name, format!("{}{}", disk.path.display(), if disk.read_only { " (read-only)" } else { "" }));
     }
     row("console", status.console.clone());
+    let mut lines: Vec<_> = status.parts.iter().filter_map(|part| Some((part.line?, &part.name))).collect();
+    if !lines.is_empty() {
+        lines.sort();
+        row("lines", lines.iter().map(|(line, name)| format!("{line} {name}")).collect::<Vec<_>>().join(", "));
+    }
+    for busy in status.busy.iter().filter(|busy| busy.seconds >= WORTH_TELLING) {
+        row("waits", format!("{} has had a request in the host for {:.0} s", busy.thread, busy.seconds));
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axvm_api::types::{Disk, Exits, Memory, Resident, State};
+    use axvm_api::types::{BusyThread, Disk, Exits, MachineState as State, Memory, Part, Resident};
+
+    fn part(name: &str, line: Option<u32>) -> Part {
+        Part { name: name.into(), kind: "chip".into(), places: Vec::new(), line }
+    }
+
+    fn busy(thread: &str, seconds: f64) -> BusyThread {
+        BusyThread { thread: thread.into(), seconds }
+    }
 
     #[test]
     fn status_is_told_in_words() {
@@ -93,6 +112,8 @@ mod tests {
             cpus: 4,
             memory: Memory { size: 1 << 30, resident: Resident { small: 1 << 20, ..Resident::default() } },
             disks: vec![Disk { name: "vda".into(), path: "root.img".into(), read_only: true }],
+            parts: vec![part("vda", Some(5)), part("COM1", Some(4)), part("i8042", None)],
+            busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
             exits: Exits { per_vcpu: vec![10, 2], total: 12, per_second: 3.2 },
             console: "stdio".into(),
             version: "1.2.3".into(),
@@ -100,7 +121,8 @@ mod tests {
         let text = describe(&status, Some(&Balloon { amount_mib: 64, ..Balloon::default() }));
         let expected = "web (process 7): paused for 1m01s, AxVM 1.2.3\n  vCPUs    4; 12 exits, 3 a second\n  \
                         memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
-                        console  stdio\n";
+                        console  stdio\n  lines    4 COM1, 5 vda\n  \
+                        waits    vda-q0 has had a request in the host for 12 s\n";
         assert_eq!(text, expected);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axvm_api::registry::Found;
-use axvm_api::types::{Memory, State, Status};
+use axvm_api::types::{MachineState as State, Memory, Status};
 use axvm_api::{Client, ClientError, Registry};
 
 use axvm_core::cli::PsArgs;

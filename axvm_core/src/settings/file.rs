@@ -3,7 +3,7 @@
 //! ```text
 //!   bytes -> UTF-8 -> TOML tree -> no unknown keys -> Settings
 //!                 \         \                \             \
-//!                  +---------+----------------+-------------+--> Fault: line, column, why
+//!                  +---------+----------------+-------------+--> SettingsFault: line, column, why
 //! ```
 //!
 //! Which keys there are is asked of the schema, so that it has the last word.
@@ -29,7 +29,7 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(schema);
 
 /// Something wrong in the text of a settings file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct SettingsFault {
     /// Line, from 1.
     pub line: usize,
     /// Character in the line, from 1.
@@ -41,12 +41,16 @@ pub struct Fault {
 /// Reads a settings file. Paths in it are as they are written there.
 pub fn read(path: &Path) -> Result<Settings, ConfigError> {
     let text = load(path).map_err(|why| ConfigError::File { path: path.to_owned(), why })?;
-    let fault = |Fault { line, column, why }| ConfigError::Text { path: path.to_owned(), line, column, why };
+    let fault = |SettingsFault { line, column, why }| ConfigError::Text { path: path.to_owned(), line, column, why };
     match std::str::from_utf8(&text) {
         Ok(text) => parse(text).map_err(fault),
         Err(error) => {
             let before = String::from_utf8_lossy(&text[..error.valid_up_to()]);
-            Err(fault(Fault::at(&before, before.len(), "not UTF-8 here; a settings file is text in TOML".into())))
+            Err(fault(SettingsFault::at(
+                &before,
+                before.len(),
+                "not UTF-8 here; a settings file is text in TOML".into(),
+            )))
         }
     }
 }
@@ -69,29 +73,29 @@ fn load(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Settings from the text of a file.
-pub fn parse(text: &str) -> Result<Settings, Fault> {
+pub fn parse(text: &str) -> Result<Settings, SettingsFault> {
     let fault = |error: toml::de::Error| {
         let why = error.message().replace('`', "'").replace('\n', ", ");
-        Fault::at(text, error.span().map_or(text.len(), |span| span.start), why)
+        SettingsFault::at(text, error.span().map_or(text.len(), |span| span.start), why)
     };
     let tree = DeTable::parse(text).map_err(fault)?;
-    if let Some((at, why)) = stranger(tree.get_ref(), SCHEMA.as_value(), "") {
-        return Err(Fault::at(text, at, why));
+    if let Some((at, why)) = unknown_key(tree.get_ref(), SCHEMA.as_value(), "") {
+        return Err(SettingsFault::at(text, at, why));
     }
     toml::from_str(text).map_err(fault)
 }
 
-impl Fault {
-    fn at(text: &str, at: usize, why: String) -> Fault {
+impl SettingsFault {
+    fn at(text: &str, at: usize, why: String) -> SettingsFault {
         let before = text.get(..at).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Fault { line, column, why }
+        SettingsFault { line, column, why }
     }
 }
 
 /// The first key that the schema does not have: where it is, and what was probably meant.
-fn stranger(table: &DeTable<'_>, schema: &Value, place: &str) -> Option<(usize, String)> {
+fn unknown_key(table: &DeTable<'_>, schema: &Value, place: &str) -> Option<(usize, String)> {
     let properties = &schema["properties"];
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
@@ -101,19 +105,21 @@ fn stranger(table: &DeTable<'_>, schema: &Value, place: &str) -> Option<(usize, 
             return Some((key.span().start, unknown(name, properties, place)));
         };
         match value.get_ref() {
-            DeValue::Table(inner) if known.get("properties").is_some() => stranger(inner, known, &format!("[{name}]")),
+            DeValue::Table(inner) if known.get("properties").is_some() => {
+                unknown_key(inner, known, &format!("[{name}]"))
+            }
             DeValue::Array(items) if known["items"].get("properties").is_some() => items
                 .iter()
                 .filter_map(|item| item.get_ref().as_table())
-                .find_map(|inner| stranger(inner, &known["items"], &format!("[[{name}]]"))),
+                .find_map(|inner| unknown_key(inner, &known["items"], &format!("[[{name}]]"))),
             DeValue::String(_) if known.get("oneOf").is_some() => None,
-            _ => misfit(name, known).map(|why| (value.span().start, why)),
+            _ => mismatch(name, known).map(|why| (value.span().start, why)),
         }
     })
 }
 
 /// What to say about a value of the wrong kind, where serde would speak of sequences and variants.
-fn misfit(name: &str, known: &Value) -> Option<String> {
+fn mismatch(name: &str, known: &Value) -> Option<String> {
     let choices = known["oneOf"].as_array().map(|choices| choices.iter().map(|choice| choice["const"].to_string()));
     match choices {
         Some(choices) => Some(format!("expected one of {}", choices.collect::<Vec<_>>().join(", "))),

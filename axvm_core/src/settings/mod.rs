@@ -1,146 +1,140 @@
-//! Settings: everything that can be said about a machine, by options or by a file. What nobody said is not there.
+//! Settings: everything that can be said about a machine, by options or by a file. What was not given is absent.
 //!
 //! ```text
-//!   RunArgs   --from_args--+                    +-- over: the command line goes first
+//!   axvm run ARGS  --clap--+                    +-- over: the command line goes first
 //!                          +--> Settings  <-----+
-//!   vm.toml   --read-------+      |      |
+//!   vm.toml        --read--+      |      |
 //!                                 |      +--> write: TOML that means the same
 //!                                 +---------> Config
 //! ```
 //!
-//! Names in the file are those of the options. Options with parts are tables: `--cpus 4,sockets=2` is `[cpus]`,
-//! each `--disk` a `[[disk]]`, and what concerns guest RAM is in `[memory]`. Relative paths in a file start at its
-//! directory, so that file and images can move together.
+//! One declaration is all of an option: its doc comment is the help and the text of the schema, its name that of the
+//! option and of the file's key. Options with parts are tables: `--cpus 4,sockets=2` is `[cpus]`, each `--disk` a
+//! `[[disk]]`, and what concerns guest RAM is in `[memory]`. Relative paths in a file start at its directory, so that
+//! file and images can move together.
 //!
-//! Format: TOML 1.1. Schema: JSON Schema 2020-12, made from the types here.
+//! Format: TOML 1.1. Schema: JSON Schema 2020-12.
 
-mod args;
 mod file;
 mod parts;
 mod schema;
+mod setting;
 mod text;
 mod value;
+mod words;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use axvm_console::BackEnd;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use axvm_boot::cpu::CpuTemplate;
+use axvm_boot::linux::Entry;
+use axvm_virtio::block::DiskConfig;
+use clap::ValueHint;
 
-use crate::cli::{CpuArg, EntryArg, OnReboot};
 use crate::error::ConfigError;
+use setting::settings;
+use words::{Switch, on_off, words};
 
-pub use file::{Fault, parse, read};
-pub use parts::{Cpus, Disk, Memory};
+pub use file::{SettingsFault, parse, read};
+pub use parts::{Amount, Cpus, Memory};
 pub use schema::schema;
-pub use value::{End, Name, Pins, Serial, Size};
+pub use setting::Setting;
+pub use value::{End, Name, OnReboot, Pins, Size};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
-/// A machine to run: axvm --config FILE.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[schemars(title = "Settings of an AxVM machine")]
-pub struct Settings {
-    /// Name of the machine, for axvm ps and axvm ctl: up to 64 of A-Z a-z 0-9 _ . - and first a letter.
-    #[serde(with = "text", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub name: Option<Name>,
-    /// Linux kernel: a bzImage, or an ELF vmlinux.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel: Option<PathBuf>,
-    /// Initial RAM disk: a cpio archive that the kernel unpacks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub initrd: Option<PathBuf>,
-    /// Added to the kernel command line after the defaults; a key given here replaces its default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub append: Option<String>,
-    /// Where the serial console (ttyS0) goes: stdio, file=PATH, pty, unix=PATH or none.
-    #[serde(with = "text", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub console: Option<End>,
-    /// Where the virtio console (hvc0) goes: the same forms. Without it there is no such device.
-    #[serde(with = "text", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub virtio_console: Option<End>,
-    /// Path of the control socket.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_sock: Option<PathBuf>,
-    /// What a reset by the guest does.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub on_reboot: Option<OnReboot>,
-    /// Seconds that a guest has to power off after a first signal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub grace: Option<u32>,
-    /// Tell each step of building the machine, and unusual events, on stderr.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub verbose: Option<bool>,
-    /// CPU mode at the kernel's first instruction.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub entry: Option<EntryArg>,
-    /// CPU model shown to the guest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<CpuArg>,
-    /// Host CPUs for the vCPUs, one each, in order: 0-9,20-29.
-    #[serde(with = "text", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub pin: Option<Pins>,
-    /// Build no ACPI tables; announce devices on the kernel command line instead.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub no_acpi: Option<bool>,
-    /// Confine AxVM to the files and system calls it needs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sandbox: Option<bool>,
-    /// vCPUs and how they are grouped.
-    #[serde(deserialize_with = "parts::possible_cpus", skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<Cpus>,
-    /// Guest RAM.
-    #[serde(skip_serializing_if = "Memory::is_empty")]
-    pub memory: Memory,
-    /// Disks: the first becomes /dev/vda, the next /dev/vdb ...
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub disk: Vec<Disk>,
+/// Where help shows what is around the machine.
+const CONTROL: &str = "Console and control";
+/// Where help shows what the machine is made of.
+const HARDWARE: &str = "Hardware and host";
+
+settings! {
+    /// A machine to run: axvm --config FILE.
+    #[schemars(title = "Settings of an AxVM machine")]
+    pub struct Settings {
+        /// Name of the machine, for `axvm ps` and `axvm ctl`: a letter, then up to 63 of A-Z a-z 0-9 _ . -
+        /// [default: from the kernel's file name]
+        #[arg(long, value_name = "NAME")]
+        pub name: Option<Name>,
+
+        /// Linux kernel: a bzImage, or an ELF vmlinux (with --entry pvh or 64) [default: bzImage, here or in ..]
+        #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        pub kernel: Option<PathBuf>,
+
+        /// Initial RAM disk, a cpio archive that the kernel unpacks [default: initrd.img, if kernel is by default]
+        #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        pub initrd: Option<PathBuf>,
+
+        /// Added to the kernel command line, after the defaults; a key given here replaces its default
+        #[arg(short = 'p', long, value_name = "TEXT", allow_hyphen_values = true)]
+        pub append: Option<String>,
+
+        /// Where the serial console (ttyS0) goes: stdio, file=PATH, pty, unix=PATH or none [default: stdio]
+        #[arg(long, value_name = "WHERE", help_heading = CONTROL)]
+        pub console: Option<End>,
+
+        /// A virtio console (hvc0) as well, for kernels without 8250: stdio, file=PATH, pty, unix=PATH or none.
+        /// With stdio, ttyS0 goes nowhere and hvc0 is the kernel's console [default: no such device]
+        #[arg(long, value_name = "WHERE", help_heading = CONTROL, verbatim_doc_comment)]
+        pub virtio_console: Option<End>,
+
+        /// Control socket, HTTP: for `axvm ctl`, curl and others [default: none]
+        #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = CONTROL)]
+        pub api_sock: Option<PathBuf>,
+
+        /// What a reset by the guest does [default: restart]
+        #[arg(long, value_parser = words::<OnReboot>(), help_heading = CONTROL)]
+        pub on_reboot: Option<OnReboot>,
+
+        /// Seconds that a guest has to power off after a first signal [default: 10]
+        #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub grace: Option<u32>,
+
+        /// Tell each step of building the machine, and unusual events, on stderr
+        #[arg(short, long, switch(), help_heading = CONTROL)]
+        pub verbose: Option<bool>,
+
+        /// CPU mode at the kernel's first instruction [default: 32 for a bzImage, pvh for a vmlinux]
+        #[arg(long, value_parser = words::<Entry>(), help_heading = HARDWARE)]
+        pub entry: Option<Entry>,
+
+        /// CPU model shown to the guest [default: host]
+        #[arg(long, value_parser = words::<CpuTemplate>(), help_heading = HARDWARE)]
+        pub cpu: Option<CpuTemplate>,
+
+        /// Host CPUs for the vCPUs, one each, in order: 0-9,20-29
+        #[arg(long, value_name = "LIST", help_heading = HARDWARE)]
+        pub pin: Option<Pins>,
+
+        /// Build no ACPI tables; announce devices on the kernel command line instead (then one vCPU is used)
+        #[arg(long, switch(), help_heading = HARDWARE)]
+        pub no_acpi: Option<bool>,
+
+        /// Confine AxVM to the files and system calls it needs [default: on]
+        #[arg(long, value_parser = on_off(), value_name = "on|off", hide_possible_values = true)]
+        #[arg(help_heading = HARDWARE)]
+        pub sandbox: Option<bool>,
+
+        /// Number of vCPUs, and how they are grouped: 20 or 20,sockets=2,cores=5,threads=2 [default: the host's]
+        #[arg(short, long, value_name = "N[,sockets=S][,cores=C][,threads=T]", allow_hyphen_values = true)]
+        #[serde(deserialize_with = "parts::possible_cpus")]
+        #[schemars(description = "vCPUs, and how they are grouped [default: as many as the host has]")]
+        pub cpus: Option<Cpus>,
+
+        /// Guest RAM
+        #[command(flatten)]
+        pub memory: Memory,
+
+        /// Disk image, raw: FILE or path=FILE, then ,ro ,serial=TEXT ,cache=writeback|writethrough.
+        /// The first becomes /dev/vda, the next /dev/vdb ... [default: disk.img, if kernel is by default]
+        #[arg(short, long, value_name = "FILE[,ro][,serial=TEXT]", verbatim_doc_comment)]
+        #[arg(value_hint = ValueHint::FilePath)]
+        #[schemars(description = "Disks: the first becomes /dev/vda, the next /dev/vdb ...")]
+        pub disk: Vec<DiskConfig>,
+    }
 }
 
 impl Settings {
-    /// These settings where they say something, `below` where they do not. Lists and tables of one option (`cpus`,
-    /// `disk`) are replaced as a whole.
-    pub fn over(self, below: Settings) -> Settings {
-        Settings {
-            name: self.name.or(below.name),
-            kernel: self.kernel.or(below.kernel),
-            initrd: self.initrd.or(below.initrd),
-            append: self.append.or(below.append),
-            console: self.console.or(below.console),
-            virtio_console: self.virtio_console.or(below.virtio_console),
-            api_sock: self.api_sock.or(below.api_sock),
-            on_reboot: self.on_reboot.or(below.on_reboot),
-            grace: self.grace.or(below.grace),
-            verbose: self.verbose.or(below.verbose),
-            entry: self.entry.or(below.entry),
-            cpu: self.cpu.or(below.cpu),
-            pin: self.pin.or(below.pin),
-            no_acpi: self.no_acpi.or(below.no_acpi),
-            sandbox: self.sandbox.or(below.sandbox),
-            cpus: self.cpus.or(below.cpus),
-            memory: self.memory.over(below.memory),
-            disk: if self.disk.is_empty() { below.disk } else { self.disk },
-        }
-    }
-
-    /// Lets every relative path start at `directory`.
-    pub fn from_directory(mut self, directory: &Path) -> Settings {
-        let console = |end: &mut End| match &mut end.0 {
-            BackEnd::File(path) | BackEnd::Unix(path) => *path = directory.join(&*path),
-            BackEnd::Stdio | BackEnd::Pty | BackEnd::None => {}
-        };
-        [&mut self.console, &mut self.virtio_console].into_iter().flatten().for_each(console);
-        let files = [&mut self.kernel, &mut self.initrd, &mut self.api_sock].into_iter().flatten();
-        files.chain(self.disk.iter_mut().map(|disk| &mut disk.path)).for_each(|path| *path = directory.join(&*path));
-        self
-    }
-
     /// The settings file that says this.
     pub fn write(&self) -> Result<String, ConfigError> {
         toml::to_string(self).map_err(|error| ConfigError::Unwritable(error.to_string().trim().to_owned()))

@@ -1,16 +1,22 @@
-//! Options with parts: CPUs, memory, disks. Each is a table in the file.
+//! Options with parts: CPUs and memory. Each is a table in the file. (So is a disk: `axvm_virtio::block::DiskConfig`.)
+//!
+//! ```text
+//!   --cpus 20,sockets=2                    [cpus]    count = 20     sockets = 2
+//!   --memory 4G,shared --hugepages 2M      [memory]  size = "4G"    shared = true    hugepages = "2M"
+//! ```
 
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use axvm_arch::cpuid::Topology;
+use axvm_memory::PageSize;
 use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::text;
-use super::value::{Serial, Size};
-use crate::cli::{CacheArg, HugePages};
+use super::HARDWARE;
+use super::setting::{Setting, settings};
+use super::value::Size;
+use super::words::{Switch, words};
 
 /// `--cpus`: vCPUs and how they are grouped. What is left out of the grouping follows from the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -78,109 +84,64 @@ impl FromStr for Cpus {
     }
 }
 
-/// Reads `[cpus]`, and refuses a grouping that can not be.
+/// Reads `[cpus]`, and refuses an impossible grouping.
 pub fn possible_cpus<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cpus>, D::Error> {
     let cpus = Cpus::deserialize(from)?;
     cpus.topology().map_err(|why| D::Error::custom(format_args!("[cpus]: {why}")))?;
     Ok(Some(cpus))
 }
 
-/// `--memory`, `--hugepages`, `--prealloc`, `--lock`: guest RAM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "a table: [memory] with size = \"4G\"")]
-pub struct Memory {
-    /// Size with K, M, G or T: 512M, 4G.
-    #[serde(with = "text", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub size: Option<Size>,
-    /// A memory file that other processes can map.
-    #[serde(skip_serializing_if = "Option::is_none")]
+settings! {
+    /// Guest RAM: `--memory`, `--hugepages`, `--prealloc`, `--lock`.
+    #[serde(expecting = "a table: [memory] with size = \"4G\"")]
+    pub struct Memory {
+        // The command line's own; `RunArgs::settings` turns it into the two keys below.
+        /// Guest RAM: a number with K, M or G (without: MiB); ,shared makes it a memory file that other processes can
+        /// map [default: 512M]
+        #[arg(short = 'm', long = "memory", value_name = "SIZE[,shared]", allow_hyphen_values = true)]
+        #[serde(skip)]
+        pub amount: Option<Amount>,
+
+        /// Size: a number with K, M, G or T [default: 512M]
+        #[arg(skip)]
+        pub size: Option<Size>,
+
+        /// A memory file that other processes can map
+        #[arg(skip)]
+        pub shared: Option<bool>,
+
+        /// Pages behind guest RAM [default: thp]
+        #[arg(long, value_parser = words::<PageSize>(), help_heading = HARDWARE)]
+        pub hugepages: Option<PageSize>,
+
+        /// Take all guest RAM from the host before the guest starts
+        #[arg(long, switch(), help_heading = HARDWARE)]
+        pub prealloc: Option<bool>,
+
+        /// Lock guest RAM: the host never swaps it
+        #[arg(long, switch(), help_heading = HARDWARE)]
+        pub lock: Option<bool>,
+    }
+}
+
+/// `--memory`: one option that says two keys of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    /// Size.
+    pub size: Size,
+    /// Whether other processes can map it.
     pub shared: Option<bool>,
-    /// Pages behind guest RAM.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hugepages: Option<HugePages>,
-    /// Take all of it from the host before the guest starts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prealloc: Option<bool>,
-    /// The host never swaps it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lock: Option<bool>,
 }
 
-impl Memory {
-    /// Whether nothing is said.
-    pub fn is_empty(&self) -> bool {
-        *self == Memory::default()
-    }
-
-    /// This where it says something, `below` where it does not. Size and sharing are one option.
-    pub fn over(self, below: Memory) -> Memory {
-        let (size, shared) =
-            if self.size.is_some() { (self.size, self.shared) } else { (below.size, self.shared.or(below.shared)) };
-        Memory {
-            size,
-            shared,
-            hugepages: self.hugepages.or(below.hugepages),
-            prealloc: self.prealloc.or(below.prealloc),
-            lock: self.lock.or(below.lock),
-        }
-    }
-}
-
-/// `--disk`: one disk image.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a table: [[disk]] with path = \"disk.img\"")]
-pub struct Disk {
-    /// The image, raw, or a block device.
-    #[serde(deserialize_with = "named")]
-    pub path: PathBuf,
-    /// The guest may only read it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub ro: bool,
-    /// Serial number that the guest reads: up to 20 bytes.
-    #[serde(default, with = "text", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub serial: Option<Serial>,
-    /// When the guest is told that the disk has written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cache: Option<CacheArg>,
-}
-
-fn named<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-    let path = PathBuf::deserialize(from)?;
-    if path.as_os_str().is_empty() {
-        return Err(D::Error::custom("no file named; write path = \"disk.img\""));
-    }
-    Ok(path)
-}
-
-impl FromStr for Disk {
+impl FromStr for Amount {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Disk, String> {
-        let mut disk = Disk::default();
-        for (n, part) in text.split(',').enumerate() {
-            match part.split_once('=') {
-                Some(("path", value)) => disk.path = value.into(),
-                Some(("serial", value)) => disk.serial = Some(value.parse()?),
-                Some(("cache", "writeback")) => disk.cache = Some(CacheArg::Writeback),
-                Some(("cache", "writethrough")) => disk.cache = Some(CacheArg::Writethrough),
-                Some(("cache", value)) => {
-                    return Err(format!("cache={value} is unknown; use writeback or writethrough"));
-                }
-                None if part == "ro" => disk.ro = true,
-                _ if n == 0 => disk.path = part.into(),
-                _ => {
-                    return Err(format!(
-                        "option '{part}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough"
-                    ));
-                }
-            }
+    fn from_str(text: &str) -> Result<Amount, String> {
+        match text.split_once(',') {
+            None => Ok(Amount { size: text.parse()?, shared: None }),
+            Some((size, "shared")) => Ok(Amount { size: size.parse()?, shared: Some(true) }),
+            Some((_, part)) => Err(format!("'{part}' is unknown; after the size there can be ,shared")),
         }
-        if disk.path.as_os_str().is_empty() {
-            return Err("no file named; write --disk FILE or --disk path=FILE".into());
-        }
-        Ok(disk)
     }
 }
 
@@ -215,28 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn disks_take_options_in_any_order() {
-        let disk = Disk { path: "a.img".into(), ro: true, serial: Some(Serial("X1".into())), cache: None };
-        assert_eq!("a.img,ro,serial=X1".parse(), Ok(disk.clone()));
-        assert_eq!("ro,serial=X1,path=a.img".parse(), Ok(disk));
-        assert_eq!("a.img,cache=writethrough".parse::<Disk>().unwrap().cache, Some(CacheArg::Writethrough));
-        for (text, word) in [
-            ("a.img,rw", "'rw'"),
-            ("", "no file"),
-            ("ro", "no file"),
-            ("a,serial=123456789012345678901", "20"),
-            ("a,cache=none", "cache=none"),
-        ] {
-            let error = text.parse::<Disk>().unwrap_err();
+    fn an_amount_is_a_size_that_may_be_shared() {
+        let amount = |shared| Ok(Amount { size: Size(1 << 30), shared });
+        assert_eq!(("1G".parse(), "1G,shared".parse()), (amount(None), amount(Some(true))));
+        for (text, word) in [("1G,foo", "'foo'"), ("1G,", "''"), ("x,shared", "not a size")] {
+            let error = text.parse::<Amount>().unwrap_err();
             assert!(error.contains(word), "{error}");
         }
-    }
-
-    #[test]
-    fn a_size_on_the_command_line_decides_about_sharing_too() {
-        let file = Memory { size: Some(Size(1 << 30)), shared: Some(true), lock: Some(true), ..Memory::default() };
-        let said = Memory { size: Some(Size(2 << 30)), prealloc: Some(true), ..Memory::default() };
-        assert_eq!(said.over(file), Memory { lock: Some(true), ..said });
-        assert_eq!(Memory::default().over(file), file);
     }
 }

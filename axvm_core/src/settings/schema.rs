@@ -19,9 +19,12 @@ pub fn schema() -> Schema {
     schema
 }
 
-/// Takes nulls, and defaults that stand for absence, out of a schema and all below it.
+/// Takes nulls, defaults that stand for absence, and line ends in sentences out of a schema and all below it.
 fn present(schema: &mut Map<String, Value>) {
     schema.remove("default");
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");
         if let [one] = types.as_slice() {

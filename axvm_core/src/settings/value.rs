@@ -4,7 +4,6 @@
 //!   "4G"         Size   digits, then K, M, G or T; MiB without
 //!   "web-1"      Name   letters, digits, _ . -
 //!   "0-9,20"     Pins   host CPUs and ranges of them
-//!   "DISK7"      Serial up to 20 bytes
 //!   "file=log"   End    the other end of a console
 //! ```
 //!
@@ -14,6 +13,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use axvm_console::BackEnd;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::text::is_text;
 
 /// The size of guest RAM in bytes: one that a guest can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,27 +150,6 @@ impl fmt::Display for Pins {
     }
 }
 
-/// The serial number of a disk, as the guest reads it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Serial(pub String);
-
-impl FromStr for Serial {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Serial, String> {
-        match text.len() {
-            0..=20 => Ok(Serial(text.to_owned())),
-            len => Err(format!("serial= has {len} bytes; virtio-blk has room for 20")),
-        }
-    }
-}
-
-impl fmt::Display for Serial {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str(&self.0)
-    }
-}
-
 /// Where a console goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End(pub BackEnd);
@@ -185,6 +167,18 @@ impl fmt::Display for End {
         self.0.fmt(to)
     }
 }
+
+/// What a reset by the guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReboot {
+    /// Start the machine again, in place
+    Restart,
+    /// End AxVM with exit code 3
+    Exit,
+}
+
+is_text!(End, Name, Pins, Size);
 
 #[cfg(test)]
 mod tests {

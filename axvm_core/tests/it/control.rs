@@ -1,6 +1,7 @@
 //! Control from outside: `axvm ps`, `axvm ctl`, and HTTP as any client speaks it.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 

@@ -117,7 +117,8 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --entry 16", &["'16'", "--entry", "possible values: 32, 64, pvh"]),
             ("-k k --cpu pentium", &["'pentium'", "possible values: host, ivybridge"]),
             ("-k k --on-reboot panic", &["'panic'", "possible values: restart, exit"]),
-            ("-k k --grace soon", &["'soon'", "--grace <SECONDS>"]),
+            ("-k k --grace soon", &["--grace soon", "not a whole number"]),
+            ("-k k --grace -1", &["--grace -1", "0..=4294967295"]),
             ("-k k --cpus 0", &["--cpus 0", "at least one vCPU"]),
             ("-k k --cpus many", &["--cpus many", "'many' is not a number", "try --cpus 4"]),
             ("-k k --cpus -1", &["-1"]),
@@ -151,7 +152,10 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --name 42", &["--name 42", "begins with a letter", "web-1"]),
             ("-k k --sandbox maybe", &["'maybe'", "--sandbox", "on|off"]),
             ("-k k --prealloc=2", &["'2'", "--prealloc", "on|off"]),
-            ("-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi", &["7 disks", "4 is the most", "without ACPI"]),
+            (
+                "-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi",
+                &["9 devices", "vdg, rng, balloon", "has 6 for them", "without ACPI", "Leave out 3"],
+            ),
         ],
     );
 }
@@ -161,6 +165,8 @@ fn commands_that_only_print_say_what_they_lack() {
     let cases: &[Case] = &[
         ("config", &["--from-args", "--schema", "Usage: axvm config"]),
         ("config --schema -k k", &["'--schema' cannot be used with", "--kernel"]),
+        ("config --schema --config k", &["'--schema' cannot be used with", "--config"]),
+        ("config --example --lock", &["'--example' cannot be used with", "--lock"]),
         ("config --from-args --memory lots", &["--memory lots", "not a size"]),
         ("completions tcsh", &["'tcsh'", "bash, elvish, fish, powershell, zsh"]),
         ("man frobnicate", &["axvm man frobnicate", "no such command", "there are run, ctl, ps"]),

@@ -1,6 +1,7 @@
 //! Our own guests on the real KVM: the self-test, and drivers that lie.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! Life cycle: exit codes, signals, resets, pauses, the service manager, and what is left behind: nothing.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 
@@ -13,7 +14,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use axvm_api::types::{State, VmUpdate, WantedState};
+use axvm_api::types::{MachineState as State, VmUpdate, WantedState};
 use common::talk::flood;
 use common::{Axvm, PATIENCE, Place, Talk, exists, has_kvm, until};
 use rustix::process::Signal;

@@ -3,10 +3,10 @@
 mod common;
 mod console;
 mod control;
-mod doctor;
 mod errors;
 mod faults;
 mod guests;
+mod hang;
 mod images;
 mod life;
 mod sandbox;

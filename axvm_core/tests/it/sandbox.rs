@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
-use axvm_sandbox::{State, probe};
+use axvm_sandbox::{Availability as State, probe};
 use common::{Axvm, Place, Talk, has_kvm};
 
 /// Name and status file of each thread.

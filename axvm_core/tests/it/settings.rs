@@ -13,6 +13,7 @@ use axvm_core::cli::{Cli, RunArgs};
 use axvm_core::config::Config;
 use axvm_core::settings::{Settings, parse};
 use axvm_core::{pages, settings};
+use axvm_machine::KernelSource;
 use clap::{CommandFactory, Parser};
 use proptest::collection::vec;
 use proptest::option;
@@ -25,7 +26,7 @@ fn args(words: &[&str]) -> RunArgs {
 }
 
 fn said(words: &[&str]) -> Settings {
-    Settings::gather(&args(words)).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    args(words).settings().unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
 /// Every option with every kind of value that it takes.
@@ -98,36 +99,52 @@ fn no_option_is_missing_from_the_table_or_from_the_file() {
     }
 }
 
-fn any_args() -> impl Strategy<Value = RunArgs> {
-    let text = || option::of("[^\0]{1,12}");
-    let path = move || text().prop_map(|path| path.map(Into::into));
-    let switch = || option::of(prop_oneof![Just(axvm_core::cli::Switch::On), Just(axvm_core::cli::Switch::Off)]);
-    let size = option::of((2u64..1 << 26).prop_map(|mib| format!("{mib}M")));
-    let end = || option::of(prop_oneof![Just("stdio".into()), "file=.{1,9}", "unix=.{1,9}", Just("pty".into())]);
-    let disk = vec("[^,=]{1,9}(,ro)?(,serial=[^,]{0,5})?(,cache=writethrough)?", 0..4);
-    let name = option::of("[a-zA-Z][a-zA-Z0-9_.-]{0,63}");
-    let pin = option::of("[0-9]{1,3}(,[0-4]-[5-9]){0,3}");
-    ((name, path(), path(), path(), text(), disk), (size, end(), end(), pin), (switch(), switch(), switch(), switch()))
-        .prop_map(|((name, kernel, initrd, api_sock, append, disks), (memory, console, virtio_console, pin), s)| {
-            let (prealloc, lock, verbose, sandbox) = s;
-            let rest = RunArgs { prealloc, lock, verbose, sandbox, ..RunArgs::default() };
-            let ends = RunArgs { console, virtio_console, api_sock, pin, ..rest };
-            RunArgs { name, kernel, initrd, append, disks, memory, ..ends }
-        })
+/// The words of some options, each with some value.
+fn any_words() -> impl Strategy<Value = Vec<String>> {
+    let text = || option::of("[^\0]{1,12}".boxed());
+    let switch = || option::of(prop_oneof![Just("on".to_owned()), Just("off".into())].boxed());
+    let size = option::of((2u64..1 << 26).prop_map(|mib| format!("{mib}M")).boxed());
+    let end = prop_oneof![Just("stdio".to_owned()), "file=.{1,9}", "unix=.{1,9}", Just("pty".into())];
+    let end = || option::of(end.clone().boxed());
+    let disks = vec("[^,=]{1,9}(,ro)?(,serial=[^,]{0,5})?(,cache=writethrough)?", 0..4);
+    let name = option::of("[a-zA-Z][a-zA-Z0-9_.-]{0,63}".boxed());
+    let pin = option::of("[0-9]{1,3}(,[0-4]-[5-9]){0,3}".boxed());
+    let (kernel, initrd, append, api_sock) = (text(), text(), text(), text());
+    let options = [
+        ("name", name),
+        ("kernel", kernel),
+        ("initrd", initrd),
+        ("append", append),
+        ("api-sock", api_sock),
+        ("memory", size),
+        ("console", end()),
+        ("virtio-console", end()),
+        ("pin", pin),
+        ("prealloc", switch()),
+        ("lock", switch()),
+        ("verbose", switch()),
+        ("sandbox", switch()),
+    ];
+    let (names, values): (Vec<_>, Vec<_>) = options.into_iter().unzip();
+    (values, disks).prop_map(move |(values, disks)| {
+        let given = names.iter().zip(values).filter_map(|(name, value)| Some(format!("--{name}={}", value?)));
+        given.chain(disks.iter().map(|disk| format!("--disk={disk}"))).collect()
+    })
 }
 
 proptest! {
     #[test]
-    fn what_was_said_survives_the_way_through_the_file(args in any_args()) {
-        // Some random words say what can not be; they are refused before they could be written.
-        if let Ok(said) = Settings::gather(&args) {
+    fn what_was_said_survives_the_way_through_the_file(words in any_words()) {
+        // Some random words say what cannot be; they are refused before they could be written.
+        if let Ok(cli) = Cli::try_parse_from(["axvm".to_owned()].iter().chain(&words)) {
+            let said = cli.run.settings().unwrap();
             let text = said.write().unwrap();
             prop_assert_eq!(parse(&text), Ok(said), "{}", text);
         }
     }
 
     #[test]
-    fn any_text_is_settings_or_has_a_fault_in_it(text in "(kernel|cpus|memory|disk|[a-z\\[\\]={}'\"\n #0-9.]|.){0,40}") {
+    fn any_text_is_settings_or_is_wrong_at_a_place_in_it(text in "(kernel|cpus|memory|disk|[a-z\\[\\]={}'\"\n #0-9.]|.){0,40}") {
         if let Err(fault) = parse(&text) {
             prop_assert!(fault.line >= 1 && fault.line <= text.matches('\n').count() + 1, "{:?}", fault);
             prop_assert!(fault.column >= 1 && !fault.why.is_empty(), "{:?}", fault);
@@ -147,14 +164,32 @@ fn the_command_line_goes_before_the_file() {
         Config::from_args(args(&words)).unwrap()
     };
     let plain = config(&[]);
-    assert_eq!((plain.grace.as_secs(), plain.verbose, plain.acpi, plain.disks.len()), (3, true, false, 2));
-    assert_eq!((plain.topology.count(), plain.topology.threads), (4, 2));
-    assert!(plain.memory.shared && plain.memory.size == 1 << 30 && !plain.by_default);
+    assert_eq!(
+        (plain.grace.as_secs(), plain.verbose, plain.machine.acpi, plain.machine.disks.len()),
+        (3, true, false, 2)
+    );
+    assert_eq!((plain.machine.topology.count(), plain.machine.topology.threads), (4, 2));
+    assert!(plain.machine.memory.shared && plain.machine.memory.size == 1 << 30 && !plain.by_default);
     let other = config(&["-c", "3", "-m", "2G", "-d", "c", "-v=off", "--no-acpi=off", "--grace", "9"]);
-    assert_eq!((other.grace.as_secs(), other.verbose, other.acpi, other.disks.len()), (9, false, true, 1));
-    assert_eq!((other.topology.count(), other.topology.threads), (3, 1));
-    assert!(!other.memory.shared && other.memory.size == 2 << 30);
-    assert_eq!(other.memory.pages, plain.memory.pages);
+    assert_eq!(
+        (other.grace.as_secs(), other.verbose, other.machine.acpi, other.machine.disks.len()),
+        (9, false, true, 1)
+    );
+    assert_eq!((other.machine.topology.count(), other.machine.topology.threads), (3, 1));
+    assert!(!other.machine.memory.shared && other.machine.memory.size == 2 << 30);
+    assert_eq!(other.machine.memory.pages, plain.machine.memory.pages);
+}
+
+#[test]
+fn a_size_on_the_command_line_decides_about_sharing_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("vm.toml");
+    fs::write(&file, "[memory]\nsize = '1G'\nshared = true\nlock = true").unwrap();
+    let memory = |words: &[&str]| said(&[&["--config", file.to_str().unwrap()], words].concat()).memory;
+    let shared = |words: &[&str]| (memory(words).size.unwrap().to_string(), memory(words).shared, memory(words).lock);
+    assert_eq!(shared(&[]), ("1G".into(), Some(true), Some(true)));
+    assert_eq!(shared(&["-m", "2G"]), ("2G".into(), None, Some(true)));
+    assert_eq!(shared(&["-m", "2G,shared", "--lock=off"]), ("2G".into(), Some(true), Some(false)));
 }
 
 #[test]
@@ -166,12 +201,12 @@ fn paths_in_a_file_start_at_its_directory() {
     fs::write(&file, text).unwrap();
     let config = Config::from_args(args(&["--config", file.to_str().unwrap(), "-d", "here"])).unwrap();
     let there = |name: &str| directory.path().join(name);
-    assert_eq!(config.kernel, there("k"));
-    assert_eq!(config.initrd.as_deref(), Some(Path::new("/i")));
+    assert_eq!(config.machine.kernel, KernelSource::File(there("k")));
+    assert_eq!(config.machine.initrd.as_deref(), Some(Path::new("/i")));
     assert_eq!(config.api_sock, Some(there("a")));
     assert_eq!(config.console.to_string(), format!("file={}", there("c").display()));
     assert_eq!(config.virtio_console.unwrap().to_string(), format!("unix={}", there("v").display()));
-    assert_eq!(config.disks[0].path, Path::new("here"), "the command line's start where the user is");
+    assert_eq!(config.machine.disks[0].path, Path::new("here"), "the command line's start where the user is");
 }
 
 #[test]
@@ -186,10 +221,10 @@ fn a_machine_is_named_after_its_kernel() {
 #[test]
 fn the_terminal_goes_to_the_virtio_console_if_only_that_asks() {
     let config = |words: &[&str]| Config::from_args(args(&[&["-k", "k"], words].concat())).unwrap();
-    assert!(!config(&[]).console_is_virtio());
-    assert!(config(&["--virtio-console", "stdio"]).console_is_virtio());
-    assert!(!config(&["--virtio-console", "pty"]).console_is_virtio());
-    assert!(config(&["--virtio-console", "pty", "--console", "none"]).console_is_virtio());
+    assert!(!config(&[]).machine.kernel_uses_virtio_console);
+    assert!(config(&["--virtio-console", "stdio"]).machine.kernel_uses_virtio_console);
+    assert!(!config(&["--virtio-console", "pty"]).machine.kernel_uses_virtio_console);
+    assert!(config(&["--virtio-console", "pty", "--console", "none"]).machine.kernel_uses_virtio_console);
 }
 
 #[test]

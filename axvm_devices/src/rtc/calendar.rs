@@ -21,8 +21,18 @@ pub(super) struct Date {
 }
 
 const DAY: i64 = 86_400;
-/// Days in 400 years.
-const ERA: i64 = 146_097;
+/// Days in a year without a leap day.
+const YEAR: i64 = 365;
+/// Days in 4 years of which the last is no leap year: one day short of 4 years with their leap day, so that dividing by it
+/// counts a leap day on that day.
+const FOUR_YEARS: i64 = 4 * YEAR;
+/// Days in 100 years, the last of which is no leap year.
+const CENTURY: i64 = 25 * (FOUR_YEARS + 1) - 1;
+/// Days in 400 years, the last of which is a leap year after all.
+const ERA: i64 = 4 * CENTURY + 1;
+/// Days in March to July, and in August to December: the lengths 31 30 31 30 31 repeat. So month n starts on day
+/// (153 n + 2) / 5, rounded down, where the 2 puts the long months first.
+const FIVE_MONTHS: i64 = 31 + 30 + 31 + 30 + 31;
 /// Days from 0000-03-01 to 1970-01-01.
 const EPOCH: i64 = 719_468;
 
@@ -33,10 +43,10 @@ impl Date {
         let clock = seconds.rem_euclid(DAY) as u32;
         let (era, day_of_era) = (days.div_euclid(ERA), days.rem_euclid(ERA));
         // Take the leap days out, and what is left are years of 365 days.
-        let leap_days = day_of_era / 1460 - day_of_era / 36_524 + day_of_era / 146_096;
-        let year_of_era = (day_of_era - leap_days) / 365;
+        let leap_days = day_of_era / FOUR_YEARS - day_of_era / CENTURY + day_of_era / (ERA - 1);
+        let year_of_era = (day_of_era - leap_days) / YEAR;
         let day_of_year = day_of_era - days_before_year(year_of_era);
-        let month = (5 * day_of_year + 2) / 153; // 0 is March
+        let month = (5 * day_of_year + 2) / FIVE_MONTHS; // 0 is March
         Date {
             year: (era * 400 + year_of_era + i64::from(month >= 10)) as u32,
             month: ((month + 2) % 12 + 1) as u32,
@@ -57,7 +67,7 @@ impl Date {
         let days = year.div_euclid(400) * ERA + day_of_era - EPOCH;
         let clock = self.hour * 3600 + self.minute * 60 + self.second;
         let seconds = days * DAY + i64::from(clock);
-        // Whatever is out of range comes back as another date.
+        // A field that is out of range comes back as another date.
         (Date::from_seconds(seconds) == self).then_some(seconds)
     }
 }
@@ -70,12 +80,12 @@ pub(super) fn weekday(seconds: i64) -> u32 {
 
 /// Days from the start of the era to the start of its (shifted) year `year`.
 fn days_before_year(year: i64) -> i64 {
-    365 * year + year / 4 - year / 100
+    YEAR * year + year / 4 - year / 100
 }
 
 /// Days from 1 March to the start of `month`, counted from March as 0.
 fn days_before_month(month: i64) -> i64 {
-    (153 * month + 2) / 5
+    (FIVE_MONTHS * month + 2) / 5
 }
 
 #[cfg(test)]

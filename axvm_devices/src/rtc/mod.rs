@@ -16,6 +16,7 @@
 
 mod calendar;
 mod registers;
+mod state;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,8 +24,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use crate::{BusDevice, Irq};
+use crate::{BusDevice, ChipStateError, Irq};
 use registers::{NANOS, Nanos, Registers};
+pub use state::RtcState;
 
 /// Offset of the index register; the data register is at 1.
 const INDEX: u64 = 0;
@@ -66,6 +68,21 @@ impl Rtc {
             self.irq.raise();
         }
         self.arm(&chip, now);
+    }
+
+    /// The chip's state.
+    pub fn state(&self) -> RtcState {
+        let chip = self.chip();
+        chip.registers.state(chip.index)
+    }
+
+    /// Makes a fresh chip what `state` says: its time is as far from this host's as it was from that of the host that
+    /// saved it. Interrupts if an update or alarm that the guest waits for came due since.
+    pub fn restore(&self, state: &RtcState) -> Result<(), ChipStateError> {
+        let registers = Registers::from_state(state, host_time())?;
+        *self.chip() = Chip { index: state.index, registers };
+        self.tick();
+        Ok(())
     }
 
     fn write_data(&self, chip: &mut Chip, value: u8) {
@@ -168,6 +185,25 @@ mod tests {
         let (rtc, _irq) = rtc();
         set(&rtc, 0x40, 0x5a);
         assert_eq!(cmos(&rtc, 0xc0), 0x5a);
+    }
+
+    #[test]
+    fn a_clock_that_was_restored_interrupts_as_the_old_one_would_have() {
+        let (old, old_irq) = rtc();
+        set(&old, 0x40, 0x5a);
+        set(&old, 0x0b, 0x12);
+        let (new, irq) = rtc();
+        new.restore(&serde_json::from_str(&serde_json::to_string(&old.state()).unwrap()).unwrap()).unwrap();
+        assert_eq!(new.state().index, 0x0b);
+        drop((old, old_irq));
+        assert!(fires(&new, 2), "its timer is set");
+        new.tick();
+        assert!(irq.event_fd().read().is_ok());
+        assert_eq!((cmos(&new, 0x40), cmos(&new, 0x0c) & 0x90), (0x5a, 0x90));
+
+        let damaged = RtcState { index: 0xff, ..new.state() };
+        assert!(new.restore(&damaged).is_err());
+        assert_eq!(cmos(&new, 0x40), 0x5a, "nothing of it was taken");
     }
 
     #[test]

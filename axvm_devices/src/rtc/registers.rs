@@ -10,7 +10,7 @@
 //! No thread moves the clock: registers are computed when read. Update cycles (one a second) that
 //! fell between two looks are made up for by [`Registers::update`].
 //!
-//! Spec: Motorola MC146818A datasheet (1988), "Address map" and "Registers".
+//! Spec: Motorola MC146818A datasheet (1988), "Address map" and "Registers". Left out: what `mod.rs` says.
 
 use super::calendar::{Date, weekday};
 
@@ -29,14 +29,14 @@ const WEEKDAY: u8 = 0x06;
 const DAY: u8 = 0x07;
 const MONTH: u8 = 0x08;
 const YEAR: u8 = 0x09;
-const A: u8 = 0x0a;
-const B: u8 = 0x0b;
-const C: u8 = 0x0c;
+pub(super) const A: u8 = 0x0a;
+pub(super) const B: u8 = 0x0b;
+pub(super) const C: u8 = 0x0c;
 const D: u8 = 0x0d;
 const CENTURY: u8 = 0x32;
 
 /// Register A: an update is about to happen; the clock is not to be read.
-const UIP: u8 = 0x80;
+pub(super) const UIP: u8 = 0x80;
 /// Register A at power-on: 32.768 kHz time base (DV 010), the rate a PC's firmware chooses.
 const A_START: u8 = 0x26;
 /// How long before the second changes UIP is up: 244 us of warning and 1984 us of updating.
@@ -48,25 +48,25 @@ const SET: u8 = 0x80;
 const AIE: u8 = 0x20;
 const UIE: u8 = 0x10;
 /// Register B: the read-only choice of BCD (DM is 0) and 24 hours.
-const FORMAT_MASK: u8 = 0x06;
-const FORMAT: u8 = 0x02;
+pub(super) const FORMAT_MASK: u8 = 0x06;
+pub(super) const FORMAT: u8 = 0x02;
 
 /// Register C: an enabled flag is up.
-const IRQF: u8 = 0x80;
+pub(super) const IRQF: u8 = 0x80;
 /// Register C: alarm flag, update-ended flag.
-const AF: u8 = 0x20;
-const UF: u8 = 0x10;
+pub(super) const AF: u8 = 0x20;
+pub(super) const UF: u8 = 0x10;
 
 /// Register D: RAM and time are valid.
 const VRT: u8 = 0x80;
 
 /// The chip without its wires.
 pub(super) struct Registers {
-    ram: [u8; 128],
+    pub(super) ram: [u8; 128],
     /// Guest time minus host time.
-    offset: Nanos,
+    pub(super) offset: Nanos,
     /// The guest second whose update cycle has run last.
-    updated: i64,
+    pub(super) updated: i64,
 }
 
 impl Registers {
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_can_not_fake_an_update_in_progress() {
+    fn the_guest_cannot_fake_an_update_in_progress() {
         let mut chip = Registers::new(NOW);
         chip.write(A, 0xff, NOW);
         assert_eq!(chip.read(A, NOW), 0x7f);

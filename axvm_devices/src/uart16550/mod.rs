@@ -19,15 +19,17 @@
 #[cfg(test)]
 mod properties;
 mod registers;
+mod state;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_console::Port;
 
-use crate::{BusDevice, Irq};
+use crate::{BusDevice, ChipStateError, Irq};
 use registers::{Cause, Registers};
+pub use state::UartState;
 
 /// Number of byte-wide registers.
 const REGISTERS: u64 = 8;
@@ -39,7 +41,7 @@ pub struct Uart16550 {
 }
 
 impl Uart16550 {
-    /// A chip at power-on, with `port` as its line; from now on the port calls this chip and nobody else.
+    /// A chip at power-on, with `port` as its line; from now on the port calls this chip and no other.
     pub fn new(irq: Irq, port: Port) -> Arc<Uart16550> {
         let uart = Arc::new(Uart16550 { registers: Mutex::new(Registers::new(port.clone())), irq });
         let listener = Arc::downgrade(&uart);
@@ -51,9 +53,26 @@ impl Uart16550 {
         uart
     }
 
+    /// The chip's state. What its port holds is the port's ([`Port::state`]).
+    pub fn state(&self) -> UartState {
+        self.registers().state()
+    }
+
+    /// Makes a fresh chip what `state` says; its port comes before it. Interrupts if there is a reason that is not older
+    /// than the state: input, or room for output, that came meanwhile.
+    pub fn restore(&self, state: &UartState) -> Result<(), ChipStateError> {
+        self.registers().restore(state)?;
+        self.access(Registers::catch_up);
+        Ok(())
+    }
+
+    fn registers(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets `act` work the registers, then raises the interrupt if there is a new reason for one.
     fn access(&self, act: impl FnOnce(&mut Registers)) {
-        let mut registers = self.registers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registers = self.registers();
         let before = registers.line();
         act(&mut registers);
         let after = registers.line();

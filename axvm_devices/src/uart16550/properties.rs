@@ -28,6 +28,25 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Does one step; what the driver or the host got for it.
+fn act(bench: &Bench, step: &Step) -> Vec<u8> {
+    match *step {
+        Step::Read(register) => vec![bench.get(register)],
+        Step::Write(register, value) => {
+            bench.set(register, value);
+            Vec::new()
+        }
+        Step::Handle => {
+            (0..4).flat_map(|_| [bench.get(IIR), bench.get(LSR), bench.get(DATA), bench.get(MSR)]).collect()
+        }
+        Step::Type(count) => {
+            bench.typed(&vec![count as u8; count]);
+            Vec::new()
+        }
+        Step::Take => bench.output(),
+    }
+}
+
 proptest! {
     /// What the guest reads is what was typed, in order, without a gap that it did not make itself; what it writes
     /// arrives. Loopback and FIFO clears, which may discard, are made harmless first, by reading all there is.
@@ -76,6 +95,29 @@ proptest! {
         bench.port.take(&mut arrived);
         prop_assert_eq!(&read, &typed);
         prop_assert_eq!(&arrived, &written);
+    }
+
+    /// A chip that was carried to another place goes on as the one that stayed: whatever driver and host did before, and
+    /// do afterwards.
+    #[test]
+    fn a_carried_chip_behaves_as_the_one_that_stayed(
+        before in proptest::collection::vec(step(), 0..100),
+        after in proptest::collection::vec(step(), 1..100),
+    ) {
+        let stayed = Bench::new();
+        for step in &before {
+            act(&stayed, step);
+        }
+        // What was raised so far is KVM's.
+        stayed.interrupted();
+        let carried = stayed.carried();
+        prop_assert!(!carried.interrupted(), "told again");
+        for step in &after {
+            prop_assert_eq!(act(&stayed, step), act(&carried, step), "{:?}", step);
+            prop_assert_eq!(stayed.interrupted(), carried.interrupted(), "{:?}", step);
+        }
+        prop_assert_eq!(stayed.state(), carried.state());
+        prop_assert_eq!(stayed.output(), carried.output());
     }
 
     /// A driver that only acts on interrupts, with any handler pace, is never left with bytes that it was not told of.

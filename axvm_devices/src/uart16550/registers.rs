@@ -15,7 +15,7 @@
 //! its character timeout is over at once.
 //!
 //! A driver that opens the port clears the FIFO, several times. So that this costs what was in the FIFO and no more,
-//! the FIFO is filled only when someone looks (LSR, RBR) or waits (IER, received data).
+//! the FIFO is filled only when the driver looks (LSR, RBR) or waits (IER, received data).
 
 use std::collections::VecDeque;
 
@@ -31,12 +31,12 @@ const MSR: u64 = 6;
 const SCR: u64 = 7;
 
 /// Interrupt enable register.
-mod ier {
+pub(super) mod ier {
     pub(super) const RECEIVED_DATA: u8 = 1 << 0;
     pub(super) const THR_EMPTY: u8 = 1 << 1;
     pub(super) const LINE_STATUS: u8 = 1 << 2;
     pub(super) const MODEM_STATUS: u8 = 1 << 3;
-    pub(super) const ALL: u8 = 0x0f;
+    pub(in super::super) const ALL: u8 = 0x0f;
 }
 
 /// FIFO control register.
@@ -49,13 +49,13 @@ mod fcr {
 const DLAB: u8 = 1 << 7;
 
 /// Modem control register.
-mod mcr {
+pub(super) mod mcr {
     pub(super) const DTR: u8 = 1 << 0;
     pub(super) const RTS: u8 = 1 << 1;
     pub(super) const OUT1: u8 = 1 << 2;
     pub(super) const OUT2: u8 = 1 << 3;
     pub(super) const LOOP: u8 = 1 << 4;
-    pub(super) const ALL: u8 = 0x1f;
+    pub(in super::super) const ALL: u8 = 0x1f;
 }
 
 /// Line status register.
@@ -76,7 +76,7 @@ mod msr {
     pub(super) const RING_ENDED: u8 = 1 << 2;
 }
 
-const FIFO_LEN: usize = 16;
+pub(super) const FIFO_LEN: usize = 16;
 /// IIR: both FIFOs are on.
 const FIFOS_ON: u8 = 0xc0;
 /// 9600 baud at 1.8432 MHz; it moves nothing.
@@ -102,26 +102,26 @@ pub(super) enum Cause {
 
 /// All state of the chip.
 pub(super) struct Registers {
-    port: Port,
+    pub(super) port: Port,
     /// The receiver's FIFO; one byte of it counts while FIFOs are off.
-    received: VecDeque<u8>,
+    pub(super) received: VecDeque<u8>,
     /// The port may hold more input.
-    more: bool,
+    pub(super) more: bool,
     /// Bytes that the port has room for, as far as we know: only this chip uses that room up. 0: the host is behind.
-    credit: usize,
-    ier: u8,
-    fcr: u8,
-    lcr: u8,
-    mcr: u8,
-    scr: u8,
-    divisor: u16,
-    overrun: bool,
+    pub(super) credit: usize,
+    pub(super) ier: u8,
+    pub(super) fcr: u8,
+    pub(super) lcr: u8,
+    pub(super) mcr: u8,
+    pub(super) scr: u8,
+    pub(super) divisor: u16,
+    pub(super) overrun: bool,
     /// MSR, low half.
-    moved: u8,
-    /// The holding register became empty and nobody was told.
-    thr_emptied: bool,
-    /// A cause that was there before has a new reason, or a new listener.
-    renewed: bool,
+    pub(super) moved: u8,
+    /// The holding register became empty and the driver was not told.
+    pub(super) thr_emptied: bool,
+    /// A cause that was there before has a new reason, or a driver that waits anew.
+    pub(super) renewed: bool,
 }
 
 impl Registers {
@@ -151,6 +151,20 @@ impl Registers {
     pub(super) fn line_moved(&mut self) {
         self.more = true;
         self.pull_if_awaited();
+        self.look_for_room();
+    }
+
+    /// After a restore the port may hold what the saved chip has not seen. A driver that has bytes to read was told, and
+    /// meets the rest when it has read them.
+    pub(super) fn catch_up(&mut self) {
+        self.more = true;
+        if self.received.is_empty() {
+            self.pull_if_awaited();
+        }
+        self.look_for_room();
+    }
+
+    fn look_for_room(&mut self) {
         if self.credit == 0 {
             self.credit = self.port.room();
             self.thr_emptied |= self.credit > 0;
@@ -162,7 +176,7 @@ impl Registers {
         if self.mcr & (mcr::OUT2 | mcr::LOOP) == mcr::OUT2 { self.cause() } else { Cause::None }
     }
 
-    /// Whether the listener should hear of the cause again, though it may be the same.
+    /// Whether the cause is to be told again, though it may be the same.
     pub(super) fn take_renewed(&mut self) -> bool {
         std::mem::take(&mut self.renewed)
     }
@@ -251,7 +265,7 @@ impl Registers {
     }
 
     fn enable_interrupts(&mut self, value: u8) {
-        // Switching it on tells of an empty register even if the driver has heard of it. The datasheet is silent
+        // Switching it on tells of an empty register even if the driver was told of it. The datasheet is silent
         // here, but chips do so, and drivers test for it.
         if value & !self.ier & ier::THR_EMPTY != 0 {
             self.thr_emptied = self.is_thr_empty();

@@ -1,4 +1,7 @@
 //! The chip as a driver and a host see it, with constants written down a second time, from the datasheet.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
+
+use axvm_console::PortState;
 
 use super::*;
 
@@ -67,6 +70,24 @@ impl Bench {
 
     pub(super) fn set(&self, register: u64, value: u8) {
         self.uart.write(register, &[value]);
+    }
+
+    pub(super) fn state(&self) -> UartState {
+        self.uart.state()
+    }
+
+    pub(super) fn restore(&self, state: &UartState) -> Result<(), ChipStateError> {
+        self.uart.restore(state)
+    }
+
+    /// Another chip and port that were given the state of these, by way of text.
+    pub(super) fn carried(&self) -> Bench {
+        let text = serde_json::to_string(&(self.port.state(), self.state())).unwrap();
+        let (port, uart) = serde_json::from_str::<(PortState, UartState)>(&text).unwrap();
+        let other = Bench::new();
+        other.port.restore(port).unwrap();
+        other.restore(&uart).unwrap();
+        other
     }
 
     pub(super) fn cause(&self) -> u8 {
@@ -154,7 +175,7 @@ fn output_goes_out_in_order_with_one_interrupt_for_a_burst() {
         bench.set(DATA, *byte);
         assert_eq!(bench.get(LSR), IDLE);
     }
-    assert!(!bench.interrupted(), "the cause is the same and nobody looked");
+    assert!(!bench.interrupted(), "the cause is the same and the driver did not look");
     assert_eq!((bench.cause(), bench.cause()), (IS_EMPTY, NONE));
     assert_eq!(bench.output(), b"hello");
     bench.set(DATA, b'!');
@@ -214,7 +235,7 @@ fn the_trigger_level_tells_data_from_timeout() {
 }
 
 #[test]
-fn a_driver_that_takes_what_the_trigger_promises_hears_of_the_rest() {
+fn a_driver_that_takes_what_the_trigger_promises_is_told_of_the_rest() {
     let bench = Bench::opened(RECEIVED);
     bench.typed(b"0123456789");
     assert!(bench.interrupted());
@@ -252,7 +273,7 @@ fn a_paste_arrives_whole_by_polling() {
 #[test]
 fn opening_the_port_costs_only_what_is_in_the_fifo() {
     let bench = Bench::new();
-    let text = b"typed before anyone looked";
+    let text = b"typed before the driver looked";
     bench.typed(text);
     for fcr in [1, 7, 0, 1, 7, 0x81] {
         bench.set(FCR, fcr);

@@ -16,7 +16,7 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 const SOFT_OFF: u16 = 5;
 /// RAM that nothing else uses.
 const SCRATCH: u64 = 32 << 20;
-/// What every chip answers at, and some where nobody is.
+/// What every chip answers at, and some addresses without a chip.
 const PORTS: [u16; 16] =
     [0x60, 0x64, 0x70, 0x71, 0x80, 0x92, 0x3f9, 0x3fb, 0x3ff, 0x505, 0x600, 0x602, PM1A_CONTROL, 0xcf8, 0xcf9, 0xcfc];
 

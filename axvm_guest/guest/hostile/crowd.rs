@@ -4,6 +4,9 @@
 //!   first processor: TARGET = device, interrupts the others --> acts ... --> TARGET = none, waits for all
 //!   the others:      woken --> act, each with noise of its own, until TARGET is another one --> sleep
 //! ```
+//!
+//! TARGET and BUSY are SeqCst: a processor says "busy", then looks for a target; the first takes the target away, then
+//! looks who is busy. With less, both could miss what the other wrote.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -24,7 +27,7 @@ static ACTED: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
 static BUSY: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
 
 pub fn attack(device: Device, noise: &mut Noise, line: &mut Line) -> Verdict {
-    let acted = || ACTED.iter().fold(0, |sum: u32, count| sum.wrapping_add(count.load(Ordering::SeqCst)));
+    let acted = || ACTED.iter().fold(0, |sum: u32, count| sum.wrapping_add(count.load(Ordering::Relaxed)));
     let before = acted();
     TARGET.store(device.number + 1, Ordering::SeqCst);
     ipi::call_others();
@@ -48,7 +51,7 @@ pub fn join() {
         let mut noise = Noise::new(cpu::rdtsc());
         while TARGET.load(Ordering::SeqCst) == target {
             act(device, &mut noise);
-            ACTED[id].store(ACTED[id].load(Ordering::SeqCst).wrapping_add(1), Ordering::SeqCst);
+            ACTED[id].store(ACTED[id].load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
     BUSY[id].store(0, Ordering::SeqCst);
@@ -79,7 +82,7 @@ fn act(device: Device, noise: &mut Noise) {
     }
 }
 
-/// As an honest driver does it, if nobody meddles.
+/// As an honest driver does it, if no other CPU meddles.
 fn set_up(device: Device, noise: &mut Noise) {
     begin(device, noise);
     for number in 0..6 {

@@ -128,7 +128,7 @@ fn descriptors(device: Device, noise: &mut Noise) {
     kick(queue);
 }
 
-/// The device may read this program; it may write to the note that its file begins with, which nobody needs any more.
+/// The device may read this program; it may write to the note that its file begins with, which is no longer needed.
 /// A balloon would be right to take such pages away.
 fn over_this_program(device: Device, noise: &mut Noise) {
     if device.kind == kind::BALLOON {

@@ -39,13 +39,13 @@ fn a_doorbell_signals_its_eventfd_and_does_not_exit() {
 guest!(rings_with_a_byte, ".code32", "mov byte ptr [0xd0000050], 1", "mov word ptr [0xd0000050], 1", "hlt");
 
 #[test]
-fn a_doorbell_of_one_byte_hears_no_words() {
+fn a_doorbell_of_one_byte_takes_no_words() {
     let mut bench = Bench::new(&kvm_or_skip!(), rings_with_a_byte());
-    let bell = EventFd::new(EFD_NONBLOCK).unwrap();
-    bench.vm.ioeventfd(Gpa(0xd000_0050), 1, None, &bell).unwrap();
+    let doorbell = EventFd::new(EFD_NONBLOCK).unwrap();
+    bench.vm.ioeventfd(Gpa(0xd000_0050), 1, None, &doorbell).unwrap();
     bench.run_until(|exit| {
         assert_eq!(*exit, Exit::MmioWrite { address: 0xd000_0050, data: &[1, 0] });
         true
     });
-    assert_eq!(bell.read().unwrap(), 1);
+    assert_eq!(doorbell.read().unwrap(), 1);
 }

@@ -1,6 +1,7 @@
 //! Interrupts reach the guest through the controllers in KVM, and HLT waits for them there.
 //!
 //! Handlers do not return but halt again: a KVM that interprets cannot IRET in protected mode.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common::{Bench, guest, kvm_or_skip};
 use std::sync::Arc;

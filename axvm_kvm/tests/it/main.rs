@@ -1,4 +1,5 @@
 //! Guests of a few instructions on the real KVM: does what the API promises happen?
+#![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
 
 mod common;
 
@@ -10,3 +11,4 @@ mod modes;
 mod power_on;
 mod refusals;
 mod smp;
+mod state;

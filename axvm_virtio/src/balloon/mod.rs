@@ -4,38 +4,36 @@
 //!   user --Target::set_mib--> num_pages, config interrupt --> driver
 //!   driver: page numbers  --inflate (0)--> each page goes back to the host
 //!   driver: page numbers  --deflate (1)--> nothing to do: a page is there again when it is touched
-//!   driver: statistics    --(2)--> held until the user wants new ones (statistics)
+//!   driver: statistics    --(2)--> held until the user wants new ones (reports, statistics)
 //!   driver: free ranges   --reporting--> all go back to the host, until the guest touches them
 //! ```
 //!
 //! What the driver names are claims. Only whole pages of guest RAM are ever given back, and they are the guest's
 //! own: a driver that lies destroys its own data.
 //!
-//! Which queue is for reporting? The standard says 4. Linux numbers the queues that it uses without gaps and says 3,
-//! or 2 without statistics. None of these has another meaning here, so all that come after are for reporting.
-//!
 //! Spec: virtio 1.2, 5.5 "Traditional Memory Balloon Device".
 //! Left out: free page hints (they serve migration), MUST_TELL_HOST (the driver may always take a page back first).
 
 mod pages;
-mod statistics;
+mod reports;
 mod target;
+mod worker;
 
-use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axvm_memory::GuestRam;
 
-use crate::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice};
+use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
-use crate::worker::QueueWorker;
+use crate::state::{DeviceState, StateError};
+use crate::worker::{StillBusy, Worker};
 
-pub use statistics::{Report, Statistics};
+pub use crate::statistics::{Report, Statistics};
 pub use target::{BalloonError, Target};
 
-use pages::{Carries, Server};
-use statistics::Asker;
 use target::Shared;
+use worker::BalloonWork;
 
 /// Entries of each queue.
 const QUEUE_SIZES: [u16; 5] = [128; 5];
@@ -71,35 +69,18 @@ pub struct BalloonConfig {
 pub struct Balloon {
     config: BalloonConfig,
     shared: Arc<Shared>,
-    workers: Vec<QueueWorker>,
+    worker: Option<Worker<BalloonWork>>,
 }
 
 impl Balloon {
     /// A device at power-on; its target is 0, and no statistics are asked for.
     pub fn new(config: BalloonConfig) -> Balloon {
-        Balloon { config, shared: Arc::default(), workers: Vec::new() }
+        Balloon { config, shared: Arc::default(), worker: None }
     }
 
     /// The handle to set its size. It accepts none but 0 before the device is in a machine.
     pub fn target(&self) -> Target {
         Target(Arc::clone(&self.shared))
-    }
-
-    /// Starts the worker of one queue.
-    fn spawn(&self, live: &Activation, queue: LiveQueue) -> io::Result<QueueWorker> {
-        let (ram, shared, fault) = (&live.ram, &self.shared, live.fault.clone());
-        let has_statistics = live.features & feature::STATS_VQ != 0;
-        let carries = match queue.index {
-            INFLATE => Carries::Inflate,
-            DEFLATE => Carries::Deflate,
-            STATISTICS if has_statistics => {
-                let asker = Asker::new(ram, &shared.reports, &queue.kick)?;
-                return QueueWorker::spawn_work(&live.name, queue, fault, asker);
-            }
-            _ => Carries::Reports,
-        };
-        let server = Server::new(carries, ram, shared, &fault);
-        QueueWorker::spawn(&live.name, queue, fault, server)
     }
 }
 
@@ -123,10 +104,6 @@ impl VirtioDevice for Balloon {
         self.shared.set_ram(ram.size());
     }
 
-    fn negotiated(&mut self, _: u64) {
-        self.shared.forget();
-    }
-
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         for (byte, value) in data.iter_mut().zip(self.shared.config().as_flattened().iter().skip(from)) {
@@ -144,17 +121,30 @@ impl VirtioDevice for Balloon {
     }
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
-        for queue in std::mem::take(&mut live.queues) {
-            let index = queue.index;
-            let worker = self.spawn(&live, queue).map_err(|source| StartError::Host { index, source })?;
-            self.workers.push(worker);
-        }
-        self.shared.listen(live.config);
+        let work = BalloonWork::new(&live, &self.shared);
+        let queues = std::mem::take(&mut live.queues);
+        self.worker = live.spawn(live.name.to_string(), queues, work)?;
+        self.shared.connect(live.config);
         Ok(())
     }
 
-    fn stop(&mut self) -> Vec<QueueState> {
-        self.shared.stop_listening();
-        self.workers.drain(..).map(QueueWorker::stop).collect()
+    fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
+        self.shared.disconnect();
+        Ok(Worker::take(&mut self.worker, deadline)?.queues)
+    }
+
+    fn reset(&mut self) {
+        self.shared.forget();
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Balloon(Box::new(self.shared.state()))
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        match state {
+            DeviceState::Balloon(state) => self.shared.restore(state),
+            other => Err(StateError::Kind { saved: other.kind(), here: self.state().kind() }),
+        }
     }
 }

@@ -14,8 +14,8 @@ use axvm_memory::{GuestRam, GuestRange};
 
 use super::target::Shared;
 use crate::queue::Chain;
-use crate::signals::Fault;
-use crate::worker::Serve;
+use crate::signals::FaultReporter;
+use crate::worker::{Serve, Served, WorkerStatus};
 
 /// The unit of the protocol, in bytes.
 const PAGE: u64 = 4096;
@@ -33,20 +33,20 @@ pub(super) enum Carries {
     Reports,
 }
 
-/// Serves one queue of the balloon.
-pub(super) struct Server {
+/// Serves one queue of pages.
+pub(super) struct PageQueue {
     carries: Carries,
     ram: Arc<GuestRam>,
     shared: Arc<Shared>,
-    fault: Fault,
+    fault: FaultReporter,
     /// The page numbers of a request, four bytes each; reused from request to request.
     numbers: Vec<u8>,
 }
 
-impl Server {
-    pub(super) fn new(carries: Carries, ram: &Arc<GuestRam>, shared: &Arc<Shared>, fault: &Fault) -> Server {
+impl PageQueue {
+    pub(super) fn new(carries: Carries, ram: &Arc<GuestRam>, shared: &Arc<Shared>, fault: &FaultReporter) -> PageQueue {
         let (ram, shared) = (Arc::clone(ram), Arc::clone(shared));
-        Server { carries, ram, shared, fault: fault.clone(), numbers: Vec::new() }
+        PageQueue { carries, ram, shared, fault: fault.clone(), numbers: Vec::new() }
     }
 
     /// Gives the pages that the driver names back to the host, in runs of neighbours.
@@ -103,14 +103,14 @@ impl Server {
     }
 }
 
-impl Serve for Server {
-    fn serve(&mut self, chain: &Chain<'_>) -> Result<u32, &'static str> {
+impl Serve for PageQueue {
+    fn serve(&mut self, chain: &Chain<'_>, _: &WorkerStatus) -> Result<Served, &'static str> {
         match self.carries {
             Carries::Inflate => self.inflate(chain)?,
             // A page is there again when it is touched.
             Carries::Deflate => {}
             Carries::Reports => self.report(chain),
         }
-        Ok(0)
+        Ok(Served::Used(0))
     }
 }

@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::statistics::{Report, Reports};
+use super::reports::Reports;
 use crate::signals::ConfigIrq;
+use crate::state::{BalloonState, StateError};
+use crate::statistics::Report;
 
 const PAGES_PER_MIB: u32 = 256;
 
-/// A wish that a balloon can not fulfil.
+/// A wish that a balloon cannot fulfil.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum BalloonError {
     /// More than there is.
@@ -32,6 +34,9 @@ pub enum BalloonError {
 }
 
 /// The numbers in the configuration space, and the ways to reach the driver and the worker.
+///
+/// Each number stands alone, so its accesses are Relaxed: a driver that is told of a change sees it by the order of the
+/// configuration generation, a worker that serves a later request by that of the ring.
 #[derive(Default)]
 pub(super) struct Shared {
     /// The guest's RAM.
@@ -42,21 +47,21 @@ pub(super) struct Shared {
     actual: AtomicU32,
     /// What free pages of the guest are filled with.
     poison: AtomicU32,
-    bell: Mutex<Bell>,
+    notice: Mutex<DriverNotice>,
     pub(super) reports: Arc<Reports>,
 }
 
-/// The driver's ear, while there is a driver.
+/// How to tell the driver of a new target, while there is a driver.
 #[derive(Default)]
-struct Bell {
+struct DriverNotice {
     irq: Option<ConfigIrq>,
-    /// Nobody was there to hear of the last change.
+    /// The last change found no driver.
     missed: bool,
 }
 
 impl Shared {
     pub(super) fn set_ram(&self, bytes: u64) {
-        self.ram_mib.store(bytes >> 20, Ordering::SeqCst);
+        self.ram_mib.store(bytes >> 20, Ordering::Relaxed);
     }
 
     /// A new driver: what the last one said is forgotten.
@@ -66,40 +71,62 @@ impl Shared {
         self.reports.forget();
     }
 
+    /// All of it, for a device that is held still.
+    pub(super) fn state(&self) -> BalloonState {
+        let [target_pages, actual_pages, poison] =
+            [&self.num_pages, &self.actual, &self.poison].map(|field| field.load(Ordering::Relaxed));
+        let (missed, reports) = (self.notice().missed, self.reports.state());
+        BalloonState { target_pages, actual_pages, poison, missed, reports }
+    }
+
+    /// Takes such a state, into a device that no driver uses.
+    pub(super) fn restore(&self, state: &BalloonState) -> Result<(), StateError> {
+        let pages = self.ram_mib.load(Ordering::Relaxed) * u64::from(PAGES_PER_MIB);
+        if u64::from(state.target_pages) > pages {
+            return Err(StateError::Value { what: "balloon's target in pages", value: state.target_pages.into() });
+        }
+        self.num_pages.store(state.target_pages, Ordering::Relaxed);
+        self.set_actual(state.actual_pages);
+        self.set_poison(state.poison);
+        self.notice().missed = state.missed;
+        self.reports.restore(&state.reports);
+        Ok(())
+    }
+
     /// The whole configuration space.
     pub(super) fn config(&self) -> [[u8; 4]; 4] {
         let hint = AtomicU32::new(0);
-        [&self.num_pages, &self.actual, &hint, &self.poison].map(|field| field.load(Ordering::SeqCst).to_le_bytes())
+        [&self.num_pages, &self.actual, &hint, &self.poison].map(|field| field.load(Ordering::Relaxed).to_le_bytes())
     }
 
     pub(super) fn set_actual(&self, pages: u32) {
-        self.actual.store(pages, Ordering::SeqCst);
+        self.actual.store(pages, Ordering::Relaxed);
     }
 
     pub(super) fn poison(&self) -> u32 {
-        self.poison.load(Ordering::SeqCst)
+        self.poison.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_poison(&self, value: u32) {
-        self.poison.store(value, Ordering::SeqCst);
+        self.poison.store(value, Ordering::Relaxed);
     }
 
-    /// The driver is there, and hears of what it missed.
-    pub(super) fn listen(&self, irq: ConfigIrq) {
-        let mut bell = self.bell();
-        if std::mem::take(&mut bell.missed) {
+    /// The driver is there, and is told of what it missed.
+    pub(super) fn connect(&self, irq: ConfigIrq) {
+        let mut notice = self.notice();
+        if std::mem::take(&mut notice.missed) {
             irq.raise();
         }
-        bell.irq = Some(irq);
+        notice.irq = Some(irq);
     }
 
     /// The driver is gone, or held still.
-    pub(super) fn stop_listening(&self) {
-        self.bell().irq = None;
+    pub(super) fn disconnect(&self) {
+        self.notice().irq = None;
     }
 
-    fn bell(&self) -> MutexGuard<'_, Bell> {
-        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
+    fn notice(&self) -> MutexGuard<'_, DriverNotice> {
+        self.notice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,15 +137,15 @@ pub struct Target(pub(super) Arc<Shared>);
 impl Target {
     /// Asks the guest to bring the balloon to `mib` MiB. It may take its time, or not do it.
     pub fn set_mib(&self, mib: u32) -> Result<(), BalloonError> {
-        let ram_mib = self.0.ram_mib.load(Ordering::SeqCst);
+        let ram_mib = self.0.ram_mib.load(Ordering::Relaxed);
         if u64::from(mib) > ram_mib {
             return Err(BalloonError::TooLarge { mib, ram_mib });
         }
-        self.0.num_pages.store(mib.saturating_mul(PAGES_PER_MIB), Ordering::SeqCst);
-        let mut bell = self.0.bell();
-        match &bell.irq {
+        self.0.num_pages.store(mib.saturating_mul(PAGES_PER_MIB), Ordering::Relaxed);
+        let mut notice = self.0.notice();
+        match &notice.irq {
             Some(irq) => irq.raise(),
-            None => bell.missed = true,
+            None => notice.missed = true,
         }
         Ok(())
     }
@@ -130,7 +157,7 @@ impl Target {
 
     /// The wanted size in pages of 4 KiB.
     pub fn pages(&self) -> u32 {
-        self.0.num_pages.load(Ordering::SeqCst)
+        self.0.num_pages.load(Ordering::Relaxed)
     }
 
     /// The size that the guest claims, rounded down.
@@ -140,7 +167,7 @@ impl Target {
 
     /// The size that the guest claims, in pages of 4 KiB.
     pub fn actual_pages(&self) -> u32 {
-        self.0.actual.load(Ordering::SeqCst)
+        self.0.actual.load(Ordering::Relaxed)
     }
 
     /// Asks the guest for statistics every `interval`, at most a hundred times a second; never if it is zero. The

@@ -28,8 +28,8 @@ pub(super) mod feature {
 
 /// The unit of the protocol, whatever the block size is, in bytes.
 pub(super) const SECTOR: u64 = 512;
-/// Most bytes that one request may carry: every descriptor may name all of guest RAM, and whoever stops the device waits
-/// for the request that it is at. Far more than any driver sends.
+/// Most bytes that one request may carry: every descriptor may name all of guest RAM, and other requests, and a stop,
+/// wait. Far more than any driver sends.
 pub(super) const MAX_REQUEST: u64 = 1 << 30;
 /// Most sectors in one segment of a discard or write-zeroes request: 64 MiB, so that a host which has to
 /// write the zeroes answers in time.

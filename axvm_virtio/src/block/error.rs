@@ -1,4 +1,4 @@
-//! Why a disk image can not be used, and what to do about it.
+//! Why a disk image cannot be used, and what to do about it.
 
 use std::io;
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ pub enum DiskError {
         /// What was asked for.
         serial: String,
     },
-    /// Someone else has it.
+    /// Another process has it.
     #[error(
         "Disk image {0} is in use by another disk or another virtual machine. Stop that one (lsof {0} names it), \
          or attach the image read-only (ro) in all of them"

@@ -13,54 +13,20 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::disk_config::{Cache, DiskConfig, SERIAL_LEN};
 use super::error::DiskError;
 
-/// Length of the identity string of a disk (5.2.6), in bytes.
-pub(super) const SERIAL_LEN: usize = 20;
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
 pub(super) const HOST_PAGE: u32 = 4096;
-/// Zeroes for hosts that can not make them by themselves.
+/// Zeroes for hosts that cannot make them by themselves.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
-
-/// When a write is safe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cache {
-    /// After the next flush: the host's page cache holds it until then. The driver may choose otherwise.
-    #[default]
-    WriteBack,
-    /// When it completes. The driver may choose otherwise.
-    WriteThrough,
-}
-
-/// What to open, and how.
-#[derive(Clone, Debug)]
-pub struct DiskConfig {
-    /// The image.
-    pub path: PathBuf,
-    /// The guest may only read.
-    pub read_only: bool,
-    /// Serial number that the guest sees, up to 20 bytes.
-    pub serial: Option<String>,
-    /// Cache mode at the start of the guest.
-    pub cache: Cache,
-    /// Logical block size in bytes: 512 or 4096.
-    pub block_size: u32,
-}
-
-impl DiskConfig {
-    /// A writable disk with the usual settings.
-    pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
-        let (path, cache) = (path.into(), Cache::default());
-        DiskConfig { path, read_only: false, serial: None, cache, block_size: 512 }
-    }
-}
 
 /// An open image. Keeps its lock until dropped.
 #[derive(Debug)]
@@ -149,11 +115,11 @@ impl DiskImage {
         self.allocate(FallocateFlags::PUNCH_HOLE, offset, len)
     }
 
-    /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host can not.
+    /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host cannot.
     pub(super) fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let how = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
         match self.allocate(how, offset, len) {
-            // EOPNOTSUPP: this file system can not. EINVAL: this block device can not at this alignment.
+            // EOPNOTSUPP: this file system cannot. EINVAL: this block device cannot at this alignment.
             Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::InvalidInput => {
                 self.write_zeroes(offset, len)
             }
@@ -181,7 +147,7 @@ impl DiskImage {
     }
 }
 
-/// Whether the host can not do this at all.
+/// Whether the host cannot do this at all.
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported
 }

@@ -4,30 +4,34 @@
 //!   DiskImage (opened and locked once)  <--- Block (one for each start of the guest)
 //!        ^ preadv, pwritev, fdatasync,         |  features, configuration space (config)
 //!        | fallocate (image)                   '--start--> worker vda-q0
-//!        '------------------------- Server: one chain, one request (request, server)
+//!        '---------------- RequestExecutor: one chain, one request (request, executor)
 //! ```
 //!
 //! Spec: virtio 1.2, 5.2 "Block Device".
 //! Left out: several queues (VIRTIO_BLK_F_MQ), secure erase, lifetime information, zoned disks.
 
 mod config;
+mod disk_config;
 mod error;
+mod executor;
 mod image;
 mod request;
-mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
-use crate::worker::QueueWorker;
+use crate::state::{BlockState, DeviceState, StateError};
+use crate::worker::{Serving, StillBusy, Worker};
 
+pub use disk_config::{Cache, DiskConfig, DiskConfigError};
 pub use error::DiskError;
-pub use image::{Cache, DiskConfig, DiskImage};
+pub use image::DiskImage;
 
 use config::{BlockConfig, feature};
-use server::Server;
+use executor::RequestExecutor;
 
 /// Entries of the one queue.
 const QUEUE_SIZE: u16 = 256;
@@ -38,18 +42,19 @@ pub struct Block {
     config: BlockConfig,
     /// The writeback field of the configuration space, which the worker reads too.
     writeback: Arc<AtomicBool>,
-    workers: Vec<QueueWorker>,
+    worker: Option<Worker<Serving<RequestExecutor>>>,
 }
 
 impl Block {
     /// A device at power-on.
     pub fn new(image: Arc<DiskImage>) -> Block {
         let config = BlockConfig::new(&image, QUEUE_SIZE);
-        Block { image, config, writeback: Arc::default(), workers: Vec::new() }
+        Block { image, config, writeback: Arc::default(), worker: None }
     }
 
+    /// Relaxed, as are the loads: the worker sees it through the ring, other vCPUs through the transport's lock.
     fn set_writeback(&self, on: bool) {
-        self.writeback.store(on, Ordering::SeqCst);
+        self.writeback.store(on, Ordering::Relaxed);
     }
 }
 
@@ -67,12 +72,12 @@ impl VirtioDevice for Block {
     }
 
     fn negotiated(&mut self, features: u64) {
-        // A driver that can not flush must find its data safe after every write (5.2.5.2, 5.2.6.2).
+        // A driver that cannot flush must find its data safe after every write (5.2.5.2, 5.2.6.2).
         self.set_writeback(self.image.cache() == Cache::WriteBack && features & feature::FLUSH != 0);
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.config.read(self.writeback.load(Ordering::SeqCst), offset, data);
+        self.config.read(self.writeback.load(Ordering::Relaxed), offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -81,18 +86,40 @@ impl VirtioDevice for Block {
         }
     }
 
-    fn start(&mut self, live: Activation) -> Result<(), StartError> {
-        for queue in live.queues {
-            let server = Server::new(&self.image, &live.ram, &self.writeback, &live.fault);
-            let index = queue.index;
-            let worker = QueueWorker::spawn(&live.name, queue, live.fault.clone(), server)
-                .map_err(|source| StartError::Host { index, source })?;
-            self.workers.push(worker);
-        }
+    fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
+        let executor = RequestExecutor::new(&self.image, &live.ram, &self.writeback, &live.fault);
+        let queues = std::mem::take(&mut live.queues);
+        self.worker = live.spawn(format!("{}-q0", live.name), queues, Serving(executor))?;
         Ok(())
     }
 
-    fn stop(&mut self) -> Vec<QueueState> {
-        self.workers.drain(..).map(QueueWorker::stop).collect()
+    fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
+        Ok(Worker::take(&mut self.worker, deadline)?.queues)
+    }
+
+    fn reset(&mut self) {
+        self.set_writeback(false);
+    }
+
+    fn state(&self) -> DeviceState {
+        let (size, block_size) = (self.image.size(), self.image.block_size());
+        DeviceState::Block(BlockState { size, block_size, writeback: self.writeback.load(Ordering::Relaxed) })
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Block(state) = state else {
+            return Err(StateError::Kind { saved: state.kind(), here: self.state().kind() });
+        };
+        let image = &self.image;
+        for (what, saved, here) in [
+            ("size of the disk in bytes", state.size, image.size()),
+            ("block size of the disk in bytes", state.block_size.into(), image.block_size().into()),
+        ] {
+            if saved != here {
+                return Err(StateError::Differs { what, saved, here });
+            }
+        }
+        self.set_writeback(state.writeback);
+        Ok(())
     }
 }

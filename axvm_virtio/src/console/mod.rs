@@ -18,22 +18,25 @@
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
 use axvm_console::Port;
-use axvm_sandbox::Role;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
+use crate::doorbell::Doorbell;
 use crate::queue::QueueState;
-use worker::{Progress, Worker};
+use crate::state::{ConsoleState, DeviceState, StateError};
+use crate::worker::{StillBusy, Worker};
+use worker::ConsoleWork;
 
 /// Entries of receiveq and transmitq.
 const QUEUE_SIZES: [u16; 2] = [64; 2];
 /// Queue numbers.
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
+
+/// Most bytes in a chain (2.7.5.2).
+const MAX_CHAIN: u64 = 1 << 32;
 
 /// Feature bits, as masks (5.3.3).
 mod feature {
@@ -47,39 +50,15 @@ const EMERG_WR: u64 = 8;
 /// A virtio console with one port.
 pub struct Console {
     port: Port,
-    progress: Progress,
-    running: Option<Running>,
-}
-
-/// The worker's thread, and how to end it.
-struct Running {
-    stop: Arc<AtomicBool>,
-    wake: Arc<EventFd>,
-    queues: usize,
-    thread: JoinHandle<(Vec<QueueState>, Progress)>,
+    /// What is known while no worker runs.
+    progress: ConsoleState,
+    worker: Option<Worker<ConsoleWork>>,
 }
 
 impl Console {
     /// A device at power-on, with `port` as its line; once a driver is ready the port calls this device.
     pub fn new(port: Port) -> Console {
-        Console { port, progress: Progress::default(), running: None }
-    }
-
-    fn join(&mut self) -> Vec<QueueState> {
-        let Some(running) = self.running.take() else { return Vec::new() };
-        self.port.connect(|| {});
-        running.stop.store(true, Ordering::SeqCst);
-        let _ = running.wake.write(1);
-        // A panic in there is our bug: the guest was told, and the queues start anew.
-        let (states, progress) = running.thread.join().unwrap_or_default();
-        self.progress = progress;
-        if states.is_empty() { vec![QueueState::default(); running.queues] } else { states }
-    }
-}
-
-impl Drop for Console {
-    fn drop(&mut self) {
-        self.join();
+        Console { port, progress: ConsoleState::default(), worker: None }
     }
 }
 
@@ -96,8 +75,9 @@ impl VirtioDevice for Console {
         feature::SIZE | feature::EMERG_WRITE
     }
 
+    /// A driver that is new to the device finds this size in the configuration space.
     fn negotiated(&mut self, _: u64) {
-        self.progress = Progress::new(self.port.size());
+        worker::note_size(&mut self.progress, self.port.size());
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -117,27 +97,44 @@ impl VirtioDevice for Console {
         }
     }
 
-    fn start(&mut self, live: Activation) -> Result<(), StartError> {
+    fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
         let host = |source| StartError::Host { index: RECEIVE, source };
-        let wake = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(host)?);
-        let stop = Arc::<AtomicBool>::default();
-        let (name, queues) = (Arc::clone(&live.name), live.queues.len());
-        let (port, progress) = (self.port.clone(), self.progress);
-        let worker = Worker::new(live, port, progress, Arc::clone(&wake), Arc::clone(&stop)).map_err(host)?;
-        let thread = Builder::new().name(name.to_string()).spawn(move || {
-            axvm_sandbox::enter(Role::Queue);
-            worker.run()
-        });
-        let thread = thread.map_err(host)?;
-        let bell = Arc::clone(&wake);
-        self.port.connect(move || _ = bell.write(1));
+        let wake = Doorbell::nonblocking().map_err(host)?;
+        let work = ConsoleWork::new(&live, self.port.clone(), self.progress, Arc::clone(&wake));
+        let queues = std::mem::take(&mut live.queues);
+        self.worker = live.spawn(live.name.to_string(), queues, work)?;
+        let notifier = Arc::clone(&wake);
+        self.port.connect(move || notifier.ring());
         // What happened before the port knew whom to call.
-        let _ = wake.write(1);
-        self.running = Some(Running { stop, wake, queues, thread });
+        wake.ring();
         Ok(())
     }
 
-    fn stop(&mut self) -> Vec<QueueState> {
-        self.join()
+    fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
+        let ended = Worker::take(&mut self.worker, deadline)?;
+        if let Some(work) = ended.work {
+            self.port.connect(|| {});
+            self.progress = work.progress();
+        }
+        Ok(ended.queues)
+    }
+
+    fn reset(&mut self) {
+        self.progress = ConsoleState::default();
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Console(self.progress)
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        let DeviceState::Console(progress) = state else {
+            return Err(StateError::Kind { saved: state.kind(), here: self.state().kind() });
+        };
+        if progress.sent > MAX_CHAIN {
+            return Err(StateError::Value { what: "number of bytes sent of a chain", value: progress.sent });
+        }
+        self.progress = *progress;
+        Ok(())
     }
 }

@@ -1,148 +1,79 @@
-//! The thread behind both queues of a console.
+//! The one thread behind both queues of a console.
 //!
 //! ```text
-//!   wait { wake, kick 0, kick 1 } --> stop? | fill receive buffers | send what there is room for | new size?
-//!     ^                                                                                               |
-//!     '-----------------------------------------------------------------------------------------------'
+//!   wait { kick 0, kick 1, wake } --> fill receive buffers | send what there is room for | new size? --.
+//!     ^                                                                                                |
+//!     '------------------------------------------------------------------------------------------------'
 //! ```
 //!
-//! `wake` is written by the port and by a stop. A queue asks for kicks only when it is the driver's turn: when there
-//! is input without a buffer, or nothing left to send.
+//! `wake` is written by the port. A queue asks for kicks only when it is the driver's turn: when there is input without
+//! a buffer, or nothing left to send.
+//!
+//! Spec: virtio 1.2, 5.3.6 "Device Operation".
 
-use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_console::{Port, Size};
 use axvm_memory::GuestRam;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::EventFd;
+use rustix::event::PollFlags;
 
 use super::{RECEIVE, TRANSMIT};
 use crate::device::{Activation, LiveQueue};
-use crate::queue::{Chain, QueueState};
-use crate::signals::{ConfigIrq, Fault, whole};
+use crate::doorbell::Doorbell;
+use crate::queue::{Chain, VirtQueue};
+use crate::signals::{ConfigIrq, whole};
+use crate::state::ConsoleState;
+use crate::worker::{Next, Ready, Sources, Work, WorkerStatus};
 
 /// Most bytes of one chain before the other queue has its turn, and a stop.
 const TURN: usize = 64 << 10;
 /// Most bytes copied at a time.
 const PIECE: usize = 4096;
 
-/// What must outlive a stop.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
-    /// Bytes already sent of the chain at the head of the transmit ring.
-    sent: u64,
-    /// Where the transmit ring stood then: another ring has another chain.
-    at: u16,
-    /// The size that the driver can know.
-    told: Size,
-    /// The driver has sent something.
-    heard: bool,
-}
-
-impl Progress {
-    /// A driver that is new to the device, and finds this size in the configuration space.
-    pub(super) fn new(told: Size) -> Progress {
-        Progress { told, ..Progress::default() }
-    }
-}
-
-/// What the thread owns.
-pub(super) struct Worker {
+/// The work of a console.
+pub(super) struct ConsoleWork {
     ram: Arc<GuestRam>,
-    queues: Vec<LiveQueue>,
     port: Port,
-    progress: Progress,
+    /// What must outlive a stop.
+    progress: ConsoleState,
     config: ConfigIrq,
-    fault: Fault,
-    wake: Arc<EventFd>,
-    /// All that may end the sleep: the kicks, by position, and after them `wake`.
-    epoll: Epoll,
-    stop: Arc<AtomicBool>,
+    wake: Arc<Doorbell>,
 }
 
-impl Worker {
-    pub(super) fn new(
-        live: Activation,
-        port: Port,
-        mut progress: Progress,
-        wake: Arc<EventFd>,
-        stop: Arc<AtomicBool>,
-    ) -> io::Result<Worker> {
+impl ConsoleWork {
+    pub(super) fn new(live: &Activation, port: Port, mut progress: ConsoleState, wake: Arc<Doorbell>) -> ConsoleWork {
         let transmit = live.queues.iter().find(|queue| queue.index == TRANSMIT);
         if transmit.is_none_or(|live| live.queue.state().next_avail != progress.at) {
             progress.sent = 0;
         }
-        let Activation { ram, queues, config, fault, .. } = live;
-        let epoll = Epoll::new()?;
-        let kicks = queues.iter().map(|live| &live.kick);
-        for (position, event) in kicks.chain([&*wake]).enumerate() {
-            let interest = EpollEvent::new(EventSet::IN, position as u64);
-            epoll.ctl(ControlOperation::Add, event.as_raw_fd(), interest)?;
-        }
-        Ok(Worker { ram, queues, port, progress, config, fault, wake, epoll, stop })
+        ConsoleWork { ram: Arc::clone(&live.ram), port, progress, config: live.config.clone(), wake }
     }
 
-    /// Serves until it is stopped; where the queues stand then.
-    pub(super) fn run(mut self) -> (Vec<QueueState>, Progress) {
-        while !self.stopping() {
-            match self.serve() {
-                Ok(true) => {}
-                Ok(false) => self.sleep(),
-                Err(reason) => {
-                    self.fault.report(reason);
-                    break;
-                }
-            }
-        }
-        (self.queues.iter().map(|live| live.queue.state()).collect(), self.progress)
-    }
-
-    /// One turn for each queue; whether there is more to do at once.
-    fn serve(&mut self) -> Result<bool, String> {
-        let mut more = false;
-        for position in 0..self.queues.len() {
-            let served = match self.queues[position].index {
-                RECEIVE => self.receive(position),
-                _ => self.transmit(position),
-            };
-            let live = &mut self.queues[position];
-            if live.queue.publish() {
-                live.irq.raise();
-            }
-            more |= served?;
-        }
-        self.tell_size();
-        Ok(more)
+    pub(super) fn progress(&self) -> ConsoleState {
+        self.progress
     }
 
     /// Fills buffers while there is input. Without publishing one in between, so a ring is the most.
-    fn receive(&mut self, position: usize) -> Result<bool, String> {
-        let Worker { ram, queues, port, .. } = self;
-        let queue = &mut queues[position].queue;
+    fn receive(&mut self, queue: &mut VirtQueue, status: &WorkerStatus) -> Result<Next, String> {
         queue.disable_kicks();
-        while port.pending() > 0 && !self.stop.load(Ordering::SeqCst) {
+        while self.port.pending() > 0 && !status.stop_asked() {
             let Some(chain) = queue.pop().map_err(|error| whole(&error))? else {
                 if queue.enable_kicks() {
                     continue;
                 }
                 break;
             };
-            let (head, filled) = (chain.head, fill(ram, port, &chain)?);
+            let (head, filled) = (chain.head, fill(&self.ram, &self.port, &chain)?);
             queue.push_used(head, filled);
         }
-        Ok(false)
+        Ok(Next::Sleep)
     }
 
     /// Sends while there is output and room for it, and puts what is not sent whole back.
-    fn transmit(&mut self, position: usize) -> Result<bool, String> {
-        let Worker { ram, queues, port, progress, .. } = self;
-        let queue = &mut queues[position].queue;
-        let mut more = false;
+    fn transmit(&mut self, queue: &mut VirtQueue, status: &WorkerStatus) -> Result<Next, String> {
+        let mut next = Next::Sleep;
         queue.disable_kicks();
-        while port.room() > 0 && !self.stop.load(Ordering::SeqCst) {
+        while self.port.room() > 0 && !status.stop_asked() {
             let Some(chain) = queue.pop().map_err(|error| whole(&error))? else {
                 if queue.enable_kicks() {
                     continue;
@@ -150,55 +81,66 @@ impl Worker {
                 break;
             };
             let head = chain.head;
-            if send(ram, port, &chain, &mut progress.sent)? {
+            if send(&self.ram, &self.port, &chain, &mut self.progress.sent)? {
                 queue.push_used(head, 0);
-                progress.sent = 0;
+                self.progress.sent = 0;
             } else {
                 queue.put_back();
-                more = port.room() > 0;
+                if self.port.room() > 0 {
+                    next = Next::Again;
+                }
                 break;
             }
         }
-        progress.at = queue.state().next_avail;
-        Ok(more)
+        self.progress.at = queue.state().next_avail;
+        Ok(next)
     }
 
-    /// Tells the driver of a size that it can not know.
-    fn tell_size(&mut self) {
+    /// Tells the driver of a size that it cannot know.
+    fn tell_size(&mut self, queues: &[LiveQueue]) {
         let size = self.port.size();
-        let transmit = self.queues.iter().find(|live| live.index == TRANSMIT);
-        let speaks = self.progress.sent > 0 || transmit.is_some_and(|live| live.queue.state().next_used != 0);
-        let first = speaks && !self.progress.heard && size != Size::default();
-        self.progress.heard |= speaks;
-        if first || size != self.progress.told {
-            self.progress.told = size;
+        let transmit = queues.iter().find(|live| live.index == TRANSMIT);
+        let has_output = self.progress.sent > 0 || transmit.is_some_and(|live| live.queue.state().next_used != 0);
+        let first = has_output && !self.progress.had_output && size != Size::default();
+        self.progress.had_output |= has_output;
+        let told = Size { columns: self.progress.told_columns, rows: self.progress.told_rows };
+        if first || size != told {
+            note_size(&mut self.progress, size);
             self.config.raise();
         }
     }
+}
 
-    /// Sleeps until something happened.
-    fn sleep(&mut self) {
-        let mut happened = [EpollEvent::default(); 3];
-        // A signal may interrupt the sleep: one look too many.
-        let count = self.epoll.wait(-1, &mut happened).unwrap_or(0);
-        for event in &happened[..count] {
-            let event = self.queues.get(event.data() as usize).map_or(&*self.wake, |live| &live.kick);
-            // It is readable and we are its only reader: this does not wait.
-            let _ = event.read();
+impl Work for ConsoleWork {
+    /// One turn for each queue: both look at the port, too, whatever woke the worker.
+    fn turn(&mut self, queues: &mut [LiveQueue], ready: &Ready, status: &WorkerStatus) -> Result<Next, String> {
+        if ready.source(0) {
+            // It does not block: an error says that the port has nothing new.
+            let _ = self.wake.answer();
         }
+        let mut next = Next::Sleep;
+        for live in queues.iter_mut() {
+            let served = match live.index {
+                RECEIVE => self.receive(&mut live.queue, status),
+                _ => self.transmit(&mut live.queue, status),
+            };
+            if live.queue.publish() {
+                live.irq.raise();
+            }
+            next = next.min(served?);
+        }
+        self.tell_size(queues);
+        Ok(next)
     }
 
-    fn stopping(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+    fn sources<'a>(&'a self, sources: &mut Sources<'a>) {
+        sources.add(&*self.wake, PollFlags::IN);
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.fault.report("The worker of a console failed: a bug of AxVM, please report it");
-        }
-    }
+/// Notes the size that the driver can know from now on.
+pub(super) fn note_size(progress: &mut ConsoleState, size: Size) {
+    (progress.told_columns, progress.told_rows) = (size.columns, size.rows);
 }
 
 /// Moves input to a buffer; how many bytes.

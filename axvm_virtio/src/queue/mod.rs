@@ -21,7 +21,7 @@
 //! Memory ordering, device (us) against driver (another CPU):
 //! * `avail.idx` is loaded with Acquire and pairs with the driver's barrier before its store: ring
 //!   entries, descriptors and buffers are read after it and are never older than it.
-//! * `used.idx` is stored with Release: whoever sees it sees the elements and the data.
+//! * `used.idx` is stored with Release: a driver that sees it sees the elements and the data.
 //! * Two store-then-load pairs need a full fence, as Release and Acquire leave a store free to pass a
 //!   later load: (`used.idx`, then `used_event` or `avail.flags`) in `publish`, else an interrupt can
 //!   be lost; (`avail_event` or `used.flags`, then `avail.idx`) in `enable_kicks`, else a kick. The

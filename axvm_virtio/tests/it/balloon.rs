@@ -269,7 +269,7 @@ fn a_target_above_the_guests_ram_is_refused() {
 fn a_driver_that_was_away_hears_of_the_target_when_it_is_back() {
     let toy = Toy::new(INFLATE);
     toy.machine.set(reg::CONFIG + 4, 256);
-    toy.machine.transport.stop();
+    toy.machine.stop();
     toy.target.set_mib(3).unwrap();
     assert_eq!(toy.machine.get(reg::INTERRUPT_STATUS), 0, "nothing is said to a driver that is not there");
     toy.bring_up();

@@ -70,13 +70,13 @@ impl Guest {
     }
 
     fn pause(&self) {
-        self.machine.transport.pause();
+        self.machine.pause();
         let state = self.machine.transport.state().unwrap().queues[STATISTICS as usize].indices;
         assert_eq!(state.next_avail, state.next_used, "nothing is in flight");
     }
 
     fn resume(&self) {
-        self.machine.transport.resume();
+        self.machine.resume();
     }
 }
 
@@ -289,7 +289,7 @@ fn reporting_comes_after_statistics() {
         machine.set(reg::QUEUE_NOTIFY, queue);
         assert!(wait_until(|| driver.take_used().is_some()));
         assert_eq!(machine.bytes(DATA, 8192), [[0; 4096], [1; 4096]].concat());
-        machine.transport.pause();
+        machine.pause();
         let indices = machine.transport.state().unwrap().queues[queue as usize].indices;
         assert_eq!(indices, QueueState { next_avail: 1, next_used: 1 });
     }

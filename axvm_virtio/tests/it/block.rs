@@ -274,7 +274,7 @@ fn a_kick_by_eventfd_wakes_the_worker() {
     disk.write_header(FLUSH, 0);
     disk.driver.add(&[Buffer::readable(HEADER, 16), Buffer::writable(STATUS, 1)]);
     assert!(disk.driver.kick());
-    disk.machine.transport.kick(0).write(1).unwrap();
+    disk.machine.transport.kick(0).ring();
     assert_eq!(disk.finish(), Some(1));
 }
 

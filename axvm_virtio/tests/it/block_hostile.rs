@@ -1,5 +1,6 @@
 //! A hostile driver in front of the block device: it gets errors, never a hang, a panic, or more of
 //! the host than its disk.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 

@@ -148,13 +148,13 @@ fn a_pause_in_the_middle_of_a_chain_neither_loses_nor_repeats() {
         if round % 2 == 0 {
             assert!(wait_until(|| line.port.room() == 0 || got.len() + line.port.take(&mut got) >= text.len()));
         }
-        line.machine.transport.pause();
+        line.machine.pause();
         let transmit = line.machine.transport.state().unwrap().queues[1];
         assert_eq!(transmit.indices.next_avail, transmit.indices.next_used, "no chain is in flight");
         if got.len() < text.len() {
             line.port.take(&mut got);
         }
-        line.machine.transport.resume();
+        line.machine.resume();
         if got.len() >= text.len() {
             break;
         }
@@ -168,13 +168,13 @@ fn a_pause_in_the_middle_of_a_chain_neither_loses_nor_repeats() {
 fn input_and_kicks_of_a_pause_are_served_after_it() {
     let mut line = Line::new(!0);
     line.check_alive();
-    line.machine.transport.pause();
+    line.machine.pause();
     line.port.put(b"typed");
     line.offer(RECEIVE, &[Buffer::writable(INPUT, 10)]);
     line.print(b"printed");
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!((line.port.pending(), line.port.take(&mut Vec::new())), (5, 0));
-    line.machine.transport.resume();
+    line.machine.resume();
     assert_eq!((line.output(7), line.finish(RECEIVE)), (b"printed".to_vec(), 5));
 }
 
@@ -236,11 +236,11 @@ fn a_new_size_is_told_by_a_configuration_interrupt() {
 #[test]
 fn a_new_size_in_a_pause_is_told_after_it() {
     let line = Line::new(!0);
-    line.machine.transport.pause();
+    line.machine.pause();
     line.port.resize(Size { columns: 100, rows: 30 });
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(line.machine.get(reg::INTERRUPT_STATUS), 0);
-    line.machine.transport.resume();
+    line.machine.resume();
     assert!(wait_until(|| line.machine.get(reg::INTERRUPT_STATUS) == CONFIG_CHANGE));
 }
 
@@ -268,13 +268,13 @@ fn the_size_is_told_again_with_the_first_output() {
 fn a_stopped_device_touches_nothing() {
     let mut line = Line::new(0);
     line.check_alive();
-    line.machine.transport.stop();
+    line.machine.stop();
     line.port.put(b"x");
     line.print(b"x");
     line.offer(RECEIVE, &[Buffer::writable(INPUT, 1)]);
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!((line.port.pending(), line.port.take(&mut Vec::new())), (1, 0));
-    assert!(Console::new(line.port).stop().is_empty());
+    assert!(Console::new(line.port).stop(None).unwrap().is_empty());
 }
 
 /// What the thread called `name` has used of a processor.

@@ -14,5 +14,7 @@ mod queue;
 mod queue_hostile;
 mod queue_oracle;
 mod queue_threads;
+mod restore;
+mod restore_hostile;
 mod rng;
 mod virtio_drivers;

@@ -3,28 +3,31 @@
 use crate::common;
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use axvm_arch::Gpa;
 use axvm_devices::BusDevice;
-use axvm_virtio::Fault;
 use axvm_virtio::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice, feature};
 use axvm_virtio::queue::{QueueLayout, QueueState};
+use axvm_virtio::state::{DeviceState, StateError};
 use axvm_virtio::testing::{Buffer, FakeDriver};
+use axvm_virtio::{FaultReporter, StillBusy};
 use common::*;
 
 /// What the test may see of the device.
 #[derive(Default)]
-struct Shelf {
+struct Kept {
     queues: Vec<LiveQueue>,
-    fault: Option<Fault>,
+    fault: Option<FaultReporter>,
     negotiated: Vec<u64>,
     features: u64,
     starts: usize,
+    resets: usize,
     config: [u8; 16],
 }
 
-/// A device of two queues, 8 and 16 entries, that leaves its queues on a shelf.
-struct Keeper(Arc<Mutex<Shelf>>);
+/// A device of two queues, 8 and 16 entries, that only keeps its queues.
+struct Keeper(Arc<Mutex<Kept>>);
 
 const SPARE_FEATURE: u64 = 1 << 3;
 
@@ -50,21 +53,30 @@ impl VirtioDevice for Keeper {
         config.iter_mut().skip(offset as usize).zip(data).for_each(|(to, from)| *to = *from);
     }
     fn start(&mut self, live: Activation) -> Result<(), StartError> {
-        let mut shelf = self.0.lock().unwrap();
-        shelf.starts += 1;
-        (shelf.queues, shelf.fault, shelf.features) = (live.queues, Some(live.fault), live.features);
+        let mut kept = self.0.lock().unwrap();
+        kept.starts += 1;
+        (kept.queues, kept.fault, kept.features) = (live.queues, Some(live.fault), live.features);
         Ok(())
     }
-    fn stop(&mut self) -> Vec<QueueState> {
-        let mut shelf = self.0.lock().unwrap();
-        shelf.fault = None;
-        shelf.queues.drain(..).map(|live| live.queue.state()).collect()
+    fn stop(&mut self, _: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
+        let mut kept = self.0.lock().unwrap();
+        kept.fault = None;
+        Ok(kept.queues.drain(..).map(|live| live.queue.state()).collect())
+    }
+    fn reset(&mut self) {
+        self.0.lock().unwrap().resets += 1;
+    }
+    fn state(&self) -> DeviceState {
+        DeviceState::Entropy
+    }
+    fn restore(&mut self, _: &DeviceState) -> Result<(), StateError> {
+        Ok(())
     }
 }
 
-fn machine() -> (Machine, Arc<Mutex<Shelf>>) {
-    let shelf = Arc::<Mutex<Shelf>>::default();
-    (Machine::new(Box::new(Keeper(shelf.clone()))), shelf)
+fn machine() -> (Machine, Arc<Mutex<Kept>>) {
+    let kept = Arc::<Mutex<Kept>>::default();
+    (Machine::new(Box::new(Keeper(kept.clone()))), kept)
 }
 
 fn queues(machine: &Machine) -> [FakeDriver; 2] {
@@ -72,24 +84,24 @@ fn queues(machine: &Machine) -> [FakeDriver; 2] {
 }
 
 /// Brings the machine up with both queues and all features.
-fn live() -> (Machine, Arc<Mutex<Shelf>>, [FakeDriver; 2]) {
-    let (machine, shelf) = machine();
+fn live() -> (Machine, Arc<Mutex<Kept>>, [FakeDriver; 2]) {
+    let (machine, kept) = machine();
     let drivers = queues(&machine);
     machine.agree(machine.offered() & !feature::EVENT_IDX);
     machine.enable_queue(0, &drivers[0].layout());
     machine.enable_queue(1, &drivers[1].layout());
     machine.set(reg::STATUS, LIVE);
     assert_eq!(machine.status(), LIVE);
-    (machine, shelf, drivers)
+    (machine, kept, drivers)
 }
 
-fn indices(shelf: &Mutex<Shelf>) -> Vec<u16> {
-    shelf.lock().unwrap().queues.iter().map(|live| live.index).collect()
+fn indices(kept: &Mutex<Kept>) -> Vec<u16> {
+    kept.lock().unwrap().queues.iter().map(|live| live.index).collect()
 }
 
 /// The device takes a chain of queue `slot` and returns it.
-fn serve_one(shelf: &Mutex<Shelf>, slot: usize) {
-    let live = &mut shelf.lock().unwrap().queues[slot];
+fn serve_one(kept: &Mutex<Kept>, slot: usize) {
+    let live = &mut kept.lock().unwrap().queues[slot];
     let head = live.queue.pop().unwrap().expect("a chain").head;
     live.queue.push_used(head, 0);
     if live.queue.publish() {
@@ -138,7 +150,7 @@ fn write_only_registers_and_gaps_read_as_zero() {
 
 #[test]
 fn the_configuration_space_takes_every_width() {
-    let (machine, shelf) = machine();
+    let (machine, kept) = machine();
     for width in [1, 2, 4, 8] {
         let data: Vec<u8> = (1..=width).collect();
         machine.transport.write(reg::CONFIG + 3, &data);
@@ -146,7 +158,7 @@ fn the_configuration_space_takes_every_width() {
         machine.transport.read(reg::CONFIG + 3, &mut back);
         assert_eq!(back, data);
     }
-    assert_eq!(shelf.lock().unwrap().config[2..12], [0, 1, 2, 3, 4, 5, 6, 7, 8, 0]);
+    assert_eq!(kept.lock().unwrap().config[2..12], [0, 1, 2, 3, 4, 5, 6, 7, 8, 0]);
     let mut past = [0xff; 8];
     machine.transport.read(reg::CONFIG + 12, &mut past);
     assert_eq!(past, [0; 8]);
@@ -156,7 +168,7 @@ fn the_configuration_space_takes_every_width() {
 
 #[test]
 fn wrong_features_are_not_agreed_to() {
-    let (machine, shelf) = machine();
+    let (machine, kept) = machine();
     for features in [0, SPARE_FEATURE, feature::VERSION_1 | 1, feature::VERSION_1 | 1 << 34] {
         machine.set(reg::STATUS, 0);
         machine.set(reg::STATUS, FOUND);
@@ -168,22 +180,22 @@ fn wrong_features_are_not_agreed_to() {
     }
     machine.agree(feature::VERSION_1 | SPARE_FEATURE);
     machine.set(reg::STATUS, AGREED);
-    assert_eq!(shelf.lock().unwrap().negotiated, [feature::VERSION_1 | SPARE_FEATURE], "told once");
+    assert_eq!(kept.lock().unwrap().negotiated, [feature::VERSION_1 | SPARE_FEATURE], "told once");
 }
 
 #[test]
 fn driver_ok_hands_the_enabled_queues_over() {
-    let (machine, shelf) = machine();
+    let (machine, kept) = machine();
     let drivers = queues(&machine);
     machine.agree(feature::VERSION_1 | SPARE_FEATURE);
     machine.enable_queue(1, &drivers[1].layout());
-    assert_eq!(shelf.lock().unwrap().starts, 0);
+    assert_eq!(kept.lock().unwrap().starts, 0);
     machine.set(reg::STATUS, LIVE);
-    let shelf = shelf.lock().unwrap();
-    assert_eq!((shelf.starts, shelf.features), (1, feature::VERSION_1 | SPARE_FEATURE));
-    assert_eq!(shelf.queues.len(), 1);
-    assert_eq!(shelf.queues[0].index, 1);
-    assert_eq!(*shelf.queues[0].queue.layout(), drivers[1].layout());
+    let kept = kept.lock().unwrap();
+    assert_eq!((kept.starts, kept.features), (1, feature::VERSION_1 | SPARE_FEATURE));
+    assert_eq!(kept.queues.len(), 1);
+    assert_eq!(kept.queues[0].index, 1);
+    assert_eq!(*kept.queues[0].queue.layout(), drivers[1].layout());
 }
 
 #[test]
@@ -201,7 +213,7 @@ fn an_enabled_queue_can_not_be_moved() {
 
 #[test]
 fn bad_queues_need_a_reset_and_nothing_else() {
-    let (machine, shelf) = machine();
+    let (machine, kept) = machine();
     let good = queues(&machine)[0].layout();
     let far = Gpa(1 << 40);
     let end = Gpa((32 << 20) - 16);
@@ -223,7 +235,7 @@ fn bad_queues_need_a_reset_and_nothing_else() {
         assert_eq!(machine.status(), LIVE | NEEDS_RESET, "{layout:?}");
         assert_eq!(machine.get(reg::INTERRUPT_STATUS), 2, "a configuration change");
         assert!(machine.interrupted());
-        assert_eq!(shelf.lock().unwrap().starts, 0);
+        assert_eq!(kept.lock().unwrap().starts, 0);
         machine.set(reg::STATUS, 0);
         assert_eq!((machine.status(), machine.get(reg::INTERRUPT_STATUS)), (0, 0));
     }
@@ -251,8 +263,8 @@ fn a_size_beyond_16_bits_is_not_cut_to_a_good_one() {
 
 #[test]
 fn a_worker_asks_for_a_reset_once() {
-    let (machine, shelf, _) = live();
-    let fault = shelf.lock().unwrap().fault.clone().unwrap();
+    let (machine, kept, _) = live();
+    let fault = kept.lock().unwrap().fault.clone().unwrap();
     fault.report("first");
     assert_eq!(machine.get(reg::INTERRUPT_STATUS), 2);
     machine.set(reg::INTERRUPT_ACK, 2);
@@ -268,11 +280,11 @@ fn a_worker_asks_for_a_reset_once() {
 
 #[test]
 fn a_reset_takes_everything_back() {
-    let (machine, shelf, _) = live();
-    shelf.lock().unwrap().queues[0].irq.raise();
+    let (machine, kept, _) = live();
+    kept.lock().unwrap().queues[0].irq.raise();
     assert_eq!(machine.get(reg::INTERRUPT_STATUS), 1);
     machine.set(reg::STATUS, 0);
-    assert!(shelf.lock().unwrap().queues.is_empty());
+    assert!(kept.lock().unwrap().queues.is_empty());
     assert_eq!((machine.status(), machine.get(reg::INTERRUPT_STATUS)), (0, 0));
     for queue in [0, 1] {
         machine.set(reg::QUEUE_SEL, queue);
@@ -285,9 +297,9 @@ fn a_reset_takes_everything_back() {
 
 #[test]
 fn interrupts_stay_until_acknowledged() {
-    let (machine, shelf, _) = live();
-    shelf.lock().unwrap().queues[1].irq.raise();
-    shelf.lock().unwrap().fault.as_ref().unwrap().report("broken");
+    let (machine, kept, _) = live();
+    kept.lock().unwrap().queues[1].irq.raise();
+    kept.lock().unwrap().fault.as_ref().unwrap().report("broken");
     assert_eq!(machine.get(reg::INTERRUPT_STATUS), 3);
     machine.set(reg::INTERRUPT_ACK, 1);
     assert_eq!(machine.get(reg::INTERRUPT_STATUS), 2);
@@ -299,93 +311,93 @@ fn interrupts_stay_until_acknowledged() {
 
 #[test]
 fn a_kick_goes_to_its_queue() {
-    let (machine, shelf, _) = live();
+    let (machine, kept, _) = live();
     machine.set(reg::QUEUE_NOTIFY, 1);
     machine.set(reg::QUEUE_NOTIFY, 2);
     machine.set(reg::QUEUE_NOTIFY, u32::MAX);
-    machine.transport.kick(1).write(1).unwrap();
-    assert_eq!(shelf.lock().unwrap().queues[1].kick.read().unwrap(), 2);
+    machine.transport.kick(1).ring();
+    assert_eq!(kept.lock().unwrap().queues[1].kick.answer().unwrap(), 2);
     machine.set(reg::QUEUE_NOTIFY, 0);
-    assert_eq!(shelf.lock().unwrap().queues[0].kick.read().unwrap(), 1);
+    assert_eq!(kept.lock().unwrap().queues[0].kick.answer().unwrap(), 1);
 }
 
 #[test]
 fn one_queue_is_reset_while_the_other_goes_on() {
-    let (machine, shelf, [mut first, mut second]) = live();
+    let (machine, kept, [mut first, mut second]) = live();
     for driver in [&mut first, &mut second] {
         driver.add(&[Buffer::writable(DATA, 16)]);
         driver.kick();
     }
-    serve_one(&shelf, 0);
-    serve_one(&shelf, 1);
+    serve_one(&kept, 0);
+    serve_one(&kept, 1);
 
     machine.set(reg::QUEUE_SEL, 0);
     machine.set(reg::QUEUE_RESET, 1);
     assert_eq!((machine.get(reg::QUEUE_RESET), machine.get(reg::QUEUE_READY)), (0, 0));
-    assert_eq!(indices(&shelf), [1]);
+    assert_eq!(indices(&kept), [1]);
     second.add(&[Buffer::writable(DATA, 16)]);
     second.kick();
-    serve_one(&shelf, 0);
+    serve_one(&kept, 0);
     assert_eq!([second.take_used(), second.take_used()].map(|used| used.is_some()), [true, true]);
 
     // Elsewhere, smaller, from index 0.
     let mut moved = FakeDriver::new(&machine.ram, Gpa(RING.0 + 0x2_0000), 4, false);
     machine.enable_queue(0, &moved.layout());
     assert_eq!(machine.get(reg::QUEUE_READY), 1);
-    assert_eq!(indices(&shelf), [0, 1]);
+    assert_eq!(indices(&kept), [0, 1]);
     moved.add(&[Buffer::writable(DATA, 16)]);
     moved.kick();
     second.add(&[Buffer::writable(DATA, 16)]);
     second.kick();
-    serve_one(&shelf, 0);
-    serve_one(&shelf, 1);
+    serve_one(&kept, 0);
+    serve_one(&kept, 1);
     assert!(moved.take_used().is_some() && second.take_used().is_some());
     assert_eq!(machine.status(), LIVE);
 }
 
 #[test]
 fn a_queue_that_comes_back_starts_at_index_zero() {
-    let (machine, shelf, [mut first, _]) = live();
+    let (machine, kept, [mut first, _]) = live();
     first.add(&[Buffer::writable(DATA, 16)]);
     first.kick();
-    serve_one(&shelf, 0);
+    serve_one(&kept, 0);
     machine.set(reg::QUEUE_SEL, 0);
     machine.set(reg::QUEUE_READY, 0);
     machine.set(reg::QUEUE_READY, 1);
-    let live = &shelf.lock().unwrap().queues[0];
+    let live = &kept.lock().unwrap().queues[0];
     assert_eq!(live.queue.state(), QueueState::default());
     assert_eq!(*live.queue.layout(), first.layout(), "where it was");
 }
 
 #[test]
 fn a_queue_reset_forgets_place_and_size() {
-    let (machine, shelf, _) = live();
+    let (machine, kept, _) = live();
     machine.set(reg::QUEUE_SEL, 1);
     machine.set(reg::QUEUE_RESET, 1);
     machine.set(reg::QUEUE_NUM, 4);
     machine.set(reg::QUEUE_RESET, 1);
     machine.set(reg::QUEUE_READY, 1);
-    let layout = *shelf.lock().unwrap().queues[1].queue.layout();
+    let layout = *kept.lock().unwrap().queues[1].queue.layout();
     assert_eq!((layout.size, layout.descriptors, layout.used), (16, Gpa(0), Gpa(0)));
 }
 
 #[test]
 fn a_queue_reset_must_be_negotiated() {
-    let (machine, shelf) = machine();
+    let (machine, kept) = machine();
     let drivers = queues(&machine);
     machine.bring_up(feature::VERSION_1, &drivers[0].layout());
     machine.set(reg::QUEUE_RESET, 1);
     assert_eq!(machine.get(reg::QUEUE_READY), 1);
-    assert_eq!(indices(&shelf), [0]);
+    assert_eq!(indices(&kept), [0]);
 }
 
 #[test]
 fn a_disabled_queue_is_out_of_use_at_once() {
-    let (machine, shelf, _) = live();
+    let (machine, kept, _) = live();
     machine.set(reg::QUEUE_SEL, 1);
     machine.set(reg::QUEUE_READY, 0);
     assert_eq!(machine.get(reg::QUEUE_READY), 0);
-    assert_eq!(indices(&shelf), [0]);
+    assert_eq!(indices(&kept), [0]);
     machine.set(reg::QUEUE_SEL, 7);
     machine.set(reg::QUEUE_READY, 1);
     machine.set(reg::QUEUE_RESET, 1);
@@ -394,23 +406,23 @@ fn a_disabled_queue_is_out_of_use_at_once() {
 
 #[test]
 fn after_a_fault_no_queue_comes_back_without_a_reset() {
-    let (machine, shelf, _) = live();
-    shelf.lock().unwrap().fault.clone().unwrap().report("broken");
-    let starts = shelf.lock().unwrap().starts;
+    let (machine, kept, _) = live();
+    kept.lock().unwrap().fault.clone().unwrap().report("broken");
+    let starts = kept.lock().unwrap().starts;
     machine.set(reg::QUEUE_SEL, 0);
     machine.set(reg::QUEUE_RESET, 1);
     machine.set(reg::QUEUE_READY, 1);
-    assert_eq!(shelf.lock().unwrap().starts, starts);
+    assert_eq!(kept.lock().unwrap().starts, starts);
     assert_eq!(machine.status(), LIVE | NEEDS_RESET);
 }
 
 #[test]
 fn stopping_is_a_reset() {
-    let (machine, shelf, _) = live();
-    machine.transport.stop();
-    assert!(shelf.lock().unwrap().queues.is_empty());
+    let (machine, kept, _) = live();
+    machine.stop();
+    assert!(kept.lock().unwrap().queues.is_empty());
     assert_eq!(machine.status(), 0);
-    machine.transport.stop();
+    machine.stop();
 }
 
 #[test]

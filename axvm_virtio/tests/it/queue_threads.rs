@@ -3,6 +3,7 @@
 //! Each side sleeps as soon as it has nothing to do, so a store that is seen too late (a missing fence in
 //! `publish` or `enable_kicks`) ends in two sleepers, and the test in its time limit. Sleeping is spinning
 //! here, and work takes a varying time: so the two meet in the dangerous moment thousands of times a second.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -169,12 +169,12 @@ fn a_request_that_breaks_the_rules_costs_a_reset() {
 fn a_stopped_device_touches_nothing() {
     let mut source = Source::new(0);
     assert_eq!(source.request(&[Buffer::writable(DATA, 8)]), 8);
-    source.machine.transport.stop();
+    source.machine.stop();
     source.machine.ram.write(DATA, &[STALE; 8]).unwrap();
     source.driver.add(&[Buffer::writable(DATA, 8)]);
     source.driver.kick();
     source.machine.set(reg::QUEUE_NOTIFY, 0);
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(source.machine.bytes(DATA, 8), [STALE; 8]);
-    assert!(Rng::default().stop().is_empty());
+    assert!(Rng::default().stop(None).unwrap().is_empty());
 }

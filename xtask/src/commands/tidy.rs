@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{project, tidy};
 
-/// Check the house rules: floors, heads, sizes, unsafe, unfinished business
+/// Check the house rules: floors, heads, sizes, words, unsafe, and that the book says what the code does
 #[derive(Args)]
 pub struct Tidy {}
 
@@ -18,6 +18,11 @@ impl Tidy {
         for complaint in &complaints {
             println!("{complaint}");
         }
+        let heads = tidy::heads(project::root())?;
+        println!(
+            "{} files open with what they are; {} of them have a picture, {} name a specification",
+            heads.files, heads.with_picture, heads.with_specification
+        );
         Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -7,19 +7,29 @@
 //! | each file opens with a head, is not too long, has no unfinished business | [`sources`] |
 //! | `unsafe` is forbidden where the plan says | [`sources`] |
 //! | modules of a crate do not stand in a circle | [`circles`] |
+//! | a memory ordering stronger than usual says why | [`sources`] |
+//! | the field's words instead of pictures | [`words`] |
+//! | pages are wrapped | [`pages`] |
+//! | what a page quotes, a source says | [`messages`] |
+//! | the threat model names what the code has | [`threats`] |
 //!
 //! Each rule is a function from texts to complaints, so that its tests can show it failing.
 
 pub mod circles;
 pub mod floors;
+pub mod lexer;
+pub mod messages;
+pub mod pages;
 pub mod sources;
+pub mod threats;
+pub mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// A Rust source file: path relative to the root, and text.
+/// A file, source or page: path relative to the root, and text.
 pub struct Source {
     /// As complaints name it.
     pub path: String,
@@ -30,17 +40,49 @@ pub struct Source {
 /// Applies every rule to the repository; what comes back is wrong.
 pub fn check(root: &Path) -> Result<Vec<String>> {
     let mut complaints = floors::undocumented(&read(&root.join("Cargo.toml"))?);
+    let mut all = Vec::new();
     for krate in crates(root)? {
         let name = krate.file_name().unwrap_or_default().to_string_lossy().into_owned();
         complaints.extend(floors::upward(&name, &read(&krate.join("Cargo.toml"))?));
-        let mut sources = Vec::new();
-        collect(&krate, root, &mut sources)?;
-        sources.sort_by(|a, b| a.path.cmp(&b.path));
+        let sources = sources_of(&krate, root)?;
         complaints.extend(sources.iter().flat_map(sources::complaints));
         complaints.extend(sources::unsafe_not_forbidden(&name, &sources));
         complaints.extend(circles::complaints(&name, &sources));
+        complaints.extend(words::complaints(&name, &sources));
+        all.extend(sources);
     }
+    complaints.extend(check_pages(root, &all)?);
     Ok(complaints)
+}
+
+/// The rules about the book, which knows all of the code.
+fn check_pages(root: &Path, sources: &[Source]) -> Result<Vec<String>> {
+    let messages = messages::Messages::of(sources.iter());
+    let mut complaints = words::not_shown(&read(&root.join("CONTRIBUTING.md"))?);
+    for page in pages::all(root)? {
+        complaints.extend(pages::too_wide(&page));
+        if page.path.starts_with("docs/") {
+            complaints.extend(messages.complaints(&page.path, &page.text));
+        }
+    }
+    complaints.extend(threats::complaints(&read(&root.join("docs/threat-model.md"))?, sources));
+    Ok(complaints)
+}
+
+/// How many files open with what, over all crates.
+pub fn heads(root: &Path) -> Result<sources::Heads> {
+    let mut all = Vec::new();
+    for krate in crates(root)? {
+        all.extend(sources_of(&krate, root)?);
+    }
+    Ok(sources::heads(&all))
+}
+
+fn sources_of(krate: &Path, root: &Path) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    collect(krate, root, &mut sources)?;
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(sources)
 }
 
 /// Directories of the root with a Cargo.toml.

@@ -1,7 +1,8 @@
-//! Rules on single source files: head, length, unfinished business, `forbid(unsafe_code)`.
+//! Rules on single source files: head, length, unfinished business, orderings, `forbid(unsafe_code)`.
 
 use super::{Source, before_tests, is_code};
 
+const STRONGEST: &str = "SeqCst";
 const FILE_LIMIT: usize = 500;
 const FUNCTION_LIMIT: usize = 80;
 /// Pure tables may be longer.
@@ -9,6 +10,10 @@ const TABLES: [&str; 0] = [];
 /// Where the plan allows `unsafe`.
 const UNSAFE: [&str; 4] = ["axvm_kvm", "axvm_memory", "axvm_guest", "axvm_sandbox"];
 /// Spelled in two halves, so that this file does not complain about itself.
+/// Code whose strongest orderings are not explained yet.
+const ORDERINGS_LATER: [&str; 2] = ["axvm_kvm/", "axvm_virtio/"];
+/// Lines above an ordering in which a comment about it may stand.
+const NEAR: usize = 3;
 const UNFINISHED: [&str; 4] =
     [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("to", "do!("), concat!("unimpl", "emented!(")];
 
@@ -29,7 +34,54 @@ pub fn complaints(source: &Source) -> Vec<String> {
         }
     }
     found.extend(long_functions(source));
+    found.extend(unexplained_orderings(source));
     found
+}
+
+/// How many files open with what.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heads {
+    /// All source files; each says what it is.
+    pub files: usize,
+    /// Those with a picture: their data has a shape, or moves.
+    pub with_picture: usize,
+    /// Those that name a specification or source.
+    pub with_specification: usize,
+}
+
+/// Counts heads.
+pub fn heads(sources: &[Source]) -> Heads {
+    let mut heads = Heads::default();
+    for source in sources {
+        let head = head(source);
+        heads.files += 1;
+        heads.with_picture += usize::from(head.contains("//! ```text\n") || head.contains("\n//! | "));
+        let names = ["Spec:", "Specs:", "Source:", "Sources:"];
+        heads.with_specification += usize::from(names.iter().any(|name| head.contains(name)));
+    }
+    heads
+}
+
+/// The lines that begin with `//!`.
+fn head(source: &Source) -> &str {
+    let len = source.text.split_inclusive('\n').take_while(|line| line.starts_with("//!")).map(str::len).sum();
+    &source.text[..len]
+}
+
+/// The strongest ordering outside of the ring needs a reason that names it: in the file's head, or near.
+fn unexplained_orderings(source: &Source) -> Vec<String> {
+    let is_ring = source.path.starts_with("axvm_virtio/src/queue");
+    let is_product = source.path.contains("/src/") || source.path.contains("/guest/");
+    let later = ORDERINGS_LATER.iter().any(|start| source.path.starts_with(start));
+    if is_ring || later || !is_product || source.path.starts_with("xtask/") || head(source).contains(STRONGEST) {
+        return Vec::new();
+    }
+    let lines: Vec<&str> = before_tests(&source.text).lines().collect();
+    let explains = |line: &&str| line.split_once("//").is_some_and(|(_, comment)| comment.contains(STRONGEST));
+    let uses = |line: &str| line.split("//").next().is_some_and(|code| code.contains(STRONGEST));
+    let wrong =
+        (0..lines.len()).filter(|&at| uses(lines[at]) && !lines[at.saturating_sub(NEAR)..=at].iter().any(explains));
+    wrong.map(|at| format!("{}:{}: {STRONGEST} without a comment that says why", source.path, at + 1)).collect()
 }
 
 /// Crates whose root does not forbid `unsafe` though the plan says so.
@@ -109,6 +161,29 @@ mod tests {
             let text = format!("//! Head.\n\nimpl A {{\n    {head}\n{}    }}\n}}\n", "        a();\n".repeat(78));
             assert!(complaints(&source(text)).is_empty(), "{head}");
         }
+    }
+
+    #[test]
+    fn an_ordering_without_a_reason_is_found() {
+        let found = |text: &str| complaints(&source(format!("//! Head.\n{text}"))).len();
+        assert_eq!(found("\nfn f() {\n    a.load(Ordering::SeqCst);\n}\n"), 1);
+        assert_eq!(
+            found("\nfn f() {\n    // SeqCst: orders it with the other flag.\n    a.load(Ordering::SeqCst);\n}\n"),
+            0
+        );
+        assert_eq!(found("\n// Many of them.\na.load(Ordering::SeqCst);\n"), 1);
+        assert_eq!(found("//! All is SeqCst: one order for all flags.\na.load(Ordering::SeqCst);\n"), 0);
+        assert_eq!(found("\na.load(Ordering::Acquire);\n"), 0);
+    }
+
+    #[test]
+    fn heads_are_counted() {
+        let texts = [
+            "//! Head.\n",
+            "//! Head.\n//!\n//! ```text\n//!   a\n//! ```\n//!\n//! Spec: virtio 1.2.\n\n// Spec: no\n",
+        ];
+        let heads = heads(&texts.map(|text| source(text.into())));
+        assert_eq!(heads, Heads { files: 2, with_picture: 1, with_specification: 1 });
     }
 
     #[test]

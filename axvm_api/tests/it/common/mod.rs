@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axvm_api::testing::FakeMachine;
-use axvm_api::{Client, EventFeed, Server};
+use axvm_api::{ApiServer, Client, EventFeed};
 use tempfile::TempDir;
 
 pub struct Machine {
     pub fake: Arc<FakeMachine>,
     pub feed: Arc<EventFeed>,
-    pub server: Server,
+    pub server: ApiServer,
     pub path: PathBuf,
     pub dir: TempDir,
 }
@@ -24,8 +24,8 @@ impl Machine {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
         let (fake, feed) = (Arc::new(FakeMachine::default()), EventFeed::new().unwrap());
-        let bound = Server::bind(&[&path]).unwrap();
-        let server = bound.serve(fake.clone(), feed.clone(), || Ok::<_, String>(())).unwrap();
+        let bound = ApiServer::bind(&[&path]).unwrap();
+        let server = bound.serve(fake.clone(), feed.clone()).unwrap();
         Machine { fake, feed, server, path, dir }
     }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,20 +14,21 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub struct Calls {
     pub keys: Mutex<Vec<Key>>,
     pub warnings: Mutex<Vec<String>>,
+    /// The threads that warned.
     pub threads: Mutex<Vec<String>>,
 }
 
 impl Calls {
     pub fn hooks(self: &Arc<Self>) -> Hooks {
-        let (keys, warnings, threads) = (Arc::clone(self), Arc::clone(self), Arc::clone(self));
+        let (keys, warnings) = (Arc::clone(self), Arc::clone(self));
         Hooks {
             on_key: Box::new(move |key| keys.keys.lock().unwrap().push(key)),
-            on_warning: Box::new(move |text| warnings.warnings.lock().unwrap().push(text)),
-            quit: "ends the machine",
-            on_thread: Box::new(move || {
+            on_warning: Box::new(move |text| {
                 let name = std::thread::current().name().unwrap().to_string();
-                threads.threads.lock().unwrap().push(name);
+                warnings.threads.lock().unwrap().push(name);
+                warnings.warnings.lock().unwrap().push(text);
             }),
+            quit: "ends the machine",
         }
     }
 }
@@ -111,4 +113,14 @@ pub fn receive(port: &Port, count: usize) -> Vec<u8> {
         received == count
     });
     bytes
+}
+
+/// Attaches clients until the console warns that there are too many; the other ends.
+pub fn one_client_too_many(console: &Console) -> Vec<UnixStream> {
+    let attach = |_| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        console.attacher().attach(theirs, Vec::new());
+        ours
+    };
+    (0..=64).map(attach).collect()
 }

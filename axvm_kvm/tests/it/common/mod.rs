@@ -9,6 +9,7 @@
 //!
 //! A guest starts in 32-bit protected mode with flat segments, paging and interrupts off. Without
 //! `/dev/kvm` a test says `skipped` and why, through `kvm_or_skip!`.
+#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 #![allow(dead_code, unreachable_pub, reason = "shared by test binaries, each uses a part")]
 
 use std::io::Write;
@@ -21,7 +22,7 @@ use axvm_arch::Gpa;
 use axvm_arch::cpuid::CpuidEntry;
 use axvm_arch::msr::Msr;
 use axvm_arch::registers::{CpuState, DescriptorTable, RFLAGS_RESERVED, Registers, Segment, SystemRegisters, cr0};
-use axvm_kvm::{Exit, Kicker, Kvm, KvmVcpu, Vcpu, VcpuSetup, Vm};
+use axvm_kvm::{Exit, Kicker, Kvm, KvmVcpu, Vcpu, VcpuSetup, Vm, VmState};
 use axvm_memory::{GuestRam, RamConfig};
 
 /// Operand for LGDT: limit and base of the GDT.
@@ -49,7 +50,7 @@ macro_rules! guest {
             ".popsection",
             concat!(".globl ", stringify!($name), "_start, ", stringify!($name), "_end"),
         );
-        fn $name() -> &'static [u8] {
+        pub(crate) fn $name() -> &'static [u8] {
             mod symbols {
                 unsafe extern "C" {
                     #[link_name = concat!(stringify!($name), "_start")]
@@ -135,6 +136,27 @@ impl Bench {
         self.vm.create_vcpu(id, &setup).unwrap()
     }
 
+    /// Saves all vCPUs and the VM, ends them, and goes on in a new VM with the same RAM; by way of text.
+    pub fn moved(self, kvm: &Kvm, aps: Vec<KvmVcpu>) -> (Bench, Vec<KvmVcpu>) {
+        let Bench { ram, vm, cpuid, bsp, kicker } = self;
+        let vm_text = serde_json::to_string(&vm.save().unwrap()).unwrap();
+        let save = |vcpu: &KvmVcpu| serde_json::to_string(&vcpu.save().unwrap()).unwrap();
+        let texts: Vec<String> = std::iter::once(&bsp).chain(&aps).map(save).collect();
+        drop((bsp, aps, kicker, vm));
+
+        let state: VmState = serde_json::from_str(&vm_text).unwrap();
+        let vm = kvm.create_vm(&ram).unwrap();
+        if state.x2apic_ids {
+            vm.enable_x2apic_api().unwrap();
+        }
+        let restore = |text: &String| vm.restore_vcpu(&serde_json::from_str(text).unwrap()).unwrap();
+        let mut vcpus: Vec<KvmVcpu> = texts.iter().map(restore).collect();
+        vm.restore(&state).unwrap();
+        let bsp = vcpus.remove(0);
+        let kicker = Arc::new(bsp.kicker().unwrap());
+        (Bench { ram, vm, cpuid, bsp, kicker }, vcpus)
+    }
+
     pub fn place(&self, gpa: u64, bytes: &[u8]) {
         self.ram.write(Gpa(gpa), bytes).unwrap();
     }
@@ -148,6 +170,16 @@ impl Bench {
     /// Runs the bootstrap processor until `done` says so; kicks it, and fails, after [`TIME_LIMIT`].
     pub fn run_until(&mut self, done: impl FnMut(&mut Exit<'_>) -> bool) {
         run_until(&mut self.bsp, &self.kicker, done);
+    }
+
+    /// Runs until the bootstrap processor reports, and lets it finish the instruction that did.
+    pub fn run_to_standstill(&mut self) -> u8 {
+        let report = self.run_to_report();
+        self.kicker.kick();
+        self.kicker.attach();
+        assert_eq!(self.bsp.run().unwrap(), Exit::Interrupted);
+        self.kicker.clear();
+        report
     }
 
     /// Runs the bootstrap processor until it writes a byte to port 0x80, and returns the byte. Any other

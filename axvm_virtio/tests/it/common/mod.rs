@@ -116,11 +116,38 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(device: Box<dyn VirtioDevice>) -> Machine {
-        let ram = GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap();
+        Machine::over(GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap(), device)
+    }
+
+    /// A machine with RAM that another one has used.
+    pub fn over(ram: Arc<GuestRam>, device: Box<dyn VirtioDevice>) -> Machine {
         let (irq, tape) = (Irq::new().unwrap(), Arc::<Tape>::default());
         let (line, events) = (irq.try_clone().unwrap(), Events::to(tape.clone()));
         let transport = MmioTransport::new("vda", device, ram.clone(), line, events).unwrap();
         Machine { ram, transport, irq, tape }
+    }
+
+    /// Pauses, and puts the state, as text, into a new machine over the same RAM, which is paused.
+    pub fn carry(&self, device: Box<dyn VirtioDevice>) -> Machine {
+        self.pause();
+        let text = serde_json::to_string(&self.transport.state().expect("a paused device")).unwrap();
+        let machine = Machine::over(self.ram.clone(), device);
+        machine.pause();
+        machine.transport.restore(&serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(serde_json::to_string(&machine.transport.state().unwrap()).unwrap(), text);
+        machine
+    }
+
+    pub fn pause(&self) {
+        self.transport.pause(Instant::now() + PATIENCE).unwrap();
+    }
+
+    pub fn resume(&self) {
+        self.transport.resume(Instant::now() + PATIENCE).unwrap();
+    }
+
+    pub fn stop(&self) {
+        self.transport.stop(Instant::now() + PATIENCE).unwrap();
     }
 
     pub fn get(&self, offset: u64) -> u32 {

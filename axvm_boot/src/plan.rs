@@ -1,0 +1,337 @@
+//! The plan: which parts a machine has, and who sits where, before anything of it exists.
+//!
+//! ```text
+//!   what is wanted                 the plan                                   who reads it
+//!   disks, rng, balloon  --new-->  COM1   ports 0x3f8..0x3ff   line 4    -->  ACPI tables, command line
+//!   console, ACPI or not           ...                                   -->  the board, which wires each part
+//!                                  vda    0xd000_0000, 0x200   line 5    -->  `axvm run -v`, status, limits
+//!                                  vdb    0xd000_1000, 0x200   line 10
+//! ```
+//!
+//! A pure value: no KVM, no file, no eventfd. Nothing else decides an address or counts devices.
+//!
+//! Sources: `axvm_arch::layout` for every fixed place; virtio 1.2, 4.2.2 "MMIO Device Register Layout" for the length
+//! of a window. Left out: the processors, which the MADT lists; PCI.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axvm_arch::Gpa;
+use axvm_arch::layout::{self, gsi, port};
+use thiserror::Error;
+
+/// One part of a machine: a chip of the PC, or a virtio device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What people, threads and messages call it, such as `COM1` or `vda`; no two parts share a name.
+    pub name: Arc<str>,
+    /// What it is.
+    pub kind: Kind,
+    /// Where the guest finds its registers; no two places overlap.
+    pub places: Vec<Place>,
+    /// Its interrupt line, as a global system interrupt. Two parts share one only if KVM provides both.
+    pub line: Option<u32>,
+}
+
+/// What a part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The pair of 8259 interrupt controllers (in KVM).
+    Pic,
+    /// The i8254 timer (in KVM).
+    Pit,
+    /// The IOAPIC (in KVM).
+    IoApic,
+    /// The local APICs, one for each processor at the same address (in KVM).
+    LocalApic,
+    /// The 16550A serial port.
+    Uart,
+    /// The MC146818 clock with its CMOS RAM.
+    Rtc,
+    /// The keyboard controller, for its reset line.
+    I8042,
+    /// ACPI's power management registers.
+    AcpiPm,
+    /// The panic notifier.
+    Pvpanic,
+    /// The configuration ports of PCI, with the reset register among them.
+    PciHost,
+    /// A virtio device.
+    Virtio(VirtioKind),
+}
+
+/// What a virtio device does (virtio 1.2, 5 "Device Types").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VirtioKind {
+    /// Disk number n, from 0.
+    Block(usize),
+    /// The entropy source.
+    Entropy,
+    /// The memory balloon.
+    Balloon,
+    /// A console beside the serial port.
+    Console,
+}
+
+/// Where registers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// I/O ports.
+    Ports {
+        /// The first.
+        first: u16,
+        /// How many.
+        count: u16,
+    },
+    /// Guest-physical addresses.
+    Mmio {
+        /// The first byte.
+        base: Gpa,
+        /// Length in bytes.
+        len: u64,
+    },
+}
+
+/// A machine that cannot be.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// More devices than interrupt lines.
+    #[error("{} devices need an interrupt line each: {}; this machine has {lines} for them{}. Leave out {}",
+        .names.len(), .names.join(", "), without_acpi(*.acpi), .names.len() - .lines)]
+    Lines {
+        /// All that need one, in the order in which they are served.
+        names: Vec<String>,
+        /// How many lines there are.
+        lines: usize,
+        /// Whether the machine has ACPI; without it there are fewer.
+        acpi: bool,
+    },
+}
+
+fn without_acpi(acpi: bool) -> &'static str {
+    if acpi { "" } else { ", because without ACPI a guest knows the first 16 lines only" }
+}
+
+/// All parts of a machine and their places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    parts: Vec<Part>,
+    acpi: bool,
+}
+
+impl Plan {
+    /// A PC with these virtio devices, which get their lines in this order.
+    pub fn new(virtio: &[VirtioKind], acpi: bool) -> Result<Plan, PlanError> {
+        let lines: Vec<u32> = gsi::VIRTIO.into_iter().filter(|&line| acpi || line < gsi::ISA_COUNT).collect();
+        if virtio.len() > lines.len() {
+            let names = virtio.iter().map(|kind| kind.name()).collect();
+            return Err(PlanError::Lines { names, lines: lines.len(), acpi });
+        }
+        let devices = virtio.iter().zip(lines).enumerate().map(|(n, (&kind, line))| Part {
+            name: kind.name().into(),
+            kind: Kind::Virtio(kind),
+            places: vec![window(n)],
+            line: Some(line),
+        });
+        Ok(Plan { parts: platform().into_iter().chain(devices).collect(), acpi })
+    }
+
+    /// Every part: the PC's own, then the virtio devices in their order.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The virtio devices with their windows, in their order.
+    pub fn virtio(&self) -> impl Iterator<Item = (VirtioKind, &Part)> {
+        self.parts.iter().filter_map(|part| match part.kind {
+            Kind::Virtio(kind) => Some((kind, part)),
+            _ => None,
+        })
+    }
+
+    /// The part of this kind, if the machine has one.
+    pub fn find(&self, kind: Kind) -> Option<&Part> {
+        self.parts.iter().find(|part| part.kind == kind)
+    }
+
+    /// Whether ACPI tables describe the parts to the guest. Where none do, the command line announces them.
+    pub fn acpi(&self) -> bool {
+        self.acpi
+    }
+}
+
+/// Virtio-mmio window number `n`.
+fn window(n: usize) -> Place {
+    let base = Gpa(layout::VIRTIO_MMIO.0 + n as u64 * layout::VIRTIO_MMIO_STRIDE);
+    Place::Mmio { base, len: layout::VIRTIO_MMIO_LEN }
+}
+
+/// The parts that every machine has.
+fn platform() -> Vec<Part> {
+    let ports = |first, count| Place::Ports { first, count };
+    let page = |base| Place::Mmio { base, len: 0x1000 };
+    let part = |name: &str, kind, places, line| Part { name: name.into(), kind, places, line };
+    let pic = [ports(port::PIC_MASTER, 2), ports(port::PIC_SLAVE, 2), ports(port::ELCR, 2)];
+    vec![
+        part("PIC", Kind::Pic, pic.into(), None),
+        part("PIT", Kind::Pit, vec![ports(port::PIT, 4), ports(port::SPEAKER, 1)], Some(gsi::TIMER)),
+        part("IOAPIC", Kind::IoApic, vec![page(layout::IOAPIC)], None),
+        part("local APIC", Kind::LocalApic, vec![page(layout::LAPIC)], None),
+        part("i8042", Kind::I8042, vec![ports(port::I8042 + 4, 1)], None),
+        part("RTC", Kind::Rtc, vec![ports(port::RTC, 2)], Some(gsi::RTC)),
+        part("COM1", Kind::Uart, vec![ports(port::COM1, 8)], Some(gsi::COM1)),
+        part("pvpanic", Kind::Pvpanic, vec![ports(port::PVPANIC, 1)], None),
+        part("ACPI PM1a", Kind::AcpiPm, vec![ports(port::PM1A_EVENT, 6)], Some(gsi::SCI)),
+        part("PCI host", Kind::PciHost, vec![ports(port::PCI, 8)], None),
+    ]
+}
+
+impl Part {
+    /// The registers in guest-physical memory, if that is where they are: first byte and length.
+    pub fn window(&self) -> Option<(Gpa, u64)> {
+        self.places.iter().find_map(|place| match *place {
+            Place::Mmio { base, len } => Some((base, len)),
+            Place::Ports { .. } => None,
+        })
+    }
+}
+
+impl Kind {
+    /// Whether the kernel's half of the machine provides it, and not this program.
+    pub fn is_in_kvm(self) -> bool {
+        match self {
+            Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => true,
+            Kind::Uart | Kind::Rtc | Kind::I8042 | Kind::AcpiPm | Kind::Pvpanic | Kind::PciHost => false,
+            Kind::Virtio(_) => false,
+        }
+    }
+}
+
+impl VirtioKind {
+    /// The name of the device: what Linux calls it, where it has a name there.
+    pub fn name(self) -> String {
+        match self {
+            VirtioKind::Block(number) => disk_name(number),
+            VirtioKind::Entropy => "rng".into(),
+            VirtioKind::Balloon => "balloon".into(),
+            VirtioKind::Console => "hvc0".into(),
+        }
+    }
+}
+
+/// The name that Linux gives to disk `number`, from 0: vda to vdz, then vdaa, vdab ...
+pub fn disk_name(number: usize) -> String {
+    let mut letters = Vec::new();
+    let mut rest = number + 1;
+    while rest > 0 {
+        letters.push(char::from(b'a' + ((rest - 1) % 26) as u8));
+        rest = (rest - 1) / 26;
+    }
+    letters.iter().rev().fold(String::from("vd"), |name, letter| name + &letter.to_string())
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Pic => "8259",
+            Kind::Pit => "i8254",
+            Kind::IoApic => "ioapic",
+            Kind::LocalApic => "lapic",
+            Kind::Uart => "16550",
+            Kind::Rtc => "mc146818",
+            Kind::I8042 => "i8042",
+            Kind::AcpiPm => "acpi-pm",
+            Kind::Pvpanic => "pvpanic",
+            Kind::PciHost => "pci-host",
+            Kind::Virtio(VirtioKind::Block(_)) => "virtio-blk",
+            Kind::Virtio(VirtioKind::Entropy) => "virtio-rng",
+            Kind::Virtio(VirtioKind::Balloon) => "virtio-balloon",
+            Kind::Virtio(VirtioKind::Console) => "virtio-console",
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Ports { first, count: 1 } => write!(f, "port {first:#x}"),
+            Place::Ports { first, count } => write!(f, "ports {first:#x}-{:#x}", first + (count - 1)),
+            Place::Mmio { base, len } => write!(f, "{base}-{:#x}", base.0 + (len - 1)),
+        }
+    }
+}
+
+/// One line for people: `vda: virtio-blk at 0xd0000000-0xd00001ff, line 5`.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places: Vec<_> = self.places.iter().map(Place::to_string).collect();
+        write!(f, "{}: {} at {}", self.name, self.kind, places.join(", "))?;
+        self.line.map_or(Ok(()), |line| write!(f, ", line {line}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::ops::Range;
+
+    fn full() -> Plan {
+        let disks = (0..gsi::VIRTIO.len()).map(VirtioKind::Block).collect::<Vec<_>>();
+        Plan::new(&disks, true).unwrap()
+    }
+
+    #[test]
+    fn the_first_disk_is_on_irq_5() {
+        let plan = Plan::new(&[VirtioKind::Block(0), VirtioKind::Entropy], true).unwrap();
+        let (_, disk) = plan.virtio().next().unwrap();
+        assert_eq!(disk.to_string(), "vda: virtio-blk at 0xd0000000-0xd00001ff, line 5");
+        assert_eq!(plan.find(Kind::Virtio(VirtioKind::Entropy)).unwrap().line, Some(10));
+        assert_eq!(plan.find(Kind::Virtio(VirtioKind::Balloon)), None);
+    }
+
+    #[test]
+    fn parts_share_neither_name_nor_line_nor_place() {
+        let plan = full();
+        let names: HashSet<_> = plan.parts().iter().map(|part| &part.name).collect();
+        assert_eq!(names.len(), plan.parts().len());
+        let lines: Vec<_> = plan.parts().iter().filter_map(|part| part.line).collect();
+        assert_eq!(lines.iter().collect::<HashSet<_>>().len(), lines.len());
+        assert!(lines.iter().all(|&line| line < gsi::COUNT));
+        let spans = |ports: bool| {
+            let places = plan.parts().iter().flat_map(|part| &part.places);
+            let mut spans: Vec<Range<u64>> = places
+                .filter_map(|place| match *place {
+                    Place::Ports { first, count } if ports => Some(first.into()..u64::from(first + count)),
+                    Place::Mmio { base, len } if !ports => Some(base.0..base.0 + len),
+                    _ => None,
+                })
+                .collect();
+            spans.sort_by_key(|span| span.start);
+            spans
+        };
+        for spans in [spans(true), spans(false)] {
+            assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start), "{spans:x?}");
+        }
+        let windows = plan.virtio().map(|(_, part)| part.window().unwrap());
+        assert!(windows.into_iter().all(|(base, len)| base >= layout::HOLE && base.0 + len <= layout::IOAPIC.0));
+    }
+
+    #[test]
+    fn a_machine_with_too_few_lines_says_which_parts_want_them() {
+        let disks = |count| (0..count).map(VirtioKind::Block).chain([VirtioKind::Entropy]).collect::<Vec<_>>();
+        assert!(Plan::new(&disks(13), true).is_ok());
+        let error = Plan::new(&disks(14), true).unwrap_err().to_string();
+        assert!(error.starts_with("15 devices need an interrupt line each: vda, vdb, "), "{error}");
+        assert!(error.ends_with(", vdn, rng; this machine has 14 for them. Leave out 1"), "{error}");
+        assert!(Plan::new(&disks(5), false).is_ok());
+        let error = Plan::new(&disks(6), false).unwrap_err().to_string();
+        assert!(error.contains("has 6 for them, because without ACPI"), "{error}");
+    }
+
+    #[test]
+    fn disks_never_run_out_of_names() {
+        let names = [0, 25, 26, 51, 52, 701, 702].map(disk_name);
+        assert_eq!(names, ["vda", "vdz", "vdaa", "vdaz", "vdba", "vdzz", "vdaaa"]);
+    }
+}

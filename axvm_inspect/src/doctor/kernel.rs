@@ -1,0 +1,93 @@
+//! The rest of the kernel: its age, asynchronous files, network devices, fences around a process.
+
+use axvm_sandbox::Availability as State;
+
+use super::{Host, Root, Row};
+
+const PART: &str = "Kernel";
+
+pub(super) fn rows(host: &Host) -> Vec<Row> {
+    let root = &host.root;
+    let kernel = [release(root), io_uring(root), tun(root), vhost(root), seccomp(root)];
+    kernel.into_iter().chain([landlock(host), core_scheduling(host)]).collect()
+}
+
+fn release(root: &Root) -> Row {
+    let release = root.text("/proc/sys/kernel/osrelease").unwrap_or_else(|| "not told".into());
+    let row = Row::ok(PART, "release", release);
+    match root.kernel() {
+        Some(version) if version < (5, 14) => row.note(
+            "older than Landlock (5.13) and core scheduling (5.14): a guest that breaks out meets fewer fences",
+            "install a newer kernel from your distribution, then reboot",
+        ),
+        _ => row,
+    }
+}
+
+fn io_uring(root: &Root) -> Row {
+    let name = "io_uring";
+    match (root.number("/proc/sys/kernel/io_uring_disabled"), root.kernel()) {
+        (Some(0), _) => Row::ok(PART, name, "allowed; AxVM does not use it yet"),
+        (Some(mode), _) => Row::ok(PART, name, if mode == 1 { "for one group only" } else { "switched off" })
+            .note("nothing yet: AxVM's disks use preadv and pwritev", "sudo sysctl kernel.io_uring_disabled=0"),
+        (None, Some(version)) if version < (5, 1) => {
+            Row::ok(PART, name, "this kernel is older; AxVM does not use it yet")
+        }
+        (None, _) => Row::ok(PART, name, "no switch in this kernel; AxVM does not use it yet"),
+    }
+}
+
+fn tun(root: &Root) -> Row {
+    match root.has("/dev/net/tun") {
+        true => Row::ok(PART, "/dev/net/tun", "there; AxVM has no network device yet"),
+        false => Row::ok(PART, "/dev/net/tun", "missing")
+            .note("nothing yet: AxVM has no network device", "sudo modprobe tun"),
+    }
+}
+
+fn vhost(root: &Root) -> Row {
+    let found: Vec<&str> =
+        ["vhost-net", "vhost-vsock"].into_iter().filter(|name| root.has(&format!("/dev/{name}"))).collect();
+    let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+    Row::ok(PART, "vhost devices", format!("{found}; AxVM does not use them yet"))
+}
+
+fn landlock(host: &Host) -> Row {
+    let why = match protection(host, "files") {
+        State::On(how) => return Row::ok(PART, "Landlock", format!("on: {how}")),
+        State::Missing(why) => why,
+    };
+    let modules = host.root.text("/sys/kernel/security/lsm").unwrap_or_else(|| "those that are active".into());
+    Row::ok(PART, "Landlock", format!("off: {why}")).note(
+        "a guest that breaks out reaches every file of this user",
+        format!(
+            "put it on the kernel's command line (5.13 or later, CONFIG_SECURITY_LANDLOCK):\nlsm=landlock,{modules}"
+        ),
+    )
+}
+
+/// Without threads that share a core there is nothing to schedule: the processor's part speaks of those.
+fn core_scheduling(host: &Host) -> Row {
+    match protection(host, "cores") {
+        State::On(how) => Row::ok(PART, "core scheduling", format!("on: {how}")),
+        State::Missing(why) => Row::ok(PART, "core scheduling", format!("off: {why}")),
+    }
+}
+
+/// What the sandbox found here.
+fn protection(host: &Host, name: &str) -> State {
+    let found = host.sandbox.0.iter().find(|protection| protection.name == name);
+    found.map_or_else(|| State::Missing("not probed".into()), |protection| protection.state.clone())
+}
+
+fn seccomp(root: &Root) -> Row {
+    let actions = root.text("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    let has = |action| actions.split_whitespace().any(|found| found == action);
+    if has("kill_process") && has("trap") {
+        return Row::ok(PART, "seccomp", "system calls can be filtered");
+    }
+    Row::ok(PART, "seccomp", if actions.is_empty() { "not in this kernel" } else { "older than 4.14" }).note(
+        "a guest that breaks out may make every system call",
+        "use a kernel with CONFIG_SECCOMP_FILTER (4.14 or later)",
+    )
+}

@@ -1,0 +1,11 @@
+//! Explaining: what AxVM knows about the place it runs in, as rows and sentences for people.
+//!
+//! ```text
+//!   the host: files, ids, what /dev/kvm says --doctor--> rows --table--> text
+//! ```
+//!
+//! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
+//! printing them, as text or JSON, and exit codes are the program's business (`axvm_core`).
+#![forbid(unsafe_code)]
+
+pub mod doctor;

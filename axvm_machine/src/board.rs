@@ -1,0 +1,130 @@
+//! The board: makes each part of the plan and wires it, then ends.
+//!
+//! ```text
+//!   plan: kind, places, line
+//!           |      |      '--> an eventfd that KVM listens to (irqfd)
+//!           |      '---------> a slot of the port bus or the MMIO bus
+//!           '----------------> a chip, or a virtio device with a doorbell for each queue (ioeventfd)
+//!
+//!   finish --> two frozen buses, and the inventory
+//! ```
+//!
+//! It decides nothing: every address and every line is the plan's. A part that it does not know does not compile.
+
+use std::sync::Arc;
+
+use axvm_arch::Gpa;
+use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
+use axvm_devices::{AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550};
+use axvm_kvm::Vm;
+use axvm_virtio::balloon::Balloon;
+use axvm_virtio::block::Block;
+use axvm_virtio::console::Console;
+use axvm_virtio::device::VirtioDevice;
+use axvm_virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use axvm_virtio::rng::Rng;
+
+use crate::inventory::{self, Chip, Inventory};
+use crate::spec::BALLOON;
+use crate::{MachineError, Ports, Resources};
+
+/// A machine under construction.
+pub(crate) struct Board<'a> {
+    vm: &'a Vm,
+    resources: &'a Resources,
+    stop: &'a Arc<StopSwitch>,
+    consoles: &'a Ports,
+    ports: BusBuilder,
+    mmio: BusBuilder,
+    inventory: Vec<inventory::Part>,
+}
+
+impl<'a> Board<'a> {
+    pub(crate) fn new(
+        vm: &'a Vm,
+        resources: &'a Resources,
+        stop: &'a Arc<StopSwitch>,
+        consoles: &'a Ports,
+    ) -> Board<'a> {
+        let (ports, mmio) = Default::default();
+        Board { vm, resources, stop, consoles, ports, mmio, inventory: Vec::new() }
+    }
+
+    /// Makes a part and puts it in its place.
+    pub(crate) fn wire(&mut self, part: &Part) -> Result<(), MachineError> {
+        let stop = || Arc::clone(self.stop);
+        let chip = match part.kind {
+            // KVM made them with the VM.
+            Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => return Ok(()),
+            Kind::Uart => Chip::Uart(Uart16550::new(self.line(part)?, self.consoles.com1.clone())),
+            Kind::Rtc => Chip::Rtc(Arc::new(Rtc::new(self.line(part)?).map_err(MachineError::host("the RTC"))?)),
+            Kind::I8042 => Chip::I8042(Arc::new(I8042::new(stop()))),
+            Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.line(part)?, stop()))),
+            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop()))),
+            Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
+            Kind::Virtio(kind) => self.virtio(part, kind)?,
+        };
+        self.plug(part, chip.device())?;
+        self.inventory.push(inventory::Part { plan: part.clone(), chip });
+        Ok(())
+    }
+
+    /// Freezes the buses, ports first, and ends the board.
+    pub(crate) fn finish(self) -> (Bus, Bus, Inventory) {
+        (self.ports.finish(), self.mmio.finish(), Inventory::new(self.inventory))
+    }
+
+    fn virtio(&self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {
+        Ok(match kind {
+            VirtioKind::Block(number) => {
+                let image = Arc::clone(&self.resources.disks[number]);
+                Chip::Virtio(self.transport(part, Box::new(Block::new(image)))?)
+            }
+            VirtioKind::Entropy => Chip::Virtio(self.transport(part, Box::new(Rng::default()))?),
+            VirtioKind::Balloon => {
+                let balloon = Balloon::new(BALLOON);
+                let target = balloon.target();
+                Chip::Balloon(self.transport(part, Box::new(balloon))?, target)
+            }
+            VirtioKind::Console => {
+                let port = self.consoles.hvc0.clone().ok_or(MachineError::NoPort)?;
+                Chip::Virtio(self.transport(part, Box::new(Console::new(port)))?)
+            }
+        })
+    }
+
+    /// Puts a virtio device behind registers, with a doorbell for each queue.
+    fn transport(&self, part: &Part, device: Box<dyn VirtioDevice>) -> Result<Arc<MmioTransport>, MachineError> {
+        let Resources { ram, events, .. } = self.resources;
+        let transport = MmioTransport::new(&part.name, device, Arc::clone(ram), self.line(part)?, events.clone());
+        let transport = transport.map_err(MachineError::host(&*part.name))?;
+        if let Some((base, _)) = part.window() {
+            let doorbell = Gpa(base.0 + QUEUE_NOTIFY);
+            for queue in 0..transport.queue_count() {
+                self.vm.ioeventfd(doorbell, 4, Some(queue.into()), transport.kick(queue))?;
+            }
+        }
+        Ok(Arc::new(transport))
+    }
+
+    /// Puts a chip on the bus of each of its places.
+    fn plug(&mut self, part: &Part, device: Arc<dyn BusDevice>) -> Result<(), MachineError> {
+        for place in &part.places {
+            let device = Arc::clone(&device);
+            match *place {
+                Place::Ports { first, count } => self.ports.plug(first.into(), count.into(), &*part.name, device)?,
+                Place::Mmio { base, len } => self.mmio.plug(base.0, len, &*part.name, device)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The interrupt line of a part: an eventfd that KVM listens to.
+    fn line(&self, part: &Part) -> Result<Irq, MachineError> {
+        let irq = Irq::new().map_err(MachineError::host(format!("the interrupt line of {}", part.name)))?;
+        if let Some(gsi) = part.line {
+            self.vm.irqfd(gsi, irq.event_fd())?;
+        }
+        Ok(irq)
+    }
+}

@@ -1,0 +1,177 @@
+//! The inventory: every part of a machine that this program provides, by name.
+//!
+//! ```text
+//!   Inventory   i8042  RTC  COM1  pvpanic  "ACPI PM1a"  "PCI host"  vda  rng  balloon ...
+//!                 |     |    |       |         |            |        |    |     |
+//!   pause, resume, stop, status: one walk over all of them, an exhaustive match in each step
+//! ```
+//!
+//! A new kind of chip that forgets one of the walks does not compile.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axvm_boot::plan;
+use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, Pvpanic, Rtc, Uart16550};
+use axvm_virtio::balloon::Target;
+use axvm_virtio::mmio::MmioTransport;
+use axvm_virtio::{Busy, StillBusy};
+
+/// All parts of a machine, in the order of the plan.
+pub struct Inventory {
+    parts: Vec<Part>,
+}
+
+/// One part: where it sits, and what it is.
+pub struct Part {
+    /// Its name, kind, places and line.
+    pub plan: plan::Part,
+    /// The thing itself.
+    pub chip: Chip,
+}
+
+/// A chip or a device in its machine.
+#[derive(Clone)]
+pub enum Chip {
+    /// The serial port.
+    Uart(Arc<Uart16550>),
+    /// The clock.
+    Rtc(Arc<Rtc>),
+    /// The keyboard controller.
+    I8042(Arc<I8042>),
+    /// The power management registers.
+    AcpiPm(Arc<AcpiPm>),
+    /// The panic notifier.
+    Pvpanic(Arc<Pvpanic>),
+    /// The configuration ports of PCI.
+    PciHost(Arc<PciHost>),
+    /// A virtio device behind its transport.
+    Virtio(Arc<MmioTransport>),
+    /// A balloon, with the handle that sets its size.
+    Balloon(Arc<MmioTransport>, Target),
+}
+
+impl Chip {
+    /// The chip as its bus sees it.
+    pub(crate) fn device(&self) -> Arc<dyn BusDevice> {
+        match self {
+            Chip::Uart(chip) => chip.clone(),
+            Chip::Rtc(chip) => chip.clone(),
+            Chip::I8042(chip) => chip.clone(),
+            Chip::AcpiPm(chip) => chip.clone(),
+            Chip::Pvpanic(chip) => chip.clone(),
+            Chip::PciHost(chip) => chip.clone(),
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.clone(),
+        }
+    }
+
+    /// Asks it to come to rest, and waits for nothing: a pause or a stop follows.
+    fn begin_stop(&self) {
+        match self {
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {}
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.begin_stop(),
+        }
+    }
+
+    /// Holds it still; no vCPU runs. The PC's own chips act only when a vCPU or the main thread calls them.
+    fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
+        match self {
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
+                Ok(())
+            }
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.pause(deadline),
+        }
+    }
+
+    /// Lets it go on.
+    fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
+        match self {
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
+                Ok(())
+            }
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.resume(deadline),
+        }
+    }
+
+    /// Ends it: every request that it took is completed, or back in its ring.
+    fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
+        match self {
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
+                Ok(())
+            }
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.stop(deadline),
+        }
+    }
+
+    /// What it has in the host now. Waits for nothing.
+    fn busy(&self) -> Vec<Busy> {
+        match self {
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
+                Vec::new()
+            }
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.busy(),
+        }
+    }
+}
+
+impl Inventory {
+    pub(crate) fn new(parts: Vec<Part>) -> Inventory {
+        Inventory { parts }
+    }
+
+    /// Every part.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The clock, for the thread that serves its timer.
+    pub(crate) fn rtc(&self) -> Option<&Rtc> {
+        self.chips().find_map(|chip| if let Chip::Rtc(rtc) = chip { Some(&**rtc) } else { None })
+    }
+
+    /// The power management registers, with the power button.
+    pub(crate) fn acpi_pm(&self) -> Option<&AcpiPm> {
+        self.chips().find_map(|chip| if let Chip::AcpiPm(pm) = chip { Some(&**pm) } else { None })
+    }
+
+    /// The balloon's handle, if the machine has one.
+    pub(crate) fn balloon(&self) -> Option<&Target> {
+        self.chips().find_map(|chip| if let Chip::Balloon(_, target) = chip { Some(target) } else { None })
+    }
+
+    /// Asks every part to come to rest, and waits for none.
+    pub(crate) fn begin_stop(&self) {
+        self.chips().for_each(Chip::begin_stop);
+    }
+
+    /// Holds every part still. All are asked before the first is waited for.
+    pub(crate) fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
+        self.begin_stop();
+        first_error(self.chips().map(|chip| chip.pause(deadline)))
+    }
+
+    /// Lets every part go on.
+    pub(crate) fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
+        first_error(self.chips().map(|chip| chip.resume(deadline)))
+    }
+
+    /// Ends every part. All are asked before the first is waited for.
+    pub(crate) fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
+        self.begin_stop();
+        first_error(self.chips().map(|chip| chip.stop(deadline)))
+    }
+
+    /// The threads with a request in the host, and since when. Waits for nothing.
+    pub fn busy(&self) -> Vec<Busy> {
+        self.chips().flat_map(Chip::busy).collect()
+    }
+
+    fn chips(&self) -> impl Iterator<Item = &Chip> {
+        self.parts.iter().map(|part| &part.chip)
+    }
+}
+
+/// The first error, after every one of `results` was asked for.
+fn first_error<E>(results: impl Iterator<Item = Result<(), E>>) -> Result<(), E> {
+    results.fold(Ok(()), Result::and)
+}

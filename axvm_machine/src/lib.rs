@@ -1,0 +1,39 @@
+//! The machine as a library: describe it, build it, run it, hold it, end it.
+//!
+//! ```text
+//!   MachineSpec --plan()--> Plan        pure values: what there is, and who sits where
+//!        |                    |
+//!        +---> Resources -----+--build()--> Machine --wait()--> why it stopped
+//!              /dev/kvm, RAM,               vCPU threads, parts by name
+//!              disks, kernel                pause, resume, visit, stop
+//!              (outlive a reset)            (one start of the guest)
+//!                         ^                    |
+//!                         '--restore()-- SavedMachine <--save()
+//! ```
+//!
+//! A reset is a new machine from the same resources. The example `boot` does all of it in forty lines.
+//!
+//! Left out: where consoles go, signals, sockets, settings: that is a program's business (`axvm_core`).
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
+
+mod board;
+pub mod cpuinfo;
+mod error;
+mod gate;
+mod image;
+mod inventory;
+mod machine;
+mod recipe;
+mod resources;
+mod saved;
+mod spec;
+mod vcpu;
+
+pub use error::MachineError;
+pub use inventory::{Chip, Inventory, Part};
+pub use machine::{Machine, PauseError, WaitOutcome};
+pub use recipe::Ports;
+pub use resources::Resources;
+pub use saved::{ChipState, MismatchError, SaveError, SavedMachine, SavedPart};
+pub use spec::{BALLOON, KernelSource, MachineSpec};

@@ -1,0 +1,335 @@
+//! A machine that runs: start, wait, pause, visit, resume, stop.
+//!
+//! ```text
+//!   start --> vCPU threads run <--resume-- everything stands still --visit--> one vCPU, from its own thread
+//!                  |          --pause--->       |
+//!                  '-----------> stop <---------'
+//! ```
+//!
+//! A paused machine's state is in KVM, in guest RAM and in its parts: each vCPU waits at the [gate](crate::gate), each
+//! virtio worker is joined and its rings' indices are given back.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use axvm_boot::plan::Plan;
+use axvm_devices::{StopReason, StopSwitch};
+use axvm_kvm::{KvmVcpu, Vm};
+use axvm_sync::lock;
+use axvm_virtio::balloon::Target;
+use axvm_virtio::{Busy, StillBusy};
+use thiserror::Error;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use crate::gate::Order;
+use crate::inventory::Inventory;
+use crate::vcpu::{self, Shared, VcpuHandle};
+use crate::{MachineError, Ports};
+
+/// A machine whose vCPUs run, wait, or have stopped.
+pub struct Machine {
+    plan: Plan,
+    inventory: Inventory,
+    command_line: String,
+    shared: Arc<Shared>,
+    vcpus: Vec<VcpuHandle>,
+    /// One pause, resume, visit or stop at a time. It may take as long as a disk does.
+    change: Mutex<Threads>,
+    /// What holds now; locked for a moment only, so that a status never waits.
+    mode: Mutex<Mode>,
+    /// The outer ends of its consoles.
+    ports: Ports,
+    /// Last, so that the VM (and with it its interrupt controllers) lives longer than its vCPUs.
+    vm: Vm,
+}
+
+/// The threads that are not joined yet.
+pub(crate) type Threads = Vec<JoinHandle<()>>;
+
+/// What a machine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Running,
+    /// A pause began and was not completed: vCPUs and devices are held, as far as they came.
+    Pausing,
+    Paused,
+}
+
+/// What the recipe made.
+pub(crate) struct Built {
+    pub(crate) plan: Plan,
+    pub(crate) inventory: Inventory,
+    pub(crate) command_line: String,
+    pub(crate) ports: Ports,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) vcpus: Vec<KvmVcpu>,
+    pub(crate) vm: Vm,
+}
+
+/// What ended a [`Machine::wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitOutcome {
+    /// The machine has a reason to stop: call [`Machine::stop`].
+    Stopped,
+    /// The caller's own descriptor is readable.
+    Readable,
+    /// The time is over.
+    TimedOut,
+}
+
+/// A machine does not stand still.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PauseError {
+    /// It is on its way to an end, or to a reset.
+    #[error("The machine is stopping")]
+    Stopping,
+    /// A device has a request in the host.
+    #[error(transparent)]
+    Busy(#[from] StillBusy),
+    /// A vCPU does not come back from what it does in the host.
+    #[error("Cannot hold a vCPU still: what it asked the host for takes long; try again")]
+    Vcpu,
+}
+
+impl Machine {
+    /// Starts every vCPU on a thread of its own, on the host CPU that `pins` gives it. They run, or wait at a gate whose
+    /// order is to pause: then the machine comes into being paused.
+    pub(crate) fn start(built: Built, pins: &[usize]) -> Result<Machine, MachineError> {
+        let Built { plan, inventory, command_line, ports, shared, vcpus: kvm_vcpus, vm } = built;
+        let paused = shared.gate.current() == Order::Pause;
+        let mode = if paused { Mode::Paused } else { Mode::Running };
+        let (change, mode) = (Mutex::default(), Mutex::new(mode));
+        let vcpus = Vec::with_capacity(kvm_vcpus.len());
+        let mut machine = Machine { plan, inventory, command_line, shared, vcpus, change, mode, ports, vm };
+        for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
+            let pin = pins.get(vcpu as usize).copied();
+            let error = |source| MachineError::VcpuThread { vcpu, source };
+            let (handle, thread) = vcpu::spawn(vcpu, kvm_vcpu, pin, Arc::clone(&machine.shared)).map_err(error)?;
+            if paused {
+                // Before its first instruction, or soon after: until then nothing of it has happened that counts.
+                handle.kick();
+            }
+            machine.vcpus.push(handle);
+            machine.change().push(thread);
+        }
+        if paused && !machine.shared.gate.wait_until_still(Instant::now() + PATIENCE) {
+            return Err(MachineError::NotStill);
+        }
+        Ok(machine)
+    }
+
+    /// Waits until there is a reason to stop, `other` is readable, or `limit` has passed; serves the clock meanwhile.
+    /// Call it from one thread, again and again.
+    pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<WaitOutcome> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let rtc = self.inventory.rtc();
+        let fds = [Some(self.shared.stop.event_fd().as_raw_fd()), rtc.map(|rtc| rtc.timer_fd().as_raw_fd())];
+        let sources = Epoll::new()?;
+        for fd in fds.into_iter().flatten() {
+            sources.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0))?;
+        }
+        if let Some(other) = other {
+            sources.ctl(ControlOperation::Add, other.as_raw_fd(), EpollEvent::new(EventSet::IN, 1))?;
+        }
+        loop {
+            let mut ready = [EpollEvent::default(); 3];
+            let count = wait_for(&sources, &mut ready, deadline)?;
+            if self.shared.stop.reason().is_some() {
+                return Ok(WaitOutcome::Stopped);
+            }
+            rtc.inspect(|rtc| rtc.tick());
+            if ready[..count].iter().any(|event| event.data() == 1) {
+                return Ok(WaitOutcome::Readable);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(WaitOutcome::TimedOut);
+            }
+        }
+    }
+
+    /// Who sits where.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Every part by name.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// Where a reason to stop is put.
+    pub fn stop_switch(&self) -> &StopSwitch {
+        &self.shared.stop
+    }
+
+    /// Presses the power button: the guest is asked to power off.
+    pub fn press_power_button(&self) {
+        self.inventory.acpi_pm().inspect(|pm| pm.press_power_button());
+    }
+
+    /// The balloon's handle, if the machine has one.
+    pub fn balloon(&self) -> Option<&Target> {
+        self.inventory.balloon()
+    }
+
+    /// What the kernel was told.
+    pub fn command_line(&self) -> &str {
+        &self.command_line
+    }
+
+    /// How often each vCPU came back from the guest.
+    pub fn exits(&self) -> Vec<u64> {
+        self.vcpus.iter().map(VcpuHandle::exits).collect()
+    }
+
+    /// The threads of devices with a request in the host, and since when.
+    pub fn busy(&self) -> Vec<Busy> {
+        self.inventory.busy()
+    }
+
+    /// Whether it stands still.
+    pub fn is_paused(&self) -> bool {
+        self.mode() == Mode::Paused
+    }
+
+    /// Holds first the vCPUs, then the devices; twice is once. When this succeeds, all stands still.
+    ///
+    /// A device that is still busy at `deadline` is an error, and the machine is held as far as it came: pausing it again
+    /// goes on waiting, [`Machine::resume`] lets it go on.
+    pub fn pause(&self, deadline: Instant) -> Result<(), PauseError> {
+        let _change = self.change();
+        if self.shared.gate.current() == Order::Stop {
+            return Err(PauseError::Stopping);
+        }
+        if self.mode() == Mode::Paused {
+            return Ok(());
+        }
+        self.set_mode(Mode::Pausing);
+        self.shared.gate.order(Order::Pause);
+        self.vcpus.iter().for_each(VcpuHandle::kick);
+        if !self.shared.gate.wait_until_still(deadline) {
+            return Err(self.held_up());
+        }
+        self.inventory.pause(deadline)?;
+        self.set_mode(Mode::Paused);
+        Ok(())
+    }
+
+    /// A vCPU does not come to the gate: it waits for a device that the guest has reset.
+    fn held_up(&self) -> PauseError {
+        match self.busy().into_iter().max_by_key(|busy| busy.duration) {
+            Some(Busy { thread, duration }) => StillBusy { thread, duration }.into(),
+            None => PauseError::Vcpu,
+        }
+    }
+
+    /// Acts on vCPU number `index` of a paused machine, from that vCPU's own thread. `None` if the machine is not
+    /// paused, or the thread has ended.
+    pub fn visit<T: Send + 'static>(&self, index: u32, act: impl FnOnce(&KvmVcpu) -> T + Send + 'static) -> Option<T> {
+        let _still = self.hold()?;
+        self.visit_held(index, act)
+    }
+
+    /// Keeps a paused machine paused for as long as what it returns lives; `None` if it is not paused.
+    pub(crate) fn hold(&self) -> Option<MutexGuard<'_, Threads>> {
+        let change = self.change();
+        self.is_paused().then_some(change)
+    }
+
+    /// A visit to a machine that is [held](Machine::hold).
+    pub(crate) fn visit_held<T: Send + 'static>(
+        &self,
+        index: u32,
+        act: impl FnOnce(&KvmVcpu) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.shared.gate.visit(index, |vcpu| vcpu.as_kvm().map(act)).flatten()
+    }
+
+    /// The VM, for what only KVM knows.
+    pub(crate) fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// The outer ends of its consoles.
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// How many vCPUs there are.
+    pub(crate) fn vcpu_count(&self) -> u32 {
+        self.vcpus.len() as u32
+    }
+
+    /// Lets the devices go on, then the vCPUs. Nothing happens to a machine that runs or is being stopped.
+    ///
+    /// After a pause that did not succeed, a device may still be busy at `deadline`: then all stays as it is.
+    pub fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
+        let _change = self.change();
+        if self.mode() != Mode::Running && self.shared.gate.current() != Order::Stop {
+            self.inventory.resume(deadline)?;
+            self.vcpus.iter().for_each(VcpuHandle::release);
+            self.shared.gate.order(Order::Run);
+            self.set_mode(Mode::Running);
+        }
+        Ok(())
+    }
+
+    /// Stops vCPUs, then devices: when it succeeds, every completed request is in its file, and no thread is left. Says
+    /// why the machine stopped.
+    ///
+    /// A device that is still busy at `deadline` goes on writing to the guest's RAM and to its disk until it is not:
+    /// neither may be given to another machine in this process.
+    pub fn stop(&self, deadline: Instant) -> (StopReason, Result<(), StillBusy>) {
+        self.shared.gate.order(Order::Stop);
+        // A thread that is joined must not be kicked: its id may be another's by now.
+        if !self.shared.gate.wait_until_empty(Instant::now()) {
+            self.vcpus.iter().for_each(VcpuHandle::kick);
+        }
+        // A vCPU may wait for a device: all are asked to come to an end before it is waited for.
+        self.inventory.begin_stop();
+        let mut threads = self.change();
+        let left = self.shared.gate.wait_until_empty(deadline);
+        if left {
+            // A panic was already reported as the reason to stop.
+            threads.drain(..).for_each(|thread| _ = thread.join());
+        }
+        let stopped = self.inventory.stop(deadline);
+        (self.shared.stop.reason().unwrap_or(StopReason::Quit), stopped)
+    }
+
+    fn change(&self) -> MutexGuard<'_, Threads> {
+        lock(&self.change)
+    }
+
+    fn mode(&self) -> Mode {
+        *lock(&self.mode)
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        *lock(&self.mode) = mode;
+    }
+}
+
+impl Drop for Machine {
+    /// A machine that could not start as a whole leaves no threads behind.
+    fn drop(&mut self) {
+        let _ = self.stop(Instant::now() + PATIENCE);
+    }
+}
+
+/// How long a machine that is dropped without a [`Machine::stop`] waits for its devices.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until one of `sources` is ready, or `deadline` has come; how many are. A signal may end it early.
+fn wait_for(sources: &Epoll, ready: &mut [EpollEvent], deadline: Option<Instant>) -> io::Result<usize> {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    // Rounded up, so that the deadline has come when the wait ends.
+    let millis = left.map_or(-1, |left| i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX));
+    match sources.wait(millis, ready) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        count => count,
+    }
+}

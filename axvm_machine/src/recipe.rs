@@ -1,0 +1,194 @@
+//! The recipe: from a specification and its resources to a machine, in nine steps.
+//!
+//! ```text
+//!   1 /dev/kvm   2 RAM, disks, kernel files                       (resources)
+//!   3 VM   4 plan   5 chips and devices, wired as planned   6 buses frozen
+//!   7 kernel, zero page, ACPI: the guest's memory at power-on   8 CPUID, MSRs, registers   9 vCPUs
+//! ```
+
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axvm_arch::registers::CpuState;
+use axvm_boot::plan::Plan;
+use axvm_boot::{acpi, command_line, cpu, linux};
+use axvm_console::Port;
+use axvm_devices::{Bus, StopSwitch};
+use axvm_events::Event;
+use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
+
+use crate::board::Board;
+use crate::gate::{Gate, Order};
+use crate::inventory::Inventory;
+use crate::machine::Built;
+use crate::resources::Steps;
+use crate::saved::{MismatchError, SavedMachine};
+use crate::vcpu::{AddressSpace, Shared};
+use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo};
+
+/// The last APIC id without x2APIC: 255 is the broadcast.
+const LAST_XAPIC_ID: u32 = 254;
+
+/// A machine after step 6.
+struct Wired {
+    vm: Vm,
+    plan: Plan,
+    inventory: Inventory,
+    stop: Arc<StopSwitch>,
+    port_bus: Bus,
+    mmio_bus: Bus,
+    ports: Ports,
+    pins: Vec<usize>,
+}
+
+/// The ends of a machine's consoles that are outside of it.
+#[derive(Clone)]
+pub struct Ports {
+    /// The UART's.
+    pub com1: Port,
+    /// The virtio console's, if the specification has one.
+    pub hvc0: Option<Port>,
+}
+
+impl Resources {
+    /// Builds a machine and starts its vCPUs. RAM must be as it was opened, or [cleared](Resources::clear).
+    pub fn build(&self, spec: &MachineSpec, ports: &Ports) -> Result<Machine, MachineError> {
+        let apic_ids = spec.apic_ids();
+        let wired = self.wire(spec, ports, apic_ids.iter().any(|&id| id > LAST_XAPIC_ID))?;
+
+        // 7  The guest's memory at power-on.
+        let mut steps = Steps::start(&self.events);
+        let start = self.place(spec, &wired.plan, &apic_ids)?;
+        steps.done("boot", || describe(&start));
+        steps.done("command line", || start.command_line.clone());
+
+        // 8, 9  vCPUs.
+        let vcpus = self.create_vcpus(spec, &wired.vm, &apic_ids, &start.state)?;
+        steps.done("vcpus", || format!("{} created, APIC ids up to {}", vcpus.len(), apic_ids[apic_ids.len() - 1]));
+        self.start(wired, vcpus, start.command_line, Order::Run)
+    }
+
+    /// Builds a machine that goes on where `saved` stood, once it is resumed: it is paused. `spec` and RAM must be those of
+    /// the saved machine, `ports` fresh.
+    pub fn restore(&self, spec: &MachineSpec, ports: &Ports, saved: &SavedMachine) -> Result<Machine, MachineError> {
+        let (here, there) = (spec.topology.count() as usize, saved.vcpus.len());
+        if here != there {
+            return Err(MismatchError::Vcpus { saved: there, here }.into());
+        }
+        let wired = self.wire(spec, ports, saved.vm.x2apic_ids)?;
+
+        // 7, 8, 9  RAM is as it was; vCPUs and chips take their state.
+        let mut steps = Steps::start(&self.events);
+        let vcpus = saved.restore_vm(&wired.vm)?;
+        wired.inventory.pause(Instant::now()).map_err(|busy| MachineError::host("a device")(io::Error::other(busy)))?;
+        saved.restore_parts(ports, &wired.inventory)?;
+        steps.done("restore", || format!("{} vCPUs and {} parts", vcpus.len(), saved.parts.len()));
+        self.start(wired, vcpus, saved.command_line.clone(), Order::Pause)
+    }
+
+    /// Steps 3 to 6: a VM with all its parts, and none of them has done anything yet.
+    fn wire(&self, spec: &MachineSpec, ports: &Ports, x2apic_ids: bool) -> Result<Wired, MachineError> {
+        let mut steps = Steps::start(&self.events);
+        let stop = Arc::new(StopSwitch::new().map_err(MachineError::host("the stop switch"))?);
+
+        // 3  The VM: memory slots, interrupt controllers, PIT.
+        let vm = self.kvm.create_vm(&self.ram)?;
+        if x2apic_ids {
+            vm.enable_x2apic_api()?;
+        }
+        steps.done("vm", || "memory slots, PIC, IOAPIC, local APICs, PIT".into());
+
+        // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
+        let plan = spec.plan()?;
+        let mut board = Board::new(&vm, self, &stop, ports);
+        for part in plan.parts() {
+            board.wire(part)?;
+        }
+        let (port_bus, mmio_bus, inventory) = board.finish();
+        steps.done("board", || plan.parts().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+        let (ports, pins) = (ports.clone(), spec.pins.clone());
+        Ok(Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins })
+    }
+
+    /// Lets the vCPUs begin, under a first order.
+    fn start(
+        &self,
+        wired: Wired,
+        vcpus: Vec<KvmVcpu>,
+        command_line: String,
+        order: Order,
+    ) -> Result<Machine, MachineError> {
+        let Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins } = wired;
+        let shared = Shared {
+            ports: AddressSpace::new("port", port_bus, &self.events),
+            mmio: AddressSpace::new("mmio", mmio_bus, &self.events),
+            stop,
+            gate: Arc::new(Gate::new(order)),
+        };
+        let shared = Arc::new(shared);
+        Machine::start(Built { plan, inventory, command_line, ports, shared, vcpus, vm }, &pins)
+    }
+
+    /// Step 7: tables, command line, kernel and initrd in guest RAM.
+    fn place(&self, spec: &MachineSpec, plan: &Plan, apic_ids: &[u32]) -> Result<linux::LinuxStart, MachineError> {
+        let rsdp = match plan.acpi() {
+            true => Some(acpi::build(apic_ids, plan)?.place(&self.ram)?),
+            false => None,
+        };
+        let defaults = command_line::Defaults {
+            root_read_only: spec.disks.first().is_some_and(|disk| disk.read_only),
+            virtio_console: spec.kernel_uses_virtio_console,
+        };
+        let kernel = self.kernel.read()?;
+        let initrd = self.initrd.as_ref().map(|initrd| initrd.read()).transpose()?.map(Cow::into_owned);
+        let by_format = if kernel.starts_with(b"\x7fELF") { linux::Entry::Pvh } else { linux::Entry::Bits32 };
+        let config = linux::LinuxConfig {
+            command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
+            initrd,
+            entry: spec.entry.unwrap_or(by_format),
+        };
+        linux::prepare(&self.ram, &kernel, &config, rsdp)
+            .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })
+    }
+
+    /// Steps 8 and 9: what each vCPU is, and where the first one starts.
+    fn create_vcpus(
+        &self,
+        spec: &MachineSpec,
+        vm: &Vm,
+        apic_ids: &[u32],
+        start: &CpuState,
+    ) -> Result<Vec<KvmVcpu>, MachineError> {
+        let capabilities = self.kvm.capabilities();
+        let mut supported = self.kvm.supported_cpuid()?;
+        // KVM leaves the processor's name empty; the guest sees the host's.
+        if let Some(name) = cpuinfo::processor_name() {
+            cpu::put_name(&mut supported, &name);
+        }
+        let msrs = cpu::msrs(&self.kvm.supported_msrs()?);
+        let config =
+            cpu::CpuConfig { template: spec.cpu, tsc_deadline: capabilities.tsc_deadline, tsc_khz: vm.tsc_khz() };
+        let missing = cpu::missing_features(&supported, spec.cpu);
+        if !missing.is_empty() {
+            self.events.warn(|| Event::Warning {
+                from: "--cpu ivybridge",
+                message: format!("this host lacks {}; the guest does without", missing.join(", ")),
+            });
+        }
+        let create = |(n, &id): (usize, &u32)| {
+            let cpuid = cpu::leaves(&supported, &spec.topology, n as u32, &config);
+            let bsp = n == 0;
+            let setup = VcpuSetup { cpuid: &cpuid, msrs: &msrs, start: bsp.then_some(start), is_bsp: bsp };
+            Ok(vm.create_vcpu(id, &setup)?)
+        };
+        apic_ids.iter().enumerate().map(create).collect()
+    }
+}
+
+/// What was put where, for `-v`.
+fn describe(start: &linux::LinuxStart) -> String {
+    let initrd = start.initrd_at.map(|span| format!(", initrd at {span}")).unwrap_or_default();
+    format!("{} at {}, entry {} at {:#x}{initrd}", start.kernel, start.kernel_at, start.entry, start.state.regs.rip)
+}

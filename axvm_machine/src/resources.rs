@@ -1,0 +1,113 @@
+//! What a machine stands on, and what outlives its resets: steps 1 and 2 of the recipe.
+//!
+//! ```text
+//!   Resources   /dev/kvm, RAM, disk images with their locks, kernel files
+//!      |  build: steps 3 to 9  <---------------------------+
+//!      '--> Machine --> runs until it stops --> a reset? --+ RAM cleared
+//! ```
+//!
+//! Once they are open no other file is needed: a sandbox may close.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axvm_events::{Event, Events};
+use axvm_kvm::Kvm;
+use axvm_memory::GuestRam;
+use axvm_virtio::block::DiskImage;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::image::Image;
+use crate::{MachineError, MachineSpec};
+
+/// The host's side of a machine, open and ready.
+pub struct Resources {
+    pub(crate) kvm: Kvm,
+    pub(crate) ram: Arc<GuestRam>,
+    pub(crate) disks: Vec<Arc<DiskImage>>,
+    pub(crate) kernel: Image,
+    pub(crate) initrd: Option<Image>,
+    pub(crate) events: Events,
+}
+
+impl Resources {
+    /// Opens everything that `spec` names. What the host cannot give is an error here, before anything runs.
+    pub fn open(spec: &MachineSpec, events: Events) -> Result<Resources, MachineError> {
+        let mut steps = Steps::start(&events);
+        let (kvm, count) = (Kvm::open(), spec.topology.count());
+        let limit = kvm.as_ref().map_or(u32::MAX, |kvm| kvm.capabilities().max_vcpus);
+        if count > limit {
+            return Err(MachineError::Vcpus { count, limit });
+        }
+        // Before the error of opening: it may be for want of a descriptor.
+        ensure_descriptors(spec)?;
+        let kvm = kvm?;
+        steps.done("kvm", || format!("up to {limit} vCPUs"));
+
+        let ram = GuestRam::allocate(&spec.memory)?;
+        steps.done("ram", || {
+            let regions = ram.regions().map(|region| format!("{}..{:#x}", region.gpa, region.gpa.0 + region.len));
+            format!("{} MiB at {}", ram.size() >> 20, regions.collect::<Vec<_>>().join(" and "))
+        });
+
+        let disks = spec.disks.iter().map(DiskImage::open).collect::<Result<Vec<_>, _>>()?;
+        steps.done("disks", || format!("{} opened and locked", disks.len()));
+
+        let kernel = Image::kernel(&spec.kernel)?;
+        let initrd = spec.initrd.as_deref().map(|path| Image::open(path, "--initrd")).transpose()?;
+        Ok(Resources { kernel, initrd, kvm, ram, disks, events })
+    }
+
+    /// Guest RAM.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// The disk images, /dev/vda first.
+    pub fn disks(&self) -> &[Arc<DiskImage>] {
+        &self.disks
+    }
+
+    /// Where events go.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Zeroes what the last guest left, before the next one starts.
+    pub fn clear(&self) -> Result<(), MachineError> {
+        Ok(self.ram.clear()?)
+    }
+}
+
+/// Makes sure that the machine may open as many files as it needs: a device that starts must not fail for want of one.
+fn ensure_descriptors(spec: &MachineSpec) -> Result<(), MachineError> {
+    // Two for a vCPU, up to six for a disk; the rest is for the other devices, consoles and clients.
+    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * spec.disks.len() as u64;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if let Some(limit) = limit.maximum.filter(|&maximum| maximum < needed) {
+        return Err(MachineError::OpenFiles { needed, limit });
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), ..limit })
+        .map_err(|error| MachineError::RaiseOpenFiles { needed, source: error.into() })
+}
+
+/// Reports each finished step, with its time, as an event.
+pub(crate) struct Steps<'a> {
+    events: &'a Events,
+    since: Instant,
+}
+
+impl<'a> Steps<'a> {
+    pub(crate) fn start(events: &'a Events) -> Steps<'a> {
+        Steps { events, since: Instant::now() }
+    }
+
+    pub(crate) fn done(&mut self, what: &'static str, detail: impl FnOnce() -> String) {
+        let took = self.since.elapsed();
+        self.events.emit(|| Event::BootStep { what, detail: detail(), took });
+        self.since = Instant::now();
+    }
+}

@@ -1,0 +1,213 @@
+//! A whole machine as a value: what a copy of it needs beside the guest's RAM and its disks.
+//!
+//! ```text
+//!   Machine (paused) --save()--> SavedMachine --Resources::restore()--> Machine (paused)
+//!
+//!   save      ports, chips, devices -> irqfds flushed, VM -> each vCPU, from its own thread
+//!   restore   each vCPU -> VM -> ports -> chips, devices       (why in this order: axvm_kvm::state)
+//! ```
+//!
+//! What happens outside of a paused machine after it was saved (a key is pressed, the clock's alarm comes) is no part of
+//! the value.
+//!
+//! No specification: the value is AxVM's own. Left out: files, versions, RAM, and the specification, which the caller has.
+
+use axvm_console::{PortState, PortStateError};
+use axvm_devices::{ChipStateError, PciHostState, Pm1State, RtcState, UartState};
+use axvm_kvm::{KvmError, KvmVcpu, VcpuState, Vm, VmState};
+use axvm_virtio::state::{RestoreError, TransportState};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::inventory::{Chip, Inventory};
+use crate::{Machine, Ports};
+
+/// Everything a paused machine is, but its RAM and its disks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedMachine {
+    /// What the kernel was told.
+    pub command_line: String,
+    /// What waits in the UART's port.
+    pub com1: PortState,
+    /// What waits in the virtio console's, if there is one.
+    pub hvc0: Option<PortState>,
+    /// Every part of the inventory, in the order of the plan.
+    pub parts: Vec<SavedPart>,
+    /// Interrupt controllers, timer, clock.
+    pub vm: VmState,
+    /// The vCPUs, in the order of their numbers.
+    pub vcpus: Vec<VcpuState>,
+}
+
+/// One part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedPart {
+    /// Its name in the plan.
+    pub name: String,
+    /// What it knows.
+    pub chip: ChipState,
+}
+
+/// What a chip or a device knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChipState {
+    /// The serial port.
+    Uart(UartState),
+    /// The clock.
+    Rtc(RtcState),
+    /// The keyboard controller keeps nothing.
+    I8042,
+    /// The power management registers.
+    AcpiPm(Pm1State),
+    /// The panic notifier keeps nothing.
+    Pvpanic,
+    /// The configuration ports of PCI.
+    PciHost(PciHostState),
+    /// A virtio device, the balloon included.
+    Virtio(TransportState),
+}
+
+/// A machine cannot be saved.
+#[derive(Debug, Error)]
+pub enum SaveError {
+    /// It moves.
+    #[error("Cannot save a machine that runs; pause it first")]
+    NotPaused,
+    /// KVM does not give the state.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+}
+
+/// A saved machine does not fit where it is to go on.
+#[derive(Debug, Error)]
+pub enum MismatchError {
+    /// Other parts, or in another order.
+    #[error("The saved machine has the parts {saved}, this one has {here}; give it the same devices")]
+    Parts {
+        /// Names of the saved parts.
+        saved: String,
+        /// Names of this machine's.
+        here: String,
+    },
+    /// Another number of vCPUs.
+    #[error("The saved machine has {saved} vCPUs, this one has {here}; give it as many")]
+    Vcpus {
+        /// How many were saved.
+        saved: usize,
+        /// How many there are.
+        here: usize,
+    },
+    /// A part was another chip.
+    #[error("The saved {0} is another kind of chip than this machine's")]
+    Kind(String),
+    /// A part refuses its state.
+    #[error("Cannot restore {part}")]
+    Part {
+        /// Name of the part.
+        part: String,
+        /// Why.
+        source: ChipStateError,
+    },
+    /// A virtio device refuses its state.
+    #[error(transparent)]
+    Virtio(#[from] RestoreError),
+    /// A port refuses its state.
+    #[error(transparent)]
+    Port(#[from] PortStateError),
+}
+
+impl Machine {
+    /// Everything this machine is; it must be paused, and stays so.
+    pub fn save(&self) -> Result<SavedMachine, SaveError> {
+        // Held until the end: no other thread lets the machine go on meanwhile.
+        let _still = self.hold().ok_or(SaveError::NotPaused)?;
+        let ports = self.ports();
+        let (com1, hvc0) = (ports.com1.state(), ports.hvc0.as_ref().map(|port| port.state()));
+        let parts = self.inventory().save().ok_or(SaveError::NotPaused)?;
+        let vm = self.vm().save()?;
+        let vcpus = (0..self.vcpu_count()).map(|index| {
+            let saved = self.visit_held(index, KvmVcpu::save).ok_or(SaveError::NotPaused)?;
+            Ok(saved?)
+        });
+        let command_line = self.command_line().to_owned();
+        Ok(SavedMachine { command_line, com1, hvc0, parts, vm, vcpus: vcpus.collect::<Result<_, SaveError>>()? })
+    }
+}
+
+impl SavedMachine {
+    /// Creates the vCPUs, then gives the VM its chips back.
+    pub(crate) fn restore_vm(&self, vm: &Vm) -> Result<Vec<KvmVcpu>, KvmError> {
+        let vcpus = self.vcpus.iter().map(|state| vm.restore_vcpu(state)).collect::<Result<_, _>>()?;
+        vm.restore(&self.vm)?;
+        Ok(vcpus)
+    }
+
+    /// Fills ports and parts, which are fresh; the devices are paused afterwards.
+    pub(crate) fn restore_parts(&self, ports: &Ports, inventory: &Inventory) -> Result<(), MismatchError> {
+        let names = |names: &mut dyn Iterator<Item = &str>| names.collect::<Vec<_>>().join(", ");
+        let saved = names(&mut self.parts.iter().map(|part| &*part.name));
+        let here = names(&mut inventory.parts().iter().map(|part| &*part.plan.name));
+        if saved != here {
+            return Err(MismatchError::Parts { saved, here });
+        }
+        ports.com1.restore(self.com1.clone())?;
+        if let (Some(port), Some(state)) = (&ports.hvc0, &self.hvc0) {
+            port.restore(state.clone())?;
+        }
+        let mut pairs = inventory.parts().iter().zip(&self.parts);
+        pairs.try_for_each(|(part, saved)| part.chip.restore(&saved.name, &saved.chip))
+    }
+}
+
+impl Inventory {
+    /// What each part knows; `None` while one of them moves.
+    fn save(&self) -> Option<Vec<SavedPart>> {
+        let save = |part: &crate::Part| Some(SavedPart { name: part.plan.name.to_string(), chip: part.chip.save()? });
+        self.parts().iter().map(save).collect()
+    }
+}
+
+impl Chip {
+    /// What it knows; `None` while it moves.
+    fn save(&self) -> Option<ChipState> {
+        Some(match self {
+            Chip::Uart(chip) => ChipState::Uart(chip.state()),
+            Chip::Rtc(chip) => ChipState::Rtc(chip.state()),
+            Chip::I8042(_) => ChipState::I8042,
+            Chip::AcpiPm(chip) => ChipState::AcpiPm(chip.state()),
+            Chip::Pvpanic(_) => ChipState::Pvpanic,
+            Chip::PciHost(chip) => ChipState::PciHost(chip.state()),
+            Chip::Virtio(transport) | Chip::Balloon(transport, _) => ChipState::Virtio(transport.state()?),
+        })
+    }
+
+    /// Makes a fresh chip what `state` says.
+    fn restore(&self, name: &str, state: &ChipState) -> Result<(), MismatchError> {
+        let restored = match (self, state) {
+            (Chip::Uart(chip), ChipState::Uart(state)) => chip.restore(state),
+            (Chip::Rtc(chip), ChipState::Rtc(state)) => chip.restore(state),
+            (Chip::AcpiPm(chip), ChipState::AcpiPm(state)) => chip.restore(state),
+            (Chip::PciHost(chip), ChipState::PciHost(state)) => chip.restore(state),
+            (Chip::I8042(_), ChipState::I8042) | (Chip::Pvpanic(_), ChipState::Pvpanic) => Ok(()),
+            (Chip::Virtio(transport) | Chip::Balloon(transport, _), ChipState::Virtio(state)) => {
+                return Ok(transport.restore(state)?);
+            }
+            // Each kind by name: a new one must say how it is restored.
+            (
+                Chip::Uart(_)
+                | Chip::Rtc(_)
+                | Chip::I8042(_)
+                | Chip::AcpiPm(_)
+                | Chip::Pvpanic(_)
+                | Chip::PciHost(_)
+                | Chip::Virtio(_)
+                | Chip::Balloon(..),
+                _,
+            ) => return Err(MismatchError::Kind(name.to_owned())),
+        };
+        restored.map_err(|source| MismatchError::Part { part: name.to_owned(), source })
+    }
+}

@@ -1,0 +1,118 @@
+//! What defines a machine, as a value: nothing is opened, nothing is placed yet.
+//!
+//! ```text
+//!   settings, API, another program --> MachineSpec --plan()--> Plan
+//! ```
+
+use std::path::PathBuf;
+
+use axvm_arch::cpuid::Topology;
+use axvm_boot::cpu::CpuTemplate;
+use axvm_boot::linux::Entry;
+use axvm_boot::plan::{Plan, PlanError, VirtioKind};
+use axvm_memory::{PageSize, RamConfig};
+use axvm_virtio::balloon::BalloonConfig;
+use axvm_virtio::block::DiskConfig;
+
+/// A balloon gives back when the guest needs it, and is told what the guest does not use.
+pub const BALLOON: BalloonConfig = BalloonConfig { deflate_on_oom: true, free_page_reporting: true };
+
+/// Everything that defines a machine. Files are named, not yet opened.
+#[derive(Clone, Debug)]
+pub struct MachineSpec {
+    /// The guest's kernel.
+    pub kernel: KernelSource,
+    /// The initial RAM disk's file.
+    pub initrd: Option<PathBuf>,
+    /// Added to the kernel command line after the defaults.
+    pub append: String,
+    /// Where the first CPU starts; `None`: where the kernel's format says.
+    pub entry: Option<Entry>,
+    /// vCPUs and their grouping.
+    pub topology: Topology,
+    /// The CPU model.
+    pub cpu: CpuTemplate,
+    /// Host CPU of each vCPU; empty: the host's scheduler decides.
+    pub pins: Vec<usize>,
+    /// Guest RAM.
+    pub memory: RamConfig,
+    /// Whether there are ACPI tables.
+    pub acpi: bool,
+    /// Disks, /dev/vda first.
+    pub disks: Vec<DiskConfig>,
+    /// Whether there is a virtio console beside the serial port.
+    pub virtio_console: bool,
+    /// Whether the kernel's own console is that one.
+    pub kernel_uses_virtio_console: bool,
+}
+
+/// Where a kernel comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelSource {
+    /// A file: bzImage or ELF vmlinux.
+    File(PathBuf),
+    /// Part of this program.
+    Embedded(&'static [u8]),
+}
+
+impl MachineSpec {
+    /// A machine for `kernel` with one vCPU, 512 MiB of RAM, and no disk.
+    pub fn new(kernel: KernelSource) -> MachineSpec {
+        MachineSpec {
+            kernel,
+            initrd: None,
+            append: String::new(),
+            entry: None,
+            topology: Topology::flat(1),
+            cpu: CpuTemplate::Host,
+            pins: Vec::new(),
+            memory: RamConfig::new(512 << 20),
+            acpi: true,
+            disks: Vec::new(),
+            virtio_console: false,
+            kernel_uses_virtio_console: false,
+        }
+    }
+
+    /// Who sits where in this machine; an error if there is no place for all.
+    pub fn plan(&self) -> Result<Plan, PlanError> {
+        // Disks first: their lines and names are a promise.
+        let mut virtio: Vec<_> = (0..self.disks.len()).map(VirtioKind::Block).collect();
+        // Randomness for a guest that has none yet.
+        virtio.push(VirtioKind::Entropy);
+        if self.memory_can_return() {
+            virtio.push(VirtioKind::Balloon);
+        }
+        if self.virtio_console {
+            virtio.push(VirtioKind::Console);
+        }
+        Plan::new(&virtio, self.acpi)
+    }
+
+    /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.
+    pub fn memory_can_return(&self) -> bool {
+        let RamConfig { pages, prealloc, lock, .. } = self.memory;
+        matches!(pages, PageSize::Thp | PageSize::Small) && !prealloc && !lock
+    }
+
+    /// The local APIC id of each vCPU, ascending.
+    pub fn apic_ids(&self) -> Vec<u32> {
+        (0..self.topology.count()).map(|vcpu| self.topology.apic_id(vcpu)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_balloon_has_its_line_for_a_disk() {
+        let mut spec = MachineSpec::new(KernelSource::Embedded(&[]));
+        spec.disks = vec![DiskConfig::new("disk.img"); 13];
+        let error = spec.plan().unwrap_err().to_string();
+        assert!(error.contains("vdm, rng, balloon; this machine has 14"), "{error}");
+        spec.memory.prealloc = true;
+        let plan = spec.plan().unwrap();
+        assert_eq!(plan.virtio().map(|(_, part)| &*part.name).last(), Some("rng"));
+    }
+}

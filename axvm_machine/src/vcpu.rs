@@ -1,0 +1,336 @@
+//! The vCPU loop: one thread per vCPU, one loop, one line per kind of exit.
+//!
+//! ```text
+//!          +--> KVM_RUN --> guest runs ... --+
+//!          |                                 | exit
+//!          +---- answer it on the bus <------+--> a reason to stop: the loop ends
+//!          +---- pass the gate <-------------+ kicked: pause, stop
+//! ```
+//!
+//! Source: KVM API, 5 "The kvm_run structure".
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use axvm_devices::{Bus, StopReason, StopSwitch};
+use axvm_events::{Event, Events};
+use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
+use axvm_sandbox::Role;
+use rustix::thread::CpuSet;
+
+use crate::gate::{Gate, Order, Passage};
+
+/// What all vCPUs of a machine share.
+pub(crate) struct Shared {
+    pub(crate) ports: AddressSpace,
+    pub(crate) mmio: AddressSpace,
+    pub(crate) stop: Arc<StopSwitch>,
+    /// Where vCPUs are held and let go.
+    pub(crate) gate: Arc<Gate>,
+}
+
+/// A bus, and where to report an access that no chip answers.
+pub(crate) struct AddressSpace {
+    name: &'static str,
+    bus: Bus,
+    events: Events,
+}
+
+impl AddressSpace {
+    /// `name`: "port" or "mmio".
+    pub(crate) fn new(name: &'static str, bus: Bus, events: &Events) -> AddressSpace {
+        AddressSpace { name, bus, events: events.clone() }
+    }
+
+    fn read(&self, address: u64, data: &mut [u8]) {
+        if !self.bus.read(address, data) {
+            self.events.emit(|| Event::UnclaimedAddress { space: self.name, address, write: false });
+        }
+    }
+
+    fn write(&self, address: u64, data: &[u8]) {
+        if !self.bus.write(address, data) {
+            self.events.emit(|| Event::UnclaimedAddress { space: self.name, address, write: true });
+        }
+    }
+}
+
+/// A vCPU thread, seen from others.
+pub(crate) struct VcpuHandle {
+    kicker: Arc<Kicker>,
+    exits: Arc<Exits>,
+}
+
+/// How often a vCPU came back from the guest; on a cache line of its own, for it is written often.
+#[derive(Default)]
+#[repr(align(64))]
+pub struct Exits(AtomicU64);
+
+impl Exits {
+    /// One more; only the vCPU's own thread counts.
+    fn count(&self) {
+        self.0.store(self.get() + 1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl VcpuHandle {
+    /// Makes the vCPU leave the guest and come to the gate, again and again until [`Self::release`]. Its thread must not
+    /// have been joined.
+    pub(crate) fn kick(&self) {
+        self.kicker.kick();
+    }
+
+    /// Takes the kick back; the vCPU must be waiting at the gate.
+    pub(crate) fn release(&self) {
+        self.kicker.clear();
+    }
+
+    /// How often the vCPU came back from the guest.
+    pub(crate) fn exits(&self) -> u64 {
+        self.exits.get()
+    }
+}
+
+/// Starts vCPU number `index` on a thread of its own, on host CPU `pin` if one is given.
+pub(crate) fn spawn(
+    index: u32,
+    mut vcpu: KvmVcpu,
+    pin: Option<usize>,
+    shared: Arc<Shared>,
+) -> io::Result<(VcpuHandle, JoinHandle<()>)> {
+    let handle = VcpuHandle { kicker: Arc::new(vcpu.kicker().map_err(io::Error::other)?), exits: Arc::default() };
+    let (kicker, exits) = (Arc::clone(&handle.kicker), Arc::clone(&handle.exits));
+    let presence = shared.gate.enter();
+    let thread = axvm_sandbox::spawn(Role::Vcpu, format!("vcpu{index}"), move || {
+        // Dropped in reverse order: the reason to stop is there before the gate sees the thread end.
+        let _presence = presence;
+        let _ends = EndsMachine { index, shared: &shared };
+        kicker.attach();
+        if let Some(Err(error)) = pin.map(pin_to) {
+            let message = format!(
+                "cannot pin vCPU {index} to host CPU {}: {error}. --pin takes CPUs of /sys/devices/system/cpu/online \
+                 that this process may use",
+                pin.unwrap_or_default()
+            );
+            return shared.stop.request(StopReason::HostError(message));
+        }
+        run(index, &mut vcpu, &exits, &shared);
+    })?;
+    Ok((handle, thread))
+}
+
+/// However a vCPU thread ends, the machine ends with it: no guest runs on with a CPU that is gone.
+struct EndsMachine<'a> {
+    index: u32,
+    shared: &'a Shared,
+}
+
+impl Drop for EndsMachine<'_> {
+    fn drop(&mut self) {
+        if self.shared.gate.current() != Order::Stop {
+            let message = format!("thread of vCPU {} ended unexpectedly", self.index);
+            self.shared.stop.request(StopReason::HostError(message));
+        }
+    }
+}
+
+fn pin_to(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// KVM cannot run the vCPU at all.
+fn refused(index: u32, error: &io::Error) -> StopReason {
+    let remedy = match error.kind() {
+        io::ErrorKind::WouldBlock => "; KVM could not start a thread of its own, raise the limit (ulimit -u, pids.max)",
+        _ => "",
+    };
+    StopReason::HostError(format!("KVM_RUN of vCPU {index}: {error}{remedy}"))
+}
+
+/// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
+///
+/// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
+fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
+    let Shared { ports, mmio, stop, gate } = shared;
+    loop {
+        let exit = match vcpu.run() {
+            Ok(exit) => exit,
+            Err(error) => return stop.request(refused(index, &error)),
+        };
+        exits.count();
+        match exit {
+            // A string instruction gives several elements at once: one access each.
+            Exit::IoIn { port, size, data } => {
+                data.chunks_exact_mut(size).for_each(|data| ports.read(port.into(), data))
+            }
+            Exit::IoOut { port, size, data } => data.chunks_exact(size).for_each(|data| ports.write(port.into(), data)),
+            Exit::MmioRead { address, data } => mmio.read(address, data),
+            Exit::MmioWrite { address, data } => mmio.write(address, data),
+            Exit::Halted => {}
+            Exit::Interrupted => match gate.pass(index, vcpu) {
+                Passage::Open => {}
+                Passage::Reopened => vcpu.was_paused(),
+                Passage::Closed => return,
+            },
+            Exit::Shutdown => return stop.request(StopReason::TripleFault),
+            other => return stop.request(explain(index, &other)),
+        }
+    }
+}
+
+/// Exits that end the machine, in words.
+fn explain(index: u32, exit: &Exit<'_>) -> StopReason {
+    StopReason::Crash(match exit {
+        Exit::FailEntry { reason, .. } => format!(
+            "vCPU {index} could not enter the guest: hardware entry failure {reason:#x}. \
+             The registers break a rule of the processor (Intel SDM volume 3, 27.3 \"Checks on guest state\")"
+        ),
+        Exit::Internal { suberror, data } => format!(
+            "KVM gave up on vCPU {index}: {} (suberror {suberror}{})",
+            match suberror {
+                1 => "it met an instruction that it cannot emulate",
+                2 => "an exception arrived while another was being delivered",
+                3 => "an exit arrived while an event was being delivered",
+                4 => "the processor reported an exit that KVM does not know",
+                _ => "internal error",
+            },
+            data.iter().map(|word| format!(", {word:#x}")).collect::<String>()
+        ),
+        Exit::SystemEvent { kind } => format!("vCPU {index}: KVM reports system event {kind}"),
+        Exit::Other { reason } => format!("vCPU {index} stopped for exit reason {reason}, which AxVM does not handle"),
+        _ => format!("vCPU {index} stopped unexpectedly"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axvm_devices::{BusBuilder, BusDevice};
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    /// A vCPU that plays back a script: the loop runs without KVM.
+    struct Scripted(VecDeque<Step>, Vec<Vec<u8>>);
+
+    enum Step {
+        In(u16, usize, usize),
+        Out(u16, usize, Vec<u8>),
+        Read(u64, usize),
+        Shutdown,
+        Internal,
+        Fail,
+        Error,
+        Kick,
+    }
+
+    impl Vcpu for Scripted {
+        fn run(&mut self) -> io::Result<Exit<'_>> {
+            self.1.push(Vec::new());
+            let data = self.1.last_mut().unwrap();
+            Ok(match self.0.pop_front().expect("the loop ends with the script") {
+                Step::In(port, size, len) => {
+                    data.resize(len, 0);
+                    Exit::IoIn { port, size, data }
+                }
+                Step::Out(port, size, bytes) => {
+                    *data = bytes;
+                    Exit::IoOut { port, size, data }
+                }
+                Step::Read(address, len) => {
+                    data.resize(len, 0);
+                    Exit::MmioRead { address, data }
+                }
+                Step::Shutdown => Exit::Shutdown,
+                Step::Internal => Exit::Internal { suberror: 1, data: vec![0xbeef] },
+                Step::Fail => Exit::FailEntry { reason: 0x8000_0021, cpu: 0 },
+                Step::Kick => Exit::Interrupted,
+                Step::Error => return Err(io::ErrorKind::NotFound.into()),
+            })
+        }
+    }
+
+    #[derive(Default)]
+    struct Chip(Mutex<Vec<Vec<u8>>>);
+
+    impl BusDevice for Chip {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            data.fill(0x40 + offset as u8);
+        }
+        fn write(&self, _: u64, data: &[u8]) {
+            self.0.lock().unwrap().push(data.to_vec());
+        }
+    }
+
+    fn shared(ports: BusBuilder, mmio: BusBuilder) -> Shared {
+        let (events, stop) = (Events::default(), Arc::new(StopSwitch::new().unwrap()));
+        Shared {
+            ports: AddressSpace::new("port", ports.finish(), &events),
+            mmio: AddressSpace::new("mmio", mmio.finish(), &events),
+            stop,
+            gate: Arc::new(Gate::new(Order::Run)),
+        }
+    }
+
+    fn play(steps: Vec<Step>) -> (StopReason, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let chip = Arc::new(Chip::default());
+        let (mut ports, mut mmio) = (BusBuilder::default(), BusBuilder::default());
+        ports.plug(0x10, 8, "chip", chip.clone()).unwrap();
+        mmio.plug(0x1000, 8, "chip", chip.clone()).unwrap();
+        let shared = shared(ports, mmio);
+        let (count, exits) = (steps.len() as u64, Exits::default());
+        let mut vcpu = Scripted(steps.into(), Vec::new());
+        run(0, &mut vcpu, &exits, &shared);
+        assert!(exits.get() == count || exits.get() + 1 == count, "an error is no exit");
+        let written = chip.0.lock().unwrap().clone();
+        (shared.stop.reason().unwrap(), vcpu.1, written)
+    }
+
+    #[test]
+    fn a_kicked_vcpu_obeys_the_gate() {
+        let shared = shared(BusBuilder::default(), BusBuilder::default());
+        let mut vcpu = Scripted([Step::Kick, Step::Kick, Step::Shutdown].into(), Vec::new());
+        run(0, &mut vcpu, &Exits::default(), &shared);
+        assert_eq!(vcpu.0.len(), 0, "an open gate holds no vCPU");
+        shared.gate.order(Order::Stop);
+        let mut vcpu = Scripted([Step::In(0x99, 1, 1), Step::Kick, Step::Shutdown].into(), Vec::new());
+        run(0, &mut vcpu, &Exits::default(), &shared);
+        assert_eq!(vcpu.0.len(), 1, "the exit before the kick is answered, and nothing runs after it");
+    }
+
+    #[test]
+    fn accesses_are_answered_on_their_bus() {
+        let steps = vec![Step::In(0x12, 1, 1), Step::Read(0x1003, 4), Step::In(0x99, 2, 2), Step::Shutdown];
+        let (event, answers, _) = play(steps);
+        assert_eq!(answers[0], [0x42]);
+        assert_eq!(answers[1], [0x43; 4]);
+        assert_eq!(answers[2], [0xff; 2]);
+        assert_eq!(event, StopReason::TripleFault);
+    }
+
+    #[test]
+    fn string_io_is_one_access_per_element() {
+        let (_, _, written) = play(vec![Step::Out(0x10, 2, vec![1, 2, 3, 4]), Step::Shutdown]);
+        assert_eq!(written, [[1, 2], [3, 4]]);
+    }
+
+    #[test]
+    fn fatal_exits_become_sentences() {
+        for (step, word) in [(Step::Internal, "cannot emulate"), (Step::Fail, "0x80000021")] {
+            let (event, ..) = play(vec![step]);
+            assert!(
+                matches!(&event, StopReason::Crash(text) if text.contains(word) && !text.contains('\n')),
+                "{event:?}"
+            );
+        }
+        let (event, ..) = play(vec![Step::Error]);
+        assert!(matches!(event, StopReason::HostError(text) if text.contains("KVM_RUN")));
+    }
+}

@@ -1,0 +1,91 @@
+//! A machine with our own guest, and what the guest says.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use axvm_arch::cpuid::Topology;
+use axvm_console::Port;
+use axvm_devices::StopReason;
+use axvm_events::Events;
+use axvm_machine::{KernelSource, Machine, MachineSpec, Ports, Resources, WaitOutcome};
+use axvm_virtio::block::DiskConfig;
+
+/// Longer than any guest here needs, on a busy host too.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether there is a KVM; where there is none it says so.
+pub fn has_kvm() -> bool {
+    let opened = File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = &opened {
+        println!("skipped: /dev/kvm cannot be opened: {error}");
+    }
+    opened.is_ok()
+}
+
+/// A machine to be, its open files, and the outer ends of its consoles.
+pub struct Lab {
+    pub spec: MachineSpec,
+    pub resources: Resources,
+    pub ports: Ports,
+    _disk: tempfile::NamedTempFile,
+}
+
+impl Lab {
+    /// A machine with every device, for the guest that these words make of ours.
+    pub fn new(cpus: u32, words: &str) -> Lab {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(1 << 20).unwrap();
+        let mut spec = MachineSpec::new(KernelSource::Embedded(axvm_guest::selftest()));
+        spec.topology = Topology::flat(cpus);
+        spec.memory.size = 64 << 20;
+        spec.append = words.into();
+        spec.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.path()) }];
+        spec.virtio_console = true;
+        let resources = Resources::open(&spec, Events::default()).unwrap();
+        let ports = Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()) };
+        Lab { spec, resources, ports, _disk: disk }
+    }
+
+    pub fn build(&self) -> Machine {
+        self.resources.build(&self.spec, &self.ports).unwrap()
+    }
+
+    /// What the guest said since the last call.
+    pub fn said(&self) -> String {
+        let mut bytes = Vec::new();
+        self.ports.com1.take(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until the guest has said `words`; all that it said since the last call.
+    pub fn wait_until_said(&self, machine: &Machine, words: &str) -> String {
+        let (mut all, deadline) = (String::new(), Instant::now() + LIMIT);
+        while !all.contains(words) {
+            assert!(Instant::now() < deadline, "the guest did not say {words:?}: {all}");
+            let left = Some(Duration::from_millis(100));
+            machine.wait(Some(self.ports.com1.output_ready().as_fd()), left).unwrap();
+            all += &self.said();
+        }
+        all
+    }
+}
+
+/// Serves `machine` until it has a reason to stop, and stops it.
+pub fn end(machine: &Machine) -> StopReason {
+    assert_eq!(machine.wait(None, Some(LIMIT)).unwrap(), WaitOutcome::Stopped, "the guest does not end");
+    let (reason, stopped) = machine.stop(soon());
+    stopped.unwrap();
+    reason
+}
+
+/// A deadline that no good machine misses.
+pub fn soon() -> Instant {
+    Instant::now() + LIMIT
+}
+
+/// Asserts that every proof of the self-test holds.
+pub fn assert_proved(said: &str) {
+    assert!(said.lines().any(|line| line.trim_end() == "AXVM end ok"), "{said}");
+    assert!(!said.contains("FAILED"), "{said}");
+}

@@ -1,0 +1,76 @@
+//! Start, end, reset, pause, visits.
+
+use std::time::Duration;
+
+use axvm_devices::StopReason;
+use axvm_machine::{PauseError, WaitOutcome};
+
+use crate::guest::{Lab, assert_proved, end, has_kvm, soon};
+
+#[test]
+fn a_guest_runs_in_this_process_and_again_after_a_reset() {
+    if !has_kvm() {
+        return;
+    }
+    let lab = Lab::new(2, "");
+    for _ in 0..2 {
+        let machine = lab.build();
+        assert_eq!(end(&machine), StopReason::Off);
+        assert_proved(&lab.said());
+        drop(machine);
+        lab.resources.clear().unwrap();
+    }
+}
+
+#[test]
+fn every_part_has_its_name_and_its_place() {
+    if !has_kvm() {
+        return;
+    }
+    let lab = Lab::new(1, "");
+    let machine = lab.build();
+    let wired: Vec<_> = machine.inventory().parts().iter().map(|part| &*part.plan.name).collect();
+    let planned: Vec<_> =
+        machine.plan().parts().iter().filter(|part| !part.kind.is_in_kvm()).map(|part| &*part.name).collect();
+    assert_eq!(wired, planned, "all that is planned is wired");
+    assert!(["COM1", "vda", "rng", "balloon", "hvc0"].iter().all(|name| wired.contains(name)), "{wired:?}");
+}
+
+#[test]
+fn a_paused_machine_stands_still_until_it_is_resumed() {
+    if !has_kvm() {
+        return;
+    }
+    let lab = Lab::new(2, "shell");
+    let machine = lab.build();
+    lab.wait_until_said(&machine, "> ");
+    machine.pause(soon()).unwrap();
+    machine.pause(soon()).unwrap();
+    assert!(machine.is_paused());
+    let before = machine.exits();
+    lab.ports.com1.put(b"work 1\r");
+    assert_eq!(machine.wait(None, Some(Duration::from_millis(20))).unwrap(), WaitOutcome::TimedOut);
+    assert_eq!(machine.exits(), before);
+    machine.resume(soon()).unwrap();
+    lab.wait_until_said(&machine, "= ");
+    assert_eq!(machine.stop(soon()), (StopReason::Quit, Ok(())));
+    assert_eq!(machine.pause(soon()), Err(PauseError::Stopping));
+}
+
+#[test]
+fn a_visit_comes_to_a_paused_vcpu_and_to_no_other() {
+    if !has_kvm() {
+        return;
+    }
+    let lab = Lab::new(2, "shell");
+    let machine = lab.build();
+    let thread = || std::thread::current().name().unwrap_or_default().to_owned();
+    assert_eq!(machine.visit(0, move |_| thread()), None, "it runs");
+    machine.pause(soon()).unwrap();
+    for index in [1, 0] {
+        assert_eq!(machine.visit(index, move |_| thread()), Some(format!("vcpu{index}")));
+    }
+    assert_eq!(machine.visit(2, move |_| thread()), None, "there is no such vCPU");
+    machine.resume(soon()).unwrap();
+    assert_eq!(machine.stop(soon()), (StopReason::Quit, Ok(())));
+}

@@ -1,0 +1,94 @@
+//! An eventfd: something to signal in one thread and to wait for in another, or in the kernel.
+//!
+//! ```text
+//!   signal() --> counter > 0: readable --> take(): counter = 0
+//! ```
+//!
+//! Several signals before one take are one event. KVM reads such a counter itself (irqfd) or adds to it (ioeventfd).
+//!
+//! Source: eventfd(2).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+/// An eventfd; a [clone](EventFd::try_clone) is the same event.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// One that is not signalled.
+    pub fn new() -> io::Result<EventFd> {
+        Ok(EventFd(eventfd(0, EventfdFlags::CLOEXEC)?))
+    }
+
+    /// A second handle to the same event.
+    pub fn try_clone(&self) -> io::Result<EventFd> {
+        self.0.try_clone().map(EventFd)
+    }
+
+    /// Signals it; never waits.
+    pub fn signal(&self) {
+        // Only a counter at 2^64 - 2 would refuse, and it is signalled then.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Whether it is signalled; it stays so.
+    pub fn is_signalled(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&now)), Ok(1))
+    }
+
+    /// Takes the signal, if there is one; never waits. The caller must be the only one that takes.
+    pub fn take(&self) -> bool {
+        self.is_signalled() && rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+    }
+
+    /// Waits for the signal and takes it, in one system call.
+    pub fn wait(&self) {
+        while rustix::io::read(&self.0, &mut [0; 8]) == Err(Errno::INTR) {}
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for EventFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn several_signals_are_one_event() {
+        let event = EventFd::new().unwrap();
+        assert!(!event.is_signalled() && !event.take());
+        event.signal();
+        event.signal();
+        assert!(event.is_signalled() && event.is_signalled());
+        assert!(event.take());
+        assert!(!event.take());
+    }
+
+    #[test]
+    fn a_waiting_thread_is_woken_through_a_second_handle() {
+        let event = EventFd::new().unwrap();
+        let other = event.try_clone().unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| event.wait());
+            other.signal();
+            waiter.join().unwrap();
+        });
+        assert!(!other.is_signalled());
+    }
+}

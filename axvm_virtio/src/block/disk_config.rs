@@ -1,0 +1,213 @@
+//! What a disk is to be: on the command line, in a settings file, and where the image is opened.
+//!
+//! ```text
+//!   --disk path=root.img,ro,serial=DISK7    --FromStr-->              --DiskImage::open-->
+//!   [[disk]] path = "root.img" ro = true    --serde---->  DiskConfig
+//! ```
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::{fmt, ops};
+
+use schemars::JsonSchema;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use thiserror::Error;
+
+/// Length of the identity string of a disk (virtio 1.2, 5.2.6), in bytes.
+pub(super) const SERIAL_LEN: usize = 20;
+
+/// When the guest is told that a disk has written. Its text is what command line, settings file and schema say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// When the host's kernel has it; on the medium after the guest's flush
+    // The driver may choose otherwise, in both modes.
+    #[default]
+    WriteBack,
+    /// When it is on the medium
+    WriteThrough,
+}
+
+impl Cache {
+    /// Every mode.
+    pub const ALL: [Cache; 2] = [Cache::WriteBack, Cache::WriteThrough];
+
+    fn is_default(&self) -> bool {
+        *self == Cache::default()
+    }
+}
+
+impl fmt::Display for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cache::WriteBack => "writeback",
+            Cache::WriteThrough => "writethrough",
+        })
+    }
+}
+
+impl FromStr for Cache {
+    type Err = DiskConfigError;
+
+    fn from_str(text: &str) -> Result<Cache, DiskConfigError> {
+        let known = Cache::ALL.into_iter().find(|cache| cache.to_string() == text);
+        known.ok_or_else(|| DiskConfigError::Cache(text.to_owned()))
+    }
+}
+
+/// One disk: its image, and how the guest may use it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table: [[disk]] with path = \"disk.img\"")]
+pub struct DiskConfig {
+    /// The image, raw, or a block device.
+    #[serde(deserialize_with = "named")]
+    pub path: PathBuf,
+    /// The guest may only read it.
+    #[serde(rename = "ro", default, skip_serializing_if = "ops::Not::not")]
+    pub read_only: bool,
+    /// Serial number that the guest reads: up to 20 bytes.
+    #[serde(default, deserialize_with = "fitting", skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// When the guest is told that the disk has written.
+    #[serde(default, skip_serializing_if = "Cache::is_default")]
+    pub cache: Cache,
+    /// Logical block size in bytes: 512 or 4096.
+    #[serde(skip, default = "sector")]
+    pub block_size: u32,
+}
+
+impl DiskConfig {
+    /// A writable disk with the usual settings.
+    pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
+        let (path, cache) = (path.into(), Cache::default());
+        DiskConfig { path, read_only: false, serial: None, cache, block_size: sector() }
+    }
+}
+
+/// Words that are no disk.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DiskConfigError {
+    /// No image.
+    #[error("no file named; write --disk FILE or --disk path=FILE")]
+    NoFile,
+    /// A cache mode that AxVM does not have.
+    #[error("cache={0} is unknown; use writeback or writethrough")]
+    Cache(String),
+    /// A serial number that is too long, and its length in bytes.
+    #[error("serial= has {0} bytes; virtio-blk has room for 20")]
+    Serial(usize),
+    /// A word that says nothing about disks.
+    #[error("option '{0}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough")]
+    Unknown(String),
+}
+
+/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, with commas between them.
+impl FromStr for DiskConfig {
+    type Err = DiskConfigError;
+
+    fn from_str(text: &str) -> Result<DiskConfig, DiskConfigError> {
+        let mut disk = DiskConfig::new("");
+        for (n, part) in text.split(',').enumerate() {
+            match part.split_once('=') {
+                Some(("path", value)) => disk.path = value.into(),
+                Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
+                Some(("cache", value)) => disk.cache = value.parse()?,
+                None if part == "ro" => disk.read_only = true,
+                _ if n == 0 => disk.path = part.into(),
+                _ => return Err(DiskConfigError::Unknown(part.to_owned())),
+            }
+        }
+        if disk.path.as_os_str().is_empty() {
+            return Err(DiskConfigError::NoFile);
+        }
+        Ok(disk)
+    }
+}
+
+/// As on the command line, with what differs from the usual.
+impl fmt::Display for DiskConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "path={}", self.path.display())?;
+        if self.read_only {
+            f.write_str(",ro")?;
+        }
+        if let Some(serial) = &self.serial {
+            write!(f, ",serial={serial}")?;
+        }
+        if self.cache.is_default() { Ok(()) } else { write!(f, ",cache={}", self.cache) }
+    }
+}
+
+fn sector() -> u32 {
+    512
+}
+
+fn checked_serial(serial: String) -> Result<String, DiskConfigError> {
+    if serial.len() > SERIAL_LEN { Err(DiskConfigError::Serial(serial.len())) } else { Ok(serial) }
+}
+
+fn named<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.as_os_str().is_empty() {
+        return Err(D::Error::custom("no file named; write path = \"disk.img\""));
+    }
+    Ok(path)
+}
+
+fn fitting<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let serial = String::deserialize(from)?;
+    let error = |why| D::Error::custom(format_args!("{serial:?}: {why}"));
+    checked_serial(serial.clone()).map(Some).map_err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_take_options_in_any_order() {
+        let disk = DiskConfig { read_only: true, serial: Some("X1".into()), ..DiskConfig::new("a.img") };
+        assert_eq!("a.img,ro,serial=X1".parse(), Ok(disk.clone()));
+        assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
+        assert_eq!("ro,serial=X1,path=a.img".parse(), Ok(disk));
+        assert_eq!("a.img,cache=writethrough".parse::<DiskConfig>().unwrap().cache, Cache::WriteThrough);
+        for (text, word) in [
+            ("a.img,rw", "'rw'"),
+            ("", "no file"),
+            ("ro", "no file"),
+            ("a,serial=123456789012345678901", "20"),
+            ("a,cache=none", "cache=none"),
+        ] {
+            let error = text.parse::<DiskConfig>().unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_cache_mode_is_the_same_word_everywhere() {
+        for cache in Cache::ALL {
+            let word = cache.to_string();
+            assert_eq!(word.parse(), Ok(cache));
+            assert_eq!(serde_json::to_value(cache).unwrap(), word);
+            assert!(schemars::schema_for!(Cache).as_value().to_string().contains(&format!("\"const\":\"{word}\"")));
+        }
+    }
+
+    #[test]
+    fn a_table_has_the_words_of_the_option() {
+        let disk: DiskConfig = "a.img,ro,serial=X1,cache=writethrough".parse().unwrap();
+        let table = serde_json::json!({ "path": "a.img", "ro": true, "serial": "X1", "cache": "writethrough" });
+        assert_eq!(serde_json::to_value(&disk).unwrap(), table);
+        assert_eq!(serde_json::from_value::<DiskConfig>(table).unwrap(), disk);
+        assert_eq!(serde_json::to_value(DiskConfig::new("a")).unwrap(), serde_json::json!({ "path": "a" }));
+        for (table, word) in [
+            (serde_json::json!({ "path": "" }), "no file"),
+            (serde_json::json!({ "path": "a", "serial": "x".repeat(21) }), "has 21 bytes"),
+            (serde_json::json!({ "path": "a", "block_size": 4096 }), "unknown field"),
+        ] {
+            let error = serde_json::from_value::<DiskConfig>(table).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Carrying out one block request: from chain to status byte.
+//!
+//! ```text
+//!   chain --> no status byte?      ring fault: DEVICE_NEEDS_RESET
+//!             malformed, failed?   S_IOERR
+//!             unknown?             S_UNSUPP
+//!             done                 S_OK
+//!             stopped on the way   the chain goes back to the ring
+//!
+//!   long read or write:  | 16 MiB | stop? | 16 MiB | stop? | ..    discard, zeroes:  | segment | stop? | segment | ..
+//! ```
+//!
+//! A request that a stop (pause, reset) interrupts between two pieces is not answered: its chain is in the ring again,
+//! and after the stop it is carried out as a whole. The driver cannot tell: until the answer, what it reads and what
+//! lies on the disk in that range is undefined anyway, and each of these requests may be done twice.
+//!
+//! Nothing here allocates memory for a read, a write or a flush, once the vectors have grown.
+//!
+//! Spec: virtio 1.2, 5.2.6 "Device Operation", 5.2.6.2 "Device Requirements: Device Operation".
+//! Left out: the rings (`worker`). Another engine can call this one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axvm_memory::{GuestRam, GuestRange};
+
+use super::disk_config::SERIAL_LEN;
+use super::image::{DiskImage, is_unsupported};
+use super::request::{Extent, Header, Segment, Segments, kind, status, status_byte};
+use crate::queue::Chain;
+use crate::signals::FaultReporter;
+use crate::worker::{Serve, Served, WorkerStatus};
+
+/// Most bytes of a transfer before the stop flag is looked at: some milliseconds of work.
+const PIECE: usize = 16 << 20;
+/// Flag of a write-zeroes segment: the space may be given back.
+const UNMAP: u32 = 1;
+
+/// Why a request does not end in S_OK.
+enum Refusal {
+    /// S_UNSUPP.
+    Unsupported,
+    /// S_IOERR by the driver's fault: sizes, ranges, writes to a read-only disk.
+    Malformed,
+    /// S_IOERR by the host's fault; what was tried.
+    Host(&'static str, io::Error),
+    /// No status: a stop came before its end, and it is to be done again after it.
+    Stopped,
+}
+
+/// Executes requests against an image. The vectors are reused from request to request.
+pub(super) struct RequestExecutor {
+    image: Arc<DiskImage>,
+    ram: Arc<GuestRam>,
+    writeback: Arc<AtomicBool>,
+    fault: FaultReporter,
+    /// The readable part after the header.
+    source: Vec<GuestRange>,
+    /// The writable part before the status byte.
+    target: Vec<GuestRange>,
+    /// A piece of a long transfer.
+    piece: Vec<GuestRange>,
+}
+
+impl RequestExecutor {
+    pub(super) fn new(
+        image: &Arc<DiskImage>,
+        ram: &Arc<GuestRam>,
+        writeback: &Arc<AtomicBool>,
+        fault: &FaultReporter,
+    ) -> RequestExecutor {
+        RequestExecutor {
+            image: Arc::clone(image),
+            ram: Arc::clone(ram),
+            writeback: Arc::clone(writeback),
+            fault: fault.clone(),
+            source: Vec::new(),
+            target: Vec::new(),
+            piece: Vec::new(),
+        }
+    }
+
+    /// Carries the request out; how many bytes of the target it filled.
+    fn execute(&mut self, chain: &Chain<'_>, status: &WorkerStatus) -> Result<u64, Refusal> {
+        let header = Header::read(&self.ram, chain, &mut self.source).ok_or(Refusal::Malformed)?;
+        match header.kind {
+            kind::IN => self.read(header.sector, chain.writable_len - 1, status),
+            kind::OUT => self.write(header.sector, status),
+            kind::FLUSH => self.flush(),
+            kind::GET_ID => self.identify(chain.writable_len - 1),
+            kind::DISCARD => self.discard(status),
+            kind::WRITE_ZEROES => self.write_zeroes(status),
+            _ => Err(Refusal::Unsupported),
+        }
+    }
+
+    fn read(&mut self, sector: u64, len: u64, status: &WorkerStatus) -> Result<u64, Refusal> {
+        let extent = Extent::new(sector, len, self.image.size()).ok_or(Refusal::Malformed)?;
+        let (image, ram) = (&self.image, &self.ram);
+        let read =
+            |piece: &[GuestRange], offset| image.read(ram, piece, offset).map_err(|error| Refusal::Host("read", error));
+        in_pieces(&self.target, extent, &mut self.piece, status, read)?;
+        Ok(len)
+    }
+
+    fn write(&mut self, sector: u64, status: &WorkerStatus) -> Result<u64, Refusal> {
+        self.check_writable()?;
+        let len = self.source.iter().map(|range| range.len() as u64).sum();
+        let extent = Extent::new(sector, len, self.image.size()).ok_or(Refusal::Malformed)?;
+        let (image, ram) = (&self.image, &self.ram);
+        let write = |piece: &[GuestRange], offset| {
+            image.write(ram, piece, offset).map_err(|error| Refusal::Host("write", error))
+        };
+        in_pieces(&self.source, extent, &mut self.piece, status, write)?;
+        self.settle()
+    }
+
+    fn flush(&self) -> Result<u64, Refusal> {
+        self.image.sync().map_err(|error| Refusal::Host("flush", error))?;
+        Ok(0)
+    }
+
+    fn identify(&self, room: u64) -> Result<u64, Refusal> {
+        if room < SERIAL_LEN as u64 {
+            return Err(Refusal::Malformed);
+        }
+        let mut done = 0;
+        for range in &self.target {
+            done += self.ram.copy_to(range, &self.image.serial()[done..]);
+        }
+        Ok(done as u64)
+    }
+
+    fn discard(&self, status: &WorkerStatus) -> Result<u64, Refusal> {
+        for (_, extent) in self.segments(0)? {
+            check_stop(status)?;
+            match self.image.discard(extent.offset, extent.len) {
+                Err(error) if is_unsupported(&error) => return Err(Refusal::Unsupported),
+                result => result.map_err(|error| Refusal::Host("discard", error))?,
+            }
+        }
+        self.settle()
+    }
+
+    fn write_zeroes(&self, status: &WorkerStatus) -> Result<u64, Refusal> {
+        for (segment, extent) in self.segments(UNMAP)? {
+            check_stop(status)?;
+            let result = self.image.zero(extent.offset, extent.len, segment.flags & UNMAP != 0);
+            result.map_err(|error| Refusal::Host("zero", error))?;
+        }
+        self.settle()
+    }
+
+    /// The segments of the request, all checked before the first is carried out.
+    fn segments(&self, known_flags: u32) -> Result<Vec<(Segment, Extent)>, Refusal> {
+        self.check_writable()?;
+        let segments = Segments::read(&self.ram, &self.source).ok_or(Refusal::Malformed)?;
+        if segments.iter().any(|segment| segment.flags & !known_flags != 0) {
+            return Err(Refusal::Unsupported);
+        }
+        let size = self.image.size();
+        segments.iter().map(|segment| Ok((segment, segment.extent(size).ok_or(Refusal::Malformed)?))).collect()
+    }
+
+    fn check_writable(&self) -> Result<(), Refusal> {
+        if self.image.read_only() { Err(Refusal::Malformed) } else { Ok(()) }
+    }
+
+    /// After a change of the disk: makes it safe now if the cache is write-through. Relaxed: a driver that chose the
+    /// mode before it offered the request is seen through the ring, whose index is read with Acquire.
+    fn settle(&self) -> Result<u64, Refusal> {
+        if self.writeback.load(Ordering::Relaxed) { Ok(0) } else { self.flush() }
+    }
+
+    /// Tells the user of what the host refused.
+    fn warn(&self, action: &str, error: &io::Error) {
+        let path = self.image.path().display();
+        self.fault.warn(format_args!("cannot {action} {path}: {error}; the guest sees an I/O error"));
+    }
+}
+
+impl Serve for RequestExecutor {
+    fn serve(&mut self, chain: &Chain<'_>, worker: &WorkerStatus) -> Result<Served, &'static str> {
+        let place = status_byte(chain, &mut self.target).ok_or("A block request has no room for its status")?;
+        let (status, filled) = match self.execute(chain, worker) {
+            Ok(filled) => (status::OK, filled),
+            Err(Refusal::Unsupported) => (status::UNSUPP, 0),
+            Err(Refusal::Malformed) => (status::IOERR, 0),
+            Err(Refusal::Host(action, error)) => {
+                self.warn(action, &error);
+                (status::IOERR, 0)
+            }
+            Err(Refusal::Stopped) => return Ok(Served::PutBack),
+        };
+        self.ram.copy_to(&place, &[status]);
+        // The used length counts from the start without a gap: the status only counts if all before it does.
+        let written = if filled == chain.writable_len - 1 { filled + 1 } else { filled };
+        Ok(Served::Used(u32::try_from(written).unwrap_or(u32::MAX)))
+    }
+}
+
+fn check_stop(status: &WorkerStatus) -> Result<(), Refusal> {
+    if status.stop_asked() { Err(Refusal::Stopped) } else { Ok(()) }
+}
+
+/// Transfers `ranges`, which fill `extent`, in pieces of at most [`PIECE`] bytes; between two of them a stop may come.
+fn in_pieces(
+    ranges: &[GuestRange],
+    extent: Extent,
+    piece: &mut Vec<GuestRange>,
+    status: &WorkerStatus,
+    transfer: impl Fn(&[GuestRange], u64) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    if extent.len <= PIECE as u64 {
+        return transfer(ranges, extent.offset);
+    }
+    let (mut offset, mut filled) = (extent.offset, 0);
+    piece.clear();
+    for range in ranges {
+        let mut rest = *range;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(PIECE - filled);
+            filled += part.len();
+            piece.push(part);
+            rest = after;
+            if filled == PIECE {
+                transfer(piece, offset)?;
+                offset += PIECE as u64;
+                filled = 0;
+                piece.clear();
+                if offset == extent.offset + extent.len {
+                    return Ok(());
+                }
+                check_stop(status)?;
+            }
+        }
+    }
+    transfer(piece, offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doorbell::Doorbell;
+    use axvm_arch::Gpa;
+    use axvm_memory::RamConfig;
+    use std::cell::RefCell;
+
+    /// Offset and bytes of each piece of a transfer of `len` bytes, when a stop comes after `stop_after` pieces; whether
+    /// it came to its end.
+    fn pieces(len: u64, stop_after: usize) -> (Vec<(u64, usize)>, bool) {
+        let ram = GuestRam::allocate(&RamConfig::new(48 << 20)).unwrap();
+        let status = WorkerStatus::new("vda-q0", Doorbell::new().unwrap());
+        let cuts = [(0, 100), (100, 20 << 20), (100 + (20 << 20), len - (20 << 20) - 100)];
+        let ranges = cuts.map(|(at, len)| ram.range(Gpa(at), len).unwrap());
+        let seen = RefCell::new(Vec::new());
+        let transfer = |piece: &[GuestRange], offset| {
+            seen.borrow_mut().push((offset, piece.iter().map(|range| range.len()).sum()));
+            if seen.borrow().len() == stop_after {
+                status.ask_stop();
+            }
+            Ok(())
+        };
+        let outcome = in_pieces(&ranges, Extent { offset: 512, len }, &mut Vec::new(), &status, transfer);
+        (seen.into_inner(), outcome.is_ok())
+    }
+
+    #[test]
+    fn a_long_transfer_goes_in_pieces_and_a_stop_ends_it_between_two() {
+        let all = [(512, PIECE), (512 + PIECE as u64, PIECE), (512 + 2 * PIECE as u64, 8 << 20)];
+        assert_eq!(pieces(40 << 20, 99), (all.to_vec(), true));
+        assert_eq!(pieces(40 << 20, 1), (all[..1].to_vec(), false));
+        assert_eq!(pieces(40 << 20, 2), (all[..2].to_vec(), false));
+        assert_eq!(pieces(40 << 20, 3), (all.to_vec(), true), "what is done is done");
+        assert_eq!(pieces(32 << 20, 2), (all[..2].to_vec(), true), "also if it ends with a piece");
+    }
+}

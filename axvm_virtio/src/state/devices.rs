@@ -1,0 +1,106 @@
+//! What each kind of device must know, beside its queues and its image or port, to go on after a pause.
+//!
+//! ```text
+//!   DeviceState --+-- Block    cache mode; the disk's shape, for it must be the same disk
+//!                 +-- Console  how much of the chain at the head of the ring is sent; what the driver knows of the size
+//!                 +-- Entropy  nothing
+//!                 '-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
+//! ```
+//!
+//! Spec: virtio 1.2, 5 "Device Types".
+
+use serde::{Deserialize, Serialize};
+
+use crate::statistics::Statistics;
+
+/// A device, by its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceState {
+    /// Block device (5.2).
+    Block(BlockState),
+    /// Console (5.3).
+    Console(ConsoleState),
+    /// Entropy source (5.4): each request stands alone.
+    Entropy,
+    /// Memory balloon (5.5).
+    Balloon(Box<BalloonState>),
+}
+
+impl DeviceState {
+    /// The kind, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            DeviceState::Block(_) => "block device",
+            DeviceState::Console(_) => "console",
+            DeviceState::Entropy => "entropy source",
+            DeviceState::Balloon(_) => "memory balloon",
+        }
+    }
+}
+
+/// A disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockState {
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// Logical block size in bytes.
+    pub block_size: u32,
+    /// The writeback field of the configuration space.
+    pub writeback: bool,
+}
+
+/// A console with one port. The bytes that wait in the port are the port's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleState {
+    /// Bytes already sent of the chain at the head of the transmit ring.
+    pub sent: u64,
+    /// Where the transmit ring stood then: another ring has another chain.
+    pub at: u16,
+    /// Characters in a line, as the driver can know.
+    pub told_columns: u16,
+    /// Lines, as the driver can know.
+    pub told_rows: u16,
+    /// The driver has sent something.
+    pub had_output: bool,
+}
+
+/// A balloon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonState {
+    /// Pages of 4 KiB that the user wants in the balloon (`num_pages`).
+    pub target_pages: u32,
+    /// Pages of 4 KiB that the driver says are in it (`actual`).
+    pub actual_pages: u32,
+    /// What free pages of the guest are filled with (`poison_val`).
+    pub poison: u32,
+    /// The target changed when there was no driver to tell.
+    pub missed: bool,
+    /// Statistics.
+    pub reports: ReportsState,
+}
+
+/// What is known of the guest's statistics, and when the next are due. Times are milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportsState {
+    /// Time between two reports; 0: the guest is not asked.
+    pub interval_ms: u64,
+    /// The last report.
+    pub latest: Option<SavedReport>,
+    /// Age of the buffer in the ring, if it was read already; `None`: what it says is news.
+    pub known_age_ms: Option<u64>,
+}
+
+/// A report of statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedReport {
+    /// The numbers.
+    pub statistics: Statistics,
+    /// Milliseconds since they arrived.
+    pub age_ms: u64,
+}

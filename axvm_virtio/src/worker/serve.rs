@@ -1,0 +1,78 @@
+//! The usual work: a request for each chain, finished before the next one begins.
+//!
+//! ```text
+//!   kick ---> disable kicks -> pop, serve, push -> publish -> (wanted?) interrupt
+//!    ^                          '---- until empty ----'              |
+//!    '--- sleep <- nothing new <- enable kicks <---------------------'
+//! ```
+//!
+//! Serving is synchronous: a request that was popped is pushed, or put back, before the next one. So whenever the
+//! worker looks at its stop flag, nothing is in flight.
+
+use super::{Next, Ready, Work, WorkerStatus};
+use crate::live::LiveQueue;
+use crate::queue::{Chain, VirtQueue};
+use crate::signals::whole;
+
+/// How many completions may wait for the driver to be told.
+const BATCH: usize = 16;
+
+/// The outcome of one chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// The request is done, and wrote so many bytes to the chain.
+    Used(u32),
+    /// A stop came first: the chain goes back to the ring, and its request is carried out as a whole after it. Only for
+    /// what may be done twice.
+    PutBack,
+}
+
+/// Serves one chain, or says which rule the driver broke.
+pub(crate) trait Serve: Send + 'static {
+    /// See the trait. A long request looks at `status` on the way.
+    fn serve(&mut self, chain: &Chain<'_>, status: &WorkerStatus) -> Result<Served, &'static str>;
+}
+
+/// Serves all queues of a worker alike.
+pub(crate) struct Serving<S>(pub(crate) S);
+
+impl<S: Serve> Work for Serving<S> {
+    fn turn(&mut self, queues: &mut [LiveQueue], ready: &Ready, status: &WorkerStatus) -> Result<Next, String> {
+        let mut next = Next::Sleep;
+        for (position, live) in queues.iter_mut().enumerate() {
+            if ready.queue(position) {
+                next = next.min(serve_batch(live, &mut self.0, status)?);
+            }
+        }
+        Ok(next)
+    }
+}
+
+/// Serves up to [`BATCH`] chains of a queue and tells the driver. `Again` if there may be more; else the driver was
+/// asked for a kick.
+pub(crate) fn serve_batch(live: &mut LiveQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<Next, String> {
+    live.queue.disable_kicks();
+    let emptied = pop_and_serve(&mut live.queue, serve, status);
+    if live.queue.publish() {
+        live.irq.raise();
+    }
+    let done = emptied? && !live.queue.enable_kicks();
+    Ok(if done { Next::Sleep } else { Next::Again })
+}
+
+/// Whether the ring was found empty.
+fn pop_and_serve(queue: &mut VirtQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<bool, String> {
+    for _ in 0..BATCH {
+        if status.stop_asked() {
+            return Ok(false);
+        }
+        let Some(chain) = queue.pop().map_err(|error| whole(&error))? else { return Ok(true) };
+        let head = chain.head;
+        status.begin_request();
+        match serve.serve(&chain, status)? {
+            Served::Used(written) => queue.push_used(head, written),
+            Served::PutBack => queue.put_back(),
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,180 @@
+//! Tests of the worker: what ends its sleep, what a stop waits for, what a bug of ours costs.
+
+use super::*;
+use crate::doorbell::Doorbell;
+use crate::queue::{Chain, QueueFeatures, VirtQueue};
+use crate::signals::{DeviceSignals, QueueIrq};
+use crate::testing::{Buffer, FakeDriver};
+use axvm_arch::Gpa;
+use axvm_devices::Irq;
+use axvm_memory::{GuestRam, RamConfig};
+use rustix::event::PollFlags;
+use std::sync::mpsc::{Sender, channel};
+
+/// Queues of 8 that a driver fills, and what a worker needs.
+struct Bench {
+    ram: Arc<GuestRam>,
+    signals: Arc<DeviceSignals>,
+    list: Arc<WorkerList>,
+    drivers: Vec<FakeDriver>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Bench {
+    fn new(queue_count: u64) -> Bench {
+        let ram = GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap();
+        let signals = DeviceSignals::new("test", Irq::new().unwrap(), Default::default());
+        let drivers = (0..queue_count).map(|n| FakeDriver::new(&ram, Gpa(0x1000 * (n + 1)), 8, false)).collect();
+        Bench { ram, signals, list: Arc::default(), drivers }
+    }
+
+    fn offer(&mut self, queue: usize) {
+        self.drivers[queue].add(&[Buffer::writable(Gpa(0x8000), 1)]);
+        self.drivers[queue].kick();
+    }
+
+    fn parts(&self) -> WorkerParts {
+        let live = |(index, driver): (usize, &FakeDriver)| {
+            let (features, state) = (QueueFeatures::default(), QueueState::default());
+            let queue = VirtQueue::new(&self.ram, &driver.layout(), features, state).unwrap();
+            let irq = QueueIrq::new(&self.signals);
+            LiveQueue { index: index as u16, queue, kick: Doorbell::new().unwrap(), irq }
+        };
+        let queues = self.drivers.iter().enumerate().map(live).collect();
+        let (fault, list) = (FaultReporter::new(&self.signals), Arc::clone(&self.list));
+        WorkerParts { name: "test-q0".into(), queues, fault, list }
+    }
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "it takes too long");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+struct Broken;
+
+impl Serve for Broken {
+    fn serve(&mut self, _: &Chain<'_>, _: &WorkerStatus) -> Result<Served, &'static str> {
+        panic!("a bug, on purpose");
+    }
+}
+
+#[test]
+fn a_bug_of_ours_reaches_the_driver_as_a_reset_request() {
+    let mut bench = Bench::new(1);
+    bench.offer(0);
+    let worker = Worker::spawn(bench.parts(), Serving(Broken)).unwrap();
+    wait_until(|| bench.signals.needs_reset());
+    let ended = Worker::take(&mut Some(worker), None).unwrap();
+    assert_eq!((ended.queues, ended.work.is_none()), (vec![QueueState::default()], true));
+    assert!(bench.list.is_empty());
+}
+
+/// Serves a chain when it is allowed to: a host that hangs.
+struct Hanging(Receiver<()>);
+
+impl Serve for Hanging {
+    fn serve(&mut self, _: &Chain<'_>, _: &WorkerStatus) -> Result<Served, &'static str> {
+        let _ = self.0.recv();
+        Ok(Served::Used(1))
+    }
+}
+
+fn hanging() -> (Bench, Option<Worker<Serving<Hanging>>>, Sender<()>) {
+    let mut bench = Bench::new(1);
+    bench.offer(0);
+    let (go, wait) = channel();
+    let worker = Worker::spawn(bench.parts(), Serving(Hanging(wait))).unwrap();
+    wait_until(|| bench.list.busy().iter().any(|busy| busy.duration > Duration::from_millis(20)));
+    (bench, Some(worker), go)
+}
+
+#[test]
+fn waiting_for_a_request_that_hangs_can_be_given_up_and_taken_up_again() {
+    let (mut bench, mut slot, go) = hanging();
+    for _ in 0..2 {
+        let soon = Instant::now() + Duration::from_millis(10);
+        let busy = Worker::take(&mut slot, Some(soon)).err().expect("it hangs");
+        assert_eq!(busy.thread, "test-q0");
+        assert!(busy.duration >= Duration::from_millis(20));
+    }
+    go.send(()).unwrap();
+    let ended = Worker::take(&mut slot, Some(Instant::now() + PATIENCE)).unwrap();
+    assert_eq!(ended.queues, [QueueState { next_avail: 1, next_used: 1 }]);
+    assert_eq!(bench.drivers[0].take_used().map(|(_, written)| written), Some(1), "the request was answered");
+    assert!(slot.is_none() && bench.list.is_empty());
+}
+
+#[test]
+fn dropping_a_worker_that_hangs_leaves_its_thread_behind() {
+    let (bench, slot, go) = hanging();
+    let start = Instant::now();
+    drop(slot);
+    assert!(start.elapsed() >= DROP_PATIENCE && start.elapsed() < PATIENCE);
+    assert!(bench.list.is_empty());
+    // The thread still holds its parts of RAM, and ends when the host lets it go.
+    let before = Arc::strong_count(&bench.ram);
+    go.send(()).unwrap();
+    wait_until(|| Arc::strong_count(&bench.ram) < before);
+}
+
+/// Tells what each turn finds ready, and waits for a source, or a while.
+struct Watching {
+    source: Arc<Doorbell>,
+    seen: Sender<[bool; 3]>,
+    limit: Option<Duration>,
+}
+
+impl Work for Watching {
+    fn turn(&mut self, _: &mut [LiveQueue], ready: &Ready, _: &WorkerStatus) -> Result<Next, String> {
+        if ready.source(0) {
+            let _ = self.source.answer();
+        }
+        let _ = self.seen.send([ready.queue(0), ready.queue(1), ready.source(0)]);
+        Ok(self.limit.map_or(Next::Sleep, Next::SleepFor))
+    }
+
+    fn sources<'a>(&'a self, sources: &mut Sources<'a>) {
+        sources.add(&*self.source, PollFlags::IN);
+    }
+
+    fn drain(&mut self, _: &mut [LiveQueue]) {
+        let _ = self.seen.send([false; 3]);
+    }
+}
+
+#[test]
+fn a_turn_knows_what_ended_the_sleep_and_a_stop_drains() {
+    let (bench, source) = (Bench::new(2), Doorbell::nonblocking().unwrap());
+    let (seen, turns) = channel();
+    let work = Watching { source: Arc::clone(&source), seen, limit: None };
+    let parts = bench.parts();
+    let kicks = [0, 1].map(|n: usize| Arc::clone(&parts.queues[n].kick));
+    let worker = Worker::spawn(parts, work).unwrap();
+    let next = || turns.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(next(), [true; 3], "the first turn looks at everything");
+    kicks[1].ring();
+    assert_eq!(next(), [false, true, false]);
+    source.ring();
+    assert_eq!(next(), [false, false, true]);
+    kicks[0].ring();
+    assert_eq!(next(), [true, false, false]);
+    assert!(turns.try_recv().is_err(), "nothing happened since");
+    assert!(Worker::take(&mut Some(worker), None).unwrap().work.is_some());
+    assert_eq!(next(), [false; 3], "drained");
+}
+
+#[test]
+fn a_limit_ends_the_sleep() {
+    let (bench, (seen, turns)) = (Bench::new(1), channel());
+    let limit = Some(Duration::from_millis(30));
+    let work = Watching { source: Doorbell::nonblocking().unwrap(), seen, limit };
+    let _worker = Worker::spawn(bench.parts(), work).unwrap();
+    let start = Instant::now();
+    (0..3).for_each(|_| _ = turns.recv_timeout(PATIENCE).unwrap());
+    assert!(start.elapsed() >= Duration::from_millis(60));
+}
