@@ -13,4 +13,3 @@ mod refusals;
 mod smp;
 mod state;
 mod state_interrupts;
-mod state_interrupts;
