@@ -1,5 +1,6 @@
 //! An idle console sleeps: alone in its process, so that its threads can be counted.
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use std::fs::{self, File};

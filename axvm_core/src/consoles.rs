@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port};
-use axvm_core::speech::tell;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::Ports;
@@ -17,6 +16,7 @@ use axvm_sync::EventFd;
 
 use crate::config::Config;
 use crate::current::Current;
+use crate::speech::tell;
 
 /// A console's two ends.
 struct Line {

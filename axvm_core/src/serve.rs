@@ -51,7 +51,7 @@ impl Signals {
         let arrival = read.try_clone()?;
         let signals = POLITE.into_iter().chain(TERMINAL).chain(ENDING).chain(REAL_TIME);
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals.clone())?;
-        // Whoever started this process may have blocked them; threads made later inherit.
+        // The program that started this one may have blocked them; threads made later inherit.
         signals.for_each(|signal| drop(unblock_signal(signal)));
         Ok(Signals(Mutex::new(delivery), arrival))
     }
@@ -116,7 +116,7 @@ pub fn serve(
     }
 }
 
-/// Ends the consoles when everybody has read what the guest wrote; a signal ends the wait for a slow reader.
+/// Ends the consoles when every reader has what the guest wrote; a signal ends the wait for a slow reader.
 pub fn see_off(consoles: Consoles, signals: &Signals) {
     consoles.close();
     let mut open: Vec<&EventFd> = consoles.endings().collect();

@@ -15,13 +15,14 @@ use anyhow::{Context, Result};
 use axvm_api::Client;
 use axvm_api::types::{Action, ActionRequest};
 use axvm_console::{BackEnd, Console, Hooks, Key, Port};
-use axvm_core::speech::tell;
 use axvm_sandbox::Role;
 use axvm_sync::EventFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::speech::tell;
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 << 10;
@@ -33,9 +34,9 @@ const BRIEFLY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
     let port = Port::new().context("Cannot make a console")?;
     // The port calls whenever something changed: one call that was not yet answered is as good as many.
-    let (bell, rings) = sync_channel(1);
+    let (notifier, notified) = sync_channel(1);
     port.connect(move || {
-        let _ = bell.try_send(());
+        let _ = notifier.try_send(());
     });
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT]).context("Cannot catch signals")?;
     let handle = signals.handle();
@@ -57,7 +58,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
         };
         axvm_sandbox::spawn_scoped(scope, Role::Console, "signals", on_signals)?;
         let typed = port.clone();
-        let send_typed = move || send(&typed, to_guest, &rings);
+        let send_typed = move || send(&typed, to_guest, &notified);
         if let Err(error) = axvm_sandbox::spawn_scoped(scope, Role::Console, "typed", send_typed) {
             // Ends the thread that waits for signals.
             handle.close();
@@ -67,7 +68,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
         console.close();
         ends_within(console.ended(), None);
         handle.close();
-        // Ends the thread that waits for the bell.
+        // Ends the thread that waits for the notifier.
         port.connect(|| {});
         shown
     });
@@ -126,9 +127,9 @@ fn ends_within(ended: &EventFd, limit: Option<Timespec>) -> bool {
 }
 
 /// From the keyboard to the guest.
-fn send(port: &Port, mut stream: UnixStream, rings: &Receiver<()>) {
+fn send(port: &Port, mut stream: UnixStream, notified: &Receiver<()>) {
     let mut chunk = vec![0; CHUNK];
-    while rings.recv().is_ok() {
+    while notified.recv().is_ok() {
         loop {
             match port.receive(&mut chunk) {
                 0 => break,

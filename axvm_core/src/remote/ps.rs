@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axvm_api::registry::Found;
-use axvm_api::types::{MachineState as State, Memory, Status};
+use axvm_api::types::{MachineState, Memory, Status};
 use axvm_api::{Client, ClientError, Registry};
 
-use axvm_core::cli::PsArgs;
-use axvm_core::speech::{print, tell};
+use crate::cli::PsArgs;
+use crate::speech::{print, tell};
 
 /// Between the two looks that tell how often vCPUs exit now.
 const LOOK: Duration = Duration::from_millis(200);
@@ -77,11 +77,11 @@ fn row(status: &Status) -> [String; HEAD.len()] {
     ]
 }
 
-pub(super) fn state(state: State) -> &'static str {
+pub(super) fn state(state: MachineState) -> &'static str {
     match state {
-        State::NotStarted => "starting",
-        State::Running => "running",
-        State::Paused => "paused",
+        MachineState::NotStarted => "starting",
+        MachineState::Running => "running",
+        MachineState::Paused => "paused",
     }
 }
 
