@@ -20,10 +20,10 @@ const GSIS: [u8; 14] = [5, 10, 11, 12, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
 const ARENA: u64 = 8 << 20;
 const MAGIC: u32 = 0x7472_6976;
 pub const QUEUE_LEN: u16 = 8;
-/// Patience with a device, in microseconds that this processor ran ([`clock::wait`]). Measured at a load of 11
-/// on two processors, paused all the time or never, the longest of some 15 000 interrupts took 0.13 s and none was
-/// lost: `raise` comes after the used index, KVM injects at least once after each `raise`, and the line is masked only
-/// before the first request.
+/// Patience with a device, in microseconds that this processor ran ([`clock::wait`]). Measured at loads of 10 to 16 on two
+/// processors, paused all the time or never, the longest of some 50 000 interrupts took 0.13 s and none was lost: `raise`
+/// comes after the used index, KVM injects at least once after each `raise`, and the line is masked only before the first
+/// request.
 const PATIENCE: u64 = 2_000_000;
 
 /// Registers (4.2.2).

@@ -55,6 +55,7 @@ impl RunPage {
 
     /// Whether it was told to.
     pub(crate) fn is_to_exit(&self) -> bool {
+        // SeqCst: as the store.
         self.immediate_exit().load(Ordering::SeqCst) != 0
     }
 

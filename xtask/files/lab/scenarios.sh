@@ -40,7 +40,7 @@ bound() {
         [ -e "$task/stat" ] || return
         echo "$(cat "$task/comm"): $(grep State "$task/status"): $(tr '\n' ' ' <"$task/stack")" >/dev/ttyS0
     done
-    echo "axvm-lab: AxVM can not be killed" >/dev/ttyS0
+    echo "axvm-lab: AxVM cannot be killed" >/dev/ttyS0
 }
 
 watch() {

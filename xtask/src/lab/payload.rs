@@ -16,7 +16,7 @@ use crate::assets::make_ext4;
 use crate::project::cache;
 use crate::tool::{output, tool};
 
-/// Room for guest disks, logs and results.
+/// Bytes for guest disks, logs and results.
 pub(super) const SIZE: u64 = 8 << 30;
 const OPTIONS: [&str; 5] = ["-O", "^has_journal,^resize_inode", "-N", "8192", "-Enodiscard,lazy_itable_init=1"];
 

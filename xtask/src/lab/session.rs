@@ -28,7 +28,7 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_secs(1);
 const STANDSTILL: Duration = Duration::from_secs(20);
 /// Without a sign of life for so long, the outer machine's timers have stopped (an interrupt of the emulated processor was
-/// lost), or somebody stopped QEMU. Its job would wait for ever, and so would the job's own time limits.
+/// lost), or the user stopped QEMU. Its job would wait for ever, and so would the job's own time limits.
 const SILENCE_LIMIT: Duration = Duration::from_secs(90);
 const FOREVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What an outer kernel says that is lost or soon will be.
@@ -39,7 +39,7 @@ const DEATH: [&str; 7] = [
     "soft lockup",
     "rcu_sched self-detected",
     "general protection",
-    "axvm-lab: AxVM can not be killed",
+    "axvm-lab: AxVM cannot be killed",
 ];
 
 pub(super) fn run(outer: &Outer, job: &LabJob) -> Result<LabReport> {

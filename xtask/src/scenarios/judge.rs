@@ -53,7 +53,7 @@ pub(super) fn verdict(
 fn boot_failures(boot: &Boot, dir: &Path) -> Vec<String> {
     let (console, exit) = (text(&dir.join("console")), text(&dir.join("exit")));
     let mut failures = Vec::new();
-    // A guest that does not end by itself can not prove anything on its console.
+    // A guest that does not end by itself cannot prove anything on its console.
     let ends_itself = matches!(boot.exit, 0 | 3);
     if exit.trim() != boot.exit.to_string() {
         let hung =

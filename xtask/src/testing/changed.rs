@@ -25,7 +25,7 @@ const SHARED: [&str; 3] = ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"];
 /// What a change touches.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Changed {
-    /// What the tree is compared with, to be read by people.
+    /// What the tree is compared with, as a user reads it.
     pub base: String,
     /// Crates with changed files.
     pub changed: BTreeSet<String>,
@@ -45,7 +45,7 @@ impl Changed {
         Ok(Changed { base: base_name, touched: with_dependents(&changed, &crates), changed })
     }
 
-    /// One line for people: what was changed, and what else it touches.
+    /// One line for the user: what was changed, and what else it touches.
     pub fn line(&self) -> String {
         let list = |names: &[&String]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
         let also: Vec<&String> = self.touched.difference(&self.changed).collect();

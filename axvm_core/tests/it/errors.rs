@@ -1,0 +1,425 @@
+//! What a user reads when something is wrong: `axvm` itself, run with bad input.
+//!
+//! ```text
+//!   bad input --> axvm --> exit code 1 (host, set-up) or 2 (usage)
+//!                      --> stderr: one line with object, cause and remedy; no panic, no Debug dump
+//! ```
+//!
+//! Every run ends before a guest starts; one that does not is killed and fails. Cases that get as far as
+//! opening /dev/kvm are skipped where there is none.
+
+use crate::images;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use images::{bzimage, elf};
+
+const AXVM: &str = env!("CARGO_BIN_EXE_axvm");
+/// How long a run may take: bad input is refused in milliseconds, this is for crowded machines.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Host or set-up error.
+const HOST: i32 = 1;
+/// Wrong usage.
+const USAGE: i32 = 2;
+
+/// `(arguments, words that the message must have)`. Arguments are split at spaces.
+type Case<'a> = (&'a str, &'a [&'a str]);
+
+/// Runs a table in `directory`; reports every case that fails, not only the first.
+fn check(directory: &Path, code: i32, cases: &[Case]) {
+    // Usage is judged before /dev/kvm is opened.
+    if code == HOST && !can_run(&format!("{} of set-up", cases.len())) {
+        return;
+    }
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|(arguments, words)| {
+            let output = run(Command::new(AXVM).arg("run").args(arguments.split(' ')).current_dir(directory));
+            judge(&output, code, words).err().map(|why| format!("axvm run {arguments}\n    {why}"))
+        })
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {} messages are bad:\n  {}",
+        failures.len(),
+        cases.len(),
+        failures.join("\n  ")
+    );
+}
+
+fn can_run(what: &str) -> bool {
+    let opened = File::options().read(true).write(true).open("/dev/kvm");
+    opened.inspect_err(|error| skip(&format!("no /dev/kvm: {what}: {error}"))).is_ok()
+}
+
+/// Past libtest's capture, so that it is seen and counted.
+fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// Runs a command without input; kills it when it does not end.
+fn run(command: &mut Command) -> Output {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it can be started");
+    let started = Instant::now();
+    while child.try_wait().expect("it can be waited for").is_none() {
+        if started.elapsed() > LIMIT {
+            child.kill().expect("it can be killed");
+            break;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().expect("its output can be read")
+}
+
+/// Exit code and message of a run that must fail.
+fn judge(output: &Output, code: i32, words: &[&str]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let complain = |why: String| Err(format!("{why}; stderr: {}", text.trim_end()));
+    if output.status.code() != Some(code) {
+        return complain(format!("{} and not {code}", output.status));
+    }
+    if let Some(dump) =
+        ["panicked", "Os {", "Error(", "Error {", "Some(", "RUST_BACKTRACE"].iter().find(|d| text.contains(**d))
+    {
+        return complain(format!("a dump ({dump})"));
+    }
+    // clap's own messages are "error: ...", with a hint and the usage on lines of their own.
+    let is_error = |line: &&str| line.starts_with("axvm: ") && !line.contains("no virtualization");
+    let (by_axvm, by_clap) = (text.lines().filter(is_error).count(), text.starts_with("error: "));
+    if by_axvm + usize::from(by_clap) != 1 {
+        return complain(format!("{by_axvm} lines of error and not one"));
+    }
+    if !by_clap && text.lines().any(|line| !line.starts_with("axvm: ")) {
+        return complain("a line without a sender".into());
+    }
+    match words.iter().find(|word| !text.contains(**word)) {
+        Some(word) => complain(format!("the message lacks '{word}'")),
+        None => Ok(()),
+    }
+}
+
+#[test]
+fn usage_errors_name_option_value_and_what_would_be_right() {
+    let directory = tempfile::tempdir().unwrap();
+    check(
+        directory.path(),
+        USAGE,
+        &[
+            ("--cpus 4", &["No kernel", "./bzImage", "--kernel FILE", "cargo xtask boot"]),
+            ("--frobnicate", &["'--frobnicate'", "Usage: axvm run", "--help"]),
+            ("--kernel", &["--kernel <FILE>", "value is required"]),
+            ("-k k --entry 16", &["'16'", "--entry", "possible values: 32, 64, pvh"]),
+            ("-k k --cpu pentium", &["'pentium'", "possible values: host, ivybridge"]),
+            ("-k k --on-reboot panic", &["'panic'", "possible values: restart, exit"]),
+            ("-k k --grace soon", &["--grace soon", "not a whole number"]),
+            ("-k k --grace -1", &["--grace -1", "0..=4294967295"]),
+            ("-k k --cpus 0", &["--cpus 0", "at least one vCPU"]),
+            ("-k k --cpus many", &["--cpus many", "'many' is not a number", "try --cpus 4"]),
+            ("-k k --cpus -1", &["-1"]),
+            ("-k k --cpus 99999999999", &["--cpus 99999999999", "not a number of vCPUs"]),
+            ("-k k --cpus 20,sockets=3", &["--cpus 20,sockets=3", "3 sockets x 6 cores x 1 threads make 18", "not 20"]),
+            ("-k k --cpus 4,cores=0", &["--cpus 4,cores=0", "cores= needs a number from 1"]),
+            ("-k k --cpus 4,dies=2", &["'dies' is unknown", "sockets=, cores=, threads="]),
+            ("-k k --memory lots", &["--memory lots", "not a size", "512M or 4G"]),
+            ("-k k --memory 1.5G", &["--memory 1.5G", "not a size", "512M or 4G"]),
+            ("-k k --memory 99999999999G", &["--memory 99999999999G", "too large", "64 TiB", "4G"]),
+            ("-k k --memory 1000000G", &["--memory 1000000G", "too large", "64 TiB"]),
+            ("-k k --memory 0", &["--memory 0", "too small", "at least 2 MiB", "512M"]),
+            ("-k k --memory 2049K", &["--memory 2049K", "multiple of 1 MiB", "512M or 4G"]),
+            ("-k k --memory 1G,private", &["--memory 1G,private", "'private' is unknown", ",shared"]),
+            ("-k k --memory 513M --hugepages 2M", &["--memory 513M", "not made of 2M pages", "multiple of 2M"]),
+            ("-k k --hugepages 4M", &["'4M'", "--hugepages", "possible values: thp, 2M, 1G, off"]),
+            ("-k k --cpus 2 --pin 0", &["--pin 0", "1 host CPUs for 2 vCPUs", "one for each"]),
+            ("-k k --cpus 2 --pin a,b", &["--pin a,b", "'a' is no host CPU", "0-3,8"]),
+            ("-k k --cpus 2 --pin 3-1", &["--pin 3-1", "'3-1' is no host CPU or range", "0-3,8"]),
+            ("-k k --cpus 1 --pin 4096", &["--pin 4096", "no host CPU"]),
+            ("-k k --disk a.img,rw", &["--disk a.img,rw", "'rw' is unknown", "path=FILE, ro, serial=TEXT"]),
+            ("-k k --disk ,ro", &["--disk ,ro", "no file named", "--disk path=FILE"]),
+            ("-k k --disk a,cache=none", &["--disk a,cache=none", "cache=none is unknown", "writethrough"]),
+            ("-k k --disk a,serial=123456789012345678901", &["--disk a,serial=", "21 bytes", "room for 20"]),
+            ("-k k --console tty", &["--console tty", "unknown", "stdio, file=PATH, pty, unix=PATH or none"]),
+            ("-k k --console file=", &["--console file=", "unknown", "file=PATH"]),
+            ("-k k --virtio-console hvc0", &["--virtio-console hvc0", "unknown", "unix=PATH or none"]),
+            ("-k k --console stdio --virtio-console stdio", &["--virtio-console stdio", "--console goes there too"]),
+            ("-k k --console unix=s --api-sock s", &["--api-sock s", "a console has this path too"]),
+            ("-k k --name a/b", &["--name a/b", "'/' cannot be in a name", "A-Z a-z 0-9"]),
+            ("-k k --name 42", &["--name 42", "begins with a letter", "web-1"]),
+            ("-k k --sandbox maybe", &["'maybe'", "--sandbox", "on|off"]),
+            ("-k k --prealloc=2", &["'2'", "--prealloc", "on|off"]),
+            (
+                "-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi",
+                &["9 devices", "vdg, rng, balloon", "has 6 for them", "without ACPI", "Leave out 3"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn commands_that_only_print_say_what_they_lack() {
+    let cases: &[Case] = &[
+        ("config", &["--from-args", "--schema", "Usage: axvm config"]),
+        ("config --schema -k k", &["'--schema' cannot be used with", "--kernel"]),
+        ("config --schema --config k", &["'--schema' cannot be used with", "--config"]),
+        ("config --example --lock", &["'--example' cannot be used with", "--lock"]),
+        ("config --from-args --memory lots", &["--memory lots", "not a size"]),
+        ("completions tcsh", &["'tcsh'", "bash, elvish, fish, powershell, zsh"]),
+        ("man frobnicate", &["axvm man frobnicate", "no such command", "there are run, ctl, ps"]),
+        ("frobnicate", &["'frobnicate'", "--help"]),
+        ("-k k config --schema", &["'config' cannot be used with '--kernel <FILE>'"]),
+    ];
+    for (arguments, words) in cases {
+        let output = run(Command::new(AXVM).args(arguments.split(' ')));
+        judge(&output, USAGE, words).unwrap_or_else(|why| panic!("axvm {arguments}: {why}"));
+    }
+}
+
+#[test]
+fn settings_errors_name_file_line_and_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &[u8]| fs::write(directory.path().join(name), text).unwrap();
+    write("key", b"# ours\nkernal = 'k'\n");
+    write("far", b"frobnicate = 1");
+    write("table", b"kernel = 'k'\nhugepages = '2M'");
+    write("inner", b"[memory]\nsize = '4G'\nhugpages = '2M'");
+    write("disk", b"kernel = 'k'\n[[disk]]\nfile = 'a'");
+    write("type", b"kernel = 'k'\nmemory = '4G'");
+    write("list", b"disk = 'disk.img'");
+    write("enum", b"cpu = 'pentium'");
+    write("number", b"entry = 32");
+    write("bool", b"sandbox = 'on'");
+    write("size", b"[memory]\nsize = '4X'");
+    write("cpus", b"[cpus]\ncount = 20\nsockets = 3");
+    write("console", b"console = 'tty'");
+    write("path", b"[[disk]]\nro = true");
+    write("quote", b"kernel = 'k\n");
+    write("twice", b"kernel = 'k'\nkernel = 'l'");
+    write("latin", b"# caf\xe9\nkernel = 'k'");
+    check(
+        directory.path(),
+        USAGE,
+        &[
+            ("--config latin", &["settings latin:1:6", "not UTF-8", "TOML"]),
+            ("--config key", &["settings key:2:1", "unknown key 'kernal'", "did you mean 'kernel'?"]),
+            ("--config far", &["settings far:1:1", "unknown key 'frobnicate'", "known are api-sock, append"]),
+            ("--config table", &["settings table:2:1", "unknown key 'hugepages'", "belongs to [memory]"]),
+            ("--config inner", &["settings inner:3:1", "'hugpages' in [memory]", "did you mean 'hugepages'?"]),
+            ("--config disk", &["settings disk:3:1", "'file' in [[disk]]", "path"]),
+            ("--config type", &["settings type:2:10", "string \"4G\"", "[memory] with size = \"4G\""]),
+            ("--config list", &["settings list:1:8", "[[disk]]", "path = "]),
+            ("--config enum", &["settings enum:1:7", "'pentium'", "host", "ivybridge"]),
+            ("--config number", &["settings number:1:9", "\"32\", \"64\", \"pvh\""]),
+            ("--config bool", &["settings bool:1:11", "string \"on\"", "boolean"]),
+            ("--config size", &["settings size:2:8", "\"4X\"", "not a size", "512M or 4G"]),
+            ("--config cpus", &["settings cpus:1:1", "3 sockets x 6 cores x 1 threads make 18", "not 20"]),
+            ("--config console", &["settings console:1:11", "\"tty\"", "unix=PATH or none"]),
+            ("--config path", &["settings path:1:1", "missing field 'path'"]),
+            ("--config quote", &["settings quote:1:12", "string"]),
+            ("--config twice", &["settings twice:2:1", "duplicate key"]),
+        ],
+    );
+}
+
+#[test]
+fn a_settings_file_that_cannot_be_read_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("folder")).unwrap();
+    File::create(directory.path().join("huge")).unwrap().set_len(2 << 20).unwrap();
+    check(
+        directory.path(),
+        HOST,
+        &[
+            ("--config gone", &["settings gone", "no such file", "--config"]),
+            ("--config folder", &["settings folder", "directory", "give --config the file itself"]),
+            ("--config huge", &["settings huge", "longer than 1 MiB"]),
+            ("--config /dev/zero", &["settings /dev/zero", "longer than 1 MiB"]),
+        ],
+    );
+}
+
+#[test]
+fn a_page_that_cannot_be_printed_says_why_and_a_closed_pipe_is_none() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(AXVM).arg("man").stdout(full).output().unwrap();
+    judge(&output, HOST, &["Cannot print the manual", "No space left", "can be written"]).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(AXVM).arg("man").stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn kernel_errors_say_what_the_file_is_and_what_to_give_instead() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
+    write("empty", b"");
+    write("whole", &bzimage());
+    write("cut", &bzimage()[..0x3000]);
+    write("cut-header", &bzimage()[..0x230]);
+    write("k.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03");
+    write("k.xz", b"\xfd7zXZ\0\0\x04");
+    write("arm", &elf(2, 183));
+    write("i386", &elf(1, 3));
+    write("headless", &elf(2, 62)[..40]);
+    write("noise", &noise());
+    write("text", b"#include <linux/kernel.h>\n");
+    fs::create_dir(directory.path().join("folder")).unwrap();
+    check(
+        directory.path(),
+        HOST,
+        &[
+            ("-k gone", &["Cannot read kernel gone", "No such file", "path given to --kernel"]),
+            ("-k folder", &["Cannot read kernel folder", "directory", "give --kernel the file itself"]),
+            ("-k empty", &["Cannot boot empty", "is empty", "give a bzImage or a vmlinux"]),
+            ("-k cut", &["Cannot boot cut", "truncated", "12288 bytes", "fetch it again"]),
+            ("-k cut-header", &["Cannot boot cut-header", "truncated", "560 bytes", "fetch it again"]),
+            ("-k k.gz", &["Cannot boot k.gz", "compressed by gzip", "unpack it first"]),
+            ("-k k.xz", &["Cannot boot k.xz", "compressed by xz", "unpack it first"]),
+            ("-k arm", &["Cannot boot arm", "64-bit ARM", "x86-64 is needed"]),
+            ("-k i386", &["Cannot boot i386", "32-bit x86", "x86-64 is needed"]),
+            ("-k headless", &["Cannot boot headless", "truncated", "40 bytes", "fetch it again"]),
+            ("-k noise", &["Cannot boot noise", "no format we know", "usually called bzImage, vmlinuz or vmlinux"]),
+            ("-k text", &["Cannot boot text", "text file", "usually called bzImage"]),
+            ("-k whole --entry pvh", &["--entry pvh", "is a bzImage", "extract-vmlinux", "--entry 32 or --entry 64"]),
+            ("-k whole --entry 64", &["no 64-bit entry point", "use --entry 32"]),
+        ],
+    );
+}
+
+#[test]
+fn initrd_command_line_and_memory_errors_give_the_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("whole"), bzimage()).unwrap();
+    fs::write(path("empty"), b"").unwrap();
+    fs::create_dir(path("folder")).unwrap();
+    File::create(path("huge")).unwrap().set_len(40 << 20).unwrap();
+    let long = format!("-k whole --append {}", "a".repeat(300));
+    check(
+        directory.path(),
+        HOST,
+        &[
+            ("-k whole -i gone", &["Cannot read initrd gone", "No such file", "path given to --initrd"]),
+            ("-k whole -i folder", &["Cannot read initrd folder", "directory", "give --initrd the file itself"]),
+            ("-k whole -i empty", &["initrd is empty", "cpio archive"]),
+            ("-k whole -i huge -m 32M", &["initrd has 41943040 bytes", "--memory", "smaller initrd"]),
+            (&long, &["command line has", "at most 255", "shorten it"]),
+            ("-k whole -m 2M", &["kernel needs 4 MiB", "RAM ends at 2 MiB", "at least 5 MiB (--memory)"]),
+        ],
+    );
+}
+
+#[test]
+fn disk_errors_name_the_image_and_how_to_mend_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let create = |name: &str, size: u64| {
+        let file = File::create(directory.path().join(name)).unwrap();
+        file.set_len(size).unwrap();
+        file
+    };
+    let locked = create("locked", 4096);
+    for (name, size) in [("odd", 1000), ("empty", 0), ("twice", 4096)] {
+        create(name, size);
+    }
+    locked.try_lock().unwrap();
+    fs::create_dir(directory.path().join("folder")).unwrap();
+    check(
+        directory.path(),
+        HOST,
+        &[
+            ("-k k -d gone", &["disk image gone", "no such file", "truncate -s 1G gone"]),
+            ("-k k -d folder", &["Cannot use folder", "a directory", "Give a regular file or a block device"]),
+            ("-k k -d /dev/null", &["Cannot use /dev/null", "a character device", "Give a regular file"]),
+            ("-k k -d odd", &["disk image odd", "1000 bytes", "multiple of 512", "truncate -s %512 odd"]),
+            ("-k k -d empty", &["disk image empty", "0 bytes", "multiple of 512"]),
+            ("-k k -d locked", &["image locked is in use", "lsof locked", "read-only (ro)"]),
+            ("-k k -d locked,ro", &["image locked is in use", "Stop that one"]),
+            ("-k k -d twice -d twice", &["image twice is in use by another disk", "read-only (ro)"]),
+        ],
+    );
+}
+
+#[test]
+fn a_disk_that_may_only_be_read_asks_for_ro() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    File::create(&image).unwrap().set_len(4096).unwrap();
+    let mut permissions = fs::metadata(&image).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&image, permissions).unwrap();
+    // Modes do not bind root; the immutable flag does, on file systems that have it.
+    let chattr = |flag: &str| Command::new("chattr").arg(flag).arg(&image).stderr(Stdio::null()).status();
+    let is_writable = || File::options().write(true).open(&image).is_ok();
+    if is_writable() && (chattr("+i").is_err() || is_writable()) {
+        return skip("root writes to read-only files here: a_disk_that_may_only_be_read_asks_for_ro");
+    }
+    let judged = std::panic::catch_unwind(|| {
+        let words: &[&str] = &["disk image image", "permission denied", "attach it read-only (ro)"];
+        check(directory.path(), HOST, &[("-k k -d image", words)]);
+    });
+    let _ = chattr("-i");
+    judged.unwrap();
+}
+
+#[test]
+fn host_limits_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("whole"), bzimage()).unwrap();
+    check(
+        directory.path(),
+        HOST,
+        &[
+            ("-k whole --cpus 65536", &["--cpus 65536", "at most", "vCPUs in one machine"]),
+            ("-k whole -m 60T", &["62914560 MiB", "can never be backed", "Ask for less"]),
+            ("-k /dev/zero", &["kernel /dev/zero", "no regular file", "give --kernel the file itself"]),
+            ("-k whole -i /dev/random", &["initrd /dev/random", "no regular file"]),
+            // With one vCPU that cannot be pinned, no guest instruction runs.
+            ("-k whole --cpus 1 -m 32M --pin 1023", &["vCPU 0", "host CPU 1023", "Invalid argument"]),
+        ],
+    );
+}
+
+/// `/dev` as `script` makes it, in a mount namespace of its own: needs root.
+fn with_other_dev(test: &str, script: &str, words: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let in_namespace = |script: &str| {
+        let script = format!("mount -t tmpfs none /dev && {script}");
+        run(Command::new("unshare").args(["-m", "sh", "-c", &script, "axvm", AXVM]).current_dir(directory.path()))
+    };
+    if Command::new("unshare").arg("--version").output().is_err() || !in_namespace("true").status.success() {
+        return skip(&format!("mount namespaces need root and unshare: {test}"));
+    }
+    let output = in_namespace(script);
+    judge(&output, HOST, words).unwrap_or_else(|why| panic!("{why}"));
+}
+
+#[test]
+fn a_host_without_kvm_says_what_to_load_and_turn_on() {
+    let words = &["Cannot open /dev/kvm", "no KVM", "modprobe kvm_intel", "VT-x, AMD-V", "--device /dev/kvm"];
+    with_other_dev("a_host_without_kvm_says_what_to_load_and_turn_on", r#"exec "$1" run -k k"#, words);
+}
+
+#[test]
+fn a_forbidden_kvm_says_which_group_to_join() {
+    let script =
+        r#": > /dev/kvm && chmod 0 /dev/kvm && exec setpriv --bounding-set=-all --inh-caps=-all "$1" run -k k"#;
+    let words = &["Cannot open /dev/kvm", "sudo usermod -aG kvm $USER", "ermission denied"];
+    with_other_dev("a_forbidden_kvm_says_which_group_to_join", script, words);
+}
+
+#[test]
+fn a_file_in_the_place_of_kvm_is_recognized() {
+    let words = &["/dev/kvm", "character device 10, 232"];
+    with_other_dev("a_file_in_the_place_of_kvm_is_recognized", r#": > /dev/kvm && exec "$1" run -k k"#, words);
+}
+
+/// Bytes without meaning, the same every time.
+fn noise() -> Vec<u8> {
+    let next = |state: &u32| Some(state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    std::iter::successors(Some(7), next).take(8192).map(|state| (state >> 24) as u8).collect()
+}

@@ -1,0 +1,402 @@
+//! Life cycle: exit codes, signals, resets, pauses, the service manager, and what is left behind: nothing.
+//!
+//! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
+
+use crate::common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axvm_api::types::{MachineState as State, VmUpdate, WantedState};
+use common::talk::flood;
+use common::{Axvm, PATIENCE, Place, Talk, exists, has_kvm, until};
+use rustix::process::Signal;
+
+fn pause(axvm: &Axvm) {
+    axvm.control().patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
+}
+
+fn resume(axvm: &Axvm) {
+    axvm.control().patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
+}
+
+#[test]
+fn the_exit_code_tells_how_it_ended() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for (said, words, code, told) in [
+        ("off", "", 0, ""),
+        ("reset", "--on-reboot exit", 3, ""),
+        ("panic", "", 4, "The guest's kernel panicked"),
+        ("triple", "--on-reboot exit", 5, "The guest crashed: triple fault"),
+    ] {
+        let (axvm, talk) = place.shell(words);
+        talk.say(format!("{said}\n"));
+        let end = axvm.ends_with(code);
+        assert!(end.errors.contains(told), "{said}: {end:?}");
+    }
+    assert_eq!(place.run("run --kernel none.elf").0, 1);
+    assert_eq!(place.run("run --kernel guest.elf --cpus 0").0, 2);
+    assert_eq!(place.run("run --no-such-option").0, 2);
+}
+
+#[test]
+fn what_axvm_says_needs_no_reader() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let closed = || std::io::pipe().unwrap().1;
+    for (typed, words, code) in [("off", "", 0), ("panic", "", 4), ("triple", "--on-reboot exit", 5)] {
+        let (input, mut keys) = std::io::pipe().unwrap();
+        let mut axvm = place.machine("shell", words);
+        // A reader that left makes a warning, and that has no reader either.
+        let mut axvm = axvm.stdin(input).stdout(closed()).stderr(closed()).spawn().unwrap();
+        // What is typed before the guest empties the FIFO is lost, as on a PC.
+        keys.write_all(("\n".repeat(20) + typed + "\n").as_bytes()).unwrap();
+        assert_eq!(axvm.wait().unwrap().code(), Some(code), "{typed}");
+    }
+    for words in ["run --kernel none.elf", "ps", "ps --json", "ctl none status", "doctor", "man", "selftest"] {
+        let status = place.axvm(words).stdin(Stdio::null()).stdout(closed()).stderr(closed()).status().unwrap();
+        assert!(status.code().is_some_and(|code| code < 2), "{words}: {status}");
+    }
+}
+
+#[test]
+fn a_reader_that_takes_nothing_holds_up_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    // An open pipe without a reader; -v says more than it holds.
+    let (_unread, errors) = std::io::pipe().unwrap();
+    let mut axvm = place.axvm("run --kernel guest.elf --memory 64M -v --on-reboot restart --grace 1 --append");
+    let mut axvm = axvm.arg("shell reset=1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+    let pid = axvm.id();
+    let control = || place.axvm(&format!("ctl {pid} reset")).stderr(Stdio::null()).status().unwrap();
+    until("a hundred resets, each told by -v", || (0..100).filter(|_| control().success()).count() == 100);
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), Signal::QUIT).unwrap();
+    assert_eq!(axvm.wait().unwrap().code(), Some(128 + 3));
+}
+
+#[test]
+fn a_signal_that_the_starter_blocked_is_heard_all_the_same() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut command = std::process::Command::new("env");
+    let axvm = place.machine("shell", "--grace 0");
+    command.args(["--block-signal=TERM", "--"]).arg(axvm.get_program()).args(axvm.get_args());
+    command
+        .current_dir(axvm.get_current_dir().unwrap())
+        .envs(axvm.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let (axvm, _talk) = place.talking(command);
+    axvm.signal(Signal::TERM);
+    axvm.ends_with(128 + 15);
+}
+
+#[test]
+fn a_crash_restarts_the_guest_and_is_told() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("");
+    talk.say("triple\n");
+    talk.hear("ready\n> ");
+    talk.say("off\n");
+    let end = axvm.ends_with(0);
+    assert!(end.errors.contains("guest: crashed (triple fault) and starts again"), "{end:?}");
+}
+
+#[test]
+fn a_first_signal_presses_the_power_button_and_the_guest_shuts_down() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let (axvm, mut talk) = place.shell("");
+        talk.say("button\n");
+        talk.hear("waiting\n");
+        axvm.signal(signal);
+        talk.hear("pressed\n");
+        axvm.ends_with(0);
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_shut_down_has_so_many_seconds() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, talk) = place.shell("--grace 1");
+    talk.say("hang\n");
+    let start = Instant::now();
+    axvm.signal(Signal::TERM);
+    axvm.ends_with(143);
+    assert!(start.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+        let (axvm, mut talk) = place.shell("--grace 1000");
+        talk.say("button\n");
+        talk.hear("waiting\n");
+        pause(&axvm);
+        axvm.signal(signal);
+        // Two equal signals at once are one.
+        until("the second signal ends it", || {
+            axvm.signal(signal);
+            thread::sleep(Duration::from_millis(20));
+            axvm.is_zombie()
+        });
+        axvm.ends_with(code);
+    }
+}
+
+#[test]
+fn a_guest_that_resets_again_and_again_can_be_ended() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    type Way = fn(&Place, &Axvm);
+    let stop: Way = |place, _| assert_eq!(place.run("ctl ./api stop").0, 0);
+    let ways: [(Way, i32); 3] =
+        [(|_, axvm| axvm.signal(Signal::QUIT), 131), (|_, axvm| axvm.signal(Signal::TERM), 143), (stop, 0)];
+    for (way, code) in [ways, ways, ways].concat() {
+        let (axvm, mut talk) = place.shell_on_hvc0("--grace 1");
+        // Typed ahead: each start takes one.
+        talk.say("reset\n".repeat(2000));
+        talk.hear("ready\n> reset\n");
+        thread::scope(|scope| {
+            // Read on, so that nothing but the resets keeps it busy.
+            scope.spawn(|| talk.rest());
+            way(&place, &axvm);
+            axvm.ends_with(code);
+        });
+    }
+}
+
+#[test]
+fn a_paused_machine_ends_by_signal_and_by_request() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, _talk) = place.shell("--grace 0");
+    pause(&axvm);
+    axvm.signal(Signal::TERM);
+    axvm.ends_with(143);
+
+    let (axvm, _talk) = place.shell("");
+    pause(&axvm);
+    assert_eq!(place.run("ctl ./api stop").0, 0);
+    axvm.ends_with(0);
+
+    let (axvm, mut talk) = place.shell("");
+    pause(&axvm);
+    assert_eq!(place.run("ctl ./api reset").0, 0);
+    talk.hear("ready\n> ");
+    talk.say("off\n");
+    axvm.ends_with(0);
+}
+
+#[test]
+fn a_machine_that_is_just_starting_can_be_ended() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for micros in [0, 500, 1000, 2000, 4000, 8000, 16_000, 32_000] {
+        let axvm = place.start(place.machine("shell", "--grace 0 --disk disk.img"), Stdio::null(), Stdio::null());
+        thread::sleep(Duration::from_micros(micros));
+        axvm.signal(Signal::TERM);
+        axvm.ends_with(143);
+    }
+    let axvm = place.start(place.machine("shell", "--disk disk.img"), Stdio::null(), Stdio::null());
+    until("it can be stopped", || place.run("ctl ./api stop").0 == 0);
+    axvm.ends_with(0);
+}
+
+#[test]
+fn fifty_resets_in_place_leave_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.talking(place.machine("shell=hvc0", "--virtio-console stdio --disk disk.img"));
+    let mut reset = |count: usize| {
+        for _ in 0..count {
+            talk.say("reset\n");
+            talk.hear("ready\n> ");
+        }
+        (axvm.count("fd"), axvm.count("task"), resident_kib(&axvm))
+    };
+    let (fds, threads, memory) = reset(10);
+    let (fds_after, threads_after, memory_after) = reset(40);
+    assert_eq!((fds, threads), (fds_after, threads_after));
+    assert!(memory_after < memory + 512, "{memory} KiB, then {memory_after} KiB");
+    talk.say("off\n");
+    axvm.ends_with(0);
+}
+
+/// Memory that AxVM has taken, without the guest's. That is one mapping by far larger than all others.
+fn resident_kib(axvm: &Axvm) -> u64 {
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", axvm.pid())).unwrap();
+    let values = |name: &str| -> Vec<u64> {
+        let of_line = |line: &str| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok();
+        maps.lines().filter_map(of_line).collect()
+    };
+    let mappings = values("Size:").into_iter().zip(values("Rss:"));
+    mappings.filter(|(size, _)| *size < 32 << 10).map(|(_, resident)| resident).sum()
+}
+
+#[test]
+fn a_hundred_pauses_under_load_lose_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for (console, words, rounds) in [("shell=hvc0", "--virtio-console stdio", 25), ("shell", "", 8)] {
+        let (axvm, mut talk) = place.talking(place.machine(console, &format!("--disk disk.img {words}")));
+        let mut pauses = 0;
+        let mut control = axvm.control();
+        while pauses < 50 {
+            talk.say(format!("work {rounds}\n"));
+            let listening = thread::scope(|scope| {
+                let answer = scope.spawn(|| talk.hear(" done\n> "));
+                while !answer.is_finished() {
+                    control.patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
+                    assert_eq!(axvm.status().state, State::Paused);
+                    control.patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
+                    pauses += 1;
+                }
+                answer.join().unwrap()
+            });
+            let (lines, answer) = listening.split_once("= ").unwrap();
+            assert_eq!(answer, format!("{rounds} of {rounds} work done\n> "), "{lines}");
+            let line = flood(1);
+            assert_eq!(lines.matches(&line).count(), rounds, "{lines}");
+        }
+        talk.say("off\n");
+        axvm.ends_with(0);
+    }
+}
+
+#[test]
+fn a_paused_machine_stands_still() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("");
+    pause(&axvm);
+    let before = axvm.status();
+    assert_eq!(before.state, State::Paused);
+    talk.say("flood 1\n");
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(axvm.status().exits.total, before.exits.total);
+    let (code, _, errors) = place.run("ctl ./api power-button");
+    assert!(code == 1 && errors.contains("resume it first"), "{errors}");
+    resume(&axvm);
+    assert_eq!(talk.answer_after_all(&flood(1)), "1 flood");
+    talk.say("off\n");
+    axvm.ends_with(0);
+}
+
+#[test]
+fn the_service_manager_is_told_of_start_and_end() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    hear_of_start_and_end(&place, place.path("notify").as_os_str(), UnixDatagram::bind(place.path("notify")).unwrap());
+    // The sandbox keeps abstract sockets of others out of reach, but for those connected before.
+    let name = format!("axvm-life-{}", std::process::id());
+    let listener = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    hear_of_start_and_end(&place, format!("@{name}").as_ref(), listener);
+}
+
+fn hear_of_start_and_end(place: &Place, address: &OsStr, listener: UnixDatagram) {
+    listener.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || {
+        let mut buffer = [0; 256];
+        let len = listener.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    };
+    let mut command = place.machine("shell", "");
+    command.env("NOTIFY_SOCKET", address);
+    let (axvm, mut talk) = place.talking(command);
+    assert_eq!(heard(), "READY=1");
+    talk.say("reset\n");
+    talk.hear("ready\n> ");
+    talk.say("off\n");
+    axvm.ends_with(0);
+    listener.set_nonblocking(true).unwrap();
+    let rest: Vec<String> = std::iter::from_fn(|| {
+        let mut buffer = [0; 256];
+        let len = listener.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..len]).into_owned())
+    })
+    .collect();
+    assert_eq!(rest.last().map(String::as_str), Some("STOPPING=1"), "{rest:?}");
+    assert_eq!(rest.iter().filter(|state| *state == "STOPPING=1").count(), 1, "{rest:?}");
+}
+
+#[test]
+fn nothing_is_left_behind_and_the_next_machine_starts_at_once() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    type Way = fn(&Axvm, &Talk);
+    let ways: [(&str, Way); 6] = [
+        ("off", |_, talk| talk.say("off\n")),
+        ("panic", |_, talk| talk.say("panic\n")),
+        ("crash", |_, talk| talk.say("triple\n")),
+        ("SIGTERM", |axvm, _| axvm.signal(Signal::TERM)),
+        ("SIGQUIT", |axvm, _| axvm.signal(Signal::QUIT)),
+        ("SIGKILL", |axvm, _| axvm.signal(Signal::KILL)),
+    ];
+    for (name, way) in ways {
+        let words = "--disk disk.img --console none --virtio-console unix=con --grace 0 --on-reboot exit";
+        let axvm = place.start(place.machine("shell=hvc0", words), Stdio::null(), Stdio::null());
+        let mut talk = Talk::on(axvm.control().console().unwrap());
+        talk.hear("ready\n> ");
+        let own = place.path(&format!("axvm/{}.sock", axvm.pid()));
+        assert!(exists(&own) && exists(place.path("con")), "{name}");
+        let (code, _, errors) = place.run("run --kernel guest.elf --memory 32M --disk disk.img");
+        assert!(code == 1 && errors.contains("disk.img") && errors.contains("use"), "{name}: {errors}");
+        way(&axvm, &talk);
+        axvm.end();
+        if name == "SIGKILL" {
+            continue;
+        }
+        for path in [own, place.path("con"), place.path("api")] {
+            assert!(!exists(&path), "{name} leaves {}", path.display());
+        }
+    }
+    // After SIGKILL dead sockets lie there, and are no hindrance; `axvm ps` sweeps.
+    let (axvm, talk) = place.shell("--disk disk.img");
+    assert_eq!(place.run("ps --json").1.matches("\"pid\"").count(), 1);
+    assert_eq!(fs::read_dir(place.path("axvm")).unwrap().count(), 1);
+    talk.say("off\n");
+    axvm.ends_with(0);
+}

@@ -1,0 +1,189 @@
+//! When the host fails: images that cannot be opened, and images that fail in use.
+
+use crate::common;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::Command;
+
+use axvm_virtio::block::{DiskConfig, DiskError, DiskImage};
+use common::*;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+fn refusal(config: &DiskConfig) -> DiskError {
+    DiskImage::open(config).expect_err("an image that cannot be used")
+}
+
+#[test]
+fn a_missing_image_is_named_with_a_way_out() {
+    let error = refusal(&DiskConfig::new("/nonexistent/disk.img"));
+    assert!(matches!(error, DiskError::Missing(_)));
+    assert!(error.to_string().contains("truncate -s 1G /nonexistent/disk.img"), "{error}");
+}
+
+#[test]
+fn only_files_and_block_devices_are_disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    for (path, what) in [(dir.path(), "a directory"), (&pipe, "a pipe"), (Path::new("/dev/null"), "a character device")]
+    {
+        for read_only in [false, true] {
+            let error = refusal(&DiskConfig { read_only, ..DiskConfig::new(path) });
+            assert!(matches!(&error, DiskError::NotADisk(_, kind) if *kind == what), "{error}");
+        }
+    }
+}
+
+#[test]
+fn sizes_must_be_whole_blocks() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (size, block_size, fits) in [
+        (0, 512, false),
+        (511, 512, false),
+        (513, 512, false),
+        (512, 512, true),
+        (512, 4096, false),
+        (8192, 4096, true),
+    ] {
+        file.as_file().set_len(size).unwrap();
+        let config = DiskConfig { block_size, ..DiskConfig::new(file.path()) };
+        match DiskImage::open(&config) {
+            Ok(image) => assert!(fits && image.size() == size),
+            Err(error) => assert!(!fits && matches!(error, DiskError::Size { .. }), "{error}"),
+        }
+    }
+    let error = refusal(&DiskConfig { block_size: 1024, ..DiskConfig::new(file.path()) });
+    assert!(matches!(error, DiskError::BlockSize { block_size: 1024, .. }));
+}
+
+#[test]
+fn serials_have_twenty_printable_characters() {
+    let file = Disk::file();
+    for serial in ["123456789012345678901", "tab\t", "é"] {
+        let error = refusal(&DiskConfig { serial: Some(serial.into()), ..DiskConfig::new(file.path()) });
+        assert!(matches!(error, DiskError::Serial { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_writer_has_the_image_alone() {
+    let file = Disk::file();
+    let (rw, ro) = (DiskConfig::new(file.path()), DiskConfig { read_only: true, ..DiskConfig::new(file.path()) });
+    let writer = DiskImage::open(&rw).unwrap();
+    for config in [&rw, &ro] {
+        let error = refusal(config);
+        assert!(matches!(error, DiskError::Locked(_)), "{error}");
+        assert!(error.to_string().contains("in use"), "{error}");
+    }
+    drop(writer);
+    let readers = [DiskImage::open(&ro).unwrap(), DiskImage::open(&ro).unwrap()];
+    assert!(matches!(refusal(&rw), DiskError::Locked(_)));
+    drop(readers);
+    DiskImage::open(&rw).unwrap();
+}
+
+#[test]
+fn the_lock_lives_as_long_as_the_device() {
+    let file = Disk::file();
+    let Disk { machine, image, .. } = Disk::new(file.path());
+    drop(image);
+    assert!(matches!(refusal(&DiskConfig::new(file.path())), DiskError::Locked(_)));
+    drop(machine);
+    DiskImage::open(&DiskConfig::new(file.path())).unwrap();
+}
+
+#[test]
+fn a_truncated_image_gives_io_errors_and_one_warning() {
+    let file = Disk::file();
+    let mut disk = Disk::new(file.path());
+    file.as_file().set_len(1024).unwrap();
+    assert_eq!(disk.read(0, 1024).0, OK);
+    for _ in 0..100 {
+        assert_eq!(disk.read(2, 512).0, IOERR);
+    }
+    let warnings = disk.machine.tape.warnings();
+    assert!((1..=3).contains(&warnings.len()), "rate-limited: {warnings:?}");
+    assert!(
+        warnings[0].contains("vda: cannot read") && warnings[0].contains(file.path().to_str().unwrap()),
+        "{warnings:?}"
+    );
+    file.as_file().set_len(0).unwrap();
+    assert_eq!(disk.read(0, 512).0, IOERR);
+    disk.check_alive();
+}
+
+#[test]
+fn a_deleted_image_goes_on() {
+    let file = Disk::file();
+    let mut disk = Disk::new(file.path());
+    fs::remove_file(file.path()).unwrap();
+    disk.check_alive();
+}
+
+#[test]
+fn a_host_that_refuses_writes_gives_io_errors() {
+    // A sealed memory file: writing fails although it is open for writing.
+    let memory = File::from(memfd_create("disk", MemfdFlags::ALLOW_SEALING).unwrap());
+    (&memory).write_all(&vec![0x5a; Disk::SIZE as usize]).unwrap();
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    let mut disk = Disk::new(Path::new(&path));
+    disk.check_alive();
+    fcntl_add_seals(&memory, SealFlags::WRITE).unwrap();
+    assert_eq!(disk.write(0, &[1; 512]), IOERR);
+    assert_eq!(disk.request(DISCARD, 0, &segment(0, 8, 0), 0).0, IOERR);
+    assert_eq!(disk.request(WRITE_ZEROES, 0, &segment(0, 8, 1), 0).0, IOERR);
+    assert_eq!(disk.read(8, 512), (OK, vec![0x5a; 512]));
+    assert_eq!(disk.machine.status(), LIVE);
+    assert!(disk.machine.tape.warnings()[0].contains("cannot write"));
+}
+
+#[test]
+fn zeroes_are_written_where_the_file_system_makes_none() {
+    // tmpfs has no ZERO_RANGE, and it is what memory files live on.
+    let memory = File::from(memfd_create("disk", MemfdFlags::ALLOW_SEALING).unwrap());
+    (&memory).write_all(&vec![0x5a; Disk::SIZE as usize]).unwrap();
+    let mut disk = Disk::new(Path::new(&format!("/proc/self/fd/{}", memory.as_raw_fd())));
+    assert_eq!(disk.request(WRITE_ZEROES, 0, &segment(1, 400, 0), 0), (OK, 1));
+    let (status, data) = disk.read(0, 402 * 512);
+    assert_eq!(status, OK);
+    assert_eq!(data[..512], [0x5a; 512]);
+    assert_eq!(data[512..401 * 512], [0; 400 * 512]);
+    assert_eq!(data[401 * 512..], [0x5a; 512]);
+}
+
+/// A tmpfs of one megabyte, gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1M", "tmpfs"]).arg(dir.path());
+        mount.output().is_ok_and(|output| output.status.success()).then_some(SmallDisk(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_host_disk_gives_io_errors() {
+    let Some(small) = SmallDisk::mount() else {
+        println!("skipped: mounting a small tmpfs needs root");
+        return;
+    };
+    let path = small.0.path().join("disk.img");
+    File::create(&path).unwrap().set_len(Disk::SIZE).unwrap();
+    let mut disk = Disk::new(&path);
+    assert_eq!(disk.write(0, &[1; 512]), OK);
+    assert_eq!(disk.write(0, &vec![1; 2 << 20]), IOERR);
+    assert!(disk.machine.tape.warnings()[0].contains("No space left"), "{:?}", disk.machine.tape.warnings());
+    assert_eq!(disk.request(DISCARD, 0, &segment(0, 4096, 0), 0).0, OK);
+    disk.check_alive();
+}

@@ -1,0 +1,21 @@
+//! Devices, their transport and their queues, under drivers good and bad: one binary, so that it is linked once.
+#![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
+
+mod balloon;
+mod balloon_statistics;
+mod block;
+mod block_host;
+mod block_hostile;
+mod common;
+mod console;
+mod console_hostile;
+mod mmio;
+mod pause;
+mod queue;
+mod queue_hostile;
+mod queue_oracle;
+mod queue_threads;
+mod restore;
+mod restore_hostile;
+mod rng;
+mod virtio_drivers;
