@@ -12,7 +12,8 @@
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use axvm_sync::EventFd;
 
 /// Why the machine stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub struct StopSwitch {
 impl StopSwitch {
     /// A switch without a reason yet: the machine may run.
     pub fn new() -> io::Result<StopSwitch> {
-        Ok(StopSwitch { fd: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?, reason: Mutex::new(None) })
+        Ok(StopSwitch { fd: EventFd::new()?, reason: Mutex::new(None) })
     }
 
     /// Asks for a stop. Only the first reason counts.
@@ -53,7 +54,7 @@ impl StopSwitch {
         let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
             *first = Some(reason);
-            let _ = self.fd.write(1);
+            self.fd.signal();
         }
     }
 
@@ -79,6 +80,6 @@ mod tests {
         stop.request(StopReason::Off);
         stop.request(StopReason::Reset("late"));
         assert_eq!(stop.reason(), Some(StopReason::Off));
-        assert_eq!(stop.event_fd().read().unwrap(), 1);
+        assert!(stop.event_fd().is_signalled());
     }
 }

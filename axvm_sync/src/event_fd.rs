@@ -43,7 +43,16 @@ impl EventFd {
 
     /// Takes the signal, if there is one; never waits. The caller must be the only one that takes.
     pub fn take(&self) -> bool {
-        self.is_signalled() && rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+        self.take_count() > 0
+    }
+
+    /// Takes all signals so far: how many there were.
+    pub fn take_count(&self) -> u64 {
+        let mut count = [0; 8];
+        match self.is_signalled() && rustix::io::read(&self.0, &mut count).is_ok() {
+            true => u64::from_ne_bytes(count),
+            false => 0,
+        }
     }
 
     /// Waits for the signal and takes it, in one system call.
@@ -78,6 +87,9 @@ mod tests {
         assert!(event.is_signalled() && event.is_signalled());
         assert!(event.take());
         assert!(!event.take());
+        event.signal();
+        event.signal();
+        assert_eq!((event.take_count(), event.take_count()), (2, 0));
     }
 
     #[test]

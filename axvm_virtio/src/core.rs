@@ -22,11 +22,11 @@ use axvm_memory::GuestRam;
 
 use crate::claim::{Area, QueueClaim};
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
-use crate::doorbell::Doorbell;
 use crate::queue::{QueueFeatures, QueueState, VirtQueue};
 use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, QueueIrq, whole};
 use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
 use crate::worker::{StillBusy, WorkerList};
+use axvm_sync::EventFd;
 
 /// Status, features, queues and configuration of one device.
 pub(crate) struct TransportCore {
@@ -39,7 +39,7 @@ pub(crate) struct TransportCore {
     /// The device gets no queue before it is resumed, whatever the driver asks for.
     paused: bool,
     signals: Arc<DeviceSignals>,
-    kicks: Arc<[Arc<Doorbell>]>,
+    kicks: Arc<[Arc<EventFd>]>,
     workers: Arc<WorkerList>,
     /// A saved state was put in, and the device has not run since.
     restored: bool,
@@ -51,7 +51,7 @@ impl TransportCore {
         mut device: Box<dyn VirtioDevice>,
         ram: Arc<GuestRam>,
         signals: Arc<DeviceSignals>,
-        kicks: Arc<[Arc<Doorbell>]>,
+        kicks: Arc<[Arc<EventFd>]>,
         workers: Arc<WorkerList>,
     ) -> TransportCore {
         device.plugged(&ram);

@@ -20,7 +20,6 @@ mod claim;
 pub mod console;
 mod core;
 pub mod device;
-mod doorbell;
 #[cfg(test)]
 mod hang;
 mod live;
@@ -35,6 +34,5 @@ mod status;
 pub mod testing;
 mod worker;
 
-pub use doorbell::Doorbell;
 pub use signals::{ConfigIrq, FaultReporter, QueueIrq};
 pub use worker::{Busy, StillBusy};

@@ -1,7 +1,7 @@
 //! A queue in use: the proven ring, and both ways of ringing about it.
 //!
 //! ```text
-//!   driver --kick--> Doorbell --> worker
+//!   driver --kick--> EventFd --> worker
 //!   driver <--irq--- QueueIrq <-- worker
 //! ```
 //!
@@ -9,9 +9,9 @@
 
 use std::sync::Arc;
 
-use crate::doorbell::Doorbell;
 use crate::queue::VirtQueue;
 use crate::signals::QueueIrq;
+use axvm_sync::EventFd;
 
 /// A queue in use.
 pub struct LiveQueue {
@@ -20,7 +20,7 @@ pub struct LiveQueue {
     /// The proven ring.
     pub queue: VirtQueue,
     /// Rings when the driver has kicked.
-    pub kick: Arc<Doorbell>,
+    pub kick: Arc<EventFd>,
     /// To tell the driver of used buffers.
     pub irq: QueueIrq,
 }

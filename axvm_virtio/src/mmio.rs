@@ -25,10 +25,10 @@ use axvm_memory::GuestRam;
 use crate::claim::Area;
 use crate::core::TransportCore;
 use crate::device::VirtioDevice;
-use crate::doorbell::Doorbell;
 use crate::signals::DeviceSignals;
 use crate::state::{RestoreError, TransportState};
 use crate::worker::{Busy, StillBusy, WorkerList};
+use axvm_sync::EventFd;
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -78,7 +78,7 @@ pub const QUEUE_NOTIFY: u64 = reg::QUEUE_NOTIFY;
 pub struct MmioTransport {
     registers: Mutex<Registers>,
     signals: Arc<DeviceSignals>,
-    kicks: Arc<[Arc<Doorbell>]>,
+    kicks: Arc<[Arc<EventFd>]>,
     workers: Arc<WorkerList>,
 }
 
@@ -99,8 +99,8 @@ impl MmioTransport {
         events: Events,
     ) -> io::Result<MmioTransport> {
         let signals = DeviceSignals::new(name, irq, events);
-        let kick = |_: &u16| Doorbell::new();
-        let kicks: Arc<[Arc<Doorbell>]> = device.queue_sizes().iter().map(kick).collect::<io::Result<_>>()?;
+        let kick = |_: &u16| EventFd::new().map(Arc::new);
+        let kicks: Arc<[Arc<EventFd>]> = device.queue_sizes().iter().map(kick).collect::<io::Result<_>>()?;
         let workers = Arc::<WorkerList>::default();
         let core = TransportCore::new(device, ram, Arc::clone(&signals), Arc::clone(&kicks), Arc::clone(&workers));
         let registers = Registers { core, device_features_sel: 0, driver_features_sel: 0, queue_sel: 0 };
@@ -118,7 +118,7 @@ impl MmioTransport {
     }
 
     /// The eventfd that wakes the worker of `queue`, which must be below [`Self::queue_count`].
-    pub fn kick(&self, queue: u16) -> &Doorbell {
+    pub fn kick(&self, queue: u16) -> &EventFd {
         &self.kicks[usize::from(queue)]
     }
 
@@ -236,7 +236,7 @@ impl BusDevice for MmioTransport {
             match offset {
                 reg::QUEUE_NOTIFY => {
                     if let Some(kick) = self.kicks.get(value as usize) {
-                        kick.ring();
+                        kick.signal();
                     }
                 }
                 reg::INTERRUPT_ACK => self.signals.acknowledge(value),

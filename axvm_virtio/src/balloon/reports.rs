@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use axvm_memory::GuestRam;
 
 use crate::device::LiveQueue;
-use crate::doorbell::Doorbell;
 use crate::queue::Chain;
 use crate::signals::whole;
 use crate::state::{ReportsState, SavedReport};
 use crate::statistics::{ENTRY, Report, Statistics};
 use crate::worker::Next;
+use axvm_sync::EventFd;
 
 /// Most entries that are read; there are 16 tags.
 const MAX_ENTRIES: usize = 64;
@@ -39,7 +39,7 @@ struct Schedule {
     /// When the buffer in the ring was read, if the worker stopped while it held it.
     known: Option<Instant>,
     /// Wakes the worker, if there is one.
-    wake: Option<Arc<Doorbell>>,
+    wake: Option<Arc<EventFd>>,
 }
 
 impl Reports {
@@ -47,7 +47,7 @@ impl Reports {
         let mut schedule = self.lock();
         schedule.interval = if interval.is_zero() { interval } else { interval.max(SHORTEST_INTERVAL) };
         if let Some(wake) = &schedule.wake {
-            wake.ring();
+            wake.signal();
         }
     }
 
@@ -109,7 +109,7 @@ struct HeldBuffer {
 
 impl StatisticsQueue {
     /// `kick` wakes the worker, as a driver does; here a new interval rings it.
-    pub(super) fn new(ram: &Arc<GuestRam>, reports: &Arc<Reports>, kick: &Arc<Doorbell>) -> StatisticsQueue {
+    pub(super) fn new(ram: &Arc<GuestRam>, reports: &Arc<Reports>, kick: &Arc<EventFd>) -> StatisticsQueue {
         reports.lock().wake = Some(Arc::clone(kick));
         StatisticsQueue { ram: Arc::clone(ram), reports: Arc::clone(reports), held: None }
     }

@@ -242,16 +242,16 @@ fn in_pieces(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doorbell::Doorbell;
     use axvm_arch::Gpa;
     use axvm_memory::RamConfig;
+    use axvm_sync::EventFd;
     use std::cell::RefCell;
 
     /// Offset and bytes of each piece of a transfer of `len` bytes, when a stop comes after `stop_after` pieces; whether
     /// it came to its end.
     fn pieces(len: u64, stop_after: usize) -> (Vec<(u64, usize)>, bool) {
         let ram = GuestRam::allocate(&RamConfig::new(48 << 20)).unwrap();
-        let status = WorkerStatus::new("vda-q0", Doorbell::new().unwrap());
+        let status = WorkerStatus::new("vda-q0", Arc::new(EventFd::new().unwrap()));
         let cuts = [(0, 100), (100, 20 << 20), (100 + (20 << 20), len - (20 << 20) - 100)];
         let ranges = cuts.map(|(at, len)| ram.range(Gpa(at), len).unwrap());
         let seen = RefCell::new(Vec::new());

@@ -23,10 +23,10 @@ use std::time::Instant;
 use axvm_console::Port;
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
-use crate::doorbell::Doorbell;
 use crate::queue::QueueState;
 use crate::state::{ConsoleState, DeviceState, StateError};
 use crate::worker::{StillBusy, Worker};
+use axvm_sync::EventFd;
 use worker::ConsoleWork;
 
 /// Entries of receiveq and transmitq.
@@ -99,14 +99,14 @@ impl VirtioDevice for Console {
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
         let host = |source| StartError::Host { index: RECEIVE, source };
-        let wake = Doorbell::nonblocking().map_err(host)?;
+        let wake = Arc::new(EventFd::new().map_err(host)?);
         let work = ConsoleWork::new(&live, self.port.clone(), self.progress, Arc::clone(&wake));
         let queues = std::mem::take(&mut live.queues);
         self.worker = live.spawn(live.name.to_string(), queues, work)?;
         let notifier = Arc::clone(&wake);
-        self.port.connect(move || notifier.ring());
+        self.port.connect(move || notifier.signal());
         // What happened before the port knew whom to call.
-        wake.ring();
+        wake.signal();
         Ok(())
     }
 

@@ -19,11 +19,11 @@ use rustix::event::PollFlags;
 
 use super::{RECEIVE, TRANSMIT};
 use crate::device::{Activation, LiveQueue};
-use crate::doorbell::Doorbell;
 use crate::queue::{Chain, VirtQueue};
 use crate::signals::{ConfigIrq, whole};
 use crate::state::ConsoleState;
 use crate::worker::{Next, Ready, Sources, Work, WorkerStatus};
+use axvm_sync::EventFd;
 
 /// Most bytes of one chain before the other queue has its turn, and a stop.
 const TURN: usize = 64 << 10;
@@ -37,11 +37,11 @@ pub(super) struct ConsoleWork {
     /// What must outlive a stop.
     progress: ConsoleState,
     config: ConfigIrq,
-    wake: Arc<Doorbell>,
+    wake: Arc<EventFd>,
 }
 
 impl ConsoleWork {
-    pub(super) fn new(live: &Activation, port: Port, mut progress: ConsoleState, wake: Arc<Doorbell>) -> ConsoleWork {
+    pub(super) fn new(live: &Activation, port: Port, mut progress: ConsoleState, wake: Arc<EventFd>) -> ConsoleWork {
         let transmit = live.queues.iter().find(|queue| queue.index == TRANSMIT);
         if transmit.is_none_or(|live| live.queue.state().next_avail != progress.at) {
             progress.sent = 0;
@@ -116,7 +116,7 @@ impl Work for ConsoleWork {
     fn turn(&mut self, queues: &mut [LiveQueue], ready: &Ready, status: &WorkerStatus) -> Result<Next, String> {
         if ready.source(0) {
             // It does not block: an error says that the port has nothing new.
-            let _ = self.wake.answer();
+            self.wake.take();
         }
         let mut next = Next::Sleep;
         for live in queues.iter_mut() {

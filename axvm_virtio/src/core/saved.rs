@@ -12,18 +12,18 @@ use std::sync::Arc;
 use super::TransportCore;
 use crate::claim::QueueClaim;
 use crate::device::StartError;
-use crate::doorbell::Doorbell;
 use crate::queue::QueueState;
 use crate::signals::INTERRUPTS;
 use crate::state::{QueueSnapshot, StateError, TransportState};
 use crate::status::{DEVICE_NEEDS_RESET, Status};
+use axvm_sync::EventFd;
 
 impl TransportCore {
     /// All queues. Their indices are current while the device does not have them.
     pub(crate) fn snapshots(&self) -> Vec<QueueSnapshot> {
-        let snapshot = |(claim, kick): (&QueueClaim, &Arc<Doorbell>)| {
+        let snapshot = |(claim, kick): (&QueueClaim, &Arc<EventFd>)| {
             let (layout, ready, indices) = (claim.layout, claim.ready, claim.state);
-            QueueSnapshot { layout, ready, indices, kicked: kick.has_rung() }
+            QueueSnapshot { layout, ready, indices, kicked: kick.is_signalled() }
         };
         self.queues.iter().zip(&*self.kicks).map(snapshot).collect()
     }
@@ -42,7 +42,7 @@ impl TransportCore {
         let needs_reset = state.status & DEVICE_NEEDS_RESET != 0;
         self.signals.restore(state.interrupt_status, needs_reset, state.config_generation);
         let kicked = state.queues.iter().zip(&*self.kicks).filter(|(queue, _)| queue.kicked);
-        kicked.for_each(|(_, kick)| kick.ring());
+        kicked.for_each(|(_, kick)| kick.signal());
         self.restored = true;
         Ok(())
     }

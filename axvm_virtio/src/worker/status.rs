@@ -25,7 +25,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
-use crate::doorbell::Doorbell;
+use axvm_sync::EventFd;
 
 /// A worker with a request in the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +70,11 @@ pub(crate) struct WorkerStatus {
     /// When the present request began, in nanoseconds of the coarse clock; 0: there is none.
     began: AtomicU64,
     /// Ends the worker's sleep.
-    kick: Arc<Doorbell>,
+    kick: Arc<EventFd>,
 }
 
 impl WorkerStatus {
-    pub(crate) fn new(name: &str, kick: Arc<Doorbell>) -> Arc<WorkerStatus> {
+    pub(crate) fn new(name: &str, kick: Arc<EventFd>) -> Arc<WorkerStatus> {
         let (order, seen, began) = Default::default();
         Arc::new(WorkerStatus { name: name.to_owned(), order, seen, began, kick })
     }
@@ -83,7 +83,7 @@ impl WorkerStatus {
     pub(crate) fn ask_stop(&self) {
         // Before the ring: a worker that wakes by it must see the order.
         self.change(RUN, STOP);
-        self.kick.ring();
+        self.kick.signal();
     }
 
     /// Takes a stop back. False if the worker has come to its end: it must be joined, and another one started.
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_request_is_seen_while_it_lasts() {
-        let status = WorkerStatus::new("vda-q0", Doorbell::new().unwrap());
+        let status = WorkerStatus::new("vda-q0", Arc::new(EventFd::new().unwrap()));
         let list = WorkerList::default();
         list.add(&status);
         assert_eq!(list.busy(), []);
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_stop_can_be_taken_back_until_the_worker_ends() {
-        let [one, two] = ["vda-q0", "vda-q1"].map(|name| WorkerStatus::new(name, Doorbell::new().unwrap()));
+        let [one, two] = ["vda-q0", "vda-q1"].map(|name| WorkerStatus::new(name, Arc::new(EventFd::new().unwrap())));
         let list = WorkerList::default();
         assert!(!list.cancel_stop(), "there is none");
         list.add(&one);

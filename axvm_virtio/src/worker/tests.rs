@@ -1,13 +1,13 @@
 //! Tests of the worker: what ends its sleep, what a stop waits for, what a bug of ours costs.
 
 use super::*;
-use crate::doorbell::Doorbell;
 use crate::queue::{Chain, QueueFeatures, VirtQueue};
 use crate::signals::{DeviceSignals, QueueIrq};
 use crate::testing::{Buffer, FakeDriver};
 use axvm_arch::Gpa;
 use axvm_devices::Irq;
 use axvm_memory::{GuestRam, RamConfig};
+use axvm_sync::EventFd;
 use rustix::event::PollFlags;
 use std::sync::mpsc::{Sender, channel};
 
@@ -39,7 +39,7 @@ impl Bench {
             let (features, state) = (QueueFeatures::default(), QueueState::default());
             let queue = VirtQueue::new(&self.ram, &driver.layout(), features, state).unwrap();
             let irq = QueueIrq::new(&self.signals);
-            LiveQueue { index: index as u16, queue, kick: Doorbell::new().unwrap(), irq }
+            LiveQueue { index: index as u16, queue, kick: Arc::new(EventFd::new().unwrap()), irq }
         };
         let queues = self.drivers.iter().enumerate().map(live).collect();
         let (fault, list) = (FaultReporter::new(&self.signals), Arc::clone(&self.list));
@@ -124,7 +124,7 @@ fn dropping_a_worker_that_hangs_leaves_its_thread_behind() {
 
 /// Tells what each turn finds ready, and waits for a source, or a while.
 struct Watching {
-    source: Arc<Doorbell>,
+    source: Arc<EventFd>,
     seen: Sender<[bool; 3]>,
     limit: Option<Duration>,
 }
@@ -132,7 +132,7 @@ struct Watching {
 impl Work for Watching {
     fn turn(&mut self, _: &mut [LiveQueue], ready: &Ready, _: &WorkerStatus) -> Result<Next, String> {
         if ready.source(0) {
-            let _ = self.source.answer();
+            self.source.take();
         }
         let _ = self.seen.send([ready.queue(0), ready.queue(1), ready.source(0)]);
         Ok(self.limit.map_or(Next::Sleep, Next::SleepFor))
@@ -149,7 +149,7 @@ impl Work for Watching {
 
 #[test]
 fn a_turn_knows_what_ended_the_sleep_and_a_stop_drains() {
-    let (bench, source) = (Bench::new(2), Doorbell::nonblocking().unwrap());
+    let (bench, source) = (Bench::new(2), Arc::new(EventFd::new().unwrap()));
     let (seen, turns) = channel();
     let work = Watching { source: Arc::clone(&source), seen, limit: None };
     let parts = bench.parts();
@@ -157,11 +157,11 @@ fn a_turn_knows_what_ended_the_sleep_and_a_stop_drains() {
     let worker = Worker::spawn(parts, work).unwrap();
     let next = || turns.recv_timeout(PATIENCE).unwrap();
     assert_eq!(next(), [true; 3], "the first turn looks at everything");
-    kicks[1].ring();
+    kicks[1].signal();
     assert_eq!(next(), [false, true, false]);
-    source.ring();
+    source.signal();
     assert_eq!(next(), [false, false, true]);
-    kicks[0].ring();
+    kicks[0].signal();
     assert_eq!(next(), [true, false, false]);
     assert!(turns.try_recv().is_err(), "nothing happened since");
     assert!(Worker::take(&mut Some(worker), None).unwrap().work.is_some());
@@ -172,7 +172,7 @@ fn a_turn_knows_what_ended_the_sleep_and_a_stop_drains() {
 fn a_limit_ends_the_sleep() {
     let (bench, (seen, turns)) = (Bench::new(1), channel());
     let limit = Some(Duration::from_millis(30));
-    let work = Watching { source: Doorbell::nonblocking().unwrap(), seen, limit };
+    let work = Watching { source: Arc::new(EventFd::new().unwrap()), seen, limit };
     let _worker = Worker::spawn(bench.parts(), work).unwrap();
     let start = Instant::now();
     (0..3).for_each(|_| _ = turns.recv_timeout(PATIENCE).unwrap());
@@ -181,12 +181,14 @@ fn a_limit_ends_the_sleep() {
 
 /// Leaves its turn early when a stop is asked for; tells before, and goes on when it is allowed to.
 struct Hasty {
+    begun: Sender<()>,
     go: Receiver<()>,
     cut_short: Sender<bool>,
 }
 
 impl Work for Hasty {
     fn turn(&mut self, _: &mut [LiveQueue], _: &Ready, status: &WorkerStatus) -> Result<Next, String> {
+        let _ = self.begun.send(());
         let _ = self.go.recv();
         let _ = self.cut_short.send(status.stop_asked());
         let _ = self.go.recv();
@@ -197,8 +199,11 @@ impl Work for Hasty {
 #[test]
 fn a_turn_that_a_stop_cut_short_is_done_again_when_the_stop_is_taken_back() {
     let (bench, (go, allowed), (cut_short, turns)) = (Bench::new(1), channel(), channel());
-    let _worker = Worker::spawn(bench.parts(), Hasty { go: allowed, cut_short }).unwrap();
+    let (begun, in_turn) = channel();
+    let _worker = Worker::spawn(bench.parts(), Hasty { begun, go: allowed, cut_short }).unwrap();
     let next = || turns.recv_timeout(PATIENCE);
+    // A stop that comes before the first turn ends the worker.
+    in_turn.recv_timeout(PATIENCE).unwrap();
     bench.list.ask_stop();
     go.send(()).unwrap();
     assert_eq!(next(), Ok(true));

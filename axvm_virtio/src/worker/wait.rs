@@ -66,7 +66,7 @@ pub(super) fn sleep(queues: &[LiveQueue], work: &impl Work, limit: Option<Durati
     match queues {
         [live] if sources.0.is_empty() && limit.is_none() => {
             // A signal may interrupt the sleep: one look too many.
-            let _ = live.kick.answer();
+            live.kick.wait();
             ready.set_everything();
         }
         _ => poll_all(queues, sources, limit, ready),
@@ -88,6 +88,6 @@ fn poll_all(queues: &[LiveQueue], sources: Sources<'_>, limit: Option<Duration>,
     ready.sources.extend(happened);
     for (live, _) in queues.iter().zip(&ready.queues).filter(|(_, ready)| **ready) {
         // It is readable and we are its only reader: this does not wait.
-        let _ = live.kick.answer();
+        live.kick.wait();
     }
 }
