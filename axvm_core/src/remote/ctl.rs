@@ -1,4 +1,10 @@
 //! `axvm ctl`: one request to one machine.
+//!
+//! ```text
+//!   status          GET /status, /balloon    --> a few lines
+//!   pause, resume   PATCH /vm                    power-button, reset, stop   PUT /actions
+//!   balloon         PATCH /balloon               console, events             a stream, until one side ends
+//! ```
 
 use std::io::{self, Write};
 

@@ -1,4 +1,10 @@
 //! `axvm ps`: the machines of this user that run, one line each.
+//!
+//! ```text
+//!   registry (a directory of sockets) --each--> GET /status, 200 ms later again --> table or JSON
+//! ```
+//!
+//! Two looks, for a rate of exits needs two.
 
 use std::time::Duration;
 
