@@ -178,7 +178,7 @@ mod tests {
         }
         /// Takes the edges since the last call: were there any?
         fn edge(&self) -> bool {
-            self.sci.event_fd().read().is_ok()
+            self.sci.event_fd().take()
         }
     }
 

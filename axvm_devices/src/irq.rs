@@ -9,7 +9,8 @@
 //! Spec: KVM API 4.75 `KVM_IRQFD`; eventfd(2). Left out: level-triggered lines (irqfd with a resample eventfd).
 
 use std::io;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use axvm_sync::EventFd;
 
 /// The device's end of an interrupt line.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct Irq(EventFd);
 impl Irq {
     /// A line that is connected to no interrupt controller yet.
     pub fn new() -> io::Result<Irq> {
-        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Irq)
+        EventFd::new().map(Irq)
     }
 
     /// A second handle to the same line.
@@ -26,14 +27,13 @@ impl Irq {
         self.0.try_clone().map(Irq)
     }
 
-    /// The far end: for `KVM_IRQFD`, or to read in a test.
+    /// The far end: for `KVM_IRQFD`, or to take from in a test.
     pub fn event_fd(&self) -> &EventFd {
         &self.0
     }
 
     /// One edge. An edge that was not taken yet absorbs the next one.
     pub fn raise(&self) {
-        // The only error of a non-blocking eventfd is "counter full": the edge is already pending.
-        let _ = self.0.write(1);
+        self.0.signal();
     }
 }

@@ -16,13 +16,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axvm_arch::{Gpa, layout};
 use axvm_memory::GuestRam;
+use axvm_sync::{EventFd, lock};
 use kvm_bindings::{self as kvm, KvmIrqRouting};
 use kvm_ioctls::VmFd;
-use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
 
 use crate::{Capabilities, KvmError};
@@ -32,6 +32,7 @@ const PIC_PINS: u32 = 16;
 /// The GSI that the second PIC takes on the first.
 const CASCADE: u32 = 2;
 
+vmm_sys_util::ioctl_iow_nr!(kvm_irqfd, kvm::KVMIO, 0x76, kvm::kvm_irqfd);
 vmm_sys_util::ioctl_iow_nr!(kvm_ioeventfd, kvm::KVMIO, 0x79, kvm::kvm_ioeventfd);
 vmm_sys_util::ioctl_io_nr!(kvm_get_tsc_khz, kvm::KVMIO, 0xa3);
 
@@ -98,17 +99,26 @@ impl Vm {
 
     /// `KVM_IRQFD`.
     pub(crate) fn connect(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
-        self.fd.register_irqfd(fd, gsi).map_err(|errno| KvmError::IrqFd { gsi, source: errno.into() })
+        self.set_irqfd(gsi, fd, 0)
     }
 
     /// `KVM_IRQFD` with the flag to disconnect: waits for the kernel's work queue.
     pub(crate) fn disconnect(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
-        self.fd.unregister_irqfd(fd, gsi).map_err(|errno| KvmError::IrqFd { gsi, source: errno.into() })
+        self.set_irqfd(gsi, fd, kvm::KVM_IRQFD_FLAG_DEASSIGN)
+    }
+
+    fn set_irqfd(&self, gsi: u32, fd: &EventFd, flags: u32) -> Result<(), KvmError> {
+        let line = kvm::kvm_irqfd { fd: fd.as_raw_fd().cast_unsigned(), gsi, flags, ..Default::default() };
+        // SAFETY: the ioctl reads the structure, which lives through the call, and nothing else of ours.
+        match unsafe { ioctl_with_ref(&self.fd, kvm_irqfd(), &line) } {
+            0 => Ok(()),
+            _ => Err(KvmError::IrqFd { gsi, source: io::Error::last_os_error() }),
+        }
     }
 
     /// The lines that are connected.
     pub(crate) fn irqfds(&self) -> MutexGuard<'_, Vec<ConnectedLine>> {
-        self.irqfds.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.irqfds)
     }
 
     /// From now on a guest write of `len` bytes to `gpa` signals `fd` and does not exit.

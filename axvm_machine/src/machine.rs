@@ -10,7 +10,7 @@
 //! virtio worker is joined and its rings' indices are given back.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,11 +18,10 @@ use std::time::{Duration, Instant};
 use axvm_boot::plan::Plan;
 use axvm_devices::{StopReason, StopSwitch};
 use axvm_kvm::{KvmVcpu, Vm};
-use axvm_sync::lock;
+use axvm_sync::{lock, wait_any};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::{Busy, StillBusy};
 use thiserror::Error;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::gate::Order;
 use crate::inventory::Inventory;
@@ -126,22 +125,16 @@ impl Machine {
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<WaitOutcome> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let rtc = self.inventory.rtc();
-        let fds = [Some(self.shared.stop.event_fd().as_raw_fd()), rtc.map(|rtc| rtc.timer_fd().as_raw_fd())];
-        let sources = Epoll::new()?;
-        for fd in fds.into_iter().flatten() {
-            sources.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0))?;
-        }
-        if let Some(other) = other {
-            sources.ctl(ControlOperation::Add, other.as_raw_fd(), EpollEvent::new(EventSet::IN, 1))?;
-        }
+        let stop = self.shared.stop.event_fd().as_fd();
+        // What the caller waits for is the last.
+        let sources: Vec<_> = [Some(stop), rtc.map(|rtc| rtc.timer_fd()), other].into_iter().flatten().collect();
         loop {
-            let mut ready = [EpollEvent::default(); 3];
-            let count = wait_for(&sources, &mut ready, deadline)?;
+            let ready = wait_any(&sources, deadline)?;
             if self.shared.stop.reason().is_some() {
                 return Ok(WaitOutcome::Stopped);
             }
             rtc.inspect(|rtc| rtc.tick());
-            if ready[..count].iter().any(|event| event.data() == 1) {
+            if other.is_some() && ready.last() == Some(&true) {
                 return Ok(WaitOutcome::Readable);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -322,14 +315,3 @@ impl Drop for Machine {
 
 /// How long a machine that is dropped without a [`Machine::stop`] waits for its devices.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Waits until one of `sources` is ready, or `deadline` has come; how many are. A signal may end it early.
-fn wait_for(sources: &Epoll, ready: &mut [EpollEvent], deadline: Option<Instant>) -> io::Result<usize> {
-    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    // Rounded up, so that the deadline has come when the wait ends.
-    let millis = left.map_or(-1, |left| i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX));
-    match sources.wait(millis, ready) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-        count => count,
-    }
-}

@@ -95,7 +95,7 @@ impl Bench {
     }
 
     pub(super) fn interrupted(&self) -> bool {
-        self.irq.event_fd().read().is_ok()
+        self.irq.event_fd().take()
     }
 
     pub(super) fn output(&self) -> Vec<u8> {

@@ -3,16 +3,16 @@
 //! Handlers do not return but halt again: a KVM that interprets cannot IRET in protected mode.
 
 use crate::common::{Bench, guest, kvm_or_skip};
+use axvm_sync::EventFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Runs the guest to its report 1 ("I am about to halt"), raises `gsi` after a while from another thread,
 /// and returns the next report, which must not come before.
 fn report_after_interrupt(bench: &mut Bench, gsi: u32) -> u8 {
-    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let line = EventFd::new().unwrap();
     bench.vm.irqfd(gsi, &line).unwrap();
     assert_eq!(bench.run_to_report(), 1);
     let raised = Arc::new(AtomicBool::new(false));
@@ -21,7 +21,7 @@ fn report_after_interrupt(bench: &mut Bench, gsi: u32) -> u8 {
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(100));
             raised.store(true, Ordering::SeqCst);
-            line.write(1).unwrap();
+            line.signal();
             line
         })
     };
@@ -108,11 +108,11 @@ fn no_edge_is_lost_that_comes_while_the_last_one_is_handled() {
     let mut bench = Bench::new(&kvm_or_skip!(), waits_for_the_ioapic());
     bench.interrupt_gate(0x44, 0x2000);
     bench.place(0x2000, takes_an_apic_interrupt());
-    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let line = EventFd::new().unwrap();
     bench.vm.irqfd(20, &line).unwrap();
     assert_eq!(bench.run_to_report(), 1);
     for round in 0..1000 {
-        line.write(1).unwrap();
+        line.signal();
         assert_eq!(bench.run_to_report(), 0x44, "edge {round}");
     }
 }

@@ -5,7 +5,7 @@ use axvm_arch::Gpa;
 use axvm_arch::cpuid::CpuidEntry;
 use axvm_arch::msr::{MTRR_DEF_TYPE, MTRR_ENABLE, MTRR_WRITE_BACK, Msr};
 use axvm_kvm::{KvmError, VcpuSetup};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use axvm_sync::EventFd;
 
 #[test]
 fn an_unknown_msr_is_named() {
@@ -43,7 +43,7 @@ fn a_cpuid_too_long_is_an_error() {
 #[test]
 fn eventfds_that_kvm_does_not_take_are_errors() {
     let bench = Bench::new(&kvm_or_skip!(), &[]);
-    let fd = EventFd::new(EFD_NONBLOCK).unwrap();
+    let fd = EventFd::new().unwrap();
     bench.vm.irqfd(5, &fd).unwrap();
     assert!(matches!(bench.vm.irqfd(5, &fd), Err(KvmError::IrqFd { gsi: 5, .. })));
     assert!(matches!(bench.vm.ioeventfd(Gpa(0), 3, None, &fd), Err(KvmError::IoEventFd { len: 3, .. })));

@@ -10,10 +10,10 @@ use axvm_arch::irqchip::{DeliveryMode, LapicState};
 use axvm_arch::msr;
 use axvm_kvm::Exit;
 use axvm_kvm::state::MpState;
+use axvm_sync::EventFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 guest!(
     halts_between_ticks,
@@ -155,10 +155,10 @@ fn an_edge_raised_just_before_the_save_arrives_once() {
         let mut bench = Bench::new(&kvm, routes_pin_20_with_interrupts_off());
         bench.interrupt_gate(0x44, 0x2000);
         bench.place(0x2000, counts_an_interrupt());
-        let line = EventFd::new(EFD_NONBLOCK).unwrap();
+        let line = EventFd::new().unwrap();
         bench.vm.irqfd(20, &line).unwrap();
         assert_eq!(bench.run_to_standstill(), 1);
-        line.write(1).unwrap();
+        line.signal();
         let state = bench.vm.save().unwrap();
         assert_eq!(state.ioapic.pins[20].delivery, DeliveryMode::Fixed);
         let lapic = bench.bsp.save().unwrap().lapic;
@@ -173,13 +173,13 @@ fn an_edge_raised_just_before_the_save_arrives_once() {
 #[test]
 fn a_line_that_was_flushed_still_works_and_one_that_was_disconnected_does_not() {
     let mut bench = Bench::new(&kvm_or_skip!(), routes_pin_20_with_interrupts_off());
-    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let line = EventFd::new().unwrap();
     bench.vm.irqfd(20, &line).unwrap();
     assert_eq!(bench.run_to_standstill(), 1);
     let requested = |bench: &Bench| bench.bsp.save().unwrap().lapic.register(0x220);
 
     bench.vm.unregister_irqfd(20, &line).unwrap();
-    line.write(1).unwrap();
+    line.signal();
     bench.vm.flush_irqfds().unwrap();
     assert_eq!(requested(&bench), 0);
     bench.vm.unregister_irqfd(20, &line).unwrap();
@@ -221,9 +221,9 @@ fn a_pic_that_was_set_up_stays_so() {
     let [first, _] = bench.vm.save().unwrap().pics;
     assert_eq!((first.vector_base, first.masked, first.init_step), (0x20, 0xdf, 0));
     (bench, _) = bench.moved(&kvm, Vec::new());
-    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let line = EventFd::new().unwrap();
     bench.vm.irqfd(5, &line).unwrap();
-    line.write(1).unwrap();
+    line.signal();
     assert_eq!(bench.run_to_report(), 5);
 }
 

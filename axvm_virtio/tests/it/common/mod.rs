@@ -213,7 +213,7 @@ impl Machine {
 
     /// Waits for an interrupt.
     pub fn interrupted(&self) -> bool {
-        wait_until(|| self.irq.event_fd().read().is_ok())
+        wait_until(|| self.irq.event_fd().take())
     }
 
     pub fn bytes(&self, gpa: Gpa, len: usize) -> Vec<u8> {
