@@ -27,7 +27,7 @@ impl Irq {
         self.0.try_clone().map(Irq)
     }
 
-    /// The far end: for `KVM_IRQFD`, or to read in a test.
+    /// The far end: for `KVM_IRQFD`, or to take from in a test.
     pub fn event_fd(&self) -> &EventFd {
         &self.0
     }

@@ -10,10 +10,9 @@
 //!
 //! No specification: this is AxVM's own. Left out: what the reasons lead to (exit code, reset), which the run decides.
 
+use axvm_sync::{EventFd, lock};
 use std::io;
-use std::sync::{Mutex, PoisonError};
-
-use axvm_sync::EventFd;
+use std::sync::Mutex;
 
 /// Why the machine stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +50,7 @@ impl StopSwitch {
 
     /// Asks for a stop. Only the first reason counts.
     pub fn request(&self, reason: StopReason) {
-        let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = lock(&self.reason);
         if first.is_none() {
             *first = Some(reason);
             self.fd.signal();
@@ -60,7 +59,7 @@ impl StopSwitch {
 
     /// The first reason so far.
     pub fn reason(&self) -> Option<StopReason> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.reason).clone()
     }
 
     /// Readable from the first request on.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use axvm_inspect::doctor::{Host, Root, Row, Style, User, Verdict, can_run, examine, summary, table};
 use axvm_kvm::{CAPABILITIES, Capabilities, KvmError, Survey};
-use axvm_sandbox::{Availability as State, Protection, Report};
+use axvm_sandbox::{Availability, Protection, Report};
 use tempfile::TempDir;
 
 /// A host on which all is well: the files that the doctor reads.
@@ -50,7 +50,11 @@ const GOOD: &[(&str, &str)] = &[
 fn fences(landlock: bool) -> Report {
     let found = |name, on| Protection {
         name,
-        state: if on { State::On("all of it".into()) } else { State::Missing("not among its modules".into()) },
+        state: if on {
+            Availability::On("all of it".into())
+        } else {
+            Availability::Missing("not among its modules".into())
+        },
     };
     Report(vec![found("files", landlock), found("cores", true)])
 }

@@ -16,11 +16,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axvm_arch::{Gpa, layout};
 use axvm_memory::GuestRam;
-use axvm_sync::EventFd;
+use axvm_sync::{EventFd, lock};
 use kvm_bindings::{self as kvm, KvmIrqRouting};
 use kvm_ioctls::VmFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_ref};
@@ -108,7 +108,7 @@ impl Vm {
     }
 
     fn set_irqfd(&self, gsi: u32, fd: &EventFd, flags: u32) -> Result<(), KvmError> {
-        let line = kvm::kvm_irqfd { fd: fd.as_raw_fd() as u32, gsi, flags, ..Default::default() };
+        let line = kvm::kvm_irqfd { fd: fd.as_raw_fd().cast_unsigned(), gsi, flags, ..Default::default() };
         // SAFETY: the ioctl reads the structure, which lives through the call, and nothing else of ours.
         match unsafe { ioctl_with_ref(&self.fd, kvm_irqfd(), &line) } {
             0 => Ok(()),
@@ -118,7 +118,7 @@ impl Vm {
 
     /// The lines that are connected.
     pub(crate) fn irqfds(&self) -> MutexGuard<'_, Vec<ConnectedLine>> {
-        self.irqfds.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.irqfds)
     }
 
     /// From now on a guest write of `len` bytes to `gpa` signals `fd` and does not exit.

@@ -125,10 +125,11 @@ impl Machine {
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<WaitOutcome> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let rtc = self.inventory.rtc();
-        let own = [Some(self.shared.stop.event_fd().as_fd()), rtc.map(|rtc| rtc.timer_fd())];
-        let fds: Vec<_> = own.into_iter().chain([other]).flatten().collect();
+        let stop = self.shared.stop.event_fd().as_fd();
+        // What the caller waits for is the last.
+        let sources: Vec<_> = [Some(stop), rtc.map(|rtc| rtc.timer_fd()), other].into_iter().flatten().collect();
         loop {
-            let ready = wait_any(&fds, deadline)?;
+            let ready = wait_any(&sources, deadline)?;
             if self.shared.stop.reason().is_some() {
                 return Ok(WaitOutcome::Stopped);
             }

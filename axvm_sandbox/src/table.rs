@@ -109,10 +109,6 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_unlink, CONSOLE, Always, "sockets at the end"),
     // Waiting.
     Row(libc::SYS_ppoll, ALL, Always, "descriptors; whether standard error takes a line"),
-    Row(libc::SYS_epoll_create1, MAKERS, Always, "descriptors"),
-    Row(libc::SYS_epoll_ctl, WORK, Always, "descriptors"),
-    Row(libc::SYS_epoll_wait, WORK, Always, "descriptors"),
-    Row(libc::SYS_epoll_pwait, WORK, Always, "[musl] epoll_wait"),
     Row(libc::SYS_eventfd2, MAKERS, Always, "kicks, interrupts"),
     Row(libc::SYS_timerfd_create, MAIN, Always, "clock of the machine"),
     Row(libc::SYS_timerfd_settime, VCPU, Always, "alarms of the clock"),

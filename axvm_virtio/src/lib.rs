@@ -12,7 +12,7 @@
 //! Spec: virtio 1.2.
 //! Left out: the PCI transport (4.1) and the legacy interfaces.
 #![forbid(unsafe_code)]
-#![allow(clippy::disallowed_methods, reason = "until all its threads start through axvm_sandbox::spawn")]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
 
 pub mod balloon;
 pub mod block;

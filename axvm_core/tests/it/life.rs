@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use axvm_api::types::{MachineState as State, VmUpdate, WantedState};
+use axvm_api::types::{MachineState, VmUpdate, WantedState};
 use common::talk::flood;
 use common::{Axvm, PATIENCE, Place, Talk, exists, has_kvm, until};
 use rustix::process::Signal;
@@ -284,7 +284,7 @@ fn a_hundred_pauses_under_load_lose_nothing() {
                 let answer = scope.spawn(|| talk.hear(" done\n> "));
                 while !answer.is_finished() {
                     control.patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
-                    assert_eq!(axvm.status().state, State::Paused);
+                    assert_eq!(axvm.status().state, MachineState::Paused);
                     control.patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
                     pauses += 1;
                 }
@@ -309,7 +309,7 @@ fn a_paused_machine_stands_still() {
     let (axvm, mut talk) = place.shell("");
     pause(&axvm);
     let before = axvm.status();
-    assert_eq!(before.state, State::Paused);
+    assert_eq!(before.state, MachineState::Paused);
     talk.say("flood 1\n");
     thread::sleep(Duration::from_millis(100));
     assert_eq!(axvm.status().exits.total, before.exits.total);

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 
-use axvm_sandbox::{Availability as State, probe};
+use axvm_sandbox::{Availability, probe};
 use common::{Axvm, Place, Talk, has_kvm};
 
 /// Name and status file of each thread.
@@ -99,7 +99,7 @@ fn verbose_tells_what_is_on_and_what_the_host_lacks() {
     let errors = axvm.errors();
     let line = errors.lines().find(|line| line.contains("] sandbox: ")).unwrap_or_else(|| panic!("{errors}"));
     for protection in &probe().0 {
-        let verdict = if matches!(protection.state, State::On(_)) { "on (" } else { "not available (" };
+        let verdict = if matches!(protection.state, Availability::On(_)) { "on (" } else { "not available (" };
         assert!(line.contains(&format!("{}: {verdict}", protection.name)), "{protection} in {line}");
     }
     assert!(line.contains("capabilities: on (none left"), "{line}");

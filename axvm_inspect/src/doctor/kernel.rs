@@ -8,7 +8,7 @@
 //!
 //! Source: Linux Documentation/admin-guide/sysctl/kernel; landlock(7), seccomp(2).
 
-use axvm_sandbox::Availability as State;
+use axvm_sandbox::Availability;
 
 use super::{Host, Root, Row};
 
@@ -62,8 +62,8 @@ fn vhost(root: &Root) -> Row {
 
 fn landlock(host: &Host) -> Row {
     let why = match protection(host, "files") {
-        State::On(how) => return Row::ok(PART, "Landlock", format!("on: {how}")),
-        State::Missing(why) => why,
+        Availability::On(how) => return Row::ok(PART, "Landlock", format!("on: {how}")),
+        Availability::Missing(why) => why,
     };
     let modules = host.root.text("/sys/kernel/security/lsm").unwrap_or_else(|| "those that are active".into());
     Row::ok(PART, "Landlock", format!("off: {why}")).note(
@@ -77,15 +77,15 @@ fn landlock(host: &Host) -> Row {
 /// Without threads that share a core there is nothing to schedule: the processor's part speaks of those.
 fn core_scheduling(host: &Host) -> Row {
     match protection(host, "cores") {
-        State::On(how) => Row::ok(PART, "core scheduling", format!("on: {how}")),
-        State::Missing(why) => Row::ok(PART, "core scheduling", format!("off: {why}")),
+        Availability::On(how) => Row::ok(PART, "core scheduling", format!("on: {how}")),
+        Availability::Missing(why) => Row::ok(PART, "core scheduling", format!("off: {why}")),
     }
 }
 
 /// What the sandbox found here.
-fn protection(host: &Host, name: &str) -> State {
+fn protection(host: &Host, name: &str) -> Availability {
     let found = host.sandbox.0.iter().find(|protection| protection.name == name);
-    found.map_or_else(|| State::Missing("not probed".into()), |protection| protection.state.clone())
+    found.map_or_else(|| Availability::Missing("not probed".into()), |protection| protection.state.clone())
 }
 
 fn seccomp(root: &Root) -> Row {

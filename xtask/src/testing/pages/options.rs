@@ -92,7 +92,7 @@ pub fn complaints(pages: &[Page], programs: &[Program]) -> Vec<String> {
     complaints
 }
 
-/// All `--words` in a text.
+/// All `--words` in a text, but for the labels of arrows: `--board-->`, `--plan()-->`.
 fn options(text: &str) -> BTreeSet<&str> {
     let ours =
         |at: &usize| !text[..*at].ends_with(|before: char| before.is_alphanumeric() || before == '-' || before == '/');
@@ -100,9 +100,11 @@ fn options(text: &str) -> BTreeSet<&str> {
         let end = text[at + 2..]
             .find(|char: char| !char.is_ascii_alphanumeric() && char != '-')
             .map_or(text.len(), |end| at + 2 + end);
-        &text[at..end]
+        (&text[at..end], &text[end..])
     });
-    words.filter(|word| word[2..].starts_with(|char: char| char.is_ascii_lowercase())).collect()
+    let is_arrow = |word: &str, after: &str| word.ends_with('-') || after.starts_with("()");
+    let options = words.filter(|(word, after)| !is_arrow(word, after)).map(|(word, _)| word);
+    options.filter(|word| word[2..].starts_with(|char: char| char.is_ascii_lowercase())).collect()
 }
 
 #[cfg(test)]
@@ -118,7 +120,10 @@ mod tests {
         let help =
             "Do it\n\nCommands:\n  now  At once\n  help  Tell\n\nOptions:\n  -q, --quick  Be quick (see --slow)\n";
         let program = || [Program { name: "do".into(), help: help.into() }];
-        let good = page("docs/commands/do.md", "`--quick`, not `--slow`; `now` -- a dash --, a---b, |---|");
+        let good = page(
+            "docs/commands/do.md",
+            "`--quick`, not `--slow`; `now` -- a dash --, a---b, |---|, A --b--> C --d()--> E",
+        );
         assert_eq!(complaints(&[good], &program()), [""; 0]);
         let bad = page("docs/commands/do.md", "--quack and --slow");
         assert_eq!(complaints(&[bad], &program()).len(), 3);
