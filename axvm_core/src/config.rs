@@ -17,7 +17,7 @@ use axvm_memory::RamConfig;
 use axvm_virtio::block::DiskConfig;
 
 use crate::cli::RunArgs;
-pub use crate::error::ConfigError;
+use crate::error::ConfigError;
 use crate::settings::{Cpus, Memory, Name, Settings};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
@@ -61,8 +61,8 @@ impl Config {
             Some(pins) => pins.each(topology.count()).map_err(|why| ConfigError::option("--pin", pins, why))?,
             None => Vec::new(),
         };
-        let virtio_console = said.virtio_console.map(|end| end.0);
-        let console = main_console(said.console.map(|end| end.0), virtio_console.as_ref());
+        let virtio_console = said.virtio_console;
+        let console = main_console(said.console, virtio_console.as_ref());
         check_ends(&console, virtio_console.as_ref(), settings.api_sock.as_deref())?;
         let machine = MachineSpec {
             initrd: said.initrd.or_else(|| found("initrd.img")),
