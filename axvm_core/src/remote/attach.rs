@@ -14,8 +14,9 @@ use std::thread;
 use anyhow::{Context, Result};
 use axvm_api::Client;
 use axvm_api::types::{Action, ActionRequest};
-use axvm_console::{BackEnd, Console, Hooks, Key, Port, Wake};
+use axvm_console::{BackEnd, Console, Hooks, Key, Port};
 use axvm_sandbox::Role;
+use axvm_sync::EventFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -92,7 +93,7 @@ fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
 }
 
 /// From the guest to the terminal, as fast as the terminal takes it; until the console has `ended` at the latest.
-fn show(mut stream: UnixStream, port: &Port, ended: &Wake) -> std::io::Result<()> {
+fn show(mut stream: UnixStream, port: &Port, ended: &EventFd) -> std::io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let count = match stream.read(&mut chunk) {
@@ -116,7 +117,7 @@ fn show(mut stream: UnixStream, port: &Port, ended: &Wake) -> std::io::Result<()
 }
 
 /// Waits for a console's end, for `limit` at most; whether it came.
-fn ends_within(ended: &Wake, limit: Option<Timespec>) -> bool {
+fn ends_within(ended: &EventFd, limit: Option<Timespec>) -> bool {
     loop {
         match poll(&mut [PollFd::new(ended, PollFlags::IN)], limit.as_ref()) {
             Err(Errno::INTR) => {}

@@ -246,7 +246,7 @@ fn a_console_file_is_appended_to_and_private() {
 }
 
 #[test]
-fn a_console_that_can_not_be_is_told_before_the_guest_starts() {
+fn a_console_that_cannot_be_is_told_before_the_guest_starts() {
     if !has_kvm() {
         return;
     }

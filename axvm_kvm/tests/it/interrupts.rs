@@ -20,13 +20,13 @@ fn report_after_interrupt(bench: &mut Bench, gsi: u32) -> u8 {
         let raised = raised.clone();
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(100));
-            raised.store(true, Ordering::SeqCst);
+            raised.store(true, Ordering::Release);
             line.write(1).unwrap();
             line
         })
     };
     let report = bench.run_to_report();
-    assert!(raised.load(Ordering::SeqCst), "HLT did not wait");
+    assert!(raised.load(Ordering::Acquire), "HLT did not wait");
     device.join().unwrap();
     report
 }

@@ -186,7 +186,7 @@ fn a_reset_in_mid_flight_joins_the_worker() {
 }
 
 #[test]
-fn a_driver_that_never_stops_offering_can_not_hold_up_a_reset() {
+fn a_driver_that_never_stops_offering_cannot_hold_up_a_reset() {
     let file = Disk::file();
     let mut disk = Disk::new(file.path());
     disk.write_header(FLUSH, 0);

@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn what_no_source_says_is_found() {
         let page = "```console\n$ axvm\naxvm: Cannot open kernel a/b: No such file or directory (os error 2); check the path given to --kernel\n\
-                    axvm: The machine at x.sock refuses: The machine is paused and can not react; resume it first\n```\n\
+                    axvm: The machine at x.sock refuses: The machine is paused and will not react; resume it first\n```\n\
                     | \"another program listens there\" | no |\n";
         let complaints = messages(SOURCE).complaints("a.md", page);
         assert_eq!(complaints.len(), 3, "{complaints:?}");

@@ -49,7 +49,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
         complaints.extend(sources.iter().flat_map(sources::complaints));
         complaints.extend(sources::unsafe_not_forbidden(&name, &sources));
         complaints.extend(circles::complaints(&name, &sources));
-        complaints.extend(words::complaints(&name, &sources));
+        complaints.extend(words::complaints(&sources));
         all.extend(sources);
     }
     complaints.extend(check_pages(root, &all)?);

@@ -79,8 +79,13 @@ pub(crate) use kvm_or_skip;
 
 /// Says on the real standard error, which the test harness does not swallow, that a test did not run.
 pub fn say_skipped(error: &axvm_kvm::KvmError) {
+    say_skipped_for("no /dev/kvm", error);
+}
+
+/// The same for another reason.
+pub fn say_skipped_for(reason: &str, more: impl std::fmt::Display) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "skipped: no /dev/kvm: {test}: {error}");
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}: {test}: {more}");
 }
 
 /// How a bench differs from the usual one.
