@@ -68,7 +68,7 @@ settings! {
 
         /// Added to the kernel command line, after the defaults; a key given here replaces its default
         #[arg(short = 'p', long, value_name = "TEXT", allow_hyphen_values = true)]
-        pub append: Option<String>,
+        pub append: Option<String> = String::new(),
 
         /// Where the serial console (ttyS0) goes: stdio, file=PATH, pty, unix=PATH or none [default: stdio]
         #[arg(long, value_name = "WHERE", help_heading = CONTROL)]
