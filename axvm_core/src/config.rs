@@ -17,8 +17,8 @@ use axvm_memory::RamConfig;
 use axvm_virtio::block::DiskConfig;
 
 use crate::cli::RunArgs;
-pub use crate::error::ConfigError;
-use crate::settings::{Cpus, Memory, Name, Settings};
+use crate::error::ConfigError;
+use crate::settings::{Cpus, Memory, Name, Pins, Settings};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
 /// opened.
@@ -57,16 +57,13 @@ impl Config {
             disks.extend(found("disk.img").map(DiskConfig::new));
         }
         let topology = topology(said.cpus)?;
-        let pins = match said.pin {
-            Some(pins) => pins.each(topology.count()).map_err(|why| ConfigError::option("--pin", pins, why))?,
-            None => Vec::new(),
-        };
-        let virtio_console = said.virtio_console.map(|end| end.0);
-        let console = main_console(said.console.map(|end| end.0), virtio_console.as_ref());
+        let pins = host_cpus(said.pin, &topology)?;
+        let virtio_console = said.virtio_console;
+        let console = main_console(said.console, virtio_console.as_ref());
         check_ends(&console, virtio_console.as_ref(), settings.api_sock.as_deref())?;
         let machine = MachineSpec {
             initrd: said.initrd.or_else(|| found("initrd.img")),
-            append: said.append.unwrap_or_default(),
+            append: settings.append(),
             entry: said.entry,
             topology,
             cpu: settings.cpu(),
@@ -94,6 +91,14 @@ fn topology(cpus: Option<Cpus>) -> Result<Topology, ConfigError> {
     match cpus {
         Some(cpus) => cpus.topology().map_err(|why| ConfigError::option("--cpus", cpus.count, why)),
         None => Ok(Topology::flat(thread::available_parallelism().map_or(1, |count| count.get() as u32))),
+    }
+}
+
+/// The host CPU of each vCPU; none without --pin.
+fn host_cpus(pins: Option<Pins>, topology: &Topology) -> Result<Vec<usize>, ConfigError> {
+    match pins {
+        Some(pins) => pins.each(topology.count()).map_err(|why| ConfigError::option("--pin", pins, why)),
+        None => Ok(Vec::new()),
     }
 }
 

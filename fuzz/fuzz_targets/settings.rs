@@ -9,8 +9,9 @@ use std::fmt::{Debug, Display};
 use std::path::Path;
 use std::str::FromStr;
 
+use axvm_console::BackEnd;
 use axvm_core::config::Config;
-use axvm_core::settings::{Amount, Cpus, End, Name, Pins, Setting, Size, parse};
+use axvm_core::settings::{Amount, Cpus, Name, Pins, Setting, Size, parse};
 use axvm_virtio::block::DiskConfig;
 use libfuzzer_sys::fuzz_target;
 
@@ -33,7 +34,7 @@ fuzz_target!(|text: &str| {
     same_again::<Size>(text);
     same_again::<Name>(text);
     same_again::<Pins>(text);
-    same_again::<End>(text);
+    same_again::<BackEnd>(text);
     if let Ok(cpus) = text.parse::<Cpus>() {
         assert_eq!(cpus.topology().map(|topology| topology.count()), Ok(cpus.count));
     }

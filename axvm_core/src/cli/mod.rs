@@ -3,14 +3,14 @@
 //! ```text
 //!   axvm [run] ARGS   run.rs       a machine
 //!   axvm config ...   this file    what is printed and ends
-//!   axvm ctl ...      control.rs   about machines that run, and about the host
+//!   axvm ctl ...      tools.rs     about machines that run, and about the host
 //! ```
 //!
 //! Two stages: [`crate::settings::Settings`] is what was said, here or in a file; [`crate::config::Config`] is what will
 //! be done.
 
-mod control;
 mod run;
+mod tools;
 
 use std::error::Error as _;
 use std::num::ParseIntError;
@@ -18,8 +18,8 @@ use std::num::ParseIntError;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args, Id, Parser, Subcommand};
 
-pub use control::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
 pub use run::RunArgs;
+pub use tools::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 

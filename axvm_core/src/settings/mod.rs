@@ -27,6 +27,7 @@ use std::path::PathBuf;
 
 use axvm_boot::cpu::CpuTemplate;
 use axvm_boot::linux::Entry;
+use axvm_console::BackEnd;
 use axvm_virtio::block::DiskConfig;
 use clap::ValueHint;
 
@@ -38,7 +39,7 @@ pub use file::{SettingsFault, parse, read};
 pub use parts::{Amount, Cpus, Memory};
 pub use schema::schema;
 pub use setting::Setting;
-pub use value::{End, Name, OnReboot, Pins, Size};
+pub use value::{Name, OnReboot, Pins, Size};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -67,16 +68,16 @@ settings! {
 
         /// Added to the kernel command line, after the defaults; a key given here replaces its default
         #[arg(short = 'p', long, value_name = "TEXT", allow_hyphen_values = true)]
-        pub append: Option<String>,
+        pub append: Option<String> = String::new(),
 
         /// Where the serial console (ttyS0) goes: stdio, file=PATH, pty, unix=PATH or none [default: stdio]
         #[arg(long, value_name = "WHERE", help_heading = CONTROL)]
-        pub console: Option<End>,
+        pub console: Option<BackEnd>,
 
         /// A virtio console (hvc0) as well, for kernels without 8250: stdio, file=PATH, pty, unix=PATH or none.
         /// With stdio, ttyS0 goes nowhere and hvc0 is the kernel's console [default: no such device]
         #[arg(long, value_name = "WHERE", help_heading = CONTROL, verbatim_doc_comment)]
-        pub virtio_console: Option<End>,
+        pub virtio_console: Option<BackEnd>,
 
         /// Control socket, HTTP: for `axvm ctl`, curl and others [default: none]
         #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = CONTROL)]

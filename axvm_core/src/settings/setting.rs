@@ -18,7 +18,7 @@ use axvm_memory::PageSize;
 use axvm_virtio::block::DiskConfig;
 
 use super::parts::{Amount, Cpus};
-use super::value::{End, Name, OnReboot, Pins, Size};
+use super::value::{Name, OnReboot, Pins, Size};
 
 /// A setting, or a struct of them.
 pub trait Setting {
@@ -78,9 +78,9 @@ impl Value for PathBuf {
     }
 }
 
-impl Value for End {
+impl Value for BackEnd {
     fn move_to(&mut self, directory: &Path) {
-        match &mut self.0 {
+        match self {
             BackEnd::File(path) | BackEnd::Unix(path) => path.move_to(directory),
             BackEnd::Stdio | BackEnd::Pty | BackEnd::None => {}
         }

@@ -4,7 +4,6 @@
 //!   "4G"         Size   digits, then K, M, G or T; MiB without
 //!   "web-1"      Name   letters, digits, _ . -
 //!   "0-9,20"     Pins   host CPUs and ranges of them
-//!   "file=log"   End    the other end of a console
 //! ```
 //!
 //! The errors say why, and what would be right; the caller says where.
@@ -12,7 +11,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use axvm_console::BackEnd;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -150,24 +148,6 @@ impl fmt::Display for Pins {
     }
 }
 
-/// Where a console goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End(pub BackEnd);
-
-impl FromStr for End {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<End, &'static str> {
-        text.parse().map(End).map_err(|_| "unknown; say stdio, file=PATH, pty, unix=PATH or none")
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(to)
-    }
-}
-
 /// What a reset by the guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -178,7 +158,7 @@ pub enum OnReboot {
     Exit,
 }
 
-is_text!(End, Name, Pins, Size);
+is_text!(Name, Pins, Size);
 
 #[cfg(test)]
 mod tests {

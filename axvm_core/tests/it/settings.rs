@@ -244,19 +244,48 @@ fn keys_of(schema: &serde_json::Value) -> Vec<String> {
     .collect()
 }
 
-#[test]
-fn the_example_has_every_key_and_each_line_of_it_works() {
+/// The example with every key in force.
+fn whole_example() -> (String, Settings) {
     let example = axvm(&["config", "--example"]);
     assert!(parse(&example).is_ok(), "{:?}", parse(&example));
     let is_key = |line: &str| line.starts_with("# ") && line.split_whitespace().nth(2) == Some("=");
     let all: String = example.lines().map(|l| format!("{}\n", if is_key(l) { &l[2..] } else { l })).collect();
     let said = parse(&all).unwrap_or_else(|error| panic!("{error:?} in\n{all}"));
+    (all, said)
+}
+
+#[test]
+fn the_example_has_every_key_and_each_line_of_it_works() {
+    let (all, said) = whole_example();
     let keys = keys_of(settings::schema().as_value());
     assert!(keys.len() > 20, "{keys:?}");
     let written = all.lines().filter_map(|line| line.split_once(" = ").map(|(key, _)| key)).collect::<Vec<_>>();
     let missing: Vec<_> = keys.iter().filter(|key| !written.contains(&key.as_str())).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert!(said.cpus.unwrap().topology().is_ok());
+}
+
+#[test]
+fn what_help_and_example_call_a_default_is_one() {
+    let (default, shown) = (Settings::default(), whole_example().1);
+    assert_eq!((shown.on_reboot(), shown.grace(), shown.cpu()), (default.on_reboot(), default.grace(), default.cpu()));
+    let switches = |settings: &Settings| (settings.verbose(), settings.no_acpi(), settings.sandbox());
+    assert_eq!(switches(&shown), switches(&default));
+    let memory =
+        |s: &Settings| (s.memory.size(), s.memory.shared(), s.memory.hugepages(), s.memory.prealloc(), s.memory.lock());
+    assert_eq!(memory(&shown), memory(&default));
+    let command = Cli::command();
+    for (option, value) in [
+        ("grace", default.grace().to_string()),
+        ("cpu", default.cpu().to_string()),
+        ("memory", default.memory.size().to_string()),
+        ("hugepages", default.memory.hugepages().to_string()),
+        ("sandbox", if default.sandbox() { "on".into() } else { "off".into() }),
+    ] {
+        let help = command.get_arguments().find(|arg| arg.get_long() == Some(option)).and_then(|arg| arg.get_help());
+        let help = help.unwrap().to_string();
+        assert!(help.contains(&format!("[default: {value}]")), "--{option}: {help}");
+    }
 }
 
 fn axvm(words: &[&str]) -> String {

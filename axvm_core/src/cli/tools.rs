@@ -1,6 +1,9 @@
 //! The command line of what is not a machine itself: control of one that runs, the list of them, and checks of the host.
 //!
-//! A machine is named three ways: the path of its control socket, the process id of its AxVM, or its name.
+//! ```text
+//!   axvm ctl MACHINE VERB, axvm ps     a machine is a path of a control socket, a process id, or a name
+//!   axvm selftest, axvm doctor         this host
+//! ```
 
 use clap::{Args, Subcommand};
 
