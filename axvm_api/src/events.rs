@@ -11,14 +11,14 @@
 //! many it lost. Without a subscription no event is even built.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use axvm_events::{Event, Events, Sink, Value};
-use rustix::event::{EventfdFlags, eventfd};
+use axvm_sync::{EventFd, lock};
 use serde_json::{Map, json};
 
 /// Lines kept for readers that are not fast enough.
@@ -32,7 +32,7 @@ pub struct EventFeed {
     /// Whether there is a subscription.
     wanted: Arc<AtomicBool>,
     /// Readable when there are lines.
-    ready: OwnedFd,
+    ready: EventFd,
     /// `ready` is set already: a system call less.
     is_ready: AtomicBool,
 }
@@ -51,7 +51,7 @@ impl EventFeed {
         Ok(Arc::new(EventFeed {
             ring: Mutex::default(),
             wanted: Arc::default(),
-            ready: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            ready: EventFd::new()?,
             is_ready: AtomicBool::new(false),
         }))
     }
@@ -75,8 +75,7 @@ impl EventFeed {
     /// Makes [`EventFeed::ready_fd`] readable.
     fn wake(&self) {
         if !self.is_ready.swap(true, Ordering::AcqRel) {
-            // Fails only when the counter is full, and then it is readable.
-            _ = rustix::io::write(&self.ready, &1_u64.to_ne_bytes());
+            self.ready.signal();
         }
     }
 
@@ -85,14 +84,14 @@ impl EventFeed {
         self.ready.as_fd()
     }
 
-    /// Call before looking for lines: what comes later wakes again.
+    /// Call before looking for lines, from one thread: what comes later wakes again.
     pub(crate) fn calm(&self) {
-        _ = rustix::io::read(&self.ready, &mut [0; 8]);
+        self.ready.take();
         self.is_ready.swap(false, Ordering::AcqRel);
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ring)
     }
 }
 

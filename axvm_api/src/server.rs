@@ -8,7 +8,7 @@
 //! says nothing takes them from itself.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use axvm_sandbox::Role;
 use axvm_socket::{Socket, SocketError, is_own};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use axvm_sync::EventFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::connection::{Connection, Next};
 use crate::control::Control;
@@ -51,8 +52,8 @@ pub struct Bound(Vec<Socket>);
 #[derive(Debug)]
 pub struct ApiServer {
     sockets: Vec<Socket>,
-    /// An eventfd: readable, the thread ends.
-    stop: Arc<OwnedFd>,
+    /// Signalled, the thread ends.
+    stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -73,8 +74,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        // Fails only when the counter is full, and then it is readable.
-        _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        self.stop.signal();
         if let Some(thread) = self.thread.take() {
             _ = thread.join();
         }
@@ -86,8 +86,7 @@ impl Bound {
     /// Starts the thread `api`, the only one that reads `feed`.
     pub fn serve(self, control: Arc<dyn Control>, feed: Arc<EventFeed>) -> Result<ApiServer, ApiError> {
         let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(ApiError::Thread)?;
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| ApiError::Thread(errno.into()))?;
-        let stop = Arc::new(stop);
+        let stop = Arc::new(EventFd::new().map_err(ApiError::Thread)?);
         let api = Api::new(control, feed.clone());
         let connections = Vec::new();
         let turns = Loop { listeners, api, feed, stop: stop.clone(), connections, accept_from: Instant::now() };
@@ -101,7 +100,7 @@ struct Loop {
     listeners: Vec<UnixListener>,
     api: Api,
     feed: Arc<EventFeed>,
-    stop: Arc<OwnedFd>,
+    stop: Arc<EventFd>,
     connections: Vec<Client>,
     /// Until then no client is taken in.
     accept_from: Instant,
@@ -139,7 +138,7 @@ impl Loop {
         let now = Instant::now();
         let accepting = if now >= self.accept_from { PollFlags::IN } else { PollFlags::empty() };
         let feed = self.feed.ready_fd();
-        let mut fds = vec![PollFd::new(&self.stop, PollFlags::IN), PollFd::from_borrowed_fd(feed, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN), PollFd::from_borrowed_fd(feed, PollFlags::IN)];
         fds.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), accepting)));
         let clients = self.connections.iter().map(|client| &client.connection);
         fds.extend(clients.map(|client| PollFd::from_borrowed_fd(client.fd(), client.interest())));

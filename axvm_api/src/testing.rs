@@ -1,9 +1,10 @@
 //! A machine that does not exist, for tests and fuzzing: it notes what it is asked.
 
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use axvm_sandbox::Role;
+use axvm_sync::lock;
 
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
@@ -20,11 +21,11 @@ pub struct FakeMachine {
 impl FakeMachine {
     /// What it was asked since the last call of this.
     pub fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut lock(&self.asked))
     }
 
     fn note(&self, what: impl Into<String>) -> Result<(), ControlError> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(what.into());
+        lock(&self.asked).push(what.into());
         Ok(())
     }
 }

@@ -4,10 +4,12 @@
 //! Multi-Threading Capable Processors"; KVM API 4.46 `KVM_GET_SUPPORTED_CPUID`. Left out: what the leaves mean, which
 //! `axvm_boot` decides.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// What CPUID answers for one leaf (and subleaf, where the leaf has them).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CpuidEntry {
     /// Leaf: EAX on input.
@@ -24,6 +26,17 @@ pub struct CpuidEntry {
     pub ecx: u32,
     /// EDX on output.
     pub edx: u32,
+}
+
+impl fmt::Debug for CpuidEntry {
+    /// `0x7.1: eax 0x1c30, ebx 0x0, ecx 0x0, edx 0x4000`, with the subleaf where there are some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.function)?;
+        if self.indexed {
+            write!(f, ".{:x}", self.index)?;
+        }
+        write!(f, ": eax {:#x}, ebx {:#x}, ecx {:#x}, edx {:#x}", self.eax, self.ebx, self.ecx, self.edx)
+    }
 }
 
 /// How vCPUs are grouped: `sockets * cores * threads` vCPUs, numbered threads first.
@@ -79,6 +92,14 @@ const fn bits_for(count: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leaf_is_one_line() {
+        let leaf =
+            CpuidEntry { function: 7, index: 1, indexed: true, eax: 0x1c30, edx: 0x4000, ..CpuidEntry::default() };
+        assert_eq!(format!("{leaf:?}"), "0x7.1: eax 0x1c30, ebx 0x0, ecx 0x0, edx 0x4000");
+        assert_eq!(format!("{:?}", CpuidEntry::default()), "0x0: eax 0x0, ebx 0x0, ecx 0x0, edx 0x0");
+    }
 
     #[test]
     fn flat_ids_are_consecutive() {

@@ -13,6 +13,8 @@
 //! Spec: Intel 8259A datasheet (1988); Intel 82093AA (IOAPIC) datasheet (1996), 3.2.4 "IOREDTBL"; Intel SDM volume 3,
 //! 11.4.1 "The Local APIC Block Diagram". Left out: how they behave; KVM does that.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::HexBytes;
@@ -96,7 +98,7 @@ impl DeliveryMode {
 }
 
 /// Where one pin of the IOAPIC leads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedirectionEntry {
     /// Interrupt vector.
@@ -154,6 +156,24 @@ impl RedirectionEntry {
             | (self.masked as u64) << 16
             | self.reserved & Self::RESERVED
             | (self.destination as u64) << 56
+    }
+}
+
+impl fmt::Debug for RedirectionEntry {
+    /// `0x44 Fixed edge -> physical 0x0`, and after it what is not as usual.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (trigger, ids) =
+            (if self.level { "level" } else { "edge" }, if self.logical { "logical" } else { "physical" });
+        let RedirectionEntry { vector, delivery, destination, .. } = *self;
+        write!(f, "{vector:#04x} {delivery:?} {trigger} -> {ids} {destination:#x}")?;
+        let unusual = [
+            (self.masked, "masked"),
+            (self.active_low, "active low"),
+            (self.pending, "pending"),
+            (self.remote_irr, "remote IRR"),
+        ];
+        unusual.iter().filter(|(is, _)| *is).try_for_each(|(_, word)| write!(f, ", {word}"))?;
+        if self.reserved != 0 { write!(f, ", reserved {:#x}", self.reserved) } else { Ok(()) }
     }
 }
 
@@ -221,6 +241,11 @@ mod tests {
             ..RedirectionEntry::default()
         };
         assert_eq!(entry, expected);
+        assert_eq!(format!("{entry:?}"), "0x44 Init level -> logical 0x3, masked, active low");
+        assert_eq!(
+            format!("{:?}", RedirectionEntry::from_bits(0x20_5031)),
+            "0x31 Fixed edge -> physical 0x0, pending, remote IRR, reserved 0x200000"
+        );
     }
 
     #[test]

@@ -19,8 +19,9 @@
 //!  1 << 32      the rest of RAM
 //! ```
 //!
-//! Source: Linux Documentation/arch/x86/boot.rst (protocol 2.15); ACPI 6.5, 5.2.5.1 "Finding the
+//! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15); ACPI 6.5, 5.2.5.1 "Finding the
 //! RSDP on IA-PC Systems"; Intel SDM volume 3, 11.4.1 (local APIC base); KVM API 4.35, 4.42.
+//! Left out: a window for 64-bit PCI devices.
 
 use crate::Gpa;
 

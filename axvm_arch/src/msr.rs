@@ -4,16 +4,24 @@
 //! (MTRRs)"; Linux Documentation/virt/kvm/x86/msr.rst "KVM-specific MSRs".
 //! Left out: registers that no part of AxVM names; a state carries them by number.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// One MSR and the value to load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Msr {
     /// MSR number (ECX of RDMSR/WRMSR).
     pub index: u32,
     /// 64-bit value.
     pub value: u64,
+}
+
+impl fmt::Debug for Msr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x} = {:#x}", self.index, self.value)
+    }
 }
 
 /// IA32_TIME_STAMP_COUNTER.

@@ -11,6 +11,8 @@
 //! Spec: Intel SDM volume 3, chapter 2 "System Architecture Overview", 3.4.5 "Segment Descriptors".
 //! Left out: what an entry state leaves as a reset does (LDTR, CR2, CR8, APIC base); `axvm_kvm` has them in its state.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// CR0 bits (SDM 3, 2.5).
@@ -70,7 +72,7 @@ pub struct Registers {
 }
 
 /// A segment register with its hidden part: selector, and the descriptor the CPU cached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
     /// Linear base address.
@@ -95,6 +97,23 @@ pub struct Segment {
     pub granularity: bool,
     /// AVL: the bit that is the system software's own.
     pub available: bool,
+}
+
+impl fmt::Debug for Segment {
+    /// `0x10: base 0x0, limit 0xffffffff, type 0xb, dpl 0, P S DB G`: the flags that are set, by their names in a descriptor.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Segment { base, limit, selector, kind, dpl, .. } = *self;
+        write!(f, "{selector:#x}: base {base:#x}, limit {limit:#x}, type {kind:#x}, dpl {dpl},")?;
+        let flags = [
+            (self.present, "P"),
+            (self.code_or_data, "S"),
+            (self.db, "DB"),
+            (self.long, "L"),
+            (self.granularity, "G"),
+            (self.available, "AVL"),
+        ];
+        flags.iter().filter(|(is, _)| *is).try_for_each(|(_, name)| write!(f, " {name}"))
+    }
 }
 
 impl Segment {
@@ -216,6 +235,12 @@ mod tests {
         assert_eq!(Segment::code64(0x10).descriptor(), 0x00af_9b00_0000_ffff);
         assert_eq!(Segment::data(0x18).descriptor(), 0x00cf_9300_0000_ffff);
         assert_eq!(Segment::tss(0x20, 0).descriptor(), 0x0000_8b00_0000_0067);
+    }
+
+    #[test]
+    fn a_segment_is_one_line() {
+        let text = format!("{:?}", Segment::code32(0x10));
+        assert_eq!(text, "0x10: base 0x0, limit 0xffffffff, type 0xb, dpl 0, P S DB G");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! Defaults are few: where the console and the root are, and devices that nothing else announces.
 //! `panic=`, `reboot=` and `quiet` are not among them: a crashed guest should stay readable until
-//! somebody decides otherwise, and Linux finds a working reset (ACPI, i8042) by itself. Nor is
+//! the user decides otherwise, and Linux finds a working reset (ACPI, i8042) by itself. Nor is
 //! `acpi=off`, even without ACPI tables: a kernel built without MP tables then gives up its local APIC too.
 //!
 //! Source: Linux Documentation/admin-guide/kernel-parameters.rst; drivers/virtio/virtio_mmio.c

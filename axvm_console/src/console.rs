@@ -15,13 +15,13 @@ use std::thread::JoinHandle;
 
 use axvm_sandbox::Role;
 use axvm_socket::{Socket, SocketError};
+use axvm_sync::EventFd;
 use rustix::fs::OFlags;
 
 use crate::hub::{Hub, Keyboard};
 use crate::pty::Pty;
 use crate::shared::{Attacher, Hooks, Shared};
 use crate::terminal::{Terminal, size};
-use crate::wake::Wake;
 use crate::writer::Writer;
 use crate::{BackEnd, Port};
 
@@ -180,24 +180,24 @@ impl Console {
             terminal.enter();
         }
         self.resized();
-        self.shared.wake.set();
+        self.shared.wake.signal();
     }
 
     /// Ends the console once all readers have read what the port holds. Call it after the last output; it does not
     /// wait, [`Console::ended`] tells.
     pub fn close(&self) {
-        self.shared.closing.set();
-        self.shared.wake.set();
+        self.shared.closing.signal();
+        self.shared.wake.signal();
     }
 
     /// Ends the console without waiting for its readers.
     pub fn give_up(&self) {
-        self.shared.given_up.set();
-        self.shared.wake.set();
+        self.shared.given_up.signal();
+        self.shared.wake.signal();
     }
 
     /// Readable once a closed console has ended; until then dropping it waits.
-    pub fn ended(&self) -> &Wake {
+    pub fn ended(&self) -> &EventFd {
         &self.shared.ended
     }
 
@@ -220,7 +220,7 @@ struct EndsConsole(Arc<Shared>);
 
 impl Drop for EndsConsole {
     fn drop(&mut self) {
-        self.0.ended.set();
+        self.0.ended.signal();
         // Clients that came too late to be served.
         drop(self.0.arrivals());
     }

@@ -114,7 +114,7 @@ impl Hub {
             let passed = self.now.elapsed();
             self.now += passed;
             // Asked before the last look around: clients and output that came before the end must be found.
-            let closing = self.shared.closing.is_set();
+            let closing = self.shared.closing.is_signalled();
             self.look_at_the_waited_for(passed, closing);
             for Arrival { stream, typed } in self.shared.arrivals() {
                 self.held.extend(typed);
@@ -123,7 +123,7 @@ impl Hub {
             self.type_held();
             let shown = self.show_output();
             self.part_with_the_gone();
-            if self.shared.given_up.is_set() || (closing && shown && self.all_have_read()) {
+            if self.shared.given_up.is_signalled() || (closing && shown && self.all_have_read()) {
                 break;
             }
             for (source, flags) in self.wait() {
@@ -139,7 +139,7 @@ impl Hub {
     }
 
     fn end(mut self) {
-        if !self.shared.given_up.is_set() {
+        if !self.shared.given_up.is_signalled() {
             // A writer given up may never return from its write.
             self.writer.take().into_iter().for_each(Writer::finish);
             let attached = self.clients.iter().any(|client| client.kind == Kind::Pty);
@@ -263,7 +263,7 @@ impl Hub {
 
     /// When to look around although nothing happened; mostly never.
     fn time_limit(&self, keyboard_is_ours: bool) -> Option<Duration> {
-        let closing = self.shared.closing.is_set();
+        let closing = self.shared.closing.is_signalled();
         let last = |client: &Client| if closing { client.hold_at_end() } else { None };
         let clients = self.clients.iter().flat_map(|client| [client.hold(), last(client)]).flatten();
         let clients = clients.map(|left| left.min(TICK));
@@ -278,7 +278,7 @@ impl Hub {
 
     fn serve(&mut self, source: Source, flags: PollFlags) {
         match source {
-            Source::Wake => drop(self.shared.wake.clear()),
+            Source::Wake => drop(self.shared.wake.take()),
             // The loop moves bytes each time around.
             Source::Output => self.gather(),
             Source::Room => {}

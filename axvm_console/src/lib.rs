@@ -19,7 +19,6 @@ mod pty;
 mod replay;
 mod shared;
 mod terminal;
-mod wake;
 mod writer;
 
 pub use back_end::{BackEnd, UnknownBackEnd};
@@ -29,4 +28,3 @@ pub use port::Port;
 pub use port_state::{PortState, PortStateError, Size};
 pub use shared::{Attacher, Hooks};
 pub use terminal::{is_raw, restore_terminal, restore_terminal_in_handler};
-pub use wake::Wake;

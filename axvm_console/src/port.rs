@@ -14,9 +14,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::wake::Wake;
+use axvm_sync::{EventFd, lock};
+
 use crate::{PortState, PortStateError, Size};
 
 /// Bytes that each direction holds before its sender should wait.
@@ -34,8 +35,8 @@ struct Inner {
     queues: Mutex<Queues>,
     /// Called without a lock held.
     listener: Mutex<Option<Listener>>,
-    output_ready: Wake,
-    input_room: Wake,
+    output_ready: EventFd,
+    input_room: EventFd,
 }
 
 #[derive(Default)]
@@ -49,7 +50,7 @@ struct Queues {
 impl Port {
     /// A port with empty queues.
     pub fn new() -> io::Result<Port> {
-        let (output_ready, input_room) = (Wake::new()?, Wake::new()?);
+        let (output_ready, input_room) = (EventFd::new()?, EventFd::new()?);
         Ok(Port(Arc::new(Inner { queues: Default::default(), listener: Default::default(), output_ready, input_room })))
     }
 
@@ -70,7 +71,7 @@ impl Port {
         queues.output.extend(&bytes[..taken]);
         drop(queues);
         if was_empty && taken > 0 {
-            self.0.output_ready.set();
+            self.0.output_ready.signal();
         }
         taken
     }
@@ -96,7 +97,7 @@ impl Port {
         }
         drop(queues);
         if was_full && count > 0 {
-            self.0.input_room.set();
+            self.0.input_room.signal();
         }
         count
     }
@@ -117,7 +118,7 @@ impl Port {
     /// [`Port::input_room`] is readable.
     pub fn put(&self, bytes: &[u8]) -> usize {
         let mut queues = self.queues();
-        self.0.input_room.clear();
+        self.0.input_room.take();
         let taken = bytes.len().min(LIMIT.saturating_sub(queues.input.len()));
         queues.input.extend(&bytes[..taken]);
         drop(queues);
@@ -128,14 +129,14 @@ impl Port {
     }
 
     /// Readable once a full input queue has room again.
-    pub fn input_room(&self) -> &Wake {
+    pub fn input_room(&self) -> &EventFd {
         &self.0.input_room
     }
 
     /// Moves all output to the end of `to`; how many bytes. [`Port::output_ready`] is quiet until there is more.
     pub fn take(&self, to: &mut Vec<u8>) -> usize {
         let mut queues = self.queues();
-        self.0.output_ready.clear();
+        self.0.output_ready.take();
         let count = queues.output.len();
         let (front, back) = queues.output.as_slices();
         to.extend_from_slice(front);
@@ -152,7 +153,7 @@ impl Port {
     }
 
     /// Readable while there is output.
-    pub fn output_ready(&self) -> &Wake {
+    pub fn output_ready(&self) -> &EventFd {
         &self.0.output_ready
     }
 
@@ -199,7 +200,7 @@ impl Port {
         let (has_output, resized) = (!queues.output.is_empty(), queues.size != known);
         drop(queues);
         if has_output {
-            self.0.output_ready.set();
+            self.0.output_ready.signal();
         }
         if resized {
             self.call();
@@ -225,10 +226,6 @@ fn prepend(queue: &mut VecDeque<u8>, bytes: Vec<u8>) {
     queue.extend(later);
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,11 +242,11 @@ mod tests {
         assert_eq!(port.send(&vec![b'x'; LIMIT]), LIMIT);
         assert_eq!(port.room(), 0);
         assert_eq!(port.send(b"more"), 4, "the overdraft takes what a guest sends all the same");
-        assert!(port.output_ready().clear());
+        assert!(port.output_ready().take());
         let mut taken = Vec::new();
         assert_eq!(port.take(&mut taken), LIMIT + 4);
         assert_eq!((port.room(), calls.load(Ordering::Relaxed)), (LIMIT, 1));
-        assert!(!port.output_ready().clear());
+        assert!(!port.output_ready().take());
     }
 
     #[test]
@@ -265,10 +262,10 @@ mod tests {
         let port = Port::new().unwrap();
         assert_eq!(port.put(&vec![b'y'; LIMIT + 1]), LIMIT);
         assert_eq!(port.put(b"z"), 0);
-        assert!(!port.input_room().clear());
+        assert!(!port.input_room().take());
         let mut buffer = [0; 16];
         assert_eq!(port.receive(&mut buffer), 16);
-        assert!(port.input_room().clear());
+        assert!(port.input_room().take());
         assert_eq!((buffer[0], port.pending()), (b'y', LIMIT - 16));
     }
 
@@ -298,7 +295,7 @@ mod tests {
         let other = Port::new().unwrap();
         other.put(b"ot");
         other.restore(state.clone()).unwrap();
-        assert!(other.output_ready().clear());
+        assert!(other.output_ready().take());
         let (mut input, mut output) = ([0; 4], Vec::new());
         assert_eq!((other.receive(&mut input), other.take(&mut output)), (4, 3));
         assert_eq!((&input, &output[..], other.lost(), other.size()), (b"root", &b"log"[..], 7, state.size));

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use axvm_sync::{EventFd, lock};
 
 use crate::Key;
-use crate::wake::Wake;
 
 /// What a console calls. From threads of its own; none of these may wait for the console.
 pub struct Hooks {
@@ -28,26 +29,26 @@ pub struct Arrival {
 pub struct Shared {
     pub hooks: Hooks,
     /// Set to make the hub look around.
-    pub wake: Wake,
+    pub wake: EventFd,
     /// Set once no more output will come.
-    pub closing: Wake,
+    pub closing: EventFd,
     /// Set once the user no longer waits for output.
-    pub given_up: Wake,
+    pub given_up: EventFd,
     /// Set by the hub when it has ended.
-    pub ended: Wake,
+    pub ended: EventFd,
     arrivals: Mutex<Vec<Arrival>>,
 }
 
 impl Shared {
     /// Nothing is set.
     pub fn new(hooks: Hooks) -> io::Result<Shared> {
-        let (wake, closing, given_up, ended) = (Wake::new()?, Wake::new()?, Wake::new()?, Wake::new()?);
+        let (wake, closing, given_up, ended) = (EventFd::new()?, EventFd::new()?, EventFd::new()?, EventFd::new()?);
         Ok(Shared { hooks, wake, closing, given_up, ended, arrivals: Mutex::default() })
     }
 
     /// Clients that came since the last call.
     pub fn arrivals(&self) -> Vec<Arrival> {
-        std::mem::take(&mut self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut lock(&self.arrivals))
     }
 }
 
@@ -64,9 +65,9 @@ impl Attacher {
     /// Adds a client, whatever the back end: it gets the last 64 KiB, then what the guest writes; what it sent (`typed`)
     /// and will send is typed. A console that has ended hangs up.
     pub fn attach(&self, stream: UnixStream, typed: Vec<u8>) {
-        self.0.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(Arrival { stream, typed });
-        self.0.wake.set();
-        if self.0.ended.is_set() {
+        lock(&self.0.arrivals).push(Arrival { stream, typed });
+        self.0.wake.signal();
+        if self.0.ended.is_signalled() {
             drop(self.0.arrivals());
         }
     }

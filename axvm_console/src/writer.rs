@@ -75,7 +75,7 @@ impl Target {
         for chunk in chunks {
             ended = ended || self.write(&chunk).is_err();
             queued.fetch_sub(1, Ordering::AcqRel);
-            self.shared.wake.set();
+            self.shared.wake.signal();
         }
     }
 
@@ -111,7 +111,7 @@ impl Target {
 
     /// The disk is full: tries again each second, but not once the machine has ended.
     fn wait_for_space(&mut self, left: usize) -> Result<(), Errno> {
-        if self.shared.closing.is_set() {
+        if self.shared.closing.is_signalled() {
             self.warned = false;
             self.warn(format!("The disk with the console's {} is full: lost the last {left} bytes", self.name));
             return Err(Errno::NOSPC);

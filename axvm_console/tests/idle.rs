@@ -77,10 +77,10 @@ fn an_idle_console_never_wakes() {
     assert_eq!(read(&stuck, 1).len(), 1);
     assert_idle("clients that do not read", bench);
 
-    a_client_gone_while_its_typing_waits_wakes_nobody();
+    a_client_gone_while_its_typing_waits_wakes_no_thread();
 }
 
-fn a_client_gone_while_its_typing_waits_wakes_nobody() {
+fn a_client_gone_while_its_typing_waits_wakes_no_thread() {
     let bench = open(&BackEnd::None).unwrap();
     let (client, server) = UnixStream::pair().unwrap();
     bench.console.attacher().attach(server, Vec::new());

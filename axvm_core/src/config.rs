@@ -2,14 +2,13 @@
 //!
 //! ```text
 //!   Settings  each value is possible by itself, many are missing
-//!   Config    each value is there, and they go together
+//!   Config    the machine and its ends: each value is there, and they go together
 //! ```
 //!
 //! Every error here names the option, what was wrong with it, and what would be right.
 
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use axvm_arch::cpuid::Topology;
 use axvm_console::BackEnd;
@@ -19,7 +18,7 @@ use axvm_virtio::block::DiskConfig;
 
 use crate::cli::RunArgs;
 pub use crate::error::ConfigError;
-use crate::settings::{Cpus, Memory, Name, OnReboot, Settings, Size};
+use crate::settings::{Cpus, Memory, Name, Settings};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
 /// opened.
@@ -35,16 +34,8 @@ pub struct Config {
     pub console: BackEnd,
     /// Where the virtio console goes, if there is one.
     pub virtio_console: Option<BackEnd>,
-    /// Path of the control socket.
-    pub api_sock: Option<PathBuf>,
-    /// Whether AxVM is confined.
-    pub sandbox: bool,
-    /// What a reset does.
-    pub on_reboot: OnReboot,
-    /// Whether to tell what happens.
-    pub verbose: bool,
-    /// How long a guest has to power off after a first signal.
-    pub grace: Duration,
+    /// What was said, for all that needs no completion and no check.
+    pub settings: Settings,
 }
 
 impl Config {
@@ -54,10 +45,13 @@ impl Config {
     }
 
     /// Completes and checks what was said.
-    pub fn from_settings(said: Settings) -> Result<Config, ConfigError> {
+    pub fn from_settings(settings: Settings) -> Result<Config, ConfigError> {
+        let said = settings.clone();
         let by_default = said.kernel.is_none();
         let found = |name: &str| by_default.then(|| find(name)).flatten();
         let kernel = said.kernel.or_else(|| found("bzImage")).ok_or(ConfigError::NoKernel)?;
+        let file = kernel.file_name().unwrap_or_default().to_string_lossy();
+        let name = said.name.unwrap_or_else(|| Name::from_file(&file)).to_string();
         let mut disks = said.disk;
         if disks.is_empty() {
             disks.extend(found("disk.img").map(DiskConfig::new));
@@ -69,37 +63,25 @@ impl Config {
         };
         let virtio_console = said.virtio_console.map(|end| end.0);
         let console = main_console(said.console.map(|end| end.0), virtio_console.as_ref());
-        check_ends(&console, virtio_console.as_ref(), said.api_sock.as_deref())?;
-        let file = kernel.file_name().unwrap_or_default().to_string_lossy();
+        check_ends(&console, virtio_console.as_ref(), settings.api_sock.as_deref())?;
         let machine = MachineSpec {
             initrd: said.initrd.or_else(|| found("initrd.img")),
             append: said.append.unwrap_or_default(),
             entry: said.entry,
             topology,
-            cpu: said.cpu.unwrap_or_default(),
+            cpu: settings.cpu(),
             pins,
-            memory: memory(&said.memory)?,
-            acpi: !said.no_acpi.unwrap_or(false),
+            memory: memory(&settings.memory)?,
+            acpi: !settings.no_acpi(),
             disks,
             virtio_console: virtio_console.is_some(),
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
-            ..MachineSpec::new(KernelSource::File(kernel.clone()))
+            ..MachineSpec::new(KernelSource::File(kernel))
         };
         machine.plan()?;
-        Ok(Config {
-            name: said.name.unwrap_or_else(|| Name::from_file(&file)).to_string(),
-            by_default,
-            machine,
-            console,
-            virtio_console,
-            api_sock: said.api_sock,
-            sandbox: said.sandbox.unwrap_or(true),
-            on_reboot: said.on_reboot.unwrap_or(OnReboot::Restart),
-            verbose: said.verbose.unwrap_or(false),
-            grace: Duration::from_secs(said.grace.unwrap_or(10).into()),
-        })
+        Ok(Config { name, by_default, machine, console, virtio_console, settings })
     }
 }
 
@@ -115,19 +97,15 @@ fn topology(cpus: Option<Cpus>) -> Result<Topology, ConfigError> {
     }
 }
 
-const DEFAULT_SIZE: Size = Size(512 << 20);
-
 fn memory(said: &Memory) -> Result<RamConfig, ConfigError> {
-    let size = said.size.unwrap_or(DEFAULT_SIZE);
-    let pages = said.hugepages.unwrap_or_default();
+    let (size, pages) = (said.size(), said.hugepages());
     if let Some(pool) = pages.pool()
         && !size.0.is_multiple_of(pool.bytes())
     {
         let why = format!("not made of {pages} pages (--hugepages); give a multiple of {pages}, or take smaller pages");
         return Err(ConfigError::option("--memory", size, why));
     }
-    let on = |switch: Option<bool>| switch.unwrap_or(false);
-    Ok(RamConfig { size: size.0, pages, shared: on(said.shared), prealloc: on(said.prealloc), lock: on(said.lock) })
+    Ok(RamConfig { size: size.0, pages, shared: said.shared(), prealloc: said.prealloc(), lock: said.lock() })
 }
 
 /// The terminal belongs to the virtio console if that asked for it and the UART did not.
@@ -158,6 +136,7 @@ fn check_ends(console: &BackEnd, virtio: Option<&BackEnd>, api: Option<&Path>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Size;
     use axvm_memory::PageSize;
 
     #[test]

@@ -8,14 +8,15 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port, Wake};
-use axvm_core::speech::tell;
+use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port};
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::Ports;
+use axvm_sync::EventFd;
 
 use crate::config::Config;
 use crate::current::Current;
+use crate::speech::tell;
 
 /// A console's two ends.
 struct Line {
@@ -104,7 +105,7 @@ impl Consoles {
     }
 
     /// Each readable once its console has ended.
-    pub fn endings(&self) -> impl Iterator<Item = &Wake> {
+    pub fn endings(&self) -> impl Iterator<Item = &EventFd> {
         self.lines().map(|line| line.console.ended())
     }
 

@@ -80,11 +80,11 @@ impl Panel {
         self.current.machine().ok_or_else(|| ControlError::from(BETWEEN))
     }
 
-    /// Something that needs the guest's help; a paused guest can not give it.
+    /// Something that needs the guest's help; a paused guest cannot give it.
     fn awake(&self) -> Result<Arc<Machine>, ControlError> {
         let machine = self.machine()?;
         match machine.is_paused() {
-            true => Err("The machine is paused and can not react; resume it first".into()),
+            true => Err("The machine is paused and cannot react; resume it first".into()),
             false => Ok(machine),
         }
     }

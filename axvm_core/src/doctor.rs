@@ -8,9 +8,10 @@
 use std::io::{self, IsTerminal};
 
 use anyhow::{Context, Result};
-use axvm_core::cli::DoctorArgs;
-use axvm_core::speech::print;
 use axvm_inspect::doctor::{Host, Style, can_run, examine, summary, table};
+
+use crate::cli::DoctorArgs;
+use crate::speech::print;
 
 /// Examines this host and prints what was found; exit code 1 when AxVM cannot run Linux here.
 pub fn doctor(args: &DoctorArgs) -> Result<u8> {

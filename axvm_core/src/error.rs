@@ -47,7 +47,7 @@ pub enum ConfigError {
     Text {
         /// The path given to --config.
         path: PathBuf,
-        /// Line of the fault, from 1.
+        /// Line of the mistake, from 1.
         line: usize,
         /// Character of the line, from 1.
         column: usize,

@@ -1,9 +1,8 @@
 //! Telling the service manager that started AxVM how far the machine is.
 //!
 //! ```text
-//!   vCPUs run      READY=1  --+
-//!   what it does   STATUS=  --+--> one datagram each --> the socket that NOTIFY_SOCKET names
-//!   power-off      STOPPING=1 +                          /run/systemd/notify, or @name (abstract)
+//!   vCPUs run   READY=1     --+--> one datagram each --> the socket that NOTIFY_SOCKET names
+//!   power-off   STOPPING=1  --+                          /run/systemd/notify, or @name (abstract)
 //! ```
 //!
 //! A machine is ready when its vCPUs run: all that the host can refuse has then been given. When Linux in it is up
@@ -11,8 +10,8 @@
 //!
 //! Without NOTIFY_SOCKET nothing is sent. The variable stays set: AxVM starts no other programs.
 //!
-//! Source: sd_notify(3), systemd 252. Left out: MAINPID (the service manager started us), WATCHDOG, file descriptors,
-//! vsock addresses.
+//! Source: sd_notify(3), systemd 252. Left out: STATUS (what a guest does, only the guest knows), MAINPID (the
+//! service manager started us), WATCHDOG, file descriptors, vsock addresses.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -33,16 +32,14 @@ pub struct NotifyError {
 
 /// How far a machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State<'a> {
+pub enum ServiceState {
     /// The vCPUs run.
     Ready,
-    /// In a few words, what it does now; shown by `systemctl status`.
-    Status(&'a str),
     /// The machine is ending.
     Stopping,
 }
 
-/// The way to the service manager, if one listens. Made before the sandbox: what is connected stays within reach.
+/// The way to the service manager, if there is one. Made before the sandbox: what is connected stays within reach.
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<OsString>,
@@ -55,7 +52,7 @@ impl Notifier {
         Notifier::to(std::env::var_os("NOTIFY_SOCKET"))
     }
 
-    /// To `socket`: a path, or `@name` for an abstract one; to nobody when it is `None` or empty.
+    /// To `socket`: a path, or `@name` for an abstract one; none when it is `None` or empty.
     pub fn to(socket: Option<OsString>) -> Notifier {
         let socket = socket.filter(|name| !name.is_empty());
         // A failure is told with the first state.
@@ -64,21 +61,19 @@ impl Notifier {
     }
 
     /// Sends one state. A failure is for the verbose log, not a reason to stop.
-    pub fn tell(&self, state: State<'_>) -> Result<(), NotifyError> {
+    pub fn tell(&self, state: ServiceState) -> Result<(), NotifyError> {
         let Some(socket) = &self.socket else {
             return Ok(());
         };
-        let (name, message) = match state {
-            State::Ready => ("READY=1", "READY=1".into()),
-            // A line end would begin another assignment.
-            State::Status(text) => ("STATUS", format!("STATUS={}", text.replace(['\n', '\r'], " "))),
-            State::Stopping => ("STOPPING=1", "STOPPING=1".into()),
+        let message = match state {
+            ServiceState::Ready => "READY=1",
+            ServiceState::Stopping => "STOPPING=1",
         };
         let sent = match &self.connected {
             Some(connected) => connected.send(message.as_bytes()),
             None => connect(socket).and_then(|connected| connected.send(message.as_bytes())),
         };
-        sent.map(drop).map_err(|source| NotifyError { state: name, socket: socket.clone(), source })
+        sent.map(drop).map_err(|source| NotifyError { state: message, socket: socket.clone(), source })
     }
 }
 
@@ -111,11 +106,7 @@ mod tests {
         let path = dir.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
         let notifier = Notifier::to(Some(path.into()));
-        for (state, text) in [
-            (State::Ready, "READY=1"),
-            (State::Status("2 vCPUs run\nREADY=0"), "STATUS=2 vCPUs run READY=0"),
-            (State::Stopping, "STOPPING=1"),
-        ] {
+        for (state, text) in [(ServiceState::Ready, "READY=1"), (ServiceState::Stopping, "STOPPING=1")] {
             notifier.tell(state).unwrap();
             assert_eq!(received(&listener), text);
         }
@@ -125,30 +116,30 @@ mod tests {
     fn an_abstract_socket_is_found() {
         let name = format!("axvm-notify-{}", std::process::id());
         let listener = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        Notifier::to(Some(format!("@{name}").into())).tell(State::Ready).unwrap();
+        Notifier::to(Some(format!("@{name}").into())).tell(ServiceState::Ready).unwrap();
         assert_eq!(received(&listener), "READY=1");
     }
 
     #[test]
-    fn nobody_listening_is_no_error() {
-        assert!(Notifier::default().tell(State::Ready).is_ok());
-        assert!(Notifier::to(Some("".into())).tell(State::Ready).is_ok());
+    fn without_a_service_manager_nothing_is_sent() {
+        assert!(Notifier::default().tell(ServiceState::Ready).is_ok());
+        assert!(Notifier::to(Some("".into())).tell(ServiceState::Ready).is_ok());
     }
 
     #[test]
     fn a_socket_that_cannot_be_reached_is_told_with_its_name() {
         for socket in ["/no/such/socket", "relative"] {
-            let error = Notifier::to(Some(socket.into())).tell(State::Ready).unwrap_err();
+            let error = Notifier::to(Some(socket.into())).tell(ServiceState::Ready).unwrap_err();
             assert!(error.to_string().contains(socket) && error.to_string().contains("READY=1"), "{error}");
         }
     }
 
     #[test]
-    fn a_service_manager_that_does_not_read_stops_nobody() {
+    fn a_service_manager_that_does_not_read_holds_up_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let _silent = UnixDatagram::bind(&path).unwrap();
         let notifier = Notifier::to(Some(path.into()));
-        assert!((0..100_000).any(|_| notifier.tell(State::Ready).is_err()), "the queue of a socket has an end");
+        assert!((0..100_000).any(|_| notifier.tell(ServiceState::Ready).is_err()), "the queue of a socket has an end");
     }
 }

@@ -13,9 +13,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
-use axvm_core::notify::{Notifier, State};
-use axvm_core::settings::OnReboot;
-use axvm_core::speech;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::{KernelSource, Resources, cpuinfo};
@@ -27,14 +24,17 @@ use crate::consoles::{Consoles, OpenedConsoles};
 use crate::control::Panel;
 use crate::current::Current;
 use crate::narrator::Narrator;
+use crate::notify::{Notifier, ServiceState};
 use crate::serve::{Signals, see_off, serve};
+use crate::settings::OnReboot;
+use crate::speech;
 
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
     let config = Config::from_args(args)?;
     let feed = EventFeed::new().context("Cannot make the event stream")?;
-    let narrator = Arc::new(Narrator::new(config.verbose));
-    let narration = if config.verbose { Events::to(narrator) } else { Events::warnings_to(narrator) };
+    let narrator = Arc::new(Narrator::new(config.settings.verbose()));
+    let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
     let events = narration.and(feed.events());
     if config.by_default {
         speech::tell(taken(&config));
@@ -47,7 +47,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let consoles = OpenedConsoles::open(&config)?;
     let notifier = Notifier::from_env();
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
-    if config.sandbox {
+    if config.settings.sandbox() {
         close_sandbox(&config, &sockets, &events)?;
     }
 
@@ -58,7 +58,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let starts =
         Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
     let end = starts.run(|state| tell(&notifier, state, &events));
-    tell(&notifier, State::Stopping, &events);
+    tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     see_off(consoles, &signals);
     let end = end?;
@@ -82,13 +82,14 @@ pub struct Starts<'a> {
 
 impl Starts<'_> {
     /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
-    pub fn run(&self, tell: impl Fn(State<'_>)) -> Result<End> {
+    pub fn run(&self, tell: impl Fn(ServiceState)) -> Result<End> {
         let Starts { config, resources, consoles, current, signals } = self;
         loop {
             let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
             current.install(Arc::clone(&machine));
-            tell(State::Ready);
-            let served = serve(&machine, current, consoles, signals, config.grace);
+            tell(ServiceState::Ready);
+            let grace = Duration::from_secs(config.settings.grace().into());
+            let served = serve(&machine, current, consoles, signals, grace);
             let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
             current.remove();
             let (end, asked_by) = (End(reason), served?);
@@ -96,7 +97,7 @@ impl Starts<'_> {
                 // RAM and disks are still being written to: there is no next start, and the process must go.
                 return Ok(End(StopReason::HostError(busy.to_string())));
             }
-            if !end.starts_again(config.on_reboot) {
+            if !end.starts_again(config.settings.on_reboot()) {
                 return Ok(end);
             }
             // A guest that was to end and resets does not live on.
@@ -159,7 +160,7 @@ impl End {
 
 /// The control sockets: the user's, and the one by which `axvm ps` finds the machine. The second may be missing.
 fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
-    let named = config.api_sock.clone().into_iter().collect::<Vec<_>>();
+    let named = config.settings.api_sock.clone().into_iter().collect::<Vec<_>>();
     let trouble = match Registry::of_user().default_socket(std::process::id()) {
         Err(error) => error.to_string(),
         Ok(own) => {
@@ -198,7 +199,7 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
     Ok(())
 }
 
-fn tell(notifier: &Notifier, state: State<'_>, events: &Events) {
+fn tell(notifier: &Notifier, state: ServiceState, events: &Events) {
     if let Err(error) = notifier.tell(state) {
         events.emit(|| Event::Warning { from: "service manager", message: error.to_string() });
     }

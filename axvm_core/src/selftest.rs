@@ -14,9 +14,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_console::BackEnd;
-use axvm_core::cli::SelftestArgs;
-use axvm_core::settings::{OnReboot, Settings};
-use axvm_core::speech::print;
 use axvm_devices::StopReason;
 use axvm_events::Events;
 use axvm_machine::{KernelSource, Resources, cpuinfo};
@@ -24,12 +21,15 @@ use axvm_sandbox::Role;
 use axvm_virtio::block::DiskConfig;
 use serde::Serialize;
 
+use crate::cli::SelftestArgs;
 use crate::config::Config;
 use crate::consoles::OpenedConsoles;
 use crate::current::Current;
 use crate::narrator::Narrator;
 use crate::run::{End, Starts, close_sandbox};
 use crate::serve::{Signals, see_off};
+use crate::settings::{OnReboot, Settings};
+use crate::speech::print;
 
 /// A guest that says nothing for so long hangs; each of its own waits is shorter.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -120,7 +120,7 @@ impl Disk {
 }
 
 fn config(cpus: u32, disk: &Disk) -> Result<Config> {
-    let said = Settings { kernel: Some("selftest".into()), ..Settings::default() };
+    let said = Settings { kernel: Some("selftest".into()), on_reboot: Some(OnReboot::Exit), ..Settings::default() };
     let mut config = Config::from_settings(said)?;
     let machine = &mut config.machine;
     machine.kernel = KernelSource::Embedded(axvm_guest::selftest());
@@ -130,7 +130,6 @@ fn config(cpus: u32, disk: &Disk) -> Result<Config> {
     machine.virtio_console = true;
     config.console = BackEnd::None;
     config.virtio_console = Some(BackEnd::None);
-    config.on_reboot = OnReboot::Exit;
     Ok(config)
 }
 

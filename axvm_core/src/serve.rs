@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axvm_console::Wake;
 use axvm_devices::StopReason;
 use axvm_machine::{Machine, WaitOutcome};
+use axvm_sync::EventFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::signal::{
@@ -51,7 +51,7 @@ impl Signals {
         let arrival = read.try_clone()?;
         let signals = POLITE.into_iter().chain(TERMINAL).chain(ENDING).chain(REAL_TIME);
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals.clone())?;
-        // Whoever started this process may have blocked them; threads made later inherit.
+        // The program that started this one may have blocked them; threads made later inherit.
         signals.for_each(|signal| drop(unblock_signal(signal)));
         Ok(Signals(Mutex::new(delivery), arrival))
     }
@@ -116,10 +116,10 @@ pub fn serve(
     }
 }
 
-/// Ends the consoles when everybody has read what the guest wrote; a signal ends the wait for a slow reader.
+/// Ends the consoles when every reader has what the guest wrote; a signal ends the wait for a slow reader.
 pub fn see_off(consoles: Consoles, signals: &Signals) {
     consoles.close();
-    let mut open: Vec<&Wake> = consoles.endings().collect();
+    let mut open: Vec<&EventFd> = consoles.endings().collect();
     while !open.is_empty() {
         let mut fds: Vec<_> = open.iter().map(|end| PollFd::new(*end, PollFlags::IN)).collect();
         fds.push(PollFd::new(signals, PollFlags::IN));

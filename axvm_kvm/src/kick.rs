@@ -65,6 +65,7 @@ impl Kicker {
     /// would see a signal (which does nothing but interrupt a blocking call).
     pub fn kick(&self) {
         self.page.set_immediate_exit(true);
+        // SeqCst: see `attach`.
         let thread = self.thread.load(Ordering::SeqCst);
         if thread != 0 {
             // SAFETY: sends a signal with a handler to a thread of this very process; no memory is involved.

@@ -55,6 +55,7 @@ impl RunPage {
 
     /// Whether it was told to.
     pub(crate) fn is_to_exit(&self) -> bool {
+        // SeqCst, as the store: KVM has looked at the flag before this does, and must not have seen more.
         self.immediate_exit().load(Ordering::SeqCst) != 0
     }
 

@@ -45,14 +45,14 @@ pub struct Vm {
     /// The MSRs of a vCPU's state.
     pub(crate) msrs: Arc<[u32]>,
     /// The lines that are connected, to wait for what is on its way.
-    irqfds: Mutex<Vec<Line>>,
+    irqfds: Mutex<Vec<ConnectedLine>>,
     /// vCPUs are handed over with their APIC in x2APIC mode.
     x2apic: AtomicBool,
 }
 
 /// A connected line.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct ConnectedLine {
     pub(crate) gsi: u32,
     /// The number of the descriptor that the caller gave; to tell two on one line apart.
     given: RawFd,
@@ -85,7 +85,7 @@ impl Vm {
     pub fn irqfd(&self, gsi: u32, fd: &EventFd) -> Result<(), KvmError> {
         let kept = fd.try_clone().map_err(|source| KvmError::IrqFd { gsi, source })?;
         self.connect(gsi, fd)?;
-        self.irqfds().push(Line { gsi, given: fd.as_raw_fd(), fd: kept });
+        self.irqfds().push(ConnectedLine { gsi, given: fd.as_raw_fd(), fd: kept });
         Ok(())
     }
 
@@ -107,7 +107,7 @@ impl Vm {
     }
 
     /// The lines that are connected.
-    pub(crate) fn irqfds(&self) -> MutexGuard<'_, Vec<Line>> {
+    pub(crate) fn irqfds(&self) -> MutexGuard<'_, Vec<ConnectedLine>> {
         self.irqfds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,9 +1,20 @@
 //! Ranges of guest RAM, and copies in and out.
+//!
+//! ```text
+//!   Gpa, len --range(): looked up in the table, once--> GuestRange { gpa, len, host address, whose }
+//!                                                          | copy, get, preadv: compares whose, and uses the address
+//! ```
+//!
+//! A proof is worth nothing for other RAM, which may have ended: `whose` is compared at each use, in release builds too. It
+//! costs one comparison, where a lookup costs a walk of the table.
+//!
+//! No specification: the guest's addresses are claims, and this is where they are checked. Left out: ranges across the hole.
 
 use axvm_arch::Gpa;
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
+use vm_memory::VolatileSlice;
 
+use crate::ram::RamId;
 use crate::{GuestRam, Plain};
 
 /// An address from the guest (or from a layout) does not name RAM.
@@ -29,12 +40,20 @@ pub enum AccessError {
 
 /// A range proven to lie inside one region of guest RAM.
 ///
-/// Made only by [`GuestRam::range`]; valid for the RAM that made it. May be empty.
+/// Made only by [`GuestRam::range`]; good for the RAM that made it, and refused by any other. May be empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestRange {
     gpa: Gpa,
     len: usize,
+    /// The first byte, while the RAM `whose` lives; of an empty range, perhaps the end of a region.
+    host: *mut u8,
+    whose: RamId,
 }
+
+// SAFETY: the address is used only by a `GuestRam` that it belongs to, whose memory any thread may access.
+unsafe impl Send for GuestRange {}
+// SAFETY: as above; `&GuestRange` gives out numbers only.
+unsafe impl Sync for GuestRange {}
 
 impl GuestRange {
     /// First address.
@@ -55,8 +74,8 @@ impl GuestRange {
     /// The first `count` bytes and the rest; all bytes and an empty rest if it is shorter.
     pub fn split_at(&self, count: usize) -> (GuestRange, GuestRange) {
         let count = count.min(self.len);
-        let rest = GuestRange { gpa: Gpa(self.gpa.0 + count as u64), len: self.len - count };
-        (GuestRange { gpa: self.gpa, len: count }, rest)
+        let (gpa, host) = (Gpa(self.gpa.0 + count as u64), self.host.wrapping_add(count));
+        (GuestRange { len: count, ..*self }, GuestRange { gpa, host, len: self.len - count, ..*self })
     }
 }
 
@@ -64,24 +83,24 @@ impl GuestRam {
     /// Proves that `len` bytes from `gpa` are RAM, in one region.
     #[inline]
     pub fn range(&self, gpa: Gpa, len: u64) -> Result<GuestRange, AccessError> {
-        match (self.host(gpa, len), usize::try_from(len)) {
-            (Some(_), Ok(size)) => Ok(GuestRange { gpa, len: size }),
+        match (self.locate(gpa, len), usize::try_from(len)) {
+            (Some(host), Ok(size)) => Ok(GuestRange { gpa, len: size, host, whose: self.id() }),
             _ => Err(AccessError::NotRam { gpa, len }),
         }
     }
 
     /// Copies from guest RAM.
     pub fn read(&self, gpa: Gpa, data: &mut [u8]) -> Result<(), AccessError> {
-        self.memory()
-            .read_slice(data, GuestAddress(gpa.0))
-            .map_err(|_| AccessError::NotRam { gpa, len: data.len() as u64 })
+        let range = self.range(gpa, data.len() as u64)?;
+        self.copy_from(&range, data);
+        Ok(())
     }
 
     /// Copies into guest RAM.
     pub fn write(&self, gpa: Gpa, data: &[u8]) -> Result<(), AccessError> {
-        self.memory()
-            .write_slice(data, GuestAddress(gpa.0))
-            .map_err(|_| AccessError::NotRam { gpa, len: data.len() as u64 })
+        let range = self.range(gpa, data.len() as u64)?;
+        self.copy_to(&range, data);
+        Ok(())
     }
 
     /// Copies `data.len()` bytes out of the front of `range`; stops at the shorter of the two.
@@ -107,7 +126,7 @@ impl GuestRam {
         let fits = offset <= range.len && range.len - offset >= size_of::<T>();
         assert!(fits, "{} bytes at {offset} in a range of {}", size_of::<T>(), range.len);
         let place = self.place(range).wrapping_add(offset).cast::<Unaligned<T>>();
-        // SAFETY: the range holds a whole `T` from `place` on, packed needs no alignment, and every bit
+        // SAFETY: the range, which is of this RAM, holds a whole `T` from `place` on, packed needs no alignment, and every bit
         // pattern is a `T`.
         unsafe { place.read_volatile() }.0
     }
@@ -115,14 +134,17 @@ impl GuestRam {
     /// Host address of a proven range; a range of other RAM panics, as it proves nothing here.
     #[inline]
     pub(crate) fn place(&self, range: &GuestRange) -> *mut u8 {
-        self.host(range.gpa, range.len as u64).expect("a GuestRange belongs to the RAM that made it")
+        assert!(range.whose == self.id(), "a GuestRange belongs to the RAM that made it");
+        range.host
     }
 
     /// Host view of a proven range.
+    #[inline]
     fn volatile(&self, range: &GuestRange) -> VolatileSlice<'_> {
-        // An empty range may sit at the very end of a region, where there is no byte to point at.
-        let at = if range.is_empty() { GuestAddress(0) } else { GuestAddress(range.gpa.0) };
-        self.memory().get_slice(at, range.len).expect("a GuestRange belongs to the RAM that made it")
+        let place = self.place(range);
+        // SAFETY: `locate` found that many bytes there when this very RAM made the range, its mappings stay as long as
+        // `self` is borrowed, and all accesses to them are volatile or atomic.
+        unsafe { VolatileSlice::new(place, range.len) }
     }
 }
 
@@ -205,6 +227,23 @@ mod tests {
         let (head, tail) = ram.range(Gpa(0x1000), 10).unwrap().split_at(4);
         assert_eq!((head.gpa(), head.len(), tail.gpa(), tail.len()), (Gpa(0x1000), 4, Gpa(0x1004), 6));
         assert!(head.split_at(9).1.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "belongs to the RAM that made it")]
+    fn a_range_of_other_ram_is_our_bug() {
+        let range = ram(2 * MIB).range(Gpa(0x1000), 8).unwrap();
+        // The RAM that made it is gone, and this one may lie where that one lay.
+        ram(2 * MIB).get::<u64>(&range, 0);
+    }
+
+    #[test]
+    fn both_parts_of_a_range_are_where_the_whole_was() {
+        let ram = ram(2 * MIB);
+        ram.write(Gpa(0x1000), &[1, 2, 3, 4]).unwrap();
+        let (head, tail) = ram.range(Gpa(0x1000), 4).unwrap().split_at(1);
+        assert_eq!((ram.get::<u8>(&head, 0), ram.get::<u16>(&tail, 0)), (1, 0x0302));
+        assert_eq!(tail, ram.range(Gpa(0x1001), 3).unwrap());
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //!
 //! Ring indices are shared with a driver on another CPU: [`GuestArray::load`] and
 //! [`GuestArray::store`] are atomic, with an ordering.
+//!
+//! Spec: virtio 1.2, 2.7 "Split Virtqueues", for whose rings this is. Left out: values in the other byte order; guests here
+//! are little-endian, as their hosts.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -43,7 +46,7 @@ impl GuestRam {
             return Err(AccessError::Unaligned { gpa, align });
         }
         let len = (count as u64).saturating_mul(size_of::<T>() as u64);
-        let first = self.host(gpa, len).ok_or(AccessError::NotRam { gpa, len })?.cast::<T>();
+        let first = self.locate(gpa, len).ok_or(AccessError::NotRam { gpa, len })?.cast::<T>();
         Ok(GuestArray { ram: Arc::clone(self), first, count, element: PhantomData })
     }
 }

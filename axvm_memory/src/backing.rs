@@ -9,7 +9,7 @@
 //!                       Private_Hugetlb:    0 kB        not part of Rss
 //! ```
 //!
-//! Source: proc_pid_smaps(5); Linux Documentation/filesystems/proc.rst, "/proc/PID/smaps".
+//! Spec: proc_pid_smaps(5); Linux Documentation/filesystems/proc.rst, "/proc/PID/smaps".
 //! Left out: pages that only another process has mapped, and pages in swap.
 
 use std::ops::Range;
@@ -42,7 +42,7 @@ impl GuestRam {
     /// for people, not for a hot path.
     pub fn backing(&self) -> io::Result<Backing> {
         let smaps = fs::read("/proc/self/smaps")?;
-        let regions: Vec<_> = self.maps().iter().map(|map| map.addresses()).collect();
+        let regions: Vec<_> = self.table().iter().map(|region| region.map.addresses()).collect();
         Ok(parse(&String::from_utf8_lossy(&smaps), &regions))
     }
 }

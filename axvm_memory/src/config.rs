@@ -6,6 +6,11 @@
 //!            Huge2M    2 MiB pages from the host's pool, all of them or an error
 //!            Huge1G    1 GiB pages from the host's pool, all of them or an error
 //! ```
+//!
+//! Transparent huge pages of shared RAM are a choice of their own on the host
+//! (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`: advise).
+//!
+//! Spec: Linux Documentation/admin-guide/mm/transhuge.rst and hugetlbpage.rst. Left out: NUMA policies.
 
 use std::str::FromStr;
 use std::{fmt, io};

@@ -6,7 +6,8 @@
 //!   back           |======|======|          what is shared with a neighbour stays
 //! ```
 //!
-//! Source: madvise(2) MADV_DONTNEED, fallocate(2) FALLOC_FL_PUNCH_HOLE.
+//! Spec: madvise(2) MADV_DONTNEED, fallocate(2) FALLOC_FL_PUNCH_HOLE. Left out: RAM that is a private mapping of a file,
+//! which would show the file again.
 
 use std::io;
 
@@ -29,12 +30,12 @@ impl GuestRam {
         if first >= end {
             return Ok(());
         }
-        for (map, region) in self.maps().iter().zip(self.regions()) {
-            if let Some(offset) = first.checked_sub(region.gpa.0).filter(|&offset| offset < region.len) {
-                return map.discard(offset as usize..(offset + end - first) as usize);
-            }
-        }
-        unreachable!("a GuestRange belongs to the RAM that made it");
+        let place = self.place(range) as usize + (first - gpa) as usize;
+        let mut maps = self.table().iter().map(|region| &region.map);
+        let map = maps.find(|map| map.addresses().contains(&(place as u64)));
+        let map = map.expect("a GuestRange lies in a region of the RAM that made it");
+        let offset = place - map.start() as usize;
+        map.discard(offset..offset + (end - first) as usize)
     }
 }
 

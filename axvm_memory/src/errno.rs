@@ -1,4 +1,6 @@
 //! From C to Rust: what a call of the C library returned, as a `Result`.
+//!
+//! Spec: errno(3). Left out: calls that return a value.
 
 use std::io;
 

@@ -1,6 +1,12 @@
 //! What the host says about its memory: enough to tell a user what to change.
 //!
-//! Source: proc_meminfo(5); Linux Documentation/admin-guide/mm/hugetlbpage.rst; getrlimit(2).
+//! ```text
+//!   /proc/meminfo               MemTotal + SwapTotal: could it ever    MemAvailable: could it now
+//!   /sys/kernel/mm/hugepages    nr, free, resv: is the pool large enough
+//!   RLIMIT_MEMLOCK              may it be locked
+//! ```
+//!
+//! Spec: proc_meminfo(5); Linux Documentation/admin-guide/mm/hugetlbpage.rst; getrlimit(2). Left out: limits of control groups.
 
 use std::{fs, io};
 

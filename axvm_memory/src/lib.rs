@@ -10,6 +10,8 @@
 //! ever exists here: accesses are copies, volatile or atomic.
 //!
 //! The layout of RAM never changes while a [`GuestRam`] lives; that is why a proof stays true.
+//!
+//! Spec: mmap(2), madvise(2), memfd_create(2). Left out: RAM that comes from a file, or from several NUMA nodes.
 
 mod access;
 mod array;

@@ -9,8 +9,8 @@
 //! The guards turn a run over the end into a fault, and keep the kernel from merging the mapping
 //! with a neighbour: what it reports about the mapping is about guest RAM alone.
 //!
-//! Source: mmap(2), madvise(2), mlock(2), fallocate(2); Linux Documentation/admin-guide/mm/
-//! transhuge.rst and hugetlbpage.rst.
+//! Spec: mmap(2), madvise(2), mlock(2), fallocate(2); Linux Documentation/admin-guide/mm/
+//! transhuge.rst and hugetlbpage.rst. Left out: a mapping that moves or grows.
 
 use std::fs::File;
 use std::ops::Range;

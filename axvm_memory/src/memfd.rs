@@ -1,6 +1,10 @@
 //! Memory with a file descriptor: for RAM that another process maps, and for pages from a pool.
 //!
-//! Source: memfd_create(2), fcntl(2) "File Sealing", fallocate(2).
+//! ```text
+//!   memfd_create --> length --> sealed --> mapped here, and perhaps by another process
+//! ```
+//!
+//! Spec: memfd_create(2), fcntl(2) "File Sealing", fallocate(2). Left out: files with a name.
 
 use std::fs::File;
 use std::io;

@@ -3,6 +3,8 @@
 //! ```text
 //!   chunks:   | 0 | 1 | 2 | 3 | 4 | ...        a thread that is done takes the next one
 //! ```
+//!
+//! No specification. Left out: a choice of processors or NUMA nodes; the kernel places the threads.
 
 use std::io;
 use std::ops::Range;
@@ -17,10 +19,11 @@ use crate::mapping::Mapping;
 const CHUNK: usize = 64 << 20;
 
 /// Calls `work` once for every byte of `maps`, in chunks of whole pages; returns the first error.
-pub(crate) fn for_each_chunk(maps: &[Mapping], work: fn(&Mapping, Range<usize>) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn for_each_chunk(maps: &[&Mapping], work: fn(&Mapping, Range<usize>) -> io::Result<()>) -> io::Result<()> {
     let chunks: Vec<_> = maps.iter().flat_map(|map| chunks(map).map(move |range| (map, range))).collect();
     let next = AtomicUsize::new(0);
     let run = || {
+        // Relaxed: each chunk has to be taken once, and joining the threads orders what they wrote.
         while let Some((map, range)) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
             work(map, range.clone())?;
         }
@@ -68,6 +71,7 @@ mod tests {
     #[test]
     fn the_first_error_comes_back() {
         let maps = [map(5 * CHUNK), map(4096)];
+        let maps = [&maps[0], &maps[1]];
         assert!(for_each_chunk(&maps, |_, _| Ok(())).is_ok());
         let last = |_: &Mapping, range: Range<usize>| match range.start {
             start if start == 4 * CHUNK => Err(io::ErrorKind::OutOfMemory.into()),

@@ -3,10 +3,19 @@
 //! ```text
 //!   GPA 0                3 GiB      4 GiB
 //!   |==== region 0 ========|  hole   |==== region 1 (if it does not fit below) ===>
+//!
+//!   the table:   Region { gpa, map }, ...        looked up by `locate`, once for each claim
 //! ```
+//!
+//! Invariants that all unsafe code of this crate leans on: a region's mapping lives, at one address and in one length, as
+//! long as its `GuestRam`; regions do not overlap; pointers into a mapping come from `Mapping::start` and so may reach all
+//! of it (provenance, which Miri checks); no reference into it is ever made; a number in `id` is never given twice.
+//!
+//! No specification: the layout is `axvm_arch::layout`'s. Left out: memory that is plugged or unplugged while a guest runs.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axvm_arch::{Gpa, layout};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -18,8 +27,18 @@ use crate::{RamConfig, RamError, host, memfd, parallel};
 /// The one concrete address-space type of this project.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
-/// Where the regions start, in their order.
-const STARTS: [Gpa; 2] = [Gpa(0), layout::RAM_ABOVE_4G];
+/// Tells one RAM from every other that this process ever had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RamId(u64);
+
+impl RamId {
+    /// A new one.
+    fn new() -> RamId {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: the numbers have to differ, not to be in order.
+        RamId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// One contiguous piece of guest RAM, as KVM wants to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +56,20 @@ pub struct RamRegion {
 /// Its layout is fixed at allocation; ranges and arrays proven against it stay valid.
 #[derive(Debug)]
 pub struct GuestRam {
-    // Declared before `maps`, so that the views go before the memory they view.
-    memory: GuestMemory,
-    maps: Vec<Mapping>,
+    // Declared before `regions`, so that the views go before the memory they view.
+    /// The same in rust-vmm's terms, once a library has asked.
+    memory: OnceLock<GuestMemory>,
+    /// The table, in ascending order.
+    regions: Vec<Region>,
+    id: RamId,
     config: RamConfig,
+}
+
+/// A mapping and where the guest sees it.
+#[derive(Debug)]
+pub(crate) struct Region {
+    pub(crate) gpa: Gpa,
+    pub(crate) map: Mapping,
 }
 
 impl GuestRam {
@@ -55,13 +84,10 @@ impl GuestRam {
             // The pool says it by itself.
             Some(_) => {}
         }
-        let maps = map_all(config)?;
-        back(&maps, config)?;
-        let map_error = |source| RamError::Map { size_mib: config.size >> 20, source };
-        let regions: Result<Vec<_>, _> = maps.iter().zip(STARTS).map(|(map, gpa)| view(map, gpa)).collect();
-        let memory = GuestMemory::from_regions(regions.map_err(map_error)?)
-            .map_err(|error| map_error(io::Error::other(error)))?;
-        Ok(Arc::new(GuestRam { memory, maps, config: *config }))
+        let regions = map_all(config)?;
+        let ram = GuestRam { memory: OnceLock::new(), regions, id: RamId::new(), config: *config };
+        ram.back()?;
+        Ok(Arc::new(ram))
     }
 
     /// Size in bytes, without the hole.
@@ -71,18 +97,29 @@ impl GuestRam {
 
     /// The regions in ascending order, for `KVM_SET_USER_MEMORY_REGION` and the e820 map.
     pub fn regions(&self) -> impl Iterator<Item = RamRegion> {
-        let region = |(map, gpa): (&Mapping, Gpa)| RamRegion { gpa, len: map.len() as u64, hva: map.start() as u64 };
-        self.maps.iter().zip(STARTS).map(region)
+        self.regions.iter().map(|Region { gpa, map }| RamRegion {
+            gpa: *gpa,
+            len: map.len() as u64,
+            hva: map.start() as u64,
+        })
     }
 
     /// Where `len` bytes at `gpa` lie on the host, if all of them are RAM of one region.
+    ///
+    /// The pointer is good for these bytes while `self` lives; of an empty range, it may be the end of a region.
     #[inline]
-    pub(crate) fn host(&self, gpa: Gpa, len: u64) -> Option<*mut u8> {
+    pub(crate) fn locate(&self, gpa: Gpa, len: u64) -> Option<*mut u8> {
         let end = gpa.checked_add(len)?;
-        self.maps.iter().zip(STARTS).find_map(|(map, start)| {
-            let offset = gpa.0.checked_sub(start.0)?;
-            (end.0 - start.0 <= map.len() as u64).then(|| map.start().wrapping_add(offset as usize))
+        self.regions.iter().find_map(|region| {
+            let offset = gpa.0.checked_sub(region.gpa.0)?;
+            let fits = end.0 - region.gpa.0 <= region.map.len() as u64;
+            fits.then(|| region.map.start().wrapping_add(offset as usize))
         })
+    }
+
+    /// What tells this RAM from others.
+    pub(crate) fn id(&self) -> RamId {
+        self.id
     }
 
     /// Zeroes all RAM: what a reset machine starts with. No guest may run meanwhile.
@@ -92,7 +129,7 @@ impl GuestRam {
     pub fn clear(&self) -> Result<(), RamError> {
         let promised = self.config.populates() || self.config.pages.pool().is_some();
         let zero = if promised { Mapping::zero } else { Mapping::discard };
-        parallel::for_each_chunk(&self.maps, zero).map_err(RamError::Clear)
+        parallel::for_each_chunk(&self.maps(), zero).map_err(RamError::Clear)
     }
 
     /// How it was allocated.
@@ -100,14 +137,37 @@ impl GuestRam {
         &self.config
     }
 
-    /// The mappings behind the regions, in their order.
-    pub(crate) fn maps(&self) -> &[Mapping] {
-        &self.maps
+    /// The table.
+    pub(crate) fn table(&self) -> &[Region] {
+        &self.regions
     }
 
-    /// The address space in rust-vmm's terms, for libraries that speak them.
+    /// The mappings behind the regions, in their order.
+    fn maps(&self) -> Vec<&Mapping> {
+        self.regions.iter().map(|region| &region.map).collect()
+    }
+
+    /// Backs RAM with pages now, and locks it, if its configuration says so.
+    fn back(&self) -> Result<(), RamError> {
+        let size_mib = self.config.size >> 20;
+        if self.config.populates() {
+            parallel::for_each_chunk(&self.maps(), Mapping::populate)
+                .map_err(|source| RamError::Populate { size_mib, source })?;
+        }
+        if self.config.lock {
+            let locked = self.regions.iter().try_for_each(|region| region.map.lock());
+            locked.map_err(|source| RamError::Lock { size_mib, limit: host::lock_limit(), source })?;
+        }
+        Ok(())
+    }
+
+    /// The address space in rust-vmm's terms, for libraries that speak them. AxVM itself uses the table.
     pub fn memory(&self) -> &GuestMemory {
-        &self.memory
+        self.memory.get_or_init(|| {
+            let views = self.regions.iter().map(view).collect::<io::Result<Vec<_>>>();
+            let views = views.expect("a view of a mapping that is there");
+            GuestMemory::from_regions(views).expect("regions in order, with a hole between them")
+        })
     }
 }
 
@@ -124,12 +184,13 @@ fn check_size(config: &RamConfig) -> Result<(), RamError> {
 }
 
 /// Maps each region.
-fn map_all(config: &RamConfig) -> Result<Vec<Mapping>, RamError> {
+fn map_all(config: &RamConfig) -> Result<Vec<Region>, RamError> {
     let below = config.size.min(layout::HOLE.0);
-    let lens = [below, config.size - below].into_iter().filter(|&len| len > 0);
-    let maps: Result<Vec<_>, _> = lens.map(|len| map_one(len, config)).collect();
+    let pieces = [(Gpa(0), below), (layout::RAM_ABOVE_4G, config.size - below)];
+    let region = |(gpa, len)| Ok(Region { gpa, map: map_one(len, config)? });
+    let regions: Result<Vec<_>, _> = pieces.into_iter().filter(|&(_, len)| len > 0).map(region).collect();
     // What had been mapped of the RAM is gone by now, and so not counted as taken.
-    maps.map_err(|error| match (error, config.pages.pool()) {
+    regions.map_err(|error| match (error, config.pages.pool()) {
         (RamError::Map { source, .. }, Some(page)) => host::pool_error(config.size, page, source),
         (error, _) => error,
     })
@@ -149,29 +210,13 @@ fn map_one(len: u64, config: &RamConfig) -> Result<Mapping, RamError> {
     Mapping::new(len as usize, config, file).map_err(map_error)
 }
 
-/// Backs RAM with pages now, and locks it, if `config` says so.
-fn back(maps: &[Mapping], config: &RamConfig) -> Result<(), RamError> {
-    if config.populates() {
-        parallel::for_each_chunk(maps, Mapping::populate)
-            .map_err(|source| RamError::Populate { size_mib: config.size >> 20, source })?;
-    }
-    if config.lock {
-        maps.iter().try_for_each(Mapping::lock).map_err(|source| RamError::Lock {
-            size_mib: config.size >> 20,
-            limit: host::lock_limit(),
-            source,
-        })?;
-    }
-    Ok(())
-}
-
-/// A rust-vmm region over `map`, starting at `gpa`; it names the memfd of shared memory.
-fn view(map: &Mapping, gpa: Gpa) -> io::Result<GuestRegionMmap> {
+/// A rust-vmm region over one of ours; it names the memfd of shared memory.
+fn view(Region { gpa, map }: &Region) -> io::Result<GuestRegionMmap> {
     let mut builder = MmapRegionBuilder::new(map.len()).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
     if let Some(file) = map.shared_file() {
         builder = builder.with_mmap_flags(libc::MAP_SHARED).with_file_offset(FileOffset::from_arc(Arc::clone(file), 0));
     }
-    // SAFETY: `map` is a live mapping of that length, and `GuestRam` drops its views before its maps.
+    // SAFETY: `map` is a live mapping of that length, and `GuestRam` drops its views before its table.
     let builder = unsafe { builder.with_raw_mmap_pointer(map.start()) };
     let region = builder.build().map_err(io::Error::other)?;
     GuestRegionMmap::new(region, GuestAddress(gpa.0)).ok_or_else(|| io::ErrorKind::InvalidInput.into())

@@ -195,9 +195,14 @@ impl TransportCore {
         self.park(deadline)
     }
 
-    /// Hands the queues to the device again, if the driver still wants that. Waits for workers that were asked to stop.
+    /// Hands the queues to the device again, if the driver still wants that. Workers that were asked to stop, but have
+    /// not ended, go on; if some have ended, the others are waited for.
     pub(crate) fn resume(&mut self, deadline: Option<Instant>) -> Result<(), StillBusy> {
-        if !self.paused && !self.workers.stop_asked() {
+        if !self.paused && !self.workers.is_stopping() {
+            return Ok(());
+        }
+        if self.workers.cancel_stop() {
+            self.paused = false;
             return Ok(());
         }
         self.park(deadline)?;

@@ -150,8 +150,9 @@ impl MmioTransport {
         self.lock_until(deadline)?.core.pause(Some(deadline))
     }
 
-    /// Ends a pause: the device goes on where it stood, with the kicks that came meanwhile. After a pause that gave up
-    /// it waits for the workers first; then it can be [`StillBusy`], and stays paused.
+    /// Ends a pause: the device goes on where it stood, with the kicks that came meanwhile. After a pause that gave up,
+    /// a worker that is still at its request goes on as if there had been no pause. Only where some of several workers
+    /// have ended, the others are waited for; then it can be [`StillBusy`], and stays paused.
     pub fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
         self.lock_until(deadline)?.core.resume(Some(deadline))
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   add / add_indirect --> descriptors, avail.ring      (not yet visible)
-//!   kick               --> avail.idx; does the device want to hear of it?
+//!   kick               --> avail.idx; does the device want a kick?
 //!   take_used          <-- used.ring, used.idx
 //! ```
 //!
@@ -172,6 +172,7 @@ impl FakeDriver {
         let (old, new) = (self.shown, self.offered);
         self.avail.store(1, new, Ordering::Release);
         self.shown = new;
+        // SeqCst: the index is out before the device's wish is read, as the device does it the other way round.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event = self.used.load(2 + 4 * usize::from(self.layout.size), Ordering::Relaxed);
@@ -201,6 +202,7 @@ impl FakeDriver {
         } else {
             self.avail.store(0, 0, Ordering::Relaxed);
         }
+        // SeqCst: the wish is out before the index is read, or both sides sleep.
         fence(Ordering::SeqCst);
         self.used.load(1, Ordering::Acquire) != self.taken
     }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   RAM   0x1000 rings | 0x10000 lists of page numbers, statistics | 0x100000 64 pages full of a pattern | free
-//!   held: no panic, no hang; a chain comes back at most once; a page that nobody gave away keeps its pattern, one
-//!         that somebody gave away has it or is zero; a paused device has nothing in flight
+//!   held: no panic, no hang; a chain comes back at most once; a page that the driver did not give away keeps its
+//!         pattern, one that it gave away has it or is zero; a paused device has nothing in flight
 //! ```
 //!
 //! Run: `cargo xtask fuzz balloon`.
@@ -128,7 +128,7 @@ struct Run {
     may_be_gone: [bool; PAGE_COUNT],
     paused: bool,
     /// The driver gave away what it needs itself: nothing can be expected any more.
-    suicidal: bool,
+    ruined: bool,
 }
 
 impl Run {
@@ -147,7 +147,7 @@ impl Run {
             offered: vec![Vec::new(); QUEUES],
             may_be_gone: [false; PAGE_COUNT],
             paused: false,
-            suicidal: false,
+            ruined: false,
         };
         run.bring_up();
         run
@@ -266,7 +266,7 @@ impl Run {
         let holds = queue == 2 && self.features & STATS_VQ != 0;
         let begin = Instant::now();
         loop {
-            if self.suicidal || self.get(STATUS) != LIVE {
+            if self.ruined || self.get(STATUS) != LIVE {
                 return;
             }
             if let Some((head, written)) = self.drivers[queue].take_used() {
@@ -287,7 +287,7 @@ impl Run {
         let inflated = self.offered[0].iter().flat_map(|(_, buffers)| named(buffers)).collect::<Vec<_>>();
         for page in inflated {
             if page < PAGES / PAGE {
-                self.suicidal = true;
+                self.ruined = true;
                 self.may_be_gone = [true; PAGE_COUNT];
             }
             self.give(page);
@@ -331,7 +331,7 @@ fn named(buffers: &[Buffer]) -> Vec<u64> {
 fuzz_target!(|input: Input| {
     let mut run = Run::new(&input);
     for step in &input.steps {
-        if run.suicidal {
+        if run.ruined {
             break;
         }
         run.step(step);

@@ -116,7 +116,7 @@ impl Run {
     }
 
     fn driver(&mut self, step: &Step) {
-        // Writes that leave RAM are nobody's: ignored.
+        // Writes that leave RAM reach no memory: ignored.
         match *step {
             Step::Write { at, ref bytes } => {
                 let room = NEAR_LEN - usize::from(at);

@@ -3,7 +3,7 @@
 //! ```text
 //!   input --> reads and writes of the window, writes to RAM
 //!   held:     no panic; reset always leads to status 0; a started device has proven queues, each once;
-//!             a paused device has none, and its state is what the registers say
+//!             a paused device has none, its state is what the registers say, and another device takes it
 //! ```
 //!
 //! The device behind the window starts no thread, so a run is quick and always the same.
@@ -81,7 +81,14 @@ impl VirtioDevice for Idle {
 
     fn stop(&mut self, _: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
         self.count.store(0, Ordering::SeqCst);
-        Ok(self.queues.drain(..).map(|live| live.queue.state()).collect())
+        let put_back = |mut live: LiveQueue| {
+            let state = live.queue.state();
+            if state.next_avail != state.next_used {
+                live.queue.put_back();
+            }
+            live.queue.state()
+        };
+        Ok(self.queues.drain(..).map(put_back).collect())
     }
 
     fn reset(&mut self) {
@@ -161,14 +168,22 @@ fn compare(device: &MmioTransport) {
         assert_eq!(u32::from(queue.ready), get(device, 0x044));
     }
     set(device, 0x030, selected);
-    assert_eq!(device.state(), Some(state));
+    assert_eq!(device.state().as_ref(), Some(&state));
+    let copy = idle(Box::default());
+    copy.pause(Instant::now()).expect("no worker");
+    copy.restore(&state).expect("a state that a driver led to");
+    assert_eq!(copy.state(), Some(state));
+}
+
+fn idle(device: Box<Idle>) -> MmioTransport {
+    let irq = Irq::new().expect("an eventfd");
+    MmioTransport::new("idle", device, Arc::clone(&RAM), irq, Events::default()).expect("eventfds")
 }
 
 fuzz_target!(|steps: Vec<Step>| {
-    let irq = Irq::new().expect("an eventfd");
     let device = Box::new(Idle::default());
     let count = Arc::clone(&device.count);
-    let device = MmioTransport::new("idle", device, Arc::clone(&RAM), irq, Events::default()).expect("eventfds");
+    let device = idle(device);
     for step in steps {
         match step {
             Step::Set(register, value) => set(&device, u64::from(register) * 4, value),

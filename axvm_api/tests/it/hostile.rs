@@ -1,5 +1,4 @@
 //! Clients that lie, stall, flood and never read: each harms itself only.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 

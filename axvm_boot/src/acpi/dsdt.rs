@@ -1,4 +1,4 @@
-//! DSDT: the devices that can not be found by looking, as an AML namespace.
+//! DSDT: the devices that cannot be found by looking, as an AML namespace.
 //!
 //! ```text
 //!  \_SB_.C000 ...  processors (ACPI0007), _UID as in the MADT

@@ -73,7 +73,7 @@ pub(super) fn fadt(dsdt: Gpa, facs: Gpa, last_apic_id: Option<u32>) -> Vec<u8> {
 
     let mut fadt = FLAGS.into_iter().fold(fadt, FADTBuilder::flag);
     if last_apic_id > Some(LAST_XAPIC_ID) {
-        // Without interrupt remapping a logical destination can not reach such an id.
+        // Without interrupt remapping a logical destination cannot reach such an id.
         fadt = fadt.flag(Flags::ForceApicPhysicalDestinationMode);
     }
     bytes(&fadt.finalize())

@@ -23,6 +23,15 @@ const HTT: u32 = 1 << 28;
 const CMP_LEGACY: u32 = 1 << 1;
 /// 0x8000_0001 ECX: leaves 0x8000_001D and 0x8000_001E exist.
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+/// Leaf 4 EAX, bits 31 to 26: ids of cores in the package, less one.
+const CORE_IDS: u32 = 0x3f << CORE_IDS_SHIFT;
+const CORE_IDS_SHIFT: u32 = 26;
+/// Leaf 4 and 0x8000_001D EAX, bits 25 to 14: ids of threads that share the cache, less one.
+const SHARING_IDS: u32 = 0xfff << SHARING_IDS_SHIFT;
+const SHARING_IDS_SHIFT: u32 = 14;
+/// 0x8000_0008 ECX, bits 15 to 12: width of an id in the package; bits 7 to 0: logical processors in it, less one.
+const PACKAGE: u32 = 0xf << PACKAGE_WIDTH_SHIFT | 0xff;
+const PACKAGE_WIDTH_SHIFT: u32 = 12;
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
 
@@ -42,7 +51,7 @@ pub(super) fn describe(leaves: &mut Leaves, topology: &Topology, vcpu: u32) {
         for cache in leaves.subleaves_mut(4) {
             share(cache, topology);
             if has_cache(cache) {
-                cache.eax = cache.eax & 0x03ff_ffff | (core_ids - 1u32).min(0x3f) << 26;
+                cache.eax = cache.eax & !CORE_IDS | (core_ids - 1u32).min(0x3f) << CORE_IDS_SHIFT;
             }
         }
     }
@@ -79,7 +88,8 @@ fn amd(leaves: &mut Leaves, topology: &Topology, vcpu: u32) {
         leaf.ecx = with(leaf.ecx, TOPOLOGY_EXTENSIONS, extended);
     }
     if let Some(leaf) = leaves.get_mut(EXTENDED + 8, 0) {
-        leaf.ecx = leaf.ecx & !0xf0ff | (logical.min(256) - 1) | topology.package_shift().min(15) << 12;
+        let width = topology.package_shift().min(15);
+        leaf.ecx = leaf.ecx & !PACKAGE | (logical.min(256) - 1) | width << PACKAGE_WIDTH_SHIFT;
     }
     leaves.retain(|entry| !matches!(entry.function, 0x8000_001e | 0x8000_0026));
     leaves.subleaves_mut(EXTENDED + 0x1d).for_each(|cache| share(cache, topology));
@@ -104,7 +114,7 @@ fn share(cache: &mut CpuidEntry, topology: &Topology) {
     let level = cache.eax >> 5 & 7;
     let bits = if level <= 2 { topology.thread_bits() } else { topology.package_shift() };
     let ids = 1u32 << bits.min(12);
-    cache.eax = cache.eax & !(0xfff << 14) | (ids - 1) << 14;
+    cache.eax = cache.eax & !SHARING_IDS | (ids - 1) << SHARING_IDS_SHIFT;
 }
 
 /// Whether this subleaf of leaf 4 or 0x8000_001D describes a cache: type 0 ends the list.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use axvm_arch::{Gpa, layout};
 use axvm_boot::acpi::{Tables, build};
-use axvm_boot::plan::{Plan, VirtioKind};
+use axvm_boot::plan::{Kind, Place, Plan, VirtioKind};
 use axvm_memory::{GuestRam, RamConfig};
 
 const PROCESSORS: [u32; 3] = [1, 20, 300];
@@ -292,4 +292,24 @@ fn acpica_decodes_the_resources_of_every_device() {
             assert!(said.contains(fact), "{name}: no {fact:?} in {said}");
         }
     }
+}
+
+#[test]
+fn fixed_hardware_is_where_the_plan_says() {
+    let plan = Plan::new(&[], true).unwrap();
+    let tables = tables(1, 0);
+    let table = |name| &tables.iter().find(|table| table.name == name).unwrap().bytes;
+    let first_port = |kind| match plan.find(kind).unwrap().places[0] {
+        Place::Ports { first, .. } => u32::from(first),
+        Place::Mmio { base, .. } => base.0 as u32,
+    };
+    let fadt = table("FADT");
+    assert_eq!(u32::from(fadt[46]), plan.find(Kind::AcpiPm).unwrap().line.unwrap(), "SCI_INT");
+    assert_eq!(u32_at(fadt, 56), first_port(Kind::AcpiPm), "PM1a_EVT_BLK");
+    let reset = u64_at(fadt, 120) as u32;
+    assert!(plan.find(Kind::PciHost).unwrap().places[0] == Place::Ports { first: 0xcf8, count: 8 } && reset == 0xcf9);
+    let madt = table("MADT");
+    assert_eq!(u32_at(madt, 36), first_port(Kind::LocalApic));
+    let ioapic = first_port(Kind::IoApic).to_le_bytes();
+    assert!(madt.windows(4).any(|window| window == ioapic), "the IOAPIC's address");
 }

@@ -1,5 +1,4 @@
 //! Clients on sockets: the console's own, and those attached at run time.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 

@@ -1,5 +1,4 @@
 //! The pseudo-terminal that programs open, leave, and open again.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 

@@ -1,5 +1,4 @@
 //! Standard streams that are a terminal: its mode, its keys, its size.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 

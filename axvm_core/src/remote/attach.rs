@@ -14,13 +14,15 @@ use std::thread;
 use anyhow::{Context, Result};
 use axvm_api::Client;
 use axvm_api::types::{Action, ActionRequest};
-use axvm_console::{BackEnd, Console, Hooks, Key, Port, Wake};
-use axvm_core::speech::tell;
+use axvm_console::{BackEnd, Console, Hooks, Key, Port};
 use axvm_sandbox::Role;
+use axvm_sync::EventFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::speech::tell;
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 << 10;
@@ -32,9 +34,9 @@ const BRIEFLY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
     let port = Port::new().context("Cannot make a console")?;
     // The port calls whenever something changed: one call that was not yet answered is as good as many.
-    let (bell, rings) = sync_channel(1);
+    let (notifier, notified) = sync_channel(1);
     port.connect(move || {
-        let _ = bell.try_send(());
+        let _ = notifier.try_send(());
     });
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT]).context("Cannot catch signals")?;
     let handle = signals.handle();
@@ -56,7 +58,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
         };
         axvm_sandbox::spawn_scoped(scope, Role::Console, "signals", on_signals)?;
         let typed = port.clone();
-        let send_typed = move || send(&typed, to_guest, &rings);
+        let send_typed = move || send(&typed, to_guest, &notified);
         if let Err(error) = axvm_sandbox::spawn_scoped(scope, Role::Console, "typed", send_typed) {
             // Ends the thread that waits for signals.
             handle.close();
@@ -66,7 +68,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
         console.close();
         ends_within(console.ended(), None);
         handle.close();
-        // Ends the thread that waits for the bell.
+        // Ends the thread that waits for the notifier.
         port.connect(|| {});
         shown
     });
@@ -91,7 +93,7 @@ fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
 }
 
 /// From the guest to the terminal, as fast as the terminal takes it; until the console has `ended` at the latest.
-fn show(mut stream: UnixStream, port: &Port, ended: &Wake) -> std::io::Result<()> {
+fn show(mut stream: UnixStream, port: &Port, ended: &EventFd) -> std::io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let count = match stream.read(&mut chunk) {
@@ -115,7 +117,7 @@ fn show(mut stream: UnixStream, port: &Port, ended: &Wake) -> std::io::Result<()
 }
 
 /// Waits for a console's end, for `limit` at most; whether it came.
-fn ends_within(ended: &Wake, limit: Option<Timespec>) -> bool {
+fn ends_within(ended: &EventFd, limit: Option<Timespec>) -> bool {
     loop {
         match poll(&mut [PollFd::new(ended, PollFlags::IN)], limit.as_ref()) {
             Err(Errno::INTR) => {}
@@ -125,9 +127,9 @@ fn ends_within(ended: &Wake, limit: Option<Timespec>) -> bool {
 }
 
 /// From the keyboard to the guest.
-fn send(port: &Port, mut stream: UnixStream, rings: &Receiver<()>) {
+fn send(port: &Port, mut stream: UnixStream, notified: &Receiver<()>) {
     let mut chunk = vec![0; CHUNK];
-    while rings.recv().is_ok() {
+    while notified.recv().is_ok() {
         loop {
             match port.receive(&mut chunk) {
                 0 => break,

@@ -1,12 +1,19 @@
 //! `axvm ctl`: one request to one machine.
+//!
+//! ```text
+//!   status          GET /status, /balloon    --> a few lines
+//!   pause, resume   PATCH /vm                    power-button, reset, stop   PUT /actions
+//!   balloon         PATCH /balloon               console, events             a stream, until one side ends
+//! ```
 
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, Status, VmUpdate, WantedState};
 use axvm_api::{Client, ClientError};
-use axvm_core::cli::{CtlAction, CtlArgs};
-use axvm_core::speech::print;
+
+use crate::cli::{CtlAction, CtlArgs};
+use crate::speech::print;
 
 use super::ps::{duration, mebibytes, resident, state};
 use super::{attach, find};
@@ -44,7 +51,7 @@ fn act(client: &mut Client, action_type: Action) -> Result<(), ClientError> {
     client.put("/actions", &ActionRequest { action_type }).map(drop)
 }
 
-/// Prints events until the machine ends, or nobody reads any more.
+/// Prints events until the machine ends, or standard output has no reader any more.
 fn events(client: Client) -> Result<()> {
     let mut out = io::stdout().lock();
     for line in client.events()? {
@@ -92,7 +99,7 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axvm_api::types::{BusyThread, Disk, Exits, MachineState as State, Memory, Part, Resident};
+    use axvm_api::types::{BusyThread, Disk, Exits, MachineState, Memory, Part, Resident};
 
     fn part(name: &str, line: Option<u32>) -> Part {
         Part { name: name.into(), kind: "chip".into(), places: Vec::new(), line }
@@ -107,7 +114,7 @@ mod tests {
         let status = Status {
             name: "web".into(),
             pid: 7,
-            state: State::Paused,
+            state: MachineState::Paused,
             uptime_s: 61.5,
             cpus: 4,
             memory: Memory { size: 1 << 30, resident: Resident { small: 1 << 20, ..Resident::default() } },

@@ -1,14 +1,20 @@
 //! `axvm ps`: the machines of this user that run, one line each.
+//!
+//! ```text
+//!   registry (a directory of sockets) --each--> GET /status, 200 ms later again --> table or JSON
+//! ```
+//!
+//! Two looks, for a rate of exits needs two.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axvm_api::registry::Found;
-use axvm_api::types::{MachineState as State, Memory, Status};
+use axvm_api::types::{MachineState, Memory, Status};
 use axvm_api::{Client, ClientError, Registry};
 
-use axvm_core::cli::PsArgs;
-use axvm_core::speech::{print, tell};
+use crate::cli::PsArgs;
+use crate::speech::{print, tell};
 
 /// Between the two looks that tell how often vCPUs exit now.
 const LOOK: Duration = Duration::from_millis(200);
@@ -77,11 +83,11 @@ fn row(status: &Status) -> [String; HEAD.len()] {
     ]
 }
 
-pub(super) fn state(state: State) -> &'static str {
+pub(super) fn state(state: MachineState) -> &'static str {
     match state {
-        State::NotStarted => "starting",
-        State::Running => "running",
-        State::Paused => "paused",
+        MachineState::NotStarted => "starting",
+        MachineState::Running => "running",
+        MachineState::Paused => "paused",
     }
 }
 

@@ -41,12 +41,12 @@ pub struct SettingsFault {
 /// Reads a settings file. Paths in it are as they are written there.
 pub fn read(path: &Path) -> Result<Settings, ConfigError> {
     let text = load(path).map_err(|why| ConfigError::File { path: path.to_owned(), why })?;
-    let fault = |SettingsFault { line, column, why }| ConfigError::Text { path: path.to_owned(), line, column, why };
+    let at_path = |SettingsFault { line, column, why }| ConfigError::Text { path: path.to_owned(), line, column, why };
     match std::str::from_utf8(&text) {
-        Ok(text) => parse(text).map_err(fault),
+        Ok(text) => parse(text).map_err(at_path),
         Err(error) => {
             let before = String::from_utf8_lossy(&text[..error.valid_up_to()]);
-            Err(fault(SettingsFault::at(
+            Err(at_path(SettingsFault::at(
                 &before,
                 before.len(),
                 "not UTF-8 here; a settings file is text in TOML".into(),
@@ -74,15 +74,15 @@ fn load(path: &Path) -> Result<Vec<u8>, String> {
 
 /// Settings from the text of a file.
 pub fn parse(text: &str) -> Result<Settings, SettingsFault> {
-    let fault = |error: toml::de::Error| {
+    let located = |error: toml::de::Error| {
         let why = error.message().replace('`', "'").replace('\n', ", ");
         SettingsFault::at(text, error.span().map_or(text.len(), |span| span.start), why)
     };
-    let tree = DeTable::parse(text).map_err(fault)?;
+    let tree = DeTable::parse(text).map_err(located)?;
     if let Some((at, why)) = unknown_key(tree.get_ref(), SCHEMA.as_value(), "") {
         return Err(SettingsFault::at(text, at, why));
     }
-    toml::from_str(text).map_err(fault)
+    toml::from_str(text).map_err(located)
 }
 
 impl SettingsFault {

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! One declaration is all of an option: its doc comment is the help and the text of the schema, its name that of the
-//! option and of the file's key. Options with parts are tables: `--cpus 4,sockets=2` is `[cpus]`, each `--disk` a
+//! option and of the file's key, and with a default it has a method that gives its value. Options with parts are tables: `--cpus 4,sockets=2` is `[cpus]`, each `--disk` a
 //! `[[disk]]`, and what concerns guest RAM is in `[memory]`. Relative paths in a file start at its directory, so that
 //! file and images can move together.
 //!
@@ -84,15 +84,15 @@ settings! {
 
         /// What a reset by the guest does [default: restart]
         #[arg(long, value_parser = words::<OnReboot>(), help_heading = CONTROL)]
-        pub on_reboot: Option<OnReboot>,
+        pub on_reboot: Option<OnReboot> = OnReboot::Restart,
 
         /// Seconds that a guest has to power off after a first signal [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
-        pub grace: Option<u32>,
+        pub grace: Option<u32> = 10,
 
         /// Tell each step of building the machine, and unusual events, on stderr
         #[arg(short, long, switch(), help_heading = CONTROL)]
-        pub verbose: Option<bool>,
+        pub verbose: Option<bool> = false,
 
         /// CPU mode at the kernel's first instruction [default: 32 for a bzImage, pvh for a vmlinux]
         #[arg(long, value_parser = words::<Entry>(), help_heading = HARDWARE)]
@@ -100,7 +100,7 @@ settings! {
 
         /// CPU model shown to the guest [default: host]
         #[arg(long, value_parser = words::<CpuTemplate>(), help_heading = HARDWARE)]
-        pub cpu: Option<CpuTemplate>,
+        pub cpu: Option<CpuTemplate> = CpuTemplate::Host,
 
         /// Host CPUs for the vCPUs, one each, in order: 0-9,20-29
         #[arg(long, value_name = "LIST", help_heading = HARDWARE)]
@@ -108,12 +108,12 @@ settings! {
 
         /// Build no ACPI tables; announce devices on the kernel command line instead (then one vCPU is used)
         #[arg(long, switch(), help_heading = HARDWARE)]
-        pub no_acpi: Option<bool>,
+        pub no_acpi: Option<bool> = false,
 
         /// Confine AxVM to the files and system calls it needs [default: on]
         #[arg(long, value_parser = on_off(), value_name = "on|off", hide_possible_values = true)]
         #[arg(help_heading = HARDWARE)]
-        pub sandbox: Option<bool>,
+        pub sandbox: Option<bool> = true,
 
         /// Number of vCPUs, and how they are grouped: 20 or 20,sockets=2,cores=5,threads=2 [default: the host's]
         #[arg(short, long, value_name = "N[,sockets=S][,cores=C][,threads=T]", allow_hyphen_values = true)]

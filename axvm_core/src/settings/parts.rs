@@ -91,6 +91,9 @@ pub fn possible_cpus<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cpus>,
     Ok(Some(cpus))
 }
 
+/// RAM of a machine that asks for none.
+const DEFAULT_SIZE: Size = Size(512 << 20);
+
 settings! {
     /// Guest RAM: `--memory`, `--hugepages`, `--prealloc`, `--lock`.
     #[serde(expecting = "a table: [memory] with size = \"4G\"")]
@@ -104,23 +107,23 @@ settings! {
 
         /// Size: a number with K, M, G or T [default: 512M]
         #[arg(skip)]
-        pub size: Option<Size>,
+        pub size: Option<Size> = DEFAULT_SIZE,
 
         /// A memory file that other processes can map
         #[arg(skip)]
-        pub shared: Option<bool>,
+        pub shared: Option<bool> = false,
 
         /// Pages behind guest RAM [default: thp]
         #[arg(long, value_parser = words::<PageSize>(), help_heading = HARDWARE)]
-        pub hugepages: Option<PageSize>,
+        pub hugepages: Option<PageSize> = PageSize::Thp,
 
         /// Take all guest RAM from the host before the guest starts
         #[arg(long, switch(), help_heading = HARDWARE)]
-        pub prealloc: Option<bool>,
+        pub prealloc: Option<bool> = false,
 
         /// Lock guest RAM: the host never swaps it
         #[arg(long, switch(), help_heading = HARDWARE)]
-        pub lock: Option<bool>,
+        pub lock: Option<bool> = false,
     }
 }
 

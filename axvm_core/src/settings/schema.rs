@@ -1,6 +1,13 @@
 //! The JSON Schema of settings files, made from the types.
 //!
+//! ```text
+//!   Option<u32>    { "type": ["integer", "null"] }                 -->  { "type": "integer" }
+//!   Option<Entry>  { "anyOf": [{ "oneOf": [..] }, { "type": "null" }] }  -->  { "oneOf": [..] }
+//! ```
+//!
 //! TOML has no null: what may be left out is left out, so the schema speaks of present values only.
+//!
+//! Source: JSON Schema 2020-12.
 
 use schemars::Schema;
 use schemars::generate::SchemaSettings;

@@ -1,10 +1,10 @@
 //! What every setting can do, so that a setting is declared once and listed nowhere.
 //!
 //! ```text
-//!   settings! {                        the struct, with help (clap), file (serde) and schema (schemars) derived;
-//!       /// help and schema text
-//!       pub grace: Option<u32>,   -->  over: the command line goes before the file
-//!   }                                  move_to: relative paths start at the file's directory
+//!   settings! {                             the struct, with help (clap), file (serde) and schema (schemars) derived
+//!       /// Seconds ... [default: 10]       over: the command line goes before the file
+//!       pub grace: Option<u32> = 10,   -->  move_to: relative paths start at the file's directory
+//!   }                                       grace(): what was given, or the default
 //! ```
 //!
 //! A setting that was not given is absent: `None`, or an empty list.
@@ -95,7 +95,9 @@ impl Value for DiskConfig {
 
 /// Declares a struct of settings: arguments of the command line, table of the file, and [`Setting`].
 macro_rules! settings {
-    ($(#[$about:meta])* pub struct $name:ident { $($(#[$attribute:meta])* pub $field:ident: $type:ty,)* }) => {
+    ($(#[$about:meta])* pub struct $name:ident {
+        $($(#[$attribute:meta])* pub $field:ident: $type:ty $(= $default:expr)?,)*
+    }) => {
         #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
         #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -106,6 +108,15 @@ macro_rules! settings {
                 #[serde(skip_serializing_if = "Setting::is_absent")]
                 pub $field: $type,
             )*
+        }
+
+        impl $name {
+            $($(
+                #[doc = concat!("`", stringify!($field), "` as it was given, or its default.")]
+                pub fn $field(&self) -> <$type as IntoIterator>::Item {
+                    self.$field.clone().unwrap_or($default)
+                }
+            )?)*
         }
 
         impl Setting for $name {

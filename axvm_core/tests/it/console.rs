@@ -80,7 +80,7 @@ fn what_a_guest_wrote_last_is_read_after_its_power_off() {
 }
 
 #[test]
-fn a_reader_that_leaves_stops_nobody() {
+fn a_reader_that_leaves_stops_nothing_else() {
     if !has_kvm() {
         return;
     }
@@ -97,7 +97,7 @@ fn a_reader_that_leaves_stops_nobody() {
 }
 
 #[test]
-fn a_signal_ends_ctl_console_though_nobody_reads_it() {
+fn a_signal_ends_ctl_console_though_it_has_no_reader() {
     if !has_kvm() {
         return;
     }
@@ -191,8 +191,8 @@ fn an_idle_machine_does_not_spin_whatever_its_standard_input_is() {
         directory
     };
     let (silent, keys) = std::io::pipe().unwrap();
-    let (closed, nobody) = std::io::pipe().unwrap();
-    drop(nobody);
+    let (closed, reader) = std::io::pipe().unwrap();
+    drop(reader);
     // What is typed before the guest empties the FIFO is lost, as on a PC.
     fs::write(place.path("typed"), "\n".repeat(20) + "flood 1\n").unwrap();
     let regular = File::open(place.path("typed")).unwrap();
@@ -202,7 +202,7 @@ fn an_idle_machine_does_not_spin_whatever_its_standard_input_is() {
         idle("a silent pipe", "", silent.into(), Stdio::null()),
         idle("a closed pipe", "", closed.into(), Stdio::null()),
         idle("a regular file", "", regular.into(), log.into()),
-        idle("nobody", "--console none", Stdio::null(), Stdio::null()),
+        idle("none", "--console none", Stdio::null(), Stdio::null()),
         idle("a pty without a program", "--console pty", Stdio::null(), Stdio::null()),
         idle("a socket", "--console unix=con --virtio-console pty", Stdio::null(), Stdio::null()),
     ];
@@ -246,7 +246,7 @@ fn a_console_file_is_appended_to_and_private() {
 }
 
 #[test]
-fn a_console_that_can_not_be_is_told_before_the_guest_starts() {
+fn a_console_that_cannot_be_is_told_before_the_guest_starts() {
     if !has_kvm() {
         return;
     }
@@ -278,10 +278,10 @@ fn a_pty_is_attached_left_and_attached_again() {
     let before = axvm.status().exits.total;
     first.say("flood 2\n");
     drop(first);
-    until("the guest said 2 KiB to nobody", || axvm.status().exits.total > before + 2048);
+    until("the guest said 2 KiB without a reader", || axvm.status().exits.total > before + 2048);
     let mut second = attach();
     second.hear("AXVM begin shell");
-    assert!(second.hear(" flood done\n> ").contains(&flood(2)), "the replay has what nobody saw");
+    assert!(second.hear(" flood done\n> ").contains(&flood(2)), "the replay has what no client saw");
     second.say("off\n");
     axvm.ends_with(0);
     assert!(!exists(&path), "a pty goes with its machine");

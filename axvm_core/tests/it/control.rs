@@ -1,7 +1,6 @@
 //! Control from outside: `axvm ps`, `axvm ctl`, and HTTP as any client speaks it.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 
@@ -80,7 +79,7 @@ fn machines_are_listed_and_named_by_name_process_and_path() {
         assert!(code == 0 && status.starts_with(&format!("web (process {}): running", web.pid())), "{status}{errors}");
     }
     for (name, told) in [
-        ("nobody", "No machine 'nobody': there is"),
+        ("none", "No machine 'none': there is"),
         ("1", "No machine '1'"),
         ("./no-such-socket", "there is no such socket"),
         ("./disk.img", "./disk.img"),

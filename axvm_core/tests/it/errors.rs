@@ -378,7 +378,7 @@ fn host_limits_are_named() {
             ("-k whole -m 60T", &["62914560 MiB", "can never be backed", "Ask for less"]),
             ("-k /dev/zero", &["kernel /dev/zero", "no regular file", "give --kernel the file itself"]),
             ("-k whole -i /dev/random", &["initrd /dev/random", "no regular file"]),
-            // With one vCPU that can not be pinned, no guest instruction runs.
+            // With one vCPU that cannot be pinned, no guest instruction runs.
             ("-k whole --cpus 1 -m 32M --pin 1023", &["vCPU 0", "host CPU 1023", "Invalid argument"]),
         ],
     );

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Needs /dev/kvm; what needs root, loop devices or tmpfs besides says aloud when it is skipped. Not tried, for a test
-//! can not bring it about: a clock set back, a host under memory pressure.
+//! cannot bring it about: a clock set back, a host under memory pressure.
 
 use std::fs::{self, File};
 use std::io::Write;

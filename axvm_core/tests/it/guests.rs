@@ -1,7 +1,6 @@
 //! Our own guests on the real KVM: the self-test, and drivers that lie.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +11,7 @@ use std::thread;
 /// Runs the guest; `None`, said aloud, where there is no KVM.
 fn run(disk_options: &str, arguments: &[&str]) -> Option<Output> {
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
-        println!("skipped: /dev/kvm can not be opened");
+        println!("skipped: /dev/kvm cannot be opened");
         return None;
     }
     let scratch = tempfile::tempdir().unwrap();
@@ -52,7 +51,7 @@ fn every_device_of_a_machine_with_four_vcpus_proves_itself() {
 }
 
 #[test]
-fn the_last_vcpu_hears_an_init_that_is_addressed_to_it() {
+fn the_last_vcpu_gets_an_init_that_is_addressed_to_it() {
     for count in ["2", "3"] {
         let Some(output) = run("", &["--cpus", count]) else { return };
         let said = good(&output);

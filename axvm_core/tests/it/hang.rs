@@ -8,14 +8,12 @@
 //! Needs /dev/kvm, and root and a loop device to make a file system that can be frozen (`fsfreeze`); says aloud when it is
 //! skipped.
 
-use crate::common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Place, has_kvm, skip, until};
+use crate::common::{Place, has_kvm, skip, until};
 
 /// Longer than a request that is only slow, on a crowded machine too.
 const AT_ONCE: Duration = Duration::from_secs(20);

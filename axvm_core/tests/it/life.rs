@@ -1,7 +1,6 @@
 //! Life cycle: exit codes, signals, resets, pauses, the service manager, and what is left behind: nothing.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 
@@ -50,34 +49,34 @@ fn the_exit_code_tells_how_it_ended() {
 }
 
 #[test]
-fn nobody_needs_to_read_what_axvm_says() {
+fn what_axvm_says_needs_no_reader() {
     if !has_kvm() {
         return;
     }
     let place = Place::new();
-    let nobody = || std::io::pipe().unwrap().1;
+    let closed = || std::io::pipe().unwrap().1;
     for (typed, words, code) in [("off", "", 0), ("panic", "", 4), ("triple", "--on-reboot exit", 5)] {
         let (input, mut keys) = std::io::pipe().unwrap();
         let mut axvm = place.machine("shell", words);
         // A reader that left makes a warning, and that has no reader either.
-        let mut axvm = axvm.stdin(input).stdout(nobody()).stderr(nobody()).spawn().unwrap();
+        let mut axvm = axvm.stdin(input).stdout(closed()).stderr(closed()).spawn().unwrap();
         // What is typed before the guest empties the FIFO is lost, as on a PC.
         keys.write_all(("\n".repeat(20) + typed + "\n").as_bytes()).unwrap();
         assert_eq!(axvm.wait().unwrap().code(), Some(code), "{typed}");
     }
-    for words in ["run --kernel none.elf", "ps", "ps --json", "ctl nobody status", "doctor", "man", "selftest"] {
-        let status = place.axvm(words).stdin(Stdio::null()).stdout(nobody()).stderr(nobody()).status().unwrap();
+    for words in ["run --kernel none.elf", "ps", "ps --json", "ctl none status", "doctor", "man", "selftest"] {
+        let status = place.axvm(words).stdin(Stdio::null()).stdout(closed()).stderr(closed()).status().unwrap();
         assert!(status.code().is_some_and(|code| code < 2), "{words}: {status}");
     }
 }
 
 #[test]
-fn whoever_does_not_read_what_axvm_says_holds_up_nobody() {
+fn a_reader_that_takes_nothing_holds_up_nothing() {
     if !has_kvm() {
         return;
     }
     let place = Place::new();
-    // An open pipe that nobody reads; -v says more than it holds.
+    // An open pipe without a reader; -v says more than it holds.
     let (_unread, errors) = std::io::pipe().unwrap();
     let mut axvm = place.axvm("run --kernel guest.elf --memory 64M -v --on-reboot restart --grace 1 --append");
     let mut axvm = axvm.arg("shell reset=1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
@@ -323,7 +322,7 @@ fn a_paused_machine_stands_still() {
 }
 
 #[test]
-fn the_service_manager_hears_of_start_and_end() {
+fn the_service_manager_is_told_of_start_and_end() {
     if !has_kvm() {
         return;
     }

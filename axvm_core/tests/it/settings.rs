@@ -165,14 +165,14 @@ fn the_command_line_goes_before_the_file() {
     };
     let plain = config(&[]);
     assert_eq!(
-        (plain.grace.as_secs(), plain.verbose, plain.machine.acpi, plain.machine.disks.len()),
+        (plain.settings.grace(), plain.settings.verbose(), plain.machine.acpi, plain.machine.disks.len()),
         (3, true, false, 2)
     );
     assert_eq!((plain.machine.topology.count(), plain.machine.topology.threads), (4, 2));
     assert!(plain.machine.memory.shared && plain.machine.memory.size == 1 << 30 && !plain.by_default);
     let other = config(&["-c", "3", "-m", "2G", "-d", "c", "-v=off", "--no-acpi=off", "--grace", "9"]);
     assert_eq!(
-        (other.grace.as_secs(), other.verbose, other.machine.acpi, other.machine.disks.len()),
+        (other.settings.grace(), other.settings.verbose(), other.machine.acpi, other.machine.disks.len()),
         (9, false, true, 1)
     );
     assert_eq!((other.machine.topology.count(), other.machine.topology.threads), (3, 1));
@@ -203,7 +203,7 @@ fn paths_in_a_file_start_at_its_directory() {
     let there = |name: &str| directory.path().join(name);
     assert_eq!(config.machine.kernel, KernelSource::File(there("k")));
     assert_eq!(config.machine.initrd.as_deref(), Some(Path::new("/i")));
-    assert_eq!(config.api_sock, Some(there("a")));
+    assert_eq!(config.settings.api_sock, Some(there("a")));
     assert_eq!(config.console.to_string(), format!("file={}", there("c").display()));
     assert_eq!(config.virtio_console.unwrap().to_string(), format!("unix={}", there("v").display()));
     assert_eq!(config.machine.disks[0].path, Path::new("here"), "the command line's start where the user is");
@@ -250,7 +250,7 @@ fn the_example_has_every_key_and_each_line_of_it_works() {
     assert!(parse(&example).is_ok(), "{:?}", parse(&example));
     let is_key = |line: &str| line.starts_with("# ") && line.split_whitespace().nth(2) == Some("=");
     let all: String = example.lines().map(|l| format!("{}\n", if is_key(l) { &l[2..] } else { l })).collect();
-    let said = parse(&all).unwrap_or_else(|fault| panic!("{fault:?} in\n{all}"));
+    let said = parse(&all).unwrap_or_else(|error| panic!("{error:?} in\n{all}"));
     let keys = keys_of(settings::schema().as_value());
     assert!(keys.len() > 20, "{keys:?}");
     let written = all.lines().filter_map(|line| line.split_once(" = ").map(|(key, _)| key)).collect::<Vec<_>>();

@@ -1,7 +1,7 @@
 //! AxVM at a terminal: its keys, its size, and that it is as before on every way out.
 //!
-//! Needs /dev/kvm and setsid; without them each test says that it was skipped. What can not be: after SIGKILL a
-//! terminal stays raw, for nobody is left to restore it (`reset` does). Left out: a fault of AxVM itself (SIGSEGV, SIGABRT).
+//! Needs /dev/kvm and setsid; without them each test says that it was skipped. What cannot be: after SIGKILL a
+//! terminal stays raw, for no process is left to restore it (`reset` does). Left out: a fault of AxVM itself (SIGSEGV, SIGABRT).
 
 use crate::common;
 
@@ -194,7 +194,7 @@ fn a_paste_of_64_kib_and_a_flood_back_lose_nothing() {
 }
 
 #[test]
-fn hvc0_has_the_terminals_size_and_hears_of_another() {
+fn hvc0_has_the_terminals_size_and_is_told_of_another() {
     if !can_run() {
         return;
     }

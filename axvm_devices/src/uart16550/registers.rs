@@ -16,6 +16,8 @@
 //!
 //! A driver that opens the port clears the FIFO, several times. So that this costs what was in the FIFO and no more,
 //! the FIFO is filled only when the driver looks (LSR, RBR) or waits (IER, received data).
+//!
+//! Spec: PC16550D datasheet, 8 "Registers". Left out: what `mod.rs` says.
 
 use std::collections::VecDeque;
 

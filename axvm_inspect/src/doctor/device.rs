@@ -1,4 +1,12 @@
 //! /dev/kvm: is it there, may this user open it, what does it offer, and is the processor free for it.
+//!
+//! ```text
+//!   the file --> owner, group, mode --> open --> API version, limits, capabilities --> KVM_CREATE_VM
+//!   missing:     this user may not:              missing: which Linux has it           busy: another hypervisor
+//!   modprobe     usermod -aG kvm
+//! ```
+//!
+//! Source: KVM API 4.1 `KVM_GET_API_VERSION`, 4.2 `KVM_CREATE_VM`, 4.4 `KVM_CHECK_EXTENSION`; group(5).
 
 use axvm_boot::cpu::{CpuTemplate, missing_features};
 use axvm_kvm::{KvmError, Survey};

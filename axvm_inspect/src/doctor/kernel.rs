@@ -1,4 +1,12 @@
 //! The rest of the kernel: its age, asynchronous files, network devices, fences around a process.
+//!
+//! ```text
+//!   release        /proc/sys/kernel/osrelease              Landlock, core scheduling   what axvm_sandbox found
+//!   io_uring       /proc/sys/kernel/io_uring_disabled      its remedy                  /sys/kernel/security/lsm
+//!   seccomp        /proc/sys/kernel/seccomp/actions_avail  TUN, vhost                  /dev/net/tun, /dev/vhost-*
+//! ```
+//!
+//! Source: Linux Documentation/admin-guide/sysctl/kernel; landlock(7), seccomp(2).
 
 use axvm_sandbox::Availability as State;
 

@@ -1,4 +1,12 @@
 //! Memory and what limits it: huge pages of both kinds, sharing, free memory, process and group limits.
+//!
+//! ```text
+//!   how much       /proc/meminfo, /proc/sys/vm/overcommit_memory
+//!   which pages    /sys/kernel/mm/transparent_hugepage, /sys/kernel/mm/hugepages, /sys/kernel/mm/ksm
+//!   how much here  /proc/self/limits; memory, processor time and threads of the control groups (cgroup.rs)
+//! ```
+//!
+//! Source: Linux Documentation/admin-guide/mm: transhuge, hugetlbpage, ksm; proc_meminfo(5), proc_pid_limits(5).
 
 use super::{Root, Row, cgroup};
 

@@ -1,4 +1,13 @@
 //! The processor: virtualization, KVM's modules and their switches, time, leaks between threads, speed, NUMA.
+//!
+//! ```text
+//!   model, vmx or svm, TSC   /proc/cpuinfo
+//!   modules and switches     /sys/module/kvm, kvm_intel, kvm_amd ..: parameters
+//!   leaks, threads, speed    /sys/devices/system/cpu: vulnerabilities, smt, cpufreq
+//!   clock, nodes             /sys/devices/system/clocksource, /sys/devices/system/node
+//! ```
+//!
+//! Source: Linux Documentation/admin-guide/hw-vuln, admin-guide/pm/cpufreq, admin-guide/kernel-parameters (kvm-intel.*, kvm-amd.*).
 
 use axvm_arch::cpuinfo;
 

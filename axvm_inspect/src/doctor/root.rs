@@ -1,5 +1,10 @@
 //! Files of the host, read below a directory that stands for `/`.
 //!
+//! ```text
+//!   Root("/")          text("/proc/meminfo")  -->  /proc/meminfo             this host
+//!   Root("/tmp/fake")  text("/proc/meminfo")  -->  /tmp/fake/proc/meminfo    a host that a test made up
+//! ```
+//!
 //! A file that is missing, unreadable or not as expected is `None`: a doctor never fails on its patient.
 
 use std::fs;

@@ -1,4 +1,11 @@
 //! One row of the doctor's table: a thing, what was found, and what follows from it.
+//!
+//! ```text
+//!   part     verdict  what               found
+//!   Memory   problem  huge pages (THP)   never
+//!                        costs: ...      advice: what the finding costs,
+//!                        do:    ...              and what changes it
+//! ```
 
 use serde::Serialize;
 

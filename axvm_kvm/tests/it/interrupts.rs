@@ -1,7 +1,6 @@
 //! Interrupts reach the guest through the controllers in KVM, and HLT waits for them there.
 //!
 //! Handlers do not return but halt again: a KVM that interprets cannot IRET in protected mode.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common::{Bench, guest, kvm_or_skip};
 use std::sync::Arc;
@@ -21,13 +20,13 @@ fn report_after_interrupt(bench: &mut Bench, gsi: u32) -> u8 {
         let raised = raised.clone();
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(100));
-            raised.store(true, Ordering::SeqCst);
+            raised.store(true, Ordering::Release);
             line.write(1).unwrap();
             line
         })
     };
     let report = bench.run_to_report();
-    assert!(raised.load(Ordering::SeqCst), "HLT did not wait");
+    assert!(raised.load(Ordering::Acquire), "HLT did not wait");
     device.join().unwrap();
     report
 }

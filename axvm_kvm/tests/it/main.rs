@@ -12,3 +12,4 @@ mod power_on;
 mod refusals;
 mod smp;
 mod state;
+mod state_interrupts;

@@ -129,8 +129,9 @@ impl VirtioDevice for Balloon {
     }
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
+        let ended = Worker::take(&mut self.worker, deadline)?;
         self.shared.disconnect();
-        Ok(Worker::take(&mut self.worker, deadline)?.queues)
+        Ok(ended.queues)
     }
 
     fn reset(&mut self) {

@@ -101,7 +101,7 @@ pub(super) struct StatisticsQueue {
     held: Option<HeldBuffer>,
 }
 
-/// The driver's buffer in our hands.
+/// The driver's buffer, while the device keeps it.
 struct HeldBuffer {
     head: u16,
     since: Instant,

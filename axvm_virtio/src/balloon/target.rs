@@ -130,7 +130,7 @@ impl Shared {
     }
 }
 
-/// A balloon in the user's hand, good for as long as there is a machine.
+/// The user's handle on a balloon, good for as long as there is a machine.
 #[derive(Clone)]
 pub struct Target(pub(super) Arc<Shared>);
 

@@ -1,4 +1,6 @@
-//! Why a disk image cannot be used, and what to do about it.
+//! Why a disk image cannot be used, and what to do about it: one mistake, one variant, one sentence with a remedy.
+//!
+//! Source: open(2), flock(2).
 
 use std::io;
 use std::path::PathBuf;

@@ -1,5 +1,10 @@
 //! What a driver can do wrong with a ring: one rule, one variant, one section of the standard.
 //!
+//! ```text
+//!   layout: Size, Placement    saved indices: State    available ring: AvailIndex
+//!   chain:  Index, Loop, Bytes, Order, Buffer, Indirect..
+//! ```
+//!
 //! Spec: virtio 1.2, 2.7 "Split Virtqueues"; the numbers in the messages are its sections.
 
 use axvm_arch::Gpa;

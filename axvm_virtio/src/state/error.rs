@@ -5,6 +5,8 @@
 //!     '- StateError: what does not fit, the saved value and the value here
 //!          '- QueueError: the rule that a ring breaks
 //! ```
+//!
+//! Spec: virtio 1.2, 2.1 "Device Status Field", 2.7 "Split Virtqueues".
 
 use std::sync::Arc;
 

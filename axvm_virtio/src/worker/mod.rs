@@ -12,6 +12,8 @@
 //! [`Worker::join`], which can give up: a request that hangs in the host holds up its own thread, nothing else.
 //!
 //! With one queue and no more to wait for, the sleep is one blocking read(2) of the kick; else it is one poll(2).
+//!
+//! Source: eventfd(2), poll(2).
 //! Left out: several threads for one queue.
 
 mod serve;
@@ -157,8 +159,9 @@ struct Inside<W> {
 
 impl<W: Work> Inside<W> {
     fn run(mut self, ended: &SyncSender<(Vec<QueueState>, W)>) {
-        let _guard = PanicGuard(self.fault.clone());
+        let _guard = PanicGuard { fault: self.fault.clone(), status: Arc::clone(&self.status) };
         if let Err(reason) = self.work_until_stopped() {
+            self.status.end();
             self.fault.report(reason);
         }
         self.work.drain(&mut self.queues);
@@ -169,11 +172,13 @@ impl<W: Work> Inside<W> {
 
     fn work_until_stopped(&mut self) -> Result<(), String> {
         let mut ready = Ready::everything();
-        while !self.status.stop_asked() {
+        while !self.status.end_if_asked() {
             self.status.begin_request();
             let next = self.work.turn(&mut self.queues, &ready, &self.status);
             self.status.end_request();
             match next? {
+                // A stop that is taken back after it cut a turn short leaves work to do.
+                _ if self.status.was_cut_short() => ready.set_everything(),
                 Next::Again => ready.set_everything(),
                 Next::Sleep => wait::sleep(&self.queues, &self.work, None, &mut ready),
                 Next::SleepFor(limit) => wait::sleep(&self.queues, &self.work, Some(limit), &mut ready),
@@ -184,12 +189,16 @@ impl<W: Work> Inside<W> {
 }
 
 /// Tells the driver when the thread panics: a bug of ours costs the guest a reset of the device, no more.
-struct PanicGuard(FaultReporter);
+struct PanicGuard {
+    fault: FaultReporter,
+    status: Arc<WorkerStatus>,
+}
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.report("The worker of its queues failed: a bug of AxVM, please report it");
+            self.status.end();
+            self.fault.report("The worker of its queues failed: a bug of AxVM, please report it");
         }
     }
 }

@@ -8,6 +8,8 @@
 //!
 //! Serving is synchronous: a request that was popped is pushed, or put back, before the next one. So whenever the
 //! worker looks at its stop flag, nothing is in flight.
+//!
+//! Spec: virtio 1.2, 2.7.7 "Used Buffer Notification Suppression", 2.7.10 "Available Buffer Notification Suppression".
 
 use super::{Next, Ready, Work, WorkerStatus};
 use crate::live::LiveQueue;

@@ -2,8 +2,15 @@
 //!
 //! ```text
 //!   worker --begin_request--> began: a clock stamp --> busy: "vda-q0 has had a request in the host for 12 s"
-//!   owner  --ask_stop-------> stop flag, and a ring of its kick
+//!   owner  --ask_stop-------> order, and a ring of its kick
 //!   WorkerList: the workers of one device; its lock is held for no longer than it takes to walk the list
+//! ```
+//!
+//! The order is one byte. A stop can be taken back until the worker itself has turned it into an end:
+//!
+//! ```text
+//!   Run --ask_stop--> Stop --end_if_asked--> Ended --join--> (gone)
+//!    ^---cancel_stop---'
 //! ```
 //!
 //! The stamp comes from the coarse clock, which the vDSO reads in some 5 ns; it is off by one timer tick at most.
@@ -11,7 +18,7 @@
 //! Source: clock_gettime(2), CLOCK_MONOTONIC_COARSE.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,11 +55,18 @@ pub struct StillBusy {
     pub duration: Duration,
 }
 
+/// Values of [`WorkerStatus::order`].
+const RUN: u8 = 0;
+const STOP: u8 = 1;
+const ENDED: u8 = 2;
+
 /// One worker, between its thread and the others.
 pub(crate) struct WorkerStatus {
     name: String,
-    /// Set once.
-    stop: AtomicBool,
+    /// See the module's head.
+    order: AtomicU8,
+    /// The worker has seen a stop in this turn, and may have left something undone. Its own, so Relaxed.
+    seen: AtomicBool,
     /// When the present request began, in nanoseconds of the coarse clock; 0: there is none.
     began: AtomicU64,
     /// Ends the worker's sleep.
@@ -61,20 +75,53 @@ pub(crate) struct WorkerStatus {
 
 impl WorkerStatus {
     pub(crate) fn new(name: &str, kick: Arc<Doorbell>) -> Arc<WorkerStatus> {
-        let (stop, began) = Default::default();
-        Arc::new(WorkerStatus { name: name.to_owned(), stop, began, kick })
+        let (order, seen, began) = Default::default();
+        Arc::new(WorkerStatus { name: name.to_owned(), order, seen, began, kick })
     }
 
     /// Asks the worker to come to an end.
     pub(crate) fn ask_stop(&self) {
-        // Before the ring: who wakes by it must see the flag.
-        self.stop.store(true, Ordering::Release);
+        // Before the ring: a worker that wakes by it must see the order.
+        self.change(RUN, STOP);
         self.kick.ring();
     }
 
-    /// Whether the worker must come to an end: looked at between requests, and between the pieces of a long one.
+    /// Takes a stop back. False if the worker has come to its end: it must be joined, and another one started.
+    fn cancel_stop(&self) -> bool {
+        self.change(STOP, RUN) || self.order.load(Ordering::Acquire) == RUN
+    }
+
+    /// The worker must come to an end, or has.
+    fn is_stopping(&self) -> bool {
+        self.order.load(Ordering::Acquire) != RUN
+    }
+
+    /// For the worker: whether it must come to an end. Looked at between requests, and between the pieces of a long one.
     pub(crate) fn stop_asked(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+        let asked = self.is_stopping();
+        if asked {
+            self.seen.store(true, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    /// For the worker: whether its turn may have been cut short by a stop.
+    pub(super) fn was_cut_short(&self) -> bool {
+        self.seen.swap(false, Ordering::Relaxed)
+    }
+
+    /// For the worker: comes to an end if it is asked to, and the stop is not taken back.
+    pub(super) fn end_if_asked(&self) -> bool {
+        self.change(STOP, ENDED)
+    }
+
+    /// For the worker: comes to an end by itself.
+    pub(super) fn end(&self) {
+        self.order.store(ENDED, Ordering::Release);
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.order.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// A request begins. For display only, so no order with other memory is needed.
@@ -102,38 +149,55 @@ impl WorkerStatus {
 
 /// The workers of one device that are not joined yet.
 #[derive(Default)]
-pub(crate) struct WorkerList(Mutex<Vec<Arc<WorkerStatus>>>);
+pub(crate) struct WorkerList(Mutex<Listed>);
+
+#[derive(Default)]
+struct Listed {
+    workers: Vec<Arc<WorkerStatus>>,
+    /// How many there were before the first of them was joined.
+    started: usize,
+}
 
 impl WorkerList {
     pub(super) fn add(&self, worker: &Arc<WorkerStatus>) {
-        self.lock().push(Arc::clone(worker));
+        let mut listed = self.lock();
+        listed.workers.push(Arc::clone(worker));
+        listed.started = listed.workers.len();
     }
 
     pub(super) fn remove(&self, worker: &Arc<WorkerStatus>) {
-        self.lock().retain(|listed| !Arc::ptr_eq(listed, worker));
+        self.lock().workers.retain(|listed| !Arc::ptr_eq(listed, worker));
     }
 
     /// Asks all of them to come to an end, and waits for none.
     pub(crate) fn ask_stop(&self) {
-        self.lock().iter().for_each(|worker| worker.ask_stop());
+        self.lock().workers.iter().for_each(|worker| worker.ask_stop());
     }
 
-    /// Whether one of them was asked to come to an end.
-    pub(crate) fn stop_asked(&self) -> bool {
-        self.lock().iter().any(|worker| worker.stop_asked())
+    /// Takes the stop of all of them back. False if one has come to its end, or if there is none: then a new start is
+    /// needed.
+    pub(crate) fn cancel_stop(&self) -> bool {
+        let listed = self.lock();
+        let all = listed.started > 0 && listed.workers.len() == listed.started;
+        all && listed.workers.iter().all(|worker| worker.cancel_stop())
+    }
+
+    /// Whether one of them must come to an end, or has.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.lock().workers.iter().any(|worker| worker.is_stopping())
     }
 
     /// Whether all are joined.
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().workers.is_empty()
     }
 
     /// Those with a request in the host.
     pub(crate) fn busy(&self) -> Vec<Busy> {
-        self.lock().iter().filter_map(|worker| worker.busy()).collect()
+        self.lock().workers.iter().filter_map(|worker| worker.busy()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<WorkerStatus>>> {
+    fn lock(&self) -> MutexGuard<'_, Listed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -164,7 +228,25 @@ mod tests {
         assert_eq!(list.busy(), []);
         list.remove(&status);
         list.ask_stop();
-        assert!(!status.stop_asked(), "what is joined is not asked any more");
+        assert!(!status.is_stopping(), "what is joined is not asked any more");
+    }
+
+    #[test]
+    fn a_stop_can_be_taken_back_until_the_worker_ends() {
+        let [one, two] = ["vda-q0", "vda-q1"].map(|name| WorkerStatus::new(name, Doorbell::new().unwrap()));
+        let list = WorkerList::default();
+        assert!(!list.cancel_stop(), "there is none");
+        list.add(&one);
+        list.add(&two);
+        assert!(list.cancel_stop() && !one.end_if_asked(), "no stop was asked for");
+        list.ask_stop();
+        assert!(list.is_stopping() && one.stop_asked() && one.was_cut_short() && !one.was_cut_short());
+        assert!(list.cancel_stop() && !list.is_stopping() && !one.end_if_asked());
+        list.ask_stop();
+        assert!(one.end_if_asked());
+        assert!(!list.cancel_stop() && list.is_stopping());
+        list.remove(&one);
+        assert!(!list.cancel_stop(), "one is gone");
     }
 
     #[test]

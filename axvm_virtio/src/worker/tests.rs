@@ -178,3 +178,37 @@ fn a_limit_ends_the_sleep() {
     (0..3).for_each(|_| _ = turns.recv_timeout(PATIENCE).unwrap());
     assert!(start.elapsed() >= Duration::from_millis(60));
 }
+
+/// Leaves its turn early when a stop is asked for; tells before, and goes on when it is allowed to.
+struct Hasty {
+    go: Receiver<()>,
+    cut_short: Sender<bool>,
+}
+
+impl Work for Hasty {
+    fn turn(&mut self, _: &mut [LiveQueue], _: &Ready, status: &WorkerStatus) -> Result<Next, String> {
+        let _ = self.go.recv();
+        let _ = self.cut_short.send(status.stop_asked());
+        let _ = self.go.recv();
+        Ok(Next::Sleep)
+    }
+}
+
+#[test]
+fn a_turn_that_a_stop_cut_short_is_done_again_when_the_stop_is_taken_back() {
+    let (bench, (go, allowed), (cut_short, turns)) = (Bench::new(1), channel(), channel());
+    let _worker = Worker::spawn(bench.parts(), Hasty { go: allowed, cut_short }).unwrap();
+    let next = || turns.recv_timeout(PATIENCE);
+    bench.list.ask_stop();
+    go.send(()).unwrap();
+    assert_eq!(next(), Ok(true));
+    assert!(bench.list.cancel_stop());
+    go.send(()).unwrap();
+    // The ring of the stop wakes it once; what it cut short wakes it in any case.
+    for _ in 0..2 {
+        go.send(()).unwrap();
+        assert_eq!(next(), Ok(false));
+        go.send(()).unwrap();
+    }
+    drop(go);
+}

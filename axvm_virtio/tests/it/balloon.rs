@@ -26,7 +26,7 @@ const PAGE_POISON: u64 = 1 << 4;
 const PAGE_REPORTING: u64 = 1 << 5;
 const ALL: BalloonConfig = BalloonConfig { deflate_on_oom: true, free_page_reporting: true };
 
-/// A machine with a balloon, one of its queues in the driver's hands, [`IN_USE`] bytes full.
+/// A machine with a balloon, one of its queues in the driver's use, [`IN_USE`] bytes full.
 struct Toy {
     machine: Machine,
     driver: FakeDriver,
@@ -239,7 +239,7 @@ fn a_request_of_any_length_harms_nothing() {
 }
 
 #[test]
-fn the_driver_hears_of_a_new_target() {
+fn the_driver_is_told_a_new_target() {
     let toy = Toy::new(INFLATE);
     let generation = toy.machine.get(reg::CONFIG_GENERATION);
     toy.target.set_mib(8).unwrap();
@@ -266,7 +266,7 @@ fn a_target_above_the_guests_ram_is_refused() {
 }
 
 #[test]
-fn a_driver_that_was_away_hears_of_the_target_when_it_is_back() {
+fn a_driver_that_was_away_is_told_the_target_when_it_is_back() {
     let toy = Toy::new(INFLATE);
     toy.machine.set(reg::CONFIG + 4, 256);
     toy.machine.stop();

@@ -148,7 +148,7 @@ fn the_driver_switches_the_cache() {
     disk.machine.agree(disk.machine.offered());
     assert_eq!(writeback(&disk), 1, "a reset brings the first setting back");
     disk.machine.agree(disk.machine.offered() & !FLUSH_BIT);
-    assert_eq!(writeback(&disk), 0, "who can not flush starts with write-through");
+    assert_eq!(writeback(&disk), 0, "a driver that cannot flush starts with write-through");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn an_interrupt_follows_a_request_if_wanted() {
     disk.driver.disable_interrupts();
     assert_eq!(disk.write(0, &[1; 512]), OK);
     std::thread::sleep(Duration::from_millis(20));
-    assert!(disk.machine.irq.event_fd().read().is_err(), "nobody wanted an interrupt");
+    assert!(disk.machine.irq.event_fd().read().is_err(), "the driver wanted no interrupt");
     assert_eq!(disk.machine.get(reg::INTERRUPT_STATUS), 0);
 }
 

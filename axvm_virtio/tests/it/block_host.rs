@@ -1,4 +1,4 @@
-//! When the host fails: images that can not be opened, and images that fail in use.
+//! When the host fails: images that cannot be opened, and images that fail in use.
 
 use crate::common;
 
@@ -13,7 +13,7 @@ use common::*;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 fn refusal(config: &DiskConfig) -> DiskError {
-    DiskImage::open(config).expect_err("an image that can not be used")
+    DiskImage::open(config).expect_err("an image that cannot be used")
 }
 
 #[test]

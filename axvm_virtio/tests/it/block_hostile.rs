@@ -1,6 +1,5 @@
 //! A hostile driver in front of the block device: it gets errors, never a hang, a panic, or more of
 //! the host than its disk.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 
@@ -187,7 +186,7 @@ fn a_reset_in_mid_flight_joins_the_worker() {
 }
 
 #[test]
-fn a_driver_that_never_stops_offering_can_not_hold_up_a_reset() {
+fn a_driver_that_never_stops_offering_cannot_hold_up_a_reset() {
     let file = Disk::file();
     let mut disk = Disk::new(file.path());
     disk.write_header(FLUSH, 0);

@@ -299,7 +299,7 @@ fn waiting_takes_no_processor_time() {
     let mut line = Line { machine, port, features, drivers };
     line.bring_up();
     // Both directions have to wait.
-    line.port.put(b"nobody takes this");
+    line.port.put(b"no driver takes this");
     line.print(&text(100_000));
     line.print(b"more");
     line.wait_for_full_port();

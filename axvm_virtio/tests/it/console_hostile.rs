@@ -1,5 +1,4 @@
 //! The console under a driver that lies, floods, or never ends.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 

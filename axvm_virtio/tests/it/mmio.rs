@@ -199,7 +199,7 @@ fn driver_ok_hands_the_enabled_queues_over() {
 }
 
 #[test]
-fn an_enabled_queue_can_not_be_moved() {
+fn an_enabled_queue_cannot_be_moved() {
     let (machine, _) = machine();
     let drivers = queues(&machine);
     machine.agree(feature::VERSION_1);

@@ -1,5 +1,4 @@
 //! Pause and resume: a device held still in the middle of its work, again and again, loses and repeats nothing.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use crate::common;
 

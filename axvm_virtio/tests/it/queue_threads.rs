@@ -3,7 +3,6 @@
 //! Each side sleeps as soon as it has nothing to do, so a store that is seen too late (a missing fence in
 //! `publish` or `enable_kicks`) ends in two sleepers, and the test in its time limit. Sleeping is spinning
 //! here, and work takes a varying time: so the two meet in the dangerous moment thousands of times a second.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,11 +16,11 @@ use axvm_virtio::testing::{Buffer, FakeDriver};
 const CHAINS: u32 = 200_000;
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A kick or an interrupt: two that nobody has seen are one.
+/// A kick or an interrupt: two that no thread has seen are one.
 #[derive(Default)]
-struct Bell(AtomicBool);
+struct Notifier(AtomicBool);
 
-impl Bell {
+impl Notifier {
     fn ring(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -47,7 +46,7 @@ fn work(seed: u32) {
 }
 
 /// Reads a number from each chain and answers with the next one.
-fn device(ram: &GuestRam, mut queue: VirtQueue, kicked: &Bell, interrupt: &Bell) {
+fn device(ram: &GuestRam, mut queue: VirtQueue, kicked: &Notifier, interrupt: &Notifier) {
     let mut served = 0;
     while served < CHAINS {
         queue.disable_kicks();
@@ -71,7 +70,7 @@ fn device(ram: &GuestRam, mut queue: VirtQueue, kicked: &Bell, interrupt: &Bell)
 }
 
 /// Keeps the queue as full as a changing limit allows, and checks every answer.
-fn drive(ram: &GuestRam, mut driver: FakeDriver, kick: &Bell, interrupted: &Bell) {
+fn drive(ram: &GuestRam, mut driver: FakeDriver, kick: &Notifier, interrupted: &Notifier) {
     let place = |head: u16| Gpa(0x10_0000 + u64::from(head) * 8);
     let (mut sent, mut got) = (0, 0);
     let mut numbers = [0; 16];
@@ -109,7 +108,7 @@ fn race(event_idx: bool) {
     let driver = FakeDriver::new(&ram, Gpa(0x1000), 16, event_idx);
     let features = QueueFeatures { event_idx, indirect: false };
     let queue = VirtQueue::new(&ram, &driver.layout(), features, QueueState::default()).unwrap();
-    let (kick, interrupt) = (Bell::default(), Bell::default());
+    let (kick, interrupt) = (Notifier::default(), Notifier::default());
     thread::scope(|scope| {
         scope.spawn(|| device(&ram, queue, &kick, &interrupt));
         drive(&ram, driver, &kick, &interrupt);

@@ -5,13 +5,13 @@
 //!        RAM and image, or port, are the same; the driver knows nothing
 //! ```
 
-use crate::common;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::common::line::*;
+use crate::common::*;
 use axvm_arch::Gpa;
 use axvm_virtio::balloon::{Balloon, BalloonConfig};
 use axvm_virtio::block::{Block, DiskConfig, DiskImage};
@@ -20,8 +20,6 @@ use axvm_virtio::device::{VirtioDevice, feature};
 use axvm_virtio::rng::Rng;
 use axvm_virtio::state::DeviceState;
 use axvm_virtio::testing::{Buffer, FakeDriver};
-use common::line::*;
-use common::*;
 
 const MOVES: u64 = 20;
 const WRITEBACK: u64 = reg::CONFIG + 32;

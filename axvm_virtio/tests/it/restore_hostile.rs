@@ -5,10 +5,9 @@
 //!                                                             '----- taken ----> resume, kick, pause, reset --> serves
 //! ```
 
-use crate::common;
-
 use std::sync::{Arc, LazyLock};
 
+use crate::common::*;
 use axvm_arch::Gpa;
 use axvm_console::Port;
 use axvm_memory::{GuestRam, RamConfig};
@@ -20,15 +19,19 @@ use axvm_virtio::queue::{QueueLayout, QueueState};
 use axvm_virtio::rng::Rng;
 use axvm_virtio::state::*;
 use axvm_virtio::testing::{Buffer, FakeDriver};
-use common::*;
 use proptest::prelude::*;
 
-static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap());
+/// One for each property: they run side by side.
+static RAM: [LazyLock<Arc<GuestRam>>; 2] = [const { LazyLock::new(ram) }; 2];
 static IMAGE: LazyLock<(tempfile::NamedTempFile, Arc<DiskImage>)> = LazyLock::new(|| {
     let file = Disk::file();
     let image = DiskImage::open(&DiskConfig::new(file.path())).unwrap();
     (file, image)
 });
+
+fn ram() -> Arc<GuestRam> {
+    GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap()
+}
 
 /// The devices, by number: each with its queues.
 fn device(kind: usize) -> (Box<dyn VirtioDevice>, usize) {
@@ -144,8 +147,8 @@ proptest! {
 
     #[test]
     fn a_damaged_state_is_refused_or_harmless((kind, state) in (0..4_usize).prop_flat_map(|kind| (Just(kind), state(kind)))) {
-        RAM.write(Gpa(0), &[0; 8 << 20]).unwrap();
-        let machine = Machine::over(RAM.clone(), device(kind).0);
+        RAM[0].write(Gpa(0), &[0; 8 << 20]).unwrap();
+        let machine = Machine::over(RAM[0].clone(), device(kind).0);
         machine.pause();
         let fresh = machine.transport.state();
         let text = serde_json::to_string(&state).unwrap();
@@ -166,6 +169,69 @@ proptest! {
         machine.pause();
         machine.resume();
         check_usable(&machine);
+    }
+}
+
+/// What a driver may do to the registers, sensible or not.
+#[derive(Clone, Copy, Debug)]
+enum Access {
+    Set(u64, u32),
+    Negotiate(u32, u64),
+    /// A queue and its size, with rings where rings can be.
+    Enable(u32, u16),
+    Pause,
+    Resume,
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![
+        4 => (0..0x40_u64, prop_oneof![3 => 0..20_u32, 1 => any::<u32>()]).prop_map(|(n, value)| Access::Set(4 * n, value)),
+        3 => (0..6_u32, any::<u64>()).prop_map(|(steps, features)| Access::Negotiate(steps, features)),
+        3 => (0..3_u32, prop_oneof![4 => Just(8_u16), 1 => any::<u16>()]).prop_map(|(queue, size)| Access::Enable(queue, size)),
+        1 => Just(Access::Pause),
+        1 => Just(Access::Resume),
+    ]
+}
+
+fn perform(machine: &Machine, access: Access) {
+    match access {
+        Access::Set(offset, value) => machine.set(offset, value),
+        Access::Negotiate(steps, features) => {
+            machine.set(reg::STATUS, 0);
+            machine.set(reg::STATUS, FOUND);
+            machine.accept((features & machine.offered()) | feature::VERSION_1);
+            [AGREED, LIVE].iter().take(steps as usize / 2).for_each(|&status| machine.set(reg::STATUS, status));
+        }
+        Access::Enable(queue, size) => {
+            let base = RING.0 + 0x1_0000 * u64::from(queue);
+            let [descriptors, avail, used] = [0, 0x4000, 0x8000].map(|offset| Gpa(base + offset));
+            machine.enable_queue(queue, &QueueLayout { size, descriptors, avail, used });
+        }
+        Access::Pause => machine.pause(),
+        Access::Resume => machine.resume(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_state_that_a_driver_leads_to_can_be_restored(
+        kind in 0..4_usize,
+        accesses in proptest::collection::vec(access(), 0..30),
+    ) {
+        RAM[1].write(Gpa(0), &[0; 8 << 20]).unwrap();
+        let old = Machine::over(RAM[1].clone(), device(kind).0);
+        accesses.into_iter().for_each(|access| perform(&old, access));
+        old.pause();
+        let state = old.transport.state().unwrap();
+        let new = Machine::over(RAM[1].clone(), device(kind).0);
+        new.pause();
+        let restored = new.transport.restore(&state);
+        prop_assert!(restored.is_ok(), "{restored:?}: {state:?}");
+        prop_assert_eq!(new.transport.state(), Some(state));
+        new.resume();
+        check_usable(&new);
     }
 }
 

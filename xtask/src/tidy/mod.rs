@@ -20,6 +20,7 @@ pub mod floors;
 pub mod lexer;
 pub mod messages;
 pub mod pages;
+pub mod said;
 pub mod sources;
 pub mod threats;
 pub mod words;
@@ -48,7 +49,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
         complaints.extend(sources.iter().flat_map(sources::complaints));
         complaints.extend(sources::unsafe_not_forbidden(&name, &sources));
         complaints.extend(circles::complaints(&name, &sources));
-        complaints.extend(words::complaints(&name, &sources));
+        complaints.extend(words::complaints(&sources));
         all.extend(sources);
     }
     complaints.extend(check_pages(root, &all)?);
@@ -57,7 +58,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
 
 /// The rules about the book, which knows all of the code.
 fn check_pages(root: &Path, sources: &[Source]) -> Result<Vec<String>> {
-    let messages = messages::Messages::of(sources.iter());
+    let messages = messages::Sources::of(sources.iter());
     let mut complaints = words::not_shown(&read(&root.join("CONTRIBUTING.md"))?);
     for page in pages::all(root)? {
         complaints.extend(pages::too_wide(&page));

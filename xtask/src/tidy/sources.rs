@@ -10,8 +10,6 @@ const TABLES: [&str; 0] = [];
 /// Where the plan allows `unsafe`.
 const UNSAFE: [&str; 4] = ["axvm_kvm", "axvm_memory", "axvm_guest", "axvm_sandbox"];
 /// Spelled in two halves, so that this file does not complain about itself.
-/// Code whose strongest orderings are not explained yet.
-const ORDERINGS_LATER: [&str; 2] = ["axvm_kvm/", "axvm_virtio/"];
 /// Lines above an ordering in which a comment about it may stand.
 const NEAR: usize = 3;
 const UNFINISHED: [&str; 4] =
@@ -72,8 +70,7 @@ fn head(source: &Source) -> &str {
 fn unexplained_orderings(source: &Source) -> Vec<String> {
     let is_ring = source.path.starts_with("axvm_virtio/src/queue");
     let is_product = source.path.contains("/src/") || source.path.contains("/guest/");
-    let later = ORDERINGS_LATER.iter().any(|start| source.path.starts_with(start));
-    if is_ring || later || !is_product || source.path.starts_with("xtask/") || head(source).contains(STRONGEST) {
+    if is_ring || !is_product || source.path.starts_with("xtask/") || head(source).contains(STRONGEST) {
         return Vec::new();
     }
     let lines: Vec<&str> = before_tests(&source.text).lines().collect();

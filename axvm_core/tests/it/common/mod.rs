@@ -165,7 +165,7 @@ impl Axvm {
         stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('X')
     }
 
-    /// Whether it has ended and nobody asked yet how.
+    /// Whether it has ended and the test has not asked how.
     pub fn is_zombie(&self) -> bool {
         matches!(self.state(), 'Z' | 'X')
     }

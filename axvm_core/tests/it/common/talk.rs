@@ -32,7 +32,7 @@ impl Talk {
     pub fn say(&self, bytes: impl AsRef<[u8]>) {
         let (mut rest, end) = (bytes.as_ref(), self.input.as_ref().unwrap());
         while !rest.is_empty() {
-            assert!(wait(end, PollFlags::OUT), "nobody takes what is typed; {} bytes are left", rest.len());
+            assert!(wait(end, PollFlags::OUT), "nothing takes what is typed; {} bytes are left", rest.len());
             // A piece that a ready pipe takes at once.
             match rustix::io::write(end, &rest[..rest.len().min(512)]) {
                 Ok(count) => rest = &rest[count..],
@@ -80,8 +80,8 @@ impl Talk {
 
     /// Closes the listening end; what is left is for typing.
     pub fn stop_listening(mut self) -> Talk {
-        let (nobody, end) = std::io::pipe().unwrap();
-        drop((end, std::mem::replace(&mut self.output, nobody.into())));
+        let (unread, end) = std::io::pipe().unwrap();
+        drop((end, std::mem::replace(&mut self.output, unread.into())));
         self
     }
 

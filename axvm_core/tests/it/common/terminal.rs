@@ -23,7 +23,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// One with settings that nobody has by default.
+    /// One with settings that no terminal has by default.
     pub fn new() -> Terminal {
         let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&user).unwrap();

@@ -9,7 +9,6 @@
 //!
 //! A guest starts in 32-bit protected mode with flat segments, paging and interrupts off. Without
 //! `/dev/kvm` a test says `skipped` and why, through `kvm_or_skip!`.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 #![allow(dead_code, unreachable_pub, reason = "shared by test binaries, each uses a part")]
 
 use std::io::Write;
@@ -80,8 +79,13 @@ pub(crate) use kvm_or_skip;
 
 /// Says on the real standard error, which the test harness does not swallow, that a test did not run.
 pub fn say_skipped(error: &axvm_kvm::KvmError) {
+    say_skipped_for("no /dev/kvm", error);
+}
+
+/// The same for another reason.
+pub fn say_skipped_for(reason: &str, more: impl std::fmt::Display) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "skipped: no /dev/kvm: {test}: {error}");
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}: {test}: {more}");
 }
 
 /// How a bench differs from the usual one.

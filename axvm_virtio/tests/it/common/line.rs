@@ -1,4 +1,4 @@
-//! A machine with a console: the driver's hands on both queues, and the host's on the port.
+//! A machine with a console: the driver's side of both queues, and the host's side of the port.
 
 use axvm_arch::Gpa;
 use axvm_console::Port;

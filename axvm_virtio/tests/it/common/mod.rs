@@ -106,7 +106,7 @@ impl Tape {
     }
 }
 
-/// A machine with one virtio device, and the driver's hands.
+/// A machine with one virtio device, and what a driver does with it.
 pub struct Machine {
     pub ram: Arc<GuestRam>,
     pub transport: MmioTransport,

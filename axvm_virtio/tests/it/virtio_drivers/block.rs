@@ -61,7 +61,7 @@ fn a_foreign_driver_is_refused_past_the_end_and_goes_on() {
 }
 
 #[test]
-fn a_foreign_driver_can_not_write_a_read_only_disk() {
+fn a_foreign_driver_cannot_write_a_read_only_disk() {
     let (file, transport) = disk(|config| config.read_only = true);
     let mut blk = drive(&transport);
     assert!(blk.readonly());

@@ -1,5 +1,4 @@
 //! The console under `VirtIOConsole`.
-#![allow(clippy::disallowed_methods, reason = "a test starts threads of its own")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
