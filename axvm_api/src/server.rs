@@ -101,12 +101,12 @@ struct Loop {
     api: Api,
     feed: Arc<EventFeed>,
     stop: Arc<EventFd>,
-    connections: Vec<Client>,
+    connections: Vec<Connected>,
     /// Until then no client is taken in.
     accept_from: Instant,
 }
 
-struct Client {
+struct Connected {
     connection: Connection,
     next: Next,
 }
@@ -197,13 +197,13 @@ impl Loop {
             connection.end(&Response::fault(403, "This machine belongs to another user"));
         }
         // What it has sent already is looked at in the next turn.
-        self.connections.push(Client { connection, next: Next::Wait });
+        self.connections.push(Connected { connection, next: Next::Wait });
     }
 
     /// Gives up the client that was silent longest. There is one: streams of events cannot take every place.
     fn make_room(&mut self) {
         const { assert!(SUBSCRIPTION_LIMIT < CONNECTION_LIMIT) };
-        let silent = |(n, client): (usize, &Client)| Some((client.connection.idle_since()?, n));
+        let silent = |(n, client): (usize, &Connected)| Some((client.connection.idle_since()?, n));
         if let Some((_, n)) = self.connections.iter().enumerate().filter_map(silent).min() {
             self.connections.swap_remove(n);
         }

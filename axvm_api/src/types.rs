@@ -286,7 +286,7 @@ pub struct Status {
     /// The disks, in the order of their names.
     pub disks: Vec<Disk>,
     /// Every part of the machine and its place, in the order of the plan; none between two starts.
-    pub parts: Vec<Part>,
+    pub parts: Vec<MachinePart>,
     /// Threads with a request in the host, longest first; those of a moment come and go.
     pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.
@@ -341,7 +341,7 @@ pub struct Disk {
 
 /// A part of the machine.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Part {
+pub struct MachinePart {
     /// Its name, such as `vda` or `COM1`.
     pub name: String,
     /// What it is, such as `virtio-blk` or `16550`.

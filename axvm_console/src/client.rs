@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 /// One of them. Its descriptor does not block.
-pub struct Client {
+pub struct ConsoleClient {
     /// What is at the other end.
     pub kind: Kind,
     fd: Arc<OwnedFd>,
@@ -57,10 +57,18 @@ pub struct Client {
     hung_up: bool,
 }
 
-impl Client {
+impl ConsoleClient {
     /// A client that shall first see `replay`.
-    pub fn new(kind: Kind, fd: Arc<OwnedFd>, replay: VecDeque<u8>) -> Client {
-        Client { kind, fd, backlog: replay, waited: Duration::ZERO, took: false, typed_all: false, hung_up: false }
+    pub fn new(kind: Kind, fd: Arc<OwnedFd>, replay: VecDeque<u8>) -> ConsoleClient {
+        ConsoleClient {
+            kind,
+            fd,
+            backlog: replay,
+            waited: Duration::ZERO,
+            took: false,
+            typed_all: false,
+            hung_up: false,
+        }
     }
 
     /// Shows it more.
@@ -162,7 +170,7 @@ impl Client {
     }
 }
 
-impl AsFd for Client {
+impl AsFd for ConsoleClient {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -175,10 +183,10 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     /// A client with this many bytes that its socket does not hold, and its other end.
-    fn behind(count: usize) -> (Client, UnixStream) {
+    fn behind(count: usize) -> (ConsoleClient, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut client = Client::new(Kind::Socket, Arc::new(ours.into()), VecDeque::new());
+        let mut client = ConsoleClient::new(Kind::Socket, Arc::new(ours.into()), VecDeque::new());
         while client.backlog() == 0 {
             client.push(&[b'x'; 64 << 10]);
         }

@@ -20,7 +20,7 @@ use rustix::fs::OFlags;
 
 use crate::hub::{Hub, Keyboard};
 use crate::pty::Pty;
-use crate::shared::{Attacher, Hooks, Shared};
+use crate::shared::{Attacher, ConsoleShared, Hooks};
 use crate::terminal::{Terminal, size};
 use crate::writer::Writer;
 use crate::{BackEnd, Port};
@@ -95,7 +95,7 @@ impl Opened {
 /// The host's end of a guest's console, while it runs. Dropped, it ends as [`Console::close`] says and waits for that.
 pub struct Console {
     port: Port,
-    shared: Arc<Shared>,
+    shared: Arc<ConsoleShared>,
     terminal: Option<Arc<Terminal>>,
     /// The terminal whose size is the guest's.
     screen: Option<OwnedFd>,
@@ -116,7 +116,7 @@ impl Console {
 
     /// Connects `port` with what is open; the terminal is raw from now on.
     pub fn start(opened: Opened, port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
-        let shared = Arc::new(Shared::new(hooks).map_err(ConsoleError::Resources)?);
+        let shared = Arc::new(ConsoleShared::new(hooks).map_err(ConsoleError::Resources)?);
         let mut console = Console { port, shared, terminal: None, screen: None, pty_path: None, hub: None };
         let mut hub = Hub::new(console.port.clone(), Arc::clone(&console.shared));
         match opened.0 {
@@ -216,7 +216,7 @@ impl Drop for Console {
 }
 
 /// However the hub ends, the console ends with it: no caller waits for a dead thread.
-struct EndsConsole(Arc<Shared>);
+struct EndsConsole(Arc<ConsoleShared>);
 
 impl Drop for EndsConsole {
     fn drop(&mut self) {

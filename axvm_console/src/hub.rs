@@ -20,12 +20,12 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use crate::Port;
-use crate::client::{BACKLOG_LIMIT, Client, Kind, TICK};
+use crate::client::{BACKLOG_LIMIT, ConsoleClient, Kind, TICK};
 use crate::keys::{Escape, help};
 use crate::port::LIMIT;
 use crate::pty::Pty;
 use crate::replay::Replay;
-use crate::shared::{Arrival, Shared};
+use crate::shared::{Arrival, ConsoleShared};
 use crate::terminal::Terminal;
 use crate::writer::Writer;
 
@@ -41,12 +41,12 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// All that has a part in the console.
 pub struct Hub {
     pub port: Port,
-    pub shared: Arc<Shared>,
+    pub shared: Arc<ConsoleShared>,
     pub writer: Option<Writer>,
     pub keyboard: Option<Keyboard>,
     pub listener: Option<Socket>,
     pub pty: Option<Pty>,
-    clients: Vec<Client>,
+    clients: Vec<ConsoleClient>,
     replay: Replay,
     /// Typed, and not yet taken by the port.
     held: Vec<u8>,
@@ -87,12 +87,12 @@ enum Source {
     Keyboard,
     Listener,
     Pty,
-    Client(usize),
+    ConsoleClient(usize),
 }
 
 impl Hub {
     /// One without a client.
-    pub fn new(port: Port, shared: Arc<Shared>) -> Hub {
+    pub fn new(port: Port, shared: Arc<ConsoleShared>) -> Hub {
         Hub {
             port,
             shared,
@@ -160,7 +160,7 @@ impl Hub {
             ));
             return;
         }
-        self.clients.push(Client::new(kind, fd, self.replay.bytes()));
+        self.clients.push(ConsoleClient::new(kind, fd, self.replay.bytes()));
     }
 
     /// Whether output has to wait in the port.
@@ -187,7 +187,8 @@ impl Hub {
 
     /// Clients for which the guest, or the end, waited since the last round.
     fn look_at_the_waited_for(&mut self, passed: Duration, closing: bool) {
-        let waited_for = |client: &&mut Client| client.hold().is_some() || closing && client.hold_at_end().is_some();
+        let waited_for =
+            |client: &&mut ConsoleClient| client.hold().is_some() || closing && client.hold_at_end().is_some();
         self.clients.iter_mut().filter(waited_for).for_each(|client| client.waited_for(passed));
     }
 
@@ -255,7 +256,7 @@ impl Hub {
         }
         for (index, client) in self.clients.iter().enumerate() {
             if let Some(flags) = client.interest(welcome) {
-                watch(Source::Client(index), client.as_fd(), flags);
+                watch(Source::ConsoleClient(index), client.as_fd(), flags);
             }
         }
         watched
@@ -264,7 +265,7 @@ impl Hub {
     /// When to look around although nothing happened; mostly never.
     fn time_limit(&self, keyboard_is_ours: bool) -> Option<Duration> {
         let closing = self.shared.closing.is_signalled();
-        let last = |client: &Client| if closing { client.hold_at_end() } else { None };
+        let last = |client: &ConsoleClient| if closing { client.hold_at_end() } else { None };
         let clients = self.clients.iter().flat_map(|client| [client.hold(), last(client)]).flatten();
         let clients = clients.map(|left| left.min(TICK));
         let keyboard = (!keyboard_is_ours).then_some(PAUSE);
@@ -285,7 +286,7 @@ impl Hub {
             Source::Keyboard => self.read_keyboard(),
             Source::Listener => self.accept(),
             Source::Pty => self.look_at_pty(),
-            Source::Client(index) => self.serve_client(index, flags),
+            Source::ConsoleClient(index) => self.serve_client(index, flags),
         }
     }
 

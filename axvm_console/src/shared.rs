@@ -26,7 +26,7 @@ pub struct Arrival {
 }
 
 /// What the threads of one console share.
-pub struct Shared {
+pub struct ConsoleShared {
     pub hooks: Hooks,
     /// Set to make the hub look around.
     pub wake: EventFd,
@@ -39,11 +39,11 @@ pub struct Shared {
     arrivals: Mutex<Vec<Arrival>>,
 }
 
-impl Shared {
+impl ConsoleShared {
     /// Nothing is set.
-    pub fn new(hooks: Hooks) -> io::Result<Shared> {
+    pub fn new(hooks: Hooks) -> io::Result<ConsoleShared> {
         let (wake, closing, given_up, ended) = (EventFd::new()?, EventFd::new()?, EventFd::new()?, EventFd::new()?);
-        Ok(Shared { hooks, wake, closing, given_up, ended, arrivals: Mutex::default() })
+        Ok(ConsoleShared { hooks, wake, closing, given_up, ended, arrivals: Mutex::default() })
     }
 
     /// Clients that came since the last call.
@@ -54,11 +54,11 @@ impl Shared {
 
 /// Adds clients to a console. Clones add to the same one.
 #[derive(Clone)]
-pub struct Attacher(Arc<Shared>);
+pub struct Attacher(Arc<ConsoleShared>);
 
 impl Attacher {
     /// The way into this console.
-    pub(crate) fn to(shared: &Arc<Shared>) -> Attacher {
+    pub(crate) fn to(shared: &Arc<ConsoleShared>) -> Attacher {
         Attacher(Arc::clone(shared))
     }
 

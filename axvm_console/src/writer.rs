@@ -18,7 +18,7 @@ use axvm_sandbox::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::shared::Shared;
+use crate::shared::ConsoleShared;
 
 /// What a pipe with room takes in one go (PIPE_BUF).
 const PIECE: usize = 4096;
@@ -35,7 +35,7 @@ pub struct Writer {
 
 impl Writer {
     /// Starts the thread, which writes to `fd`; messages call it `name`.
-    pub fn start(fd: OwnedFd, name: String, shared: Arc<Shared>) -> std::io::Result<Writer> {
+    pub fn start(fd: OwnedFd, name: String, shared: Arc<ConsoleShared>) -> std::io::Result<Writer> {
         let (chunks, received) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let target = Target { fd, name, shared, warned: false };
@@ -65,7 +65,7 @@ impl Writer {
 struct Target {
     fd: OwnedFd,
     name: String,
-    shared: Arc<Shared>,
+    shared: Arc<ConsoleShared>,
     warned: bool,
 }
 

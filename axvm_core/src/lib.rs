@@ -22,13 +22,13 @@
 pub mod cli;
 pub mod config;
 mod consoles;
-mod control;
 mod current;
 mod doctor;
 pub mod error;
 mod narrator;
 mod notify;
 pub mod pages;
+mod panel;
 mod remote;
 mod run;
 mod selftest;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use axvm_inspect::doctor::{Host, Root, Row, Style, User, Verdict, can_run, examine, summary, table};
 use axvm_kvm::{CAPABILITIES, Capabilities, KvmError, Survey};
-use axvm_sandbox::{Availability, Protection, Report};
+use axvm_sandbox::{Availability, Protection, SandboxReport};
 use tempfile::TempDir;
 
 /// A host on which all is well: the files that the doctor reads.
@@ -47,7 +47,7 @@ const GOOD: &[(&str, &str)] = &[
 ];
 
 /// What the sandbox finds on a kernel that has everything, or is without Landlock.
-fn fences(landlock: bool) -> Report {
+fn fences(landlock: bool) -> SandboxReport {
     let found = |name, on| Protection {
         name,
         state: if on {
@@ -56,7 +56,7 @@ fn fences(landlock: bool) -> Report {
             Availability::Missing("not among its modules".into())
         },
     };
-    Report(vec![found("files", landlock), found("cores", true)])
+    SandboxReport(vec![found("files", landlock), found("cores", true)])
 }
 
 struct Fake {

@@ -125,7 +125,7 @@ impl Vm {
     ///
     /// `len` is 1, 2 or 4, or 0 for any width. With `value`, only writes of that value count
     /// (and `len` must not be 0); others exit as before.
-    pub fn ioeventfd(&self, gpa: Gpa, len: u32, value: Option<u32>, fd: &impl AsRawFd) -> Result<(), KvmError> {
+    pub fn ioeventfd(&self, gpa: Gpa, len: u32, value: Option<u32>, fd: &EventFd) -> Result<(), KvmError> {
         let doorbell = kvm::kvm_ioeventfd {
             datamatch: value.unwrap_or(0).into(),
             addr: gpa.0,

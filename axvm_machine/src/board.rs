@@ -24,7 +24,7 @@ use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use axvm_virtio::rng::Rng;
 
-use crate::inventory::{self, Chip, Inventory};
+use crate::inventory::{Chip, Inventory, Item};
 use crate::spec::BALLOON;
 use crate::{MachineError, Ports, Resources};
 
@@ -36,7 +36,7 @@ pub(crate) struct Board<'a> {
     consoles: &'a Ports,
     ports: BusBuilder,
     mmio: BusBuilder,
-    inventory: Vec<inventory::Part>,
+    inventory: Vec<Item>,
 }
 
 impl<'a> Board<'a> {
@@ -65,7 +65,7 @@ impl<'a> Board<'a> {
             Kind::Virtio(kind) => self.virtio(part, kind)?,
         };
         self.plug(part, chip.device())?;
-        self.inventory.push(inventory::Part { plan: part.clone(), chip });
+        self.inventory.push(Item { part: part.clone(), chip });
         Ok(())
     }
 

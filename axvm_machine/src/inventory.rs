@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axvm_boot::plan;
+use axvm_boot::plan::Part;
 use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::mmio::MmioTransport;
@@ -19,13 +19,13 @@ use axvm_virtio::{Busy, StillBusy};
 
 /// All parts of a machine, in the order of the plan.
 pub struct Inventory {
-    parts: Vec<Part>,
+    items: Vec<Item>,
 }
 
-/// One part: where it sits, and what it is.
-pub struct Part {
+/// One part in its machine: where it sits, and what it is.
+pub struct Item {
     /// Its name, kind, places and line.
-    pub plan: plan::Part,
+    pub part: Part,
     /// The thing itself.
     pub chip: Chip,
 }
@@ -115,13 +115,13 @@ impl Chip {
 }
 
 impl Inventory {
-    pub(crate) fn new(parts: Vec<Part>) -> Inventory {
-        Inventory { parts }
+    pub(crate) fn new(items: Vec<Item>) -> Inventory {
+        Inventory { items }
     }
 
     /// Every part.
-    pub fn parts(&self) -> &[Part] {
-        &self.parts
+    pub fn items(&self) -> &[Item] {
+        &self.items
     }
 
     /// The clock, for the thread that serves its timer.
@@ -167,7 +167,7 @@ impl Inventory {
     }
 
     fn chips(&self) -> impl Iterator<Item = &Chip> {
-        self.parts.iter().map(|part| &part.chip)
+        self.items.iter().map(|item| &item.chip)
     }
 }
 

@@ -31,7 +31,7 @@ mod spec;
 mod vcpu;
 
 pub use error::MachineError;
-pub use inventory::{Chip, Inventory, Part};
+pub use inventory::{Chip, Inventory, Item};
 pub use machine::{Machine, PauseError, WaitOutcome};
 pub use recipe::Ports;
 pub use resources::Resources;

@@ -25,7 +25,7 @@ use thiserror::Error;
 
 use crate::gate::Order;
 use crate::inventory::Inventory;
-use crate::vcpu::{self, Shared, VcpuHandle};
+use crate::vcpu::{self, VcpuHandle, VcpuShared};
 use crate::{MachineError, Ports};
 
 /// A machine whose vCPUs run, wait, or have stopped.
@@ -33,7 +33,7 @@ pub struct Machine {
     plan: Plan,
     inventory: Inventory,
     command_line: String,
-    shared: Arc<Shared>,
+    shared: Arc<VcpuShared>,
     vcpus: Vec<VcpuHandle>,
     /// One pause, resume, visit or stop at a time. It may take as long as a disk does.
     change: Mutex<Threads>,
@@ -63,7 +63,7 @@ pub(crate) struct Built {
     pub(crate) inventory: Inventory,
     pub(crate) command_line: String,
     pub(crate) ports: Ports,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<VcpuShared>,
     pub(crate) vcpus: Vec<KvmVcpu>,
     pub(crate) vm: Vm,
 }

@@ -25,7 +25,7 @@ use crate::inventory::Inventory;
 use crate::machine::Built;
 use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
-use crate::vcpu::{AddressSpace, Shared};
+use crate::vcpu::{AddressSpace, VcpuShared};
 use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo};
 
 /// The last APIC id without x2APIC: 255 is the broadcast.
@@ -121,7 +121,7 @@ impl Resources {
         order: Order,
     ) -> Result<Machine, MachineError> {
         let Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins } = wired;
-        let shared = Shared {
+        let shared = VcpuShared {
             ports: AddressSpace::new("port", port_bus, &self.events),
             mmio: AddressSpace::new("mmio", mmio_bus, &self.events),
             stop,

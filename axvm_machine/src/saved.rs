@@ -19,7 +19,7 @@ use axvm_virtio::state::{RestoreError, TransportState};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::inventory::{Chip, Inventory};
+use crate::inventory::{Chip, Inventory, Item};
 use crate::{Machine, Ports};
 
 /// Everything a paused machine is, but its RAM and its disks.
@@ -149,7 +149,7 @@ impl SavedMachine {
     pub(crate) fn restore_parts(&self, ports: &Ports, inventory: &Inventory) -> Result<(), MismatchError> {
         let names = |names: &mut dyn Iterator<Item = &str>| names.collect::<Vec<_>>().join(", ");
         let saved = names(&mut self.parts.iter().map(|part| &*part.name));
-        let here = names(&mut inventory.parts().iter().map(|part| &*part.plan.name));
+        let here = names(&mut inventory.items().iter().map(|item| &*item.part.name));
         if saved != here {
             return Err(MismatchError::Parts { saved, here });
         }
@@ -157,16 +157,16 @@ impl SavedMachine {
         if let (Some(port), Some(state)) = (&ports.hvc0, &self.hvc0) {
             port.restore(state.clone())?;
         }
-        let mut pairs = inventory.parts().iter().zip(&self.parts);
-        pairs.try_for_each(|(part, saved)| part.chip.restore(&saved.name, &saved.chip))
+        let mut pairs = inventory.items().iter().zip(&self.parts);
+        pairs.try_for_each(|(item, saved)| item.chip.restore(&saved.name, &saved.chip))
     }
 }
 
 impl Inventory {
     /// What each part knows; `None` while one of them moves.
     fn save(&self) -> Option<Vec<SavedPart>> {
-        let save = |part: &crate::Part| Some(SavedPart { name: part.plan.name.to_string(), chip: part.chip.save()? });
-        self.parts().iter().map(save).collect()
+        let save = |item: &Item| Some(SavedPart { name: item.part.name.to_string(), chip: item.chip.save()? });
+        self.items().iter().map(save).collect()
     }
 }
 

@@ -23,7 +23,7 @@ use rustix::thread::CpuSet;
 use crate::gate::{Gate, Order, Passage};
 
 /// What all vCPUs of a machine share.
-pub(crate) struct Shared {
+pub(crate) struct VcpuShared {
     pub(crate) ports: AddressSpace,
     pub(crate) mmio: AddressSpace,
     pub(crate) stop: Arc<StopSwitch>,
@@ -102,7 +102,7 @@ pub(crate) fn spawn(
     index: u32,
     mut vcpu: KvmVcpu,
     pin: Option<usize>,
-    shared: Arc<Shared>,
+    shared: Arc<VcpuShared>,
 ) -> io::Result<(VcpuHandle, JoinHandle<()>)> {
     let handle = VcpuHandle { kicker: Arc::new(vcpu.kicker().map_err(io::Error::other)?), exits: Arc::default() };
     let (kicker, exits) = (Arc::clone(&handle.kicker), Arc::clone(&handle.exits));
@@ -128,7 +128,7 @@ pub(crate) fn spawn(
 /// However a vCPU thread ends, the machine ends with it: no guest runs on with a CPU that is gone.
 struct EndsMachine<'a> {
     index: u32,
-    shared: &'a Shared,
+    shared: &'a VcpuShared,
 }
 
 impl Drop for EndsMachine<'_> {
@@ -158,8 +158,8 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 /// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
-fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &Shared) {
-    let Shared { ports, mmio, stop, gate } = shared;
+fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
+    let VcpuShared { ports, mmio, stop, gate } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -269,9 +269,9 @@ mod tests {
         }
     }
 
-    fn shared(ports: BusBuilder, mmio: BusBuilder) -> Shared {
+    fn shared(ports: BusBuilder, mmio: BusBuilder) -> VcpuShared {
         let (events, stop) = (Events::default(), Arc::new(StopSwitch::new().unwrap()));
-        Shared {
+        VcpuShared {
             ports: AddressSpace::new("port", ports.finish(), &events),
             mmio: AddressSpace::new("mmio", mmio.finish(), &events),
             stop,

@@ -42,7 +42,7 @@ use thiserror::Error;
 pub use crate::crash::on_crash;
 use crate::filter::Filters;
 pub use crate::landlock::Files;
-pub use crate::report::{Availability, Protection, Report};
+pub use crate::report::{Availability, Protection, SandboxReport};
 pub use crate::threads::{spawn, spawn_scoped};
 pub use crate::violation::on_violation;
 
@@ -110,7 +110,7 @@ static FILTERS: OnceLock<Filters> = OnceLock::new();
 
 /// Closes the sandbox around this process, for good: call it on the main thread, while there is no other, after the
 /// machine's files are open and RAM is locked.
-pub fn arm(files: &Files) -> Result<Report, SandboxError> {
+pub fn arm(files: &Files) -> Result<SandboxReport, SandboxError> {
     if FILTERS.get().is_some() {
         return Err(SandboxError::Twice);
     }
@@ -128,7 +128,7 @@ pub fn arm(files: &Files) -> Result<Report, SandboxError> {
     protections.push(rights::drop_capabilities()?);
     FILTERS.set(filters).map_err(|_| SandboxError::Twice)?;
     protections.push(enter_armed(Role::Main)?);
-    Ok(Report(protections))
+    Ok(SandboxReport(protections))
 }
 
 /// How many threads there are, if more than this one.
@@ -156,6 +156,6 @@ fn enter_armed(role: Role) -> Result<Protection, SandboxError> {
 }
 
 /// What this host offers, without closing anything.
-pub fn probe() -> Report {
-    Report(vec![rights::probe_privileges(), rights::probe_cores(), landlock::probe(), filter::probe()])
+pub fn probe() -> SandboxReport {
+    SandboxReport(vec![rights::probe_privileges(), rights::probe_cores(), landlock::probe(), filter::probe()])
 }

@@ -41,9 +41,9 @@ impl fmt::Display for Protection {
 
 /// All means of protection, in the order in which they close.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report(pub Vec<Protection>);
+pub struct SandboxReport(pub Vec<Protection>);
 
-impl fmt::Display for Report {
+impl fmt::Display for SandboxReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|protection| writeln!(f, "{protection}"))
     }

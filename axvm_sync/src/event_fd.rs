@@ -7,6 +7,7 @@
 //! Several signals before one take are one event. KVM reads such a counter itself (irqfd) or adds to it (ioeventfd).
 //!
 //! Source: eventfd(2).
+#![allow(clippy::disallowed_methods, reason = "this is the one way")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};

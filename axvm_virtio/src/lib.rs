@@ -18,7 +18,6 @@ pub mod balloon;
 pub mod block;
 mod claim;
 pub mod console;
-mod core;
 pub mod device;
 #[cfg(test)]
 mod hang;
@@ -32,6 +31,7 @@ mod statistics;
 mod status;
 #[doc(hidden)]
 pub mod testing;
+mod transport;
 mod worker;
 
 pub use signals::{ConfigIrq, FaultReporter, QueueIrq};

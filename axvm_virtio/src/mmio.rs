@@ -9,7 +9,7 @@
 //!   0x100  configuration space of the device: 8, 16, 32, 64 bits
 //! ```
 //!
-//! A thin decoder: what the registers mean is in `core`.
+//! A thin decoder: what the registers mean is in `transport`.
 //!
 //! Spec: virtio 1.2, 4.2.2 "MMIO Device Register Layout", version 2.
 //! Left out: the legacy interface (4.2.4); shared memory regions (no device has one).
@@ -23,10 +23,10 @@ use axvm_events::Events;
 use axvm_memory::GuestRam;
 
 use crate::claim::Area;
-use crate::core::TransportCore;
 use crate::device::VirtioDevice;
 use crate::signals::DeviceSignals;
 use crate::state::{RestoreError, TransportState};
+use crate::transport::TransportCore;
 use crate::worker::{Busy, StillBusy, WorkerList};
 use axvm_sync::EventFd;
 

@@ -91,7 +91,7 @@ impl Statistics {
 
 /// Statistics, and how long ago the guest sent them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct StatisticsReport {
     /// The numbers.
     pub statistics: Statistics,
     /// Time since they arrived.

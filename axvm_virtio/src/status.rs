@@ -44,21 +44,21 @@ pub(crate) enum Transition {
 
 /// Status and features, as negotiated so far.
 #[derive(Debug)]
-pub(crate) struct Status {
+pub(crate) struct DriverStatus {
     bits: u32,
     offered: u64,
     accepted: u64,
 }
 
-impl Status {
+impl DriverStatus {
     /// At power-on, with these features on offer.
-    pub(crate) fn new(offered: u64) -> Status {
-        Status { bits: 0, offered, accepted: 0 }
+    pub(crate) fn new(offered: u64) -> DriverStatus {
+        DriverStatus { bits: 0, offered, accepted: 0 }
     }
 
     /// Where a driver had come, by a saved state; or why no driver comes there.
-    pub(crate) fn restore(offered: u64, bits: u32, accepted: u64) -> Result<Status, StateError> {
-        let status = Status { bits, offered, accepted };
+    pub(crate) fn restore(offered: u64, bits: u32, accepted: u64) -> Result<DriverStatus, StateError> {
+        let status = DriverStatus { bits, offered, accepted };
         // Every step that is taken, and no other bit.
         let taken = STEPS.iter().take_while(|(step, _)| bits & step != 0).fold(0, |taken, (step, _)| taken | step);
         if bits & !FAILED != taken {
@@ -124,7 +124,7 @@ impl Status {
     /// The driver writes the status register.
     pub(crate) fn write(&mut self, value: u32) -> Transition {
         if value == 0 {
-            *self = Status::new(self.offered);
+            *self = DriverStatus::new(self.offered);
             return Transition::Reset;
         }
         let before = self.bits;
@@ -160,8 +160,8 @@ mod tests {
 
     const OFFERED: u64 = feature::TRANSPORT | 1 << 9;
 
-    fn at(writes: &[u32], features: u64) -> (Status, Vec<Transition>) {
-        let mut status = Status::new(OFFERED);
+    fn at(writes: &[u32], features: u64) -> (DriverStatus, Vec<Transition>) {
+        let mut status = DriverStatus::new(OFFERED);
         status.accept(0, half(features, 0));
         status.accept(1, half(features, 1));
         let transitions = writes.iter().map(|&value| status.write(value)).collect();
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn features_beyond_64_are_refused() {
-        let mut status = Status::new(OFFERED);
+        let mut status = DriverStatus::new(OFFERED);
         status.accept(1, 1);
         status.accept(2, 0);
         assert_eq!(status.offered(2), 0);
@@ -239,17 +239,17 @@ mod tests {
     fn a_saved_status_is_one_that_a_driver_reaches() {
         let good = feature::VERSION_1 | 1 << 9;
         for bits in [0, 1, 3, 11, 15, FAILED, 3 | FAILED, 15 | FAILED] {
-            let status = Status::restore(OFFERED, bits, good).unwrap();
+            let status = DriverStatus::restore(OFFERED, bits, good).unwrap();
             assert_eq!((status.bits(), status.accepted()), (bits, good));
         }
         for bits in [2, 4, 8, 5, 7, 13, 16, 64, 15 | 16, !0] {
             let value = u64::from(bits);
             let refused = StateError::Value { what: "device status", value };
-            assert_eq!(Status::restore(OFFERED, bits, good).err(), Some(refused));
+            assert_eq!(DriverStatus::restore(OFFERED, bits, good).err(), Some(refused));
         }
-        assert_eq!(Status::restore(OFFERED, 11, good | 1 << 3).err(), Some(StateError::Features(1 << 3)));
-        assert!(Status::restore(OFFERED, 15, 1 << 9).is_err(), "no VERSION_1");
-        assert!(Status::restore(OFFERED, 3, 1 << 3).is_ok(), "not agreed on yet");
+        assert_eq!(DriverStatus::restore(OFFERED, 11, good | 1 << 3).err(), Some(StateError::Features(1 << 3)));
+        assert!(DriverStatus::restore(OFFERED, 15, 1 << 9).is_err(), "no VERSION_1");
+        assert!(DriverStatus::restore(OFFERED, 3, 1 << 3).is_ok(), "not agreed on yet");
     }
 
     #[test]

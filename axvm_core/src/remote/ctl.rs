@@ -99,10 +99,10 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axvm_api::types::{BusyThread, Disk, Exits, MachineState, Memory, Part, Resident};
+    use axvm_api::types::{BusyThread, Disk, Exits, MachinePart, MachineState, Memory, Resident};
 
-    fn part(name: &str, line: Option<u32>) -> Part {
-        Part { name: name.into(), kind: "chip".into(), places: Vec::new(), line }
+    fn part(name: &str, line: Option<u32>) -> MachinePart {
+        MachinePart { name: name.into(), kind: "chip".into(), places: Vec::new(), line }
     }
 
     fn busy(thread: &str, seconds: f64) -> BusyThread {

@@ -14,7 +14,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::HARDWARE;
-use super::setting::{Setting, settings};
+use super::setting::{Setting, Value, settings};
 use super::value::Size;
 use super::words::{Switch, words};
 
@@ -35,6 +35,8 @@ pub struct Cpus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
 }
+
+impl Value for Cpus {}
 
 impl Cpus {
     /// The complete grouping, if there is one.
@@ -135,6 +137,8 @@ pub struct Amount {
     /// Whether other processes can map it.
     pub shared: Option<bool>,
 }
+
+impl Value for Amount {}
 
 impl FromStr for Amount {
     type Err = String;

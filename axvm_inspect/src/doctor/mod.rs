@@ -40,7 +40,7 @@ pub struct Host {
     /// What KVM said, or why it said nothing.
     pub kvm: Result<Survey, KvmError>,
     /// Which fences around a process this kernel has.
-    pub sandbox: axvm_sandbox::Report,
+    pub sandbox: axvm_sandbox::SandboxReport,
 }
 
 /// A user as the kernel sees one.

@@ -29,7 +29,7 @@ fn every_part_has_its_name_and_its_place() {
     }
     let lab = Lab::new(1, "");
     let machine = lab.build();
-    let wired: Vec<_> = machine.inventory().parts().iter().map(|part| &*part.plan.name).collect();
+    let wired: Vec<_> = machine.inventory().items().iter().map(|item| &*item.part.name).collect();
     let planned: Vec<_> =
         machine.plan().parts().iter().filter(|part| !part.kind.is_in_kvm()).map(|part| &*part.name).collect();
     assert_eq!(wired, planned, "all that is planned is wired");

@@ -29,10 +29,10 @@ use crate::queue::QueueState;
 use crate::state::{DeviceState, StateError};
 use crate::worker::{StillBusy, Worker};
 
-pub use crate::statistics::{Report, Statistics};
+pub use crate::statistics::{Statistics, StatisticsReport};
 pub use target::{BalloonError, Target};
 
-use target::Shared;
+use target::BalloonNumbers;
 use worker::BalloonWork;
 
 /// Entries of each queue.
@@ -68,7 +68,7 @@ pub struct BalloonConfig {
 /// A virtio memory balloon.
 pub struct Balloon {
     config: BalloonConfig,
-    shared: Arc<Shared>,
+    shared: Arc<BalloonNumbers>,
     worker: Option<Worker<BalloonWork>>,
 }
 

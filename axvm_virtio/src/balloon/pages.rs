@@ -12,7 +12,7 @@ use std::sync::Arc;
 use axvm_arch::Gpa;
 use axvm_memory::{GuestRam, GuestRange};
 
-use super::target::Shared;
+use super::target::BalloonNumbers;
 use crate::queue::Chain;
 use crate::signals::FaultReporter;
 use crate::worker::{Serve, Served, WorkerStatus};
@@ -37,14 +37,19 @@ pub(super) enum Carries {
 pub(super) struct PageQueue {
     carries: Carries,
     ram: Arc<GuestRam>,
-    shared: Arc<Shared>,
+    shared: Arc<BalloonNumbers>,
     fault: FaultReporter,
     /// The page numbers of a request, four bytes each; reused from request to request.
     numbers: Vec<u8>,
 }
 
 impl PageQueue {
-    pub(super) fn new(carries: Carries, ram: &Arc<GuestRam>, shared: &Arc<Shared>, fault: &FaultReporter) -> PageQueue {
+    pub(super) fn new(
+        carries: Carries,
+        ram: &Arc<GuestRam>,
+        shared: &Arc<BalloonNumbers>,
+        fault: &FaultReporter,
+    ) -> PageQueue {
         let (ram, shared) = (Arc::clone(ram), Arc::clone(shared));
         PageQueue { carries, ram, shared, fault: fault.clone(), numbers: Vec::new() }
     }

@@ -20,7 +20,7 @@ use crate::device::LiveQueue;
 use crate::queue::Chain;
 use crate::signals::whole;
 use crate::state::{ReportsState, SavedReport};
-use crate::statistics::{ENTRY, Report, Statistics};
+use crate::statistics::{ENTRY, Statistics, StatisticsReport};
 use crate::worker::Next;
 use axvm_sync::EventFd;
 
@@ -55,8 +55,8 @@ impl Reports {
         self.lock().interval
     }
 
-    pub(super) fn latest(&self) -> Option<Report> {
-        self.lock().latest.map(|(statistics, at)| Report { statistics, age: at.elapsed() })
+    pub(super) fn latest(&self) -> Option<StatisticsReport> {
+        self.lock().latest.map(|(statistics, at)| StatisticsReport { statistics, age: at.elapsed() })
     }
 
     /// A new driver, with a new ring.

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::reports::Reports;
 use crate::signals::ConfigIrq;
 use crate::state::{BalloonState, StateError};
-use crate::statistics::Report;
+use crate::statistics::StatisticsReport;
 
 const PAGES_PER_MIB: u32 = 256;
 
@@ -38,7 +38,7 @@ pub enum BalloonError {
 /// Each number stands alone, so its accesses are Relaxed: a driver that is told of a change sees it by the order of the
 /// configuration generation, a worker that serves a later request by that of the ring.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct BalloonNumbers {
     /// The guest's RAM.
     ram_mib: AtomicU64,
     /// Pages that the user wants in the balloon.
@@ -59,7 +59,7 @@ struct DriverNotice {
     missed: bool,
 }
 
-impl Shared {
+impl BalloonNumbers {
     pub(super) fn set_ram(&self, bytes: u64) {
         self.ram_mib.store(bytes >> 20, Ordering::Relaxed);
     }
@@ -132,7 +132,7 @@ impl Shared {
 
 /// The user's handle on a balloon, good for as long as there is a machine.
 #[derive(Clone)]
-pub struct Target(pub(super) Arc<Shared>);
+pub struct Target(pub(super) Arc<BalloonNumbers>);
 
 impl Target {
     /// Asks the guest to bring the balloon to `mib` MiB. It may take its time, or not do it.
@@ -182,7 +182,7 @@ impl Target {
     }
 
     /// What the guest said last; `None` if it said nothing yet. A driver reports once by itself, when it starts.
-    pub fn statistics(&self) -> Option<Report> {
+    pub fn statistics(&self) -> Option<StatisticsReport> {
         self.0.reports.latest()
     }
 }

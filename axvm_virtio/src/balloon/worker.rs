@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::pages::{Carries, PageQueue};
 use super::reports::StatisticsQueue;
-use super::target::Shared;
+use super::target::BalloonNumbers;
 use super::{DEFLATE, INFLATE, STATISTICS, feature};
 use crate::device::{Activation, LiveQueue};
 use crate::worker::{Next, Ready, Work, WorkerStatus, serve_batch};
@@ -29,7 +29,7 @@ enum Queue {
 pub(super) struct BalloonWork(Vec<Queue>);
 
 impl BalloonWork {
-    pub(super) fn new(live: &Activation, shared: &Arc<Shared>) -> BalloonWork {
+    pub(super) fn new(live: &Activation, shared: &Arc<BalloonNumbers>) -> BalloonWork {
         let has_statistics = live.features & feature::STATS_VQ != 0;
         let pages = |carries| Queue::Pages(PageQueue::new(carries, &live.ram, shared, &live.fault));
         let queue = |queue: &LiveQueue| match queue.index {

@@ -24,7 +24,7 @@ use crate::claim::{Area, QueueClaim};
 use crate::device::{Activation, LiveQueue, StartError, VirtioDevice, feature};
 use crate::queue::{QueueFeatures, QueueState, VirtQueue};
 use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, QueueIrq, whole};
-use crate::status::{DEVICE_NEEDS_RESET, Status, Transition};
+use crate::status::{DEVICE_NEEDS_RESET, DriverStatus, Transition};
 use crate::worker::{StillBusy, WorkerList};
 use axvm_sync::EventFd;
 
@@ -32,7 +32,7 @@ use axvm_sync::EventFd;
 pub(crate) struct TransportCore {
     device: Box<dyn VirtioDevice>,
     ram: Arc<GuestRam>,
-    status: Status,
+    status: DriverStatus,
     queues: Vec<QueueClaim>,
     /// The queues that the device has now.
     live: Vec<usize>,
@@ -55,7 +55,7 @@ impl TransportCore {
         workers: Arc<WorkerList>,
     ) -> TransportCore {
         device.plugged(&ram);
-        let status = Status::new(device.features() | feature::TRANSPORT);
+        let status = DriverStatus::new(device.features() | feature::TRANSPORT);
         let queues = device.queue_sizes().iter().map(|&max| QueueClaim::new(max)).collect();
         TransportCore {
             device,

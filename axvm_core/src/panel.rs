@@ -233,8 +233,8 @@ impl Control for Panel {
 }
 
 /// A part of the plan, for clients.
-fn part(part: &Part) -> types::Part {
-    types::Part {
+fn part(part: &Part) -> types::MachinePart {
+    types::MachinePart {
         name: part.name.to_string(),
         kind: part.kind.to_string(),
         places: part.places.iter().map(ToString::to_string).collect(),

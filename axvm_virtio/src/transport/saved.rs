@@ -15,7 +15,7 @@ use crate::device::StartError;
 use crate::queue::QueueState;
 use crate::signals::INTERRUPTS;
 use crate::state::{QueueSnapshot, StateError, TransportState};
-use crate::status::{DEVICE_NEEDS_RESET, Status};
+use crate::status::{DEVICE_NEEDS_RESET, DriverStatus};
 use axvm_sync::EventFd;
 
 impl TransportCore {
@@ -58,7 +58,7 @@ impl TransportCore {
         }
         let needs_reset = state.status & DEVICE_NEEDS_RESET != 0;
         let bits = state.status & !DEVICE_NEEDS_RESET;
-        self.status = Status::restore(self.status.all_offered(), bits, state.driver_features)?;
+        self.status = DriverStatus::restore(self.status.all_offered(), bits, state.driver_features)?;
         for (claim, saved) in self.queues.iter_mut().zip(&state.queues) {
             (claim.layout, claim.ready, claim.state) = (saved.layout, saved.ready, saved.indices);
         }
