@@ -2,18 +2,26 @@
 //!
 //! ```text
 //!   main thread:  install(machine) ... remove()      around each start of the guest
-//!   others:       machine(), request_stop(reason)  what comes between two starts waits for the next
+//!   others:       machine()                          the one of now, if any
+//!                 wait_for_machine(limit)            the next one, where there is none
+//!                 request_stop(reason)               what comes between two starts waits for the next
 //! ```
+//!
+//! No specification: this is AxVM's own.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axvm_devices::StopReason;
-
 use axvm_machine::Machine;
+use axvm_sync::lock;
 
 /// A place for one machine.
 #[derive(Default)]
-pub struct Current(Mutex<Slot>);
+pub struct Current {
+    slot: Mutex<Slot>,
+    installed: Condvar,
+}
 
 #[derive(Default)]
 struct Slot {
@@ -30,6 +38,7 @@ impl Current {
             machine.stop_switch().request(reason);
         }
         slot.machine = Some(machine);
+        self.installed.notify_all();
     }
 
     /// There is no machine for a while.
@@ -40,6 +49,13 @@ impl Current {
     /// The machine, unless it is between two starts.
     pub fn machine(&self) -> Option<Arc<Machine>> {
         self.slot().machine.clone()
+    }
+
+    /// The machine, or the next one: the guest may run, and speak, a moment before it is installed, and a reset takes some
+    /// milliseconds. `None` if there is none within `limit`.
+    pub fn wait_for_machine(&self, limit: Duration) -> Option<Arc<Machine>> {
+        let waited = self.installed.wait_timeout_while(self.slot(), limit, |slot| slot.machine.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.machine.clone()
     }
 
     /// Asks for a stop. Of a machine that was just reset, the next one gets the request.
@@ -62,6 +78,6 @@ impl Current {
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slot)
     }
 }

@@ -29,6 +29,9 @@ const LATELY: Duration = Duration::from_millis(100);
 /// How long a pause or a resume waits for the host before it gives the client an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a request waits for the next start of the guest.
+const NEXT_START: Duration = Duration::from_secs(1);
+
 const BETWEEN: &str = "The machine is between two starts; try again in a moment";
 
 /// What the control socket works on.
@@ -77,7 +80,7 @@ impl Panel {
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
-        self.current.machine().ok_or_else(|| ControlError::from(BETWEEN))
+        self.current.wait_for_machine(NEXT_START).ok_or_else(|| ControlError::from(BETWEEN))
     }
 
     /// Something that needs the guest's help; a paused guest cannot give it.

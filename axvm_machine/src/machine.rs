@@ -42,7 +42,7 @@ pub struct Machine {
     /// The outer ends of its consoles.
     ports: Ports,
     /// Last, so that the VM (and with it its interrupt controllers) lives longer than its vCPUs.
-    vm: Vm,
+    vm: Arc<Vm>,
 }
 
 /// The threads that are not joined yet.
@@ -102,7 +102,8 @@ impl Machine {
         let mode = if paused { Mode::Paused } else { Mode::Running };
         let (change, mode) = (Mutex::default(), Mutex::new(mode));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
-        let mut machine = Machine { plan, inventory, command_line, shared, vcpus, change, mode, ports, vm };
+        let mut machine =
+            Machine { plan, inventory, command_line, shared, vcpus, change, mode, ports, vm: Arc::new(vm) };
         for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
             let pin = pins.get(vcpu as usize).copied();
             let error = |source| MachineError::VcpuThread { vcpu, source };
@@ -242,7 +243,7 @@ impl Machine {
     }
 
     /// The VM, for what only KVM knows.
-    pub(crate) fn vm(&self) -> &Vm {
+    pub(crate) fn vm(&self) -> &Arc<Vm> {
         &self.vm
     }
 

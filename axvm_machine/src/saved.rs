@@ -12,6 +12,8 @@
 //!
 //! No specification: the value is AxVM's own. Left out: files, versions, RAM, and the specification, which the caller has.
 
+use std::sync::Arc;
+
 use axvm_console::{PortState, PortStateError};
 use axvm_devices::{ChipStateError, PciHostState, Pm1State, RtcState, UartState};
 use axvm_kvm::{KvmError, KvmVcpu, VcpuState, Vm, VmState};
@@ -127,7 +129,9 @@ impl Machine {
         let ports = self.ports();
         let (com1, hvc0) = (ports.com1.state(), ports.hvc0.as_ref().map(|port| port.state()));
         let parts = self.inventory().save().ok_or(SaveError::NotPaused)?;
-        let vm = self.vm().save()?;
+        // Only threads of vCPUs may call KVM.
+        let vm = Arc::clone(self.vm());
+        let vm = self.visit_held(0, move |_| vm.save()).ok_or(SaveError::NotPaused)??;
         let vcpus = (0..self.vcpu_count()).map(|index| {
             let saved = self.visit_held(index, KvmVcpu::save).ok_or(SaveError::NotPaused)?;
             Ok(saved?)

@@ -9,11 +9,10 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use axvm_console::Port;
 use axvm_devices::StopReason;
-use axvm_machine::{Machine, MachineError, MismatchError, Ports, SavedMachine, WaitOutcome};
+use axvm_machine::{Machine, MachineError, MismatchError, SavedMachine, WaitOutcome};
 
-use crate::guest::{Lab, assert_proved, has_kvm, soon};
+use crate::guest::{Lab, assert_proved, fresh_ports, has_kvm, soon};
 
 /// Carries a machine over; what its guest said until then.
 fn carry(lab: &mut Lab, machine: Machine) -> (Machine, String) {
@@ -29,10 +28,6 @@ fn carry(lab: &mut Lab, machine: Machine) -> (Machine, String) {
     machine.resume(soon()).unwrap();
     let said = lab.said();
     (machine, said)
-}
-
-fn fresh_ports() -> Ports {
-    Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()) }
 }
 
 /// Runs the guest to its end, carried over after each of these times; all that it said, and how often it was carried.

@@ -1,4 +1,5 @@
 //! A machine with our own guest, and what the guest says.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -43,7 +44,7 @@ impl Lab {
         spec.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.path()) }];
         spec.virtio_console = true;
         let resources = Resources::open(&spec, Events::default()).unwrap();
-        let ports = Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()) };
+        let ports = fresh_ports();
         Lab { spec, resources, ports, _disk: disk }
     }
 
@@ -69,6 +70,11 @@ impl Lab {
         }
         all
     }
+}
+
+/// Ports that nothing has come through yet.
+pub fn fresh_ports() -> Ports {
+    Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()) }
 }
 
 /// Serves `machine` until it has a reason to stop, and stops it.
