@@ -17,29 +17,38 @@ use rustix::io::Errno;
 
 /// An eventfd; a [clone](EventFd::try_clone) is the same event.
 #[derive(Debug)]
-pub struct EventFd(OwnedFd);
+pub struct EventFd {
+    fd: OwnedFd,
+    /// A read of it waits for a signal.
+    blocking: bool,
+}
 
 impl EventFd {
-    /// One that is not signalled.
+    /// One that is not signalled, made to be polled: [`EventFd::take`] is one system call.
     pub fn new() -> io::Result<EventFd> {
-        Ok(EventFd(eventfd(0, EventfdFlags::CLOEXEC)?))
+        Ok(EventFd { fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?, blocking: false })
+    }
+
+    /// One that is not signalled, made to be waited for: [`EventFd::wait`] is one system call.
+    pub fn blocking() -> io::Result<EventFd> {
+        Ok(EventFd { fd: eventfd(0, EventfdFlags::CLOEXEC)?, blocking: true })
     }
 
     /// A second handle to the same event.
     pub fn try_clone(&self) -> io::Result<EventFd> {
-        self.0.try_clone().map(EventFd)
+        Ok(EventFd { fd: self.fd.try_clone()?, blocking: self.blocking })
     }
 
     /// Signals it; never waits.
     pub fn signal(&self) {
         // Only a counter at 2^64 - 2 would refuse, and it is signalled then.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
     }
 
     /// Whether it is signalled; it stays so.
     pub fn is_signalled(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        matches!(poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&now)), Ok(1))
+        matches!(poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&now)), Ok(1))
     }
 
     /// Takes the signal, if there is one; never waits. The caller must be the only one that takes.
@@ -50,27 +59,35 @@ impl EventFd {
     /// Takes all signals so far: how many there were.
     pub fn take_count(&self) -> u64 {
         let mut count = [0; 8];
-        match self.is_signalled() && rustix::io::read(&self.0, &mut count).is_ok() {
+        let may_read = !self.blocking || self.is_signalled();
+        match may_read && rustix::io::read(&self.fd, &mut count).is_ok() {
             true => u64::from_ne_bytes(count),
             false => 0,
         }
     }
 
-    /// Waits for the signal and takes it, in one system call.
+    /// Waits for the signal and takes it.
     pub fn wait(&self) {
-        while rustix::io::read(&self.0, &mut [0; 8]) == Err(Errno::INTR) {}
+        loop {
+            match rustix::io::read(&self.fd, &mut [0; 8]) {
+                Err(Errno::INTR) => {}
+                // A signal of the process, or a second reader, may end the poll: one look too many.
+                Err(Errno::AGAIN) => _ = poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], None),
+                _ => return,
+            }
+        }
     }
 }
 
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl AsRawFd for EventFd {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.fd.as_raw_fd()
     }
 }
 
@@ -95,13 +112,15 @@ mod tests {
 
     #[test]
     fn a_waiting_thread_is_woken_through_a_second_handle() {
-        let event = EventFd::new().unwrap();
-        let other = event.try_clone().unwrap();
-        thread::scope(|scope| {
-            let waiter = scope.spawn(|| event.wait());
-            other.signal();
-            waiter.join().unwrap();
-        });
-        assert!(!other.is_signalled());
+        for event in [EventFd::new().unwrap(), EventFd::blocking().unwrap()] {
+            let other = event.try_clone().unwrap();
+            assert!(!other.take());
+            thread::scope(|scope| {
+                let waiter = scope.spawn(|| event.wait());
+                other.signal();
+                waiter.join().unwrap();
+            });
+            assert!(!other.is_signalled());
+        }
     }
 }

@@ -99,7 +99,7 @@ impl MmioTransport {
         events: Events,
     ) -> io::Result<MmioTransport> {
         let signals = DeviceSignals::new(name, irq, events);
-        let kick = |_: &u16| EventFd::new().map(Arc::new);
+        let kick = |_: &u16| EventFd::blocking().map(Arc::new);
         let kicks: Arc<[Arc<EventFd>]> = device.queue_sizes().iter().map(kick).collect::<io::Result<_>>()?;
         let workers = Arc::<WorkerList>::default();
         let core = TransportCore::new(device, ram, Arc::clone(&signals), Arc::clone(&kicks), Arc::clone(&workers));
