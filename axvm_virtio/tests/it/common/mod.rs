@@ -269,7 +269,11 @@ impl Disk {
     /// A disk with those of its features that are in `features`.
     pub fn open(config: &DiskConfig, features: u64) -> Disk {
         let image = DiskImage::open(config).unwrap();
-        let machine = Machine::new(Box::new(Block::new(image.clone())));
+        Disk::on(Machine::new(Box::new(Block::new(image.clone()))), image, features)
+    }
+
+    /// A disk in a machine that no driver has used.
+    pub fn on(machine: Machine, image: Arc<DiskImage>, features: u64) -> Disk {
         let features = machine.offered() & (features | feature::VERSION_1);
         let driver = FakeDriver::new(&machine.ram, RING, 64, features & feature::EVENT_IDX != 0);
         machine.bring_up(features, &driver.layout());
