@@ -10,11 +10,11 @@
 //! then (EINTR) cannot be tried so; it repeats the call that it interrupted, nothing else.
 //!
 //! Source: seccomp(2) SECCOMP_RET_ERRNO; the pages of the calls say which errors there are.
+#![allow(clippy::disallowed_methods, reason = "what is shared starts threads of its own")]
 
 #[path = "it/common/mod.rs"]
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -34,7 +34,7 @@ use libc::{
 };
 use libc::{SYS_fallocate, SYS_fdatasync, SYS_getrandom, SYS_madvise, SYS_preadv, SYS_pwritev, c_long};
 use rustix::fs::{MemfdFlags, memfd_create};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use seccompiler::apply_filter;
 
 /// A system call, and what it may answer.
 const FAULTS: &[(c_long, &[i32])] = &[
@@ -84,10 +84,7 @@ fn serve_with(call: c_long, errno: i32) {
     let rng = Machine::new(Box::new(Rng::default()));
     let balloon = Machine::new(Box::new(Balloon::new(BALLOON)));
     if call != 0 {
-        let answer = SeccompAction::Errno(errno as u32);
-        let rules = BTreeMap::from([(call, Vec::new())]);
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, TargetArch::x86_64).unwrap();
-        apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        apply_filter(&fault(call, errno)).unwrap();
     }
     axvm_sandbox::arm(&Files::default()).unwrap();
     for (machine, image) in disks {

@@ -15,7 +15,7 @@ use std::io::{self, IoSlice, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -37,6 +37,16 @@ pub struct DiskImage {
     size: u64,
     serial: [u8; SERIAL_LEN],
     syncs: AtomicU64,
+    /// What the guest wrote may be lost. For ever: the image outlives every reset, and only its end forgets.
+    sync_failed: AtomicBool,
+}
+
+/// Why what was written is not safe.
+pub(super) enum SyncError {
+    /// The host could not write it.
+    Now(io::Error),
+    /// The host could not write something before, and what was lost then stays lost.
+    Earlier,
 }
 
 impl DiskImage {
@@ -57,7 +67,14 @@ impl DiskImage {
         if size == 0 || !size.is_multiple_of(config.block_size.into()) {
             return Err(DiskError::Size { path: path.clone(), size, block_size: config.block_size });
         }
-        Ok(Arc::new(DiskImage { file, config: config.clone(), size, serial, syncs: AtomicU64::new(0) }))
+        Ok(Arc::new(DiskImage {
+            file,
+            config: config.clone(),
+            size,
+            serial,
+            syncs: AtomicU64::new(0),
+            sync_failed: AtomicBool::new(false),
+        }))
     }
 
     /// Where it is.
@@ -105,15 +122,26 @@ impl DiskImage {
         ram.write_all_at(&self.file, ranges, offset)
     }
 
-    /// Makes everything written so far safe.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    /// Makes everything written so far safe. After a failure it cannot any more: the host's kernel has dropped what it
+    /// could not write, and says so to the first who asks only; an fdatasync after that would succeed.
+    pub(super) fn sync(&self) -> Result<(), SyncError> {
+        // Relaxed: one worker serves an image, and it is joined before the next one starts.
+        if self.sync_failed.load(Ordering::Relaxed) {
+            return Err(SyncError::Earlier);
+        }
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.file.sync_data()
+        self.file.sync_data().map_err(|error| {
+            self.sync_failed.store(true, Ordering::Relaxed);
+            SyncError::Now(error)
+        })
     }
 
-    /// Gives the space of a range back to the host.
+    /// Gives the space of a range back to the host: a hint, which a block device may not take at this alignment.
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.allocate(FallocateFlags::PUNCH_HOLE, offset, len)
+        match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            result => result,
+        }
     }
 
     /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host cannot.

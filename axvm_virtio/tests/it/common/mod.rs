@@ -9,6 +9,7 @@
 
 pub mod line;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -23,6 +24,7 @@ use axvm_virtio::device::{VirtioDevice, feature};
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::queue::QueueLayout;
 use axvm_virtio::testing::{Buffer, FakeDriver};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 use tempfile::NamedTempFile;
 
 /// Register offsets, written down a second time, from the standard.
@@ -221,6 +223,23 @@ impl Machine {
         self.ram.read(gpa, &mut data).unwrap();
         data
     }
+}
+
+/// Runs `body` in a thread where every `call` answers with `errno`, and so in each thread that it starts; for ever.
+pub fn failing<T: Send>(call: i64, errno: i32, body: impl FnOnce() -> T + Send) -> T {
+    let filter = fault(call, errno);
+    let run = move || {
+        apply_filter(&filter).unwrap();
+        body()
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap())
+}
+
+/// A filter that lets `call` answer with `errno`.
+pub fn fault(call: i64, errno: i32) -> BpfProgram {
+    let rules = BTreeMap::from([(call, Vec::new())]);
+    let errno = SeccompAction::Errno(errno as u32);
+    SeccompFilter::new(rules, SeccompAction::Allow, errno, TargetArch::x86_64).unwrap().try_into().unwrap()
 }
 
 /// Where tests put rings and buffers.
