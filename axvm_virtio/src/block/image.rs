@@ -1,8 +1,8 @@
 //! A disk image on the host: opened once, locked against a second writer, never mapped.
 //!
 //! ```text
-//!   open: kind of file -> permission -> lock -> size
-//!         writer: exclusive lock      reader: shared lock
+//!   open: kind of file -> permission -> can the device write? -> lock -> format -> size
+//!                         writer: exclusive lock      reader: shared lock
 //! ```
 //!
 //! Raw images only: byte n of the file is byte n of the disk. Regular files and block devices. The
@@ -10,9 +10,9 @@
 //!
 //! Source: flock(2), preadv(2), fallocate(2), fdatasync(2).
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,8 +21,10 @@ use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, pwritev};
 
-use super::disk_config::{Cache, DiskConfig, SERIAL_LEN};
+use super::disk_config::{Cache, DiskConfig, Format, SERIAL_LEN};
 use super::error::DiskError;
+use super::format::looks_like;
+use super::lock::{LockError, lock};
 
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
 pub(super) const HOST_PAGE: u32 = 4096;
@@ -60,13 +62,17 @@ impl DiskImage {
         check_kind(config)?;
         let file = OpenOptions::new().read(true).write(!config.read_only).open(path);
         let mut file = file.map_err(|error| open_error(config, error))?;
-        lock(&file, config)?;
+        check_device(config, &file)?;
+        lock(&file, config.read_only).map_err(|error| match error {
+            LockError::Taken(holder) => DiskError::Locked { path: path.clone(), holder },
+            LockError::Host(source) => DiskError::Host { action: "lock", path: path.clone(), source },
+        })?;
         // Unlike the metadata, the end is right for block devices too.
         let size = file.seek(SeekFrom::End(0));
         let size = size.map_err(|source| DiskError::Host { action: "measure", path: path.clone(), source })?;
-        if size == 0 || !size.is_multiple_of(config.block_size.into()) {
-            return Err(DiskError::Size { path: path.clone(), size, block_size: config.block_size });
-        }
+        // The format first: what is said of a size is meant for raw images, and destroys others.
+        check_format(config, &mut file, size)?;
+        check_size(config, &file, size)?;
         Ok(Arc::new(DiskImage {
             file,
             config: config.clone(),
@@ -220,17 +226,51 @@ fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
         io::ErrorKind::NotFound => DiskError::Missing(path),
         io::ErrorKind::PermissionDenied => DiskError::Permission { path, access, remedy },
         io::ErrorKind::ReadOnlyFilesystem => DiskError::ReadOnlyStorage(path),
+        _ if [Errno::NOMEDIUM, Errno::NXIO]
+            .map(|errno| Some(errno.raw_os_error()))
+            .contains(&source.raw_os_error()) =>
+        {
+            DiskError::NoMedium(path)
+        }
         _ => DiskError::Host { action: "open", path, source },
     }
 }
 
-fn lock(file: &File, config: &DiskConfig) -> Result<(), DiskError> {
-    let result = if config.read_only { file.try_lock_shared() } else { file.try_lock() };
-    match result {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(DiskError::Locked(config.path.clone())),
-        // A file system without locks: nothing can be promised, and nothing is gained by refusing.
-        Err(TryLockError::Error(error)) if is_unsupported(&error) => Ok(()),
-        Err(TryLockError::Error(source)) => Err(DiskError::Host { action: "lock", path: config.path.clone(), source }),
+/// A device that the host cannot write to takes an open for writing all the same, and fails at the first write.
+fn check_device(config: &DiskConfig, file: &File) -> Result<(), DiskError> {
+    let host = |source| DiskError::Host { action: "look at", path: config.path.clone(), source };
+    let metadata = file.metadata().map_err(host)?;
+    if config.read_only || !metadata.file_type().is_block_device() {
+        return Ok(());
     }
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    // Without sysfs there is no answer, and the first write has it.
+    match std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")) {
+        Ok(flag) if flag.trim() == "1" => Err(DiskError::ReadOnlyStorage(config.path.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// Raw, or called raw by the user.
+fn check_format(config: &DiskConfig, file: &mut File, size: u64) -> Result<(), DiskError> {
+    if config.format == Some(Format::Raw) {
+        return Ok(());
+    }
+    let path = &config.path;
+    let seen = looks_like(file, path, size, config.read_only);
+    let seen = seen.map_err(|source| DiskError::Host { action: "read", path: path.clone(), source })?;
+    seen.map_or(Ok(()), |(what, remedy)| Err(DiskError::Format { path: path.clone(), what, remedy }))
+}
+
+fn check_size(config: &DiskConfig, file: &File, size: u64) -> Result<(), DiskError> {
+    let (path, block_size) = (config.path.clone(), config.block_size);
+    if size > 0 && size.is_multiple_of(block_size.into()) {
+        return Ok(());
+    }
+    let is_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+    Err(match is_device {
+        true if size == 0 => DiskError::NoMedium(path),
+        true => DiskError::DeviceSize { path, size, block_size },
+        false => DiskError::Size { path, size, block_size },
+    })
 }
