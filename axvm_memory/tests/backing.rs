@@ -1,6 +1,7 @@
 //! RAM of every kind on this host: what is behind it, when, and what happens where the host has none.
 //!
 //! The tests of pools make a pool for themselves, one test at a time, and put its size back.
+#![allow(clippy::disallowed_methods, reason = "no sandbox is closed around this test")]
 
 use std::fs::{self, File};
 use std::io::Write;

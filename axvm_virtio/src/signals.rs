@@ -163,9 +163,19 @@ impl FaultReporter {
     /// The host failed a request: tells the user, at most once a second.
     pub fn warn(&self, message: impl Display) {
         if self.0.warnings.allows() {
-            let message = format!("{}: {message}", self.0.name);
-            self.0.events.warn(|| Event::Warning { from: "virtio", message });
+            self.alarm(message);
         }
+    }
+
+    /// The host failed in a way that the user must know, however much was said before. For what cannot come twice.
+    pub fn alarm(&self, message: impl Display) {
+        let message = format!("{}: {message}", self.0.name);
+        self.0.events.warn(|| Event::Warning { from: "virtio", message });
+    }
+
+    /// The driver broke a rule that costs only itself: tells a user who wants to know everything.
+    pub fn note(&self, message: impl Display) {
+        self.0.events.emit(|| Event::Warning { from: "virtio", message: format!("{}: {message}", self.0.name) });
     }
 }
 

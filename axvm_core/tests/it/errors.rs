@@ -141,6 +141,10 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --cpus 1 --pin 4096", &["--pin 4096", "no host CPU"]),
             ("-k k --disk a.img,rw", &["--disk a.img,rw", "'rw' is unknown", "path=FILE, ro, serial=TEXT"]),
             ("-k k --disk ,ro", &["--disk ,ro", "no file named", "--disk path=FILE"]),
+            (
+                "-k k --disk a,format=qcow2",
+                &["--disk a,format=qcow2", "AxVM takes raw images", "qemu-img convert -O raw"],
+            ),
             ("-k k --disk a,cache=none", &["--disk a,cache=none", "cache=none is unknown", "writethrough"]),
             ("-k k --disk a,serial=123456789012345678901", &["--disk a,serial=", "21 bytes", "room for 20"]),
             ("-k k --console tty", &["--console tty", "unknown", "stdio, file=PATH, pty, unix=PATH or none"]),
@@ -327,6 +331,9 @@ fn disk_errors_name_the_image_and_how_to_mend_it() {
         create(name, size);
     }
     locked.try_lock().unwrap();
+    for (name, at, magic) in [("copy", 0, &b"QFI\xfb"[..]), ("packed", 0, b"\x1f\x8b\x08\0"), ("cd", 32769, b"CD001")] {
+        fs::write(directory.path().join(name), [&vec![0; at], magic, &[0; 1000]].concat()).unwrap();
+    }
     fs::create_dir(directory.path().join("folder")).unwrap();
     check(
         directory.path(),
@@ -337,8 +344,15 @@ fn disk_errors_name_the_image_and_how_to_mend_it() {
             ("-k k -d /dev/null", &["Cannot use /dev/null", "a character device", "Give a regular file"]),
             ("-k k -d odd", &["disk image odd", "1000 bytes", "multiple of 512", "truncate -s %512 odd"]),
             ("-k k -d empty", &["disk image empty", "0 bytes", "multiple of 512"]),
-            ("-k k -d locked", &["image locked is in use", "lsof locked", "read-only (ro)"]),
+            ("-k k -d locked", &["image locked is in use by process ", "lsof locked", "read-only (ro)"]),
             ("-k k -d locked,ro", &["image locked is in use", "Stop that one"]),
+            (
+                "-k k -d copy",
+                &["copy is a qcow2 image", "qemu-img convert -f qcow2 -O raw copy copy.raw", "format=raw"],
+            ),
+            ("-k k -d packed,ro", &["packed is packed with gzip", "zcat packed > packed.raw", "format=raw"]),
+            ("-k k -d cd", &["cd is an ISO 9660 image", "Attach it read-only (ro)"]),
+            ("-k k -d copy,format=raw", &["disk image copy", "1004 bytes", "multiple of 512"]),
             ("-k k -d twice -d twice", &["image twice is in use by another disk", "read-only (ro)"]),
         ],
     );

@@ -56,6 +56,14 @@ impl FromStr for Cache {
     }
 }
 
+/// What an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Byte n of the image is byte n of the disk
+    Raw,
+}
+
 /// One disk: its image, and how the guest may use it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table: [[disk]] with path = \"disk.img\"")]
@@ -72,6 +80,9 @@ pub struct DiskConfig {
     /// When the guest is told that the disk has written.
     #[serde(default, skip_serializing_if = "Cache::is_default")]
     pub cache: Cache,
+    /// What the image is, whatever it looks like [default: raw, if it does not look like another format]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
     /// Logical block size in bytes: 512 or 4096.
     #[serde(skip, default = "sector")]
     pub block_size: u32,
@@ -81,7 +92,7 @@ impl DiskConfig {
     /// A writable disk with the usual settings.
     pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
         let (path, cache) = (path.into(), Cache::default());
-        DiskConfig { path, read_only: false, serial: None, cache, block_size: sector() }
+        DiskConfig { path, read_only: false, serial: None, cache, format: None, block_size: sector() }
     }
 }
 
@@ -94,15 +105,18 @@ pub enum DiskConfigError {
     /// A cache mode that AxVM does not have.
     #[error("cache={0} is unknown; use writeback or writethrough")]
     Cache(String),
+    /// A format that AxVM cannot read.
+    #[error("format={0} is unknown; AxVM takes raw images (format=raw): qemu-img convert -O raw makes one")]
+    Format(String),
     /// A serial number that is too long, and its length in bytes.
     #[error("serial= has {0} bytes; virtio-blk has room for 20")]
     Serial(usize),
     /// A word that says nothing about disks.
-    #[error("option '{0}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough")]
+    #[error("option '{0}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough, format=raw")]
     Unknown(String),
 }
 
-/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, with commas between them.
+/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, `format=raw`, with commas between them.
 impl FromStr for DiskConfig {
     type Err = DiskConfigError;
 
@@ -113,6 +127,8 @@ impl FromStr for DiskConfig {
                 Some(("path", value)) => disk.path = value.into(),
                 Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
                 Some(("cache", value)) => disk.cache = value.parse()?,
+                Some(("format", "raw")) => disk.format = Some(Format::Raw),
+                Some(("format", value)) => return Err(DiskConfigError::Format(value.to_owned())),
                 None if part == "ro" => disk.read_only = true,
                 _ if n == 0 => disk.path = part.into(),
                 _ => return Err(DiskConfigError::Unknown(part.to_owned())),
@@ -135,7 +151,10 @@ impl fmt::Display for DiskConfig {
         if let Some(serial) = &self.serial {
             write!(f, ",serial={serial}")?;
         }
-        if self.cache.is_default() { Ok(()) } else { write!(f, ",cache={}", self.cache) }
+        if !self.cache.is_default() {
+            write!(f, ",cache={}", self.cache)?;
+        }
+        if self.format.is_some() { f.write_str(",format=raw") } else { Ok(()) }
     }
 }
 
@@ -178,6 +197,7 @@ mod tests {
             ("ro", "no file"),
             ("a,serial=123456789012345678901", "20"),
             ("a,cache=none", "cache=none"),
+            ("a,format=qcow2", "format=qcow2"),
         ] {
             let error = text.parse::<DiskConfig>().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
@@ -196,8 +216,10 @@ mod tests {
 
     #[test]
     fn a_table_has_the_words_of_the_option() {
-        let disk: DiskConfig = "a.img,ro,serial=X1,cache=writethrough".parse().unwrap();
-        let table = serde_json::json!({ "path": "a.img", "ro": true, "serial": "X1", "cache": "writethrough" });
+        let disk: DiskConfig = "a.img,ro,serial=X1,cache=writethrough,format=raw".parse().unwrap();
+        assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
+        let table = serde_json::json!({ "path": "a.img", "ro": true, "serial": "X1", "cache": "writethrough",
+            "format": "raw" });
         assert_eq!(serde_json::to_value(&disk).unwrap(), table);
         assert_eq!(serde_json::from_value::<DiskConfig>(table).unwrap(), disk);
         assert_eq!(serde_json::to_value(DiskConfig::new("a")).unwrap(), serde_json::json!({ "path": "a" }));

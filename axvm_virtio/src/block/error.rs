@@ -42,6 +42,38 @@ pub enum DiskError {
         /// Block size in bytes.
         block_size: u32,
     },
+    /// A block device with nothing in it.
+    #[error(
+        "Cannot use {0} as a disk: there is nothing behind this block device. Bind a loop device to its file \
+         (losetup {0} FILE), or insert the medium; or give another one"
+    )]
+    NoMedium(PathBuf),
+    /// A block device whose end is a part of a block.
+    #[error(
+        "Cannot use {path} as a disk: the size of this block device, {size} bytes, is not a multiple of {block_size}. \
+         What is behind it must be whole blocks: give a loop device a file that is, a volume another size"
+    )]
+    DeviceSize {
+        /// The device.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// Block size in bytes.
+        block_size: u32,
+    },
+    /// Not a raw image, by the look of it.
+    #[error(
+        "Disk image {path} is {what}, and AxVM takes raw images: the guest would destroy what is in it. {remedy}. Only \
+         if it is a raw disk, and its guest has written these bytes: insist on it (format=raw), and do not convert it"
+    )]
+    Format {
+        /// The image.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What to do.
+        remedy: String,
+    },
     /// Not a block size that a disk has.
     #[error("Cannot give disk image {path} blocks of {block_size} bytes: use 512 or 4096")]
     BlockSize {
@@ -58,12 +90,17 @@ pub enum DiskError {
         /// What was asked for.
         serial: String,
     },
-    /// Another process has it.
+    /// It is in use.
     #[error(
-        "Disk image {0} is in use by another disk or another virtual machine. Stop that one (lsof {0} names it), \
-         or attach the image read-only (ro) in all of them"
+        "Disk image {path} is in use by {holder}. Stop that one (lsof {path} names it), or attach the image read-only \
+         (ro) wherever it is used"
     )]
-    Locked(PathBuf),
+    Locked {
+        /// The image.
+        path: PathBuf,
+        /// Who has locked it, in words.
+        holder: String,
+    },
     /// The host said something else.
     #[error("Cannot {action} disk image {path}")]
     Host {

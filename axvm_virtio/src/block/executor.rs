@@ -14,7 +14,8 @@
 //! and after the stop it is carried out as a whole. The driver cannot tell: until the answer, what it reads and what
 //! lies on the disk in that range is undefined anyway, and each of these requests may be done twice.
 //!
-//! Nothing here allocates memory for a read, a write or a flush, once the vectors have grown.
+//! Nothing here allocates memory for a read, a write or a flush, once the vectors have grown; they never hold more
+//! ranges than the queue has entries.
 //!
 //! Spec: virtio 1.2, 5.2.6 "Device Operation", 5.2.6.2 "Device Requirements: Device Operation".
 //! Left out: the rings (`worker`). Another engine can call this one.
@@ -25,9 +26,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
 
+use super::QUEUE_SIZE;
 use super::disk_config::SERIAL_LEN;
-use super::image::{DiskImage, is_unsupported};
-use super::request::{Extent, Header, Segment, Segments, kind, status, status_byte};
+use super::image::{DiskImage, SyncError, is_unsupported};
+use super::request::{Extent, Header, Segment, Segments, kind, status, status_byte, target};
 use crate::queue::Chain;
 use crate::signals::FaultReporter;
 use crate::worker::{Serve, Served, WorkerStatus};
@@ -45,6 +47,8 @@ enum Refusal {
     Malformed,
     /// S_IOERR by the host's fault; what was tried.
     Host(&'static str, io::Error),
+    /// S_IOERR: what was written is not safe and will not be; the user was told.
+    Unsafe,
     /// No status: a stop came before its end, and it is to be done again after it.
     Stopped,
 }
@@ -61,6 +65,8 @@ pub(super) struct RequestExecutor {
     target: Vec<GuestRange>,
     /// A piece of a long transfer.
     piece: Vec<GuestRange>,
+    /// The user was told of a chain that is too long.
+    told_long: bool,
 }
 
 impl RequestExecutor {
@@ -78,11 +84,14 @@ impl RequestExecutor {
             source: Vec::new(),
             target: Vec::new(),
             piece: Vec::new(),
+            told_long: false,
         }
     }
 
     /// Carries the request out; how many bytes of the target it filled.
     fn execute(&mut self, chain: &Chain<'_>, status: &WorkerStatus) -> Result<u64, Refusal> {
+        self.check_len(chain)?;
+        target(chain, &mut self.target);
         let header = Header::read(&self.ram, chain, &mut self.source).ok_or(Refusal::Malformed)?;
         match header.kind {
             kind::IN => self.read(header.sector, chain.writable_len - 1, status),
@@ -93,6 +102,23 @@ impl RequestExecutor {
             kind::WRITE_ZEROES => self.write_zeroes(status),
             _ => Err(Refusal::Unsupported),
         }
+    }
+
+    /// A chain has no more descriptors than the queue has entries (2.7.5.3.1), in an indirect table as well. Looked at
+    /// before anything is copied, so the vectors stay as small.
+    fn check_len(&mut self, chain: &Chain<'_>) -> Result<(), Refusal> {
+        let count = chain.readable.len() + chain.writable.len();
+        if count <= usize::from(QUEUE_SIZE) {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.told_long, true) {
+            self.fault.note(format_args!(
+                "a request of {count} descriptors was refused: header, status and seg_max, {}, is the most; an error of \
+                 the guest's driver",
+                QUEUE_SIZE - 2
+            ));
+        }
+        Err(Refusal::Malformed)
     }
 
     fn read(&mut self, sector: u64, len: u64, status: &WorkerStatus) -> Result<u64, Refusal> {
@@ -117,8 +143,18 @@ impl RequestExecutor {
     }
 
     fn flush(&self) -> Result<u64, Refusal> {
-        self.image.sync().map_err(|error| Refusal::Host("flush", error))?;
-        Ok(0)
+        match self.image.sync() {
+            Ok(()) => Ok(0),
+            Err(SyncError::Earlier) => Err(Refusal::Unsafe),
+            Err(SyncError::Now(error)) => {
+                self.fault.alarm(format_args!(
+                    "cannot flush {}: {error}. What the guest wrote may be lost, and the host does not tell what: \
+                     flushes of this disk fail from now on, until AxVM ends. Check the storage, then the image (fsck)",
+                    self.image.path().display()
+                ));
+                Err(Refusal::Unsafe)
+            }
+        }
     }
 
     fn identify(&self, room: u64) -> Result<u64, Refusal> {
@@ -182,11 +218,11 @@ impl RequestExecutor {
 
 impl Serve for RequestExecutor {
     fn serve(&mut self, chain: &Chain<'_>, worker: &WorkerStatus) -> Result<Served, &'static str> {
-        let place = status_byte(chain, &mut self.target).ok_or("A block request has no room for its status")?;
+        let place = status_byte(chain).ok_or("A block request has no room for its status")?;
         let (status, filled) = match self.execute(chain, worker) {
             Ok(filled) => (status::OK, filled),
             Err(Refusal::Unsupported) => (status::UNSUPP, 0),
-            Err(Refusal::Malformed) => (status::IOERR, 0),
+            Err(Refusal::Malformed | Refusal::Unsafe) => (status::IOERR, 0),
             Err(Refusal::Host(action, error)) => {
                 self.warn(action, &error);
                 (status::IOERR, 0)

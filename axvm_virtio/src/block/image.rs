@@ -1,8 +1,8 @@
 //! A disk image on the host: opened once, locked against a second writer, never mapped.
 //!
 //! ```text
-//!   open: kind of file -> permission -> lock -> size
-//!         writer: exclusive lock      reader: shared lock
+//!   open: kind of file -> permission -> can the device write? -> lock -> format -> size
+//!                         writer: exclusive lock      reader: shared lock
 //! ```
 //!
 //! Raw images only: byte n of the file is byte n of the disk. Regular files and block devices. The
@@ -10,18 +10,21 @@
 //!
 //! Source: flock(2), preadv(2), fallocate(2), fdatasync(2).
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, pwritev};
 
-use super::disk_config::{Cache, DiskConfig, SERIAL_LEN};
+use super::disk_config::{Cache, DiskConfig, Format, SERIAL_LEN};
 use super::error::DiskError;
+use super::format::looks_like;
+use super::lock::{LockError, lock};
 
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
 pub(super) const HOST_PAGE: u32 = 4096;
@@ -36,6 +39,16 @@ pub struct DiskImage {
     size: u64,
     serial: [u8; SERIAL_LEN],
     syncs: AtomicU64,
+    /// What the guest wrote may be lost. For ever: the image outlives every reset, and only its end forgets.
+    sync_failed: AtomicBool,
+}
+
+/// Why what was written is not safe.
+pub(super) enum SyncError {
+    /// The host could not write it.
+    Now(io::Error),
+    /// The host could not write something before, and what was lost then stays lost.
+    Earlier,
 }
 
 impl DiskImage {
@@ -49,14 +62,25 @@ impl DiskImage {
         check_kind(config)?;
         let file = OpenOptions::new().read(true).write(!config.read_only).open(path);
         let mut file = file.map_err(|error| open_error(config, error))?;
-        lock(&file, config)?;
+        check_device(config, &file)?;
+        lock(&file, config.read_only).map_err(|error| match error {
+            LockError::Taken(holder) => DiskError::Locked { path: path.clone(), holder },
+            LockError::Host(source) => DiskError::Host { action: "lock", path: path.clone(), source },
+        })?;
         // Unlike the metadata, the end is right for block devices too.
         let size = file.seek(SeekFrom::End(0));
         let size = size.map_err(|source| DiskError::Host { action: "measure", path: path.clone(), source })?;
-        if size == 0 || !size.is_multiple_of(config.block_size.into()) {
-            return Err(DiskError::Size { path: path.clone(), size, block_size: config.block_size });
-        }
-        Ok(Arc::new(DiskImage { file, config: config.clone(), size, serial, syncs: AtomicU64::new(0) }))
+        // The format first: what is said of a size is meant for raw images, and destroys others.
+        check_format(config, &mut file, size)?;
+        check_size(config, &file, size)?;
+        Ok(Arc::new(DiskImage {
+            file,
+            config: config.clone(),
+            size,
+            serial,
+            syncs: AtomicU64::new(0),
+            sync_failed: AtomicBool::new(false),
+        }))
     }
 
     /// Where it is.
@@ -104,15 +128,26 @@ impl DiskImage {
         ram.write_all_at(&self.file, ranges, offset)
     }
 
-    /// Makes everything written so far safe.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    /// Makes everything written so far safe. After a failure it cannot any more: the host's kernel has dropped what it
+    /// could not write, and says so to the first who asks only; an fdatasync after that would succeed.
+    pub(super) fn sync(&self) -> Result<(), SyncError> {
+        // Relaxed: one worker serves an image, and it is joined before the next one starts.
+        if self.sync_failed.load(Ordering::Relaxed) {
+            return Err(SyncError::Earlier);
+        }
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.file.sync_data()
+        self.file.sync_data().map_err(|error| {
+            self.sync_failed.store(true, Ordering::Relaxed);
+            SyncError::Now(error)
+        })
     }
 
-    /// Gives the space of a range back to the host.
+    /// Gives the space of a range back to the host: a hint, which a block device may not take at this alignment.
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.allocate(FallocateFlags::PUNCH_HOLE, offset, len)
+        match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            result => result,
+        }
     }
 
     /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host cannot.
@@ -130,18 +165,23 @@ impl DiskImage {
     fn allocate(&self, how: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
         loop {
             match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 result => return Ok(result?),
             }
         }
     }
 
+    /// By pwritev, as all writes to an image: the sandbox has no other call for it.
     fn write_zeroes(&self, mut offset: u64, len: u64) -> io::Result<()> {
         let end = offset + len;
         while offset < end {
             let count = (end - offset).min(ZEROES.len() as u64);
-            self.file.write_all_at(&ZEROES[..count as usize], offset)?;
-            offset += count;
+            match pwritev(&self.file, &[IoSlice::new(&ZEROES[..count as usize])], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => offset += written as u64,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
@@ -186,17 +226,51 @@ fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
         io::ErrorKind::NotFound => DiskError::Missing(path),
         io::ErrorKind::PermissionDenied => DiskError::Permission { path, access, remedy },
         io::ErrorKind::ReadOnlyFilesystem => DiskError::ReadOnlyStorage(path),
+        _ if [Errno::NOMEDIUM, Errno::NXIO]
+            .map(|errno| Some(errno.raw_os_error()))
+            .contains(&source.raw_os_error()) =>
+        {
+            DiskError::NoMedium(path)
+        }
         _ => DiskError::Host { action: "open", path, source },
     }
 }
 
-fn lock(file: &File, config: &DiskConfig) -> Result<(), DiskError> {
-    let result = if config.read_only { file.try_lock_shared() } else { file.try_lock() };
-    match result {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(DiskError::Locked(config.path.clone())),
-        // A file system without locks: nothing can be promised, and nothing is gained by refusing.
-        Err(TryLockError::Error(error)) if is_unsupported(&error) => Ok(()),
-        Err(TryLockError::Error(source)) => Err(DiskError::Host { action: "lock", path: config.path.clone(), source }),
+/// A device that the host cannot write to takes an open for writing all the same, and fails at the first write.
+fn check_device(config: &DiskConfig, file: &File) -> Result<(), DiskError> {
+    let host = |source| DiskError::Host { action: "look at", path: config.path.clone(), source };
+    let metadata = file.metadata().map_err(host)?;
+    if config.read_only || !metadata.file_type().is_block_device() {
+        return Ok(());
     }
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    // Without sysfs there is no answer, and the first write has it.
+    match std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")) {
+        Ok(flag) if flag.trim() == "1" => Err(DiskError::ReadOnlyStorage(config.path.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// Raw, or called raw by the user.
+fn check_format(config: &DiskConfig, file: &mut File, size: u64) -> Result<(), DiskError> {
+    if config.format == Some(Format::Raw) {
+        return Ok(());
+    }
+    let path = &config.path;
+    let seen = looks_like(file, path, size, config.read_only);
+    let seen = seen.map_err(|source| DiskError::Host { action: "read", path: path.clone(), source })?;
+    seen.map_or(Ok(()), |(what, remedy)| Err(DiskError::Format { path: path.clone(), what, remedy }))
+}
+
+fn check_size(config: &DiskConfig, file: &File, size: u64) -> Result<(), DiskError> {
+    let (path, block_size) = (config.path.clone(), config.block_size);
+    if size > 0 && size.is_multiple_of(block_size.into()) {
+        return Ok(());
+    }
+    let is_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+    Err(match is_device {
+        true if size == 0 => DiskError::NoMedium(path),
+        true => DiskError::DeviceSize { path, size, block_size },
+        false => DiskError::Size { path, size, block_size },
+    })
 }

@@ -14,7 +14,9 @@ mod config;
 mod disk_config;
 mod error;
 mod executor;
+mod format;
 mod image;
+mod lock;
 mod request;
 
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use crate::queue::QueueState;
 use crate::state::{BlockState, DeviceState, StateError};
 use crate::worker::{Serving, StillBusy, Worker};
 
-pub use disk_config::{Cache, DiskConfig, DiskConfigError};
+pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format};
 pub use error::DiskError;
 pub use image::DiskImage;
 

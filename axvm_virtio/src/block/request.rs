@@ -54,16 +54,20 @@ impl Header {
     }
 }
 
-/// The last writable byte, and the writable part before it in `data`. `None` without a writable byte.
-pub(super) fn status_byte(chain: &Chain<'_>, data: &mut Vec<GuestRange>) -> Option<GuestRange> {
-    let (last, before) = chain.writable.split_last()?;
-    let (front, status) = last.split_at(last.len().checked_sub(1)?);
+/// The last writable byte. `None` without one.
+pub(super) fn status_byte(chain: &Chain<'_>) -> Option<GuestRange> {
+    let last = chain.writable.last()?;
+    Some(last.split_at(last.len().checked_sub(1)?).1)
+}
+
+/// Leaves the writable part before the status byte in `data`.
+pub(super) fn target(chain: &Chain<'_>, data: &mut Vec<GuestRange>) {
     data.clear();
-    data.extend_from_slice(before);
-    if !front.is_empty() {
-        data.push(front);
+    if let Some((last, before)) = chain.writable.split_last() {
+        data.extend_from_slice(before);
+        let (front, _) = last.split_at(last.len().saturating_sub(1));
+        data.extend(Some(front).filter(|front| !front.is_empty()));
     }
-    Some(status)
 }
 
 /// A range on the disk in bytes, proven to be whole sectors inside its capacity.

@@ -23,6 +23,8 @@ use super::{MAX_SIZE, QueueError, QueueFeatures};
 
 /// Most bytes in one chain.
 const MAX_BYTES: u64 = 1 << 32;
+/// Room for ranges that an idle queue keeps: as many as a chain of a good driver has.
+pub(super) const KEPT: usize = 256;
 
 /// The buffers of one request, proven to be RAM.
 ///
@@ -100,6 +102,19 @@ impl Buffers {
     pub(super) fn chain(&self, head: u16) -> Chain<'_> {
         let (readable, writable) = self.ranges.split_at(self.readable);
         Chain { head, readable, writable, readable_len: self.readable_len, writable_len: self.writable_len }
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.ranges.capacity()
+    }
+
+    /// Gives back what a long chain took, when no chain is in use.
+    #[inline]
+    pub(super) fn trim(&mut self) {
+        if self.ranges.capacity() > KEPT {
+            self.ranges = Vec::with_capacity(KEPT);
+        }
     }
 
     /// Collects the chain at `walk.head`: its direct part, then the indirect table that may end it.

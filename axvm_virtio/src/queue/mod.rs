@@ -205,6 +205,7 @@ impl VirtQueue {
         if self.next_avail == self.avail_seen {
             self.look()?;
             if self.next_avail == self.avail_seen {
+                self.buffers.trim();
                 return Ok(None);
             }
         }
@@ -231,4 +232,31 @@ impl VirtQueue {
 /// Whether an index that moves from `old` to `new` writes entry `event` on the way (modulo 2^16).
 fn passes(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Buffer, FakeDriver};
+    use axvm_arch::Gpa;
+    use axvm_memory::RamConfig;
+
+    #[test]
+    fn an_idle_queue_keeps_no_room_for_the_longest_chain() {
+        let ram = GuestRam::allocate(&RamConfig::new(16 << 20)).unwrap();
+        let mut driver = FakeDriver::new(&ram, Gpa(0), 8, false);
+        let features = QueueFeatures { indirect: true, ..QueueFeatures::default() };
+        let mut queue = VirtQueue::new(&ram, &driver.layout(), features, QueueState::default()).unwrap();
+        for count in [3, usize::from(MAX_SIZE)] {
+            driver.add_indirect(Gpa(1 << 20), &vec![Buffer::writable(Gpa(8 << 20), 1); count]);
+            driver.kick();
+            let head = queue.pop().unwrap().filter(|chain| chain.writable.len() == count).unwrap().head;
+            queue.push_used(head, 0);
+            assert!(queue.buffers.capacity() >= count);
+            assert_eq!(queue.pop(), Ok(None));
+            assert!(queue.buffers.capacity() <= chain::KEPT, "{} after {count}", queue.buffers.capacity());
+            queue.publish();
+            driver.take_used();
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 
-use axvm_virtio::block::{DiskConfig, DiskError, DiskImage};
+use axvm_virtio::block::{DiskConfig, DiskError, DiskImage, Format};
 use common::*;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
@@ -75,12 +75,12 @@ fn a_writer_has_the_image_alone() {
     let writer = DiskImage::open(&rw).unwrap();
     for config in [&rw, &ro] {
         let error = refusal(config);
-        assert!(matches!(error, DiskError::Locked(_)), "{error}");
+        assert!(matches!(error, DiskError::Locked { .. }), "{error}");
         assert!(error.to_string().contains("in use"), "{error}");
     }
     drop(writer);
     let readers = [DiskImage::open(&ro).unwrap(), DiskImage::open(&ro).unwrap()];
-    assert!(matches!(refusal(&rw), DiskError::Locked(_)));
+    assert!(matches!(refusal(&rw), DiskError::Locked { .. }));
     drop(readers);
     DiskImage::open(&rw).unwrap();
 }
@@ -90,7 +90,7 @@ fn the_lock_lives_as_long_as_the_device() {
     let file = Disk::file();
     let Disk { machine, image, .. } = Disk::new(file.path());
     drop(image);
-    assert!(matches!(refusal(&DiskConfig::new(file.path())), DiskError::Locked(_)));
+    assert!(matches!(refusal(&DiskConfig::new(file.path())), DiskError::Locked { .. }));
     drop(machine);
     DiskImage::open(&DiskConfig::new(file.path())).unwrap();
 }
@@ -186,4 +186,115 @@ fn a_full_host_disk_gives_io_errors() {
     assert!(disk.machine.tape.warnings()[0].contains("No space left"), "{:?}", disk.machine.tape.warnings());
     assert_eq!(disk.request(DISCARD, 0, &segment(0, 4096, 0), 0).0, OK);
     disk.check_alive();
+}
+
+#[test]
+fn an_image_of_another_format_is_refused_with_the_command_that_converts() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    let write = |name: &str, at: usize, magic: &[u8]| {
+        let mut image = vec![0; at];
+        image.extend_from_slice(magic);
+        // No multiple of a block, as most of them: the advice to make it one would destroy it.
+        image.resize(at + 1234, 0x5a);
+        fs::write(path(name), image).unwrap();
+    };
+    for (name, at, magic, words) in [
+        ("q.img", 0, &b"QFI\xfb\0\0\0\x03"[..], ["a qcow2 image", "qemu-img convert -f qcow2 -O raw"]),
+        ("v.vmdk", 0, b"KDMV\x01", ["a VMDK image", "qemu-img convert -f vmdk"]),
+        ("v.vdi", 64, b"\x7f\x10\xda\xbe", ["a VDI image", "qemu-img convert -f vdi"]),
+        ("v.vhdx", 0, b"vhdxfile", ["a VHDX image", "qemu-img convert -f vhdx"]),
+        ("d.img.gz", 0, b"\x1f\x8b\x08\0", ["packed with gzip", "zcat"]),
+        ("d.img.xz", 0, b"\xfd7zXZ\0", ["packed with xz", "xzcat"]),
+        ("d.img.zst", 0, b"\x28\xb5\x2f\xfd", ["packed with zstd", "zstdcat"]),
+    ] {
+        write(name, at, magic);
+        let before = fs::read(path(name)).unwrap();
+        for read_only in [false, true] {
+            let error = refusal(&DiskConfig { read_only, ..DiskConfig::new(path(name)) }).to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+            assert!(error.contains("format=raw") && !error.contains("truncate"), "{error}");
+        }
+        // What the user insists on is raw, and has a raw image's mistakes.
+        let insisting = DiskConfig { format: Some(Format::Raw), ..DiskConfig::new(path(name)) };
+        assert!(matches!(refusal(&insisting), DiskError::Size { .. }));
+        fs::write(path(name), [before, vec![0; 4096 - 1234 - at]].concat()).unwrap();
+        DiskImage::open(&insisting).unwrap();
+    }
+    // A disk for reading, but not for writing.
+    write("cd.iso", 32769, b"CD001");
+    File::options().write(true).open(path("cd.iso")).unwrap().set_len(64 << 10).unwrap();
+    let error = refusal(&DiskConfig::new(path("cd.iso"))).to_string();
+    assert!(error.contains("ISO 9660") && error.contains("Attach it read-only (ro)"), "{error}");
+    DiskImage::open(&DiskConfig { read_only: true, ..DiskConfig::new(path("cd.iso")) }).unwrap();
+}
+
+#[test]
+fn a_lock_that_is_held_for_a_moment_is_waited_for() {
+    let file = Disk::file();
+    // As udev does with a new device.
+    let mut udev = Command::new("flock").arg("-s").arg(file.path()).args(["sleep", "0.3"]).spawn().unwrap();
+    assert!(wait_until(|| file.as_file().try_lock().is_err() || file.as_file().unlock().is_err()));
+    DiskImage::open(&DiskConfig::new(file.path())).unwrap();
+    udev.wait().unwrap();
+}
+
+#[test]
+fn the_holder_of_a_lock_is_named_and_no_machine_is_blamed_for_another_program() {
+    let file = Disk::file();
+    let mut holder = Command::new("flock").arg("-o").arg(file.path()).args(["sleep", "5"]).spawn().unwrap();
+    assert!(wait_until(|| file.as_file().try_lock().is_err() || file.as_file().unlock().is_err()));
+    let error = refusal(&DiskConfig::new(file.path())).to_string();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    // Where the host's /proc does not list locks, it is another program.
+    assert!(
+        error.contains(&format!("in use by process {}", holder.id())) || error.contains("another program"),
+        "{error}"
+    );
+    assert!(!error.contains("machine"), "{error}");
+
+    let first = DiskImage::open(&DiskConfig::new(file.path())).unwrap();
+    let error = refusal(&DiskConfig::new(file.path())).to_string();
+    assert!(error.contains("another disk of this machine") || error.contains("another program"), "{error}");
+    drop(first);
+}
+
+/// A loop device; gone when dropped.
+struct Loop(String);
+
+impl Loop {
+    fn over(words: &[&str]) -> Option<Loop> {
+        let made = Command::new("losetup").args(["--find", "--show"]).args(words).output().ok()?;
+        made.status.success().then(|| Loop(String::from_utf8(made.stdout).unwrap().trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_that_cannot_be_written_or_has_nothing_in_it_gets_advice_for_devices() {
+    let file = Disk::file();
+    let Some(device) = Loop::over(&["-r", file.path().to_str().unwrap()]) else {
+        println!("skipped: a loop device needs root and the driver");
+        return;
+    };
+    let read_only = DiskConfig { read_only: true, ..DiskConfig::new(&device.0) };
+    let error = refusal(&DiskConfig::new(&device.0)).to_string();
+    assert!(error.contains("read-only") && error.contains("(ro)"), "{error}");
+    assert_eq!(DiskImage::open(&read_only).unwrap().size(), Disk::SIZE);
+
+    let free = Command::new("losetup").arg("--find").output().unwrap();
+    let path = String::from_utf8(free.stdout).unwrap().trim().to_owned();
+    for read_only in [false, true] {
+        let error = refusal(&DiskConfig { read_only, ..DiskConfig::new(&path) }).to_string();
+        assert!(
+            error.contains("nothing behind") && error.contains("losetup") && !error.contains("truncate"),
+            "{error}"
+        );
+    }
 }

@@ -159,6 +159,34 @@ fn malformed_requests_get_errors() {
     disk.check_alive();
 }
 
+/// Header, status, and as many segments of data as seg_max says: 254.
+#[test]
+fn more_segments_than_seg_max_allows_are_refused_and_the_user_is_told_why_once() {
+    let file = Disk::file();
+    let mut disk = Disk::new(file.path());
+    let mut seg_max = [0; 4];
+    disk.machine.transport.read(reg::CONFIG + 12, &mut seg_max);
+    let seg_max = u32::from_le_bytes(seg_max) as usize;
+    let status = Buffer::writable(STATUS, 1);
+    for (count, expected) in [(seg_max, OK), (seg_max + 1, IOERR), (seg_max + 2, IOERR), (30_000, IOERR)] {
+        for kind in [IN, OUT, GET_ID, 0xdead] {
+            let expected = if kind == 0xdead && expected == OK { UNSUPP } else { expected };
+            let data = if kind == OUT { Buffer::readable(DATA, 512) } else { Buffer::writable(DATA, 512) };
+            let data = vec![data; count];
+            let buffers = [&[Buffer::readable(HEADER, 16)][..], &data, &[status]].concat();
+            disk.write_header(kind, 0);
+            disk.driver.add_indirect(Gpa(DATA.0 + 4096), &buffers);
+            disk.kick();
+            let written = disk.finish().expect("the device answers");
+            assert_eq!(disk.machine.bytes(STATUS, 1), [expected], "{count} segments of type {kind}");
+            assert!(expected == OK || written <= 1, "{written}");
+        }
+    }
+    let told = disk.machine.tape.warnings();
+    assert!(told.len() == 1 && told[0].contains("257 descriptors") && told[0].contains("seg_max"), "{told:?}");
+    disk.check_alive();
+}
+
 #[test]
 fn a_reset_in_mid_flight_joins_the_worker() {
     let file = Disk::file();

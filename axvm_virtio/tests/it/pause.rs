@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axvm_arch::Gpa;
 use axvm_virtio::balloon::{Balloon, BalloonConfig};
@@ -298,4 +298,35 @@ fn a_device_that_waits_for_a_reset_still_does_after_a_pause() {
     fresh.kick();
     target.machine.set(reg::QUEUE_NOTIFY, 0);
     assert!(wait_until(|| fresh.take_used().is_some()));
+}
+
+/// The worst that a guest can have in flight: rings full of the longest reads, on four disks.
+#[test]
+fn a_pause_waits_for_a_piece_of_a_read_and_not_for_a_ring_of_gigabytes() {
+    const GIB: u64 = 1 << 30;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(GIB).unwrap();
+    let config = DiskConfig { read_only: true, ..DiskConfig::new(file.path()) };
+    let mut disks = [(); 4].map(|()| {
+        let block = Block::new(DiskImage::open(&config).unwrap());
+        let mut disk = Target::new(Box::new(block), 0, feature::INDIRECT_DESC | 1 << 9);
+        let piece = Buffer::writable(Gpa(16 << 20), 16 << 20);
+        let buffers = [&[Buffer::readable(HEADER, 16)][..], &[piece; 64], &[Buffer::writable(STATUS, 1)]].concat();
+        disk.machine.ram.write(HEADER, &[0; 16]).unwrap();
+        while disk.driver.free_count() > 0 {
+            disk.driver.add_indirect(DATA, &buffers);
+        }
+        disk.kick();
+        disk
+    });
+    thread::sleep(Duration::from_millis(100));
+    let start = Instant::now();
+    disks.iter().for_each(|disk| disk.machine.pause());
+    let took = start.elapsed();
+    // A ring of one disk would take a minute.
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    for disk in &mut disks {
+        assert!(disk.indices().next_avail < 64, "all was read before the pause");
+        disk.machine.set(reg::STATUS, 0);
+    }
 }

@@ -9,6 +9,7 @@
 
 pub mod line;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -23,6 +24,7 @@ use axvm_virtio::device::{VirtioDevice, feature};
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::queue::QueueLayout;
 use axvm_virtio::testing::{Buffer, FakeDriver};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 use tempfile::NamedTempFile;
 
 /// Register offsets, written down a second time, from the standard.
@@ -223,6 +225,23 @@ impl Machine {
     }
 }
 
+/// Runs `body` in a thread where every `call` answers with `errno`, and so in each thread that it starts; for ever.
+pub fn failing<T: Send>(call: i64, errno: i32, body: impl FnOnce() -> T + Send) -> T {
+    let filter = fault(call, errno);
+    let run = move || {
+        apply_filter(&filter).unwrap();
+        body()
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap())
+}
+
+/// A filter that lets `call` answer with `errno`.
+pub fn fault(call: i64, errno: i32) -> BpfProgram {
+    let rules = BTreeMap::from([(call, Vec::new())]);
+    let errno = SeccompAction::Errno(errno as u32);
+    SeccompFilter::new(rules, SeccompAction::Allow, errno, TargetArch::x86_64).unwrap().try_into().unwrap()
+}
+
 /// Where tests put rings and buffers.
 pub const RING: Gpa = Gpa(0x10_0000);
 pub const HEADER: Gpa = Gpa(0x20_0000);
@@ -269,7 +288,11 @@ impl Disk {
     /// A disk with those of its features that are in `features`.
     pub fn open(config: &DiskConfig, features: u64) -> Disk {
         let image = DiskImage::open(config).unwrap();
-        let machine = Machine::new(Box::new(Block::new(image.clone())));
+        Disk::on(Machine::new(Box::new(Block::new(image.clone()))), image, features)
+    }
+
+    /// A disk in a machine that no driver has used.
+    pub fn on(machine: Machine, image: Arc<DiskImage>, features: u64) -> Disk {
         let features = machine.offered() & (features | feature::VERSION_1);
         let driver = FakeDriver::new(&machine.ram, RING, 64, features & feature::EVENT_IDX != 0);
         machine.bring_up(features, &driver.layout());
