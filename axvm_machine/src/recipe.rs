@@ -6,13 +6,13 @@
 //!   7 kernel, zero page, ACPI: the guest's memory at power-on   8 CPUID, MSRs, registers   9 vCPUs
 //! ```
 
-use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_arch::registers::CpuState;
 use axvm_boot::plan::Plan;
+use axvm_boot::read_at::ReadAt;
 use axvm_boot::{acpi, command_line, cpu, linux};
 use axvm_console::Port;
 use axvm_devices::{Bus, StopSwitch};
@@ -141,16 +141,18 @@ impl Resources {
             root_read_only: spec.disks.first().is_some_and(|disk| disk.read_only),
             virtio_console: spec.kernel_uses_virtio_console,
         };
-        let kernel = self.kernel.read()?;
-        let initrd = self.initrd.as_ref().map(|initrd| initrd.read()).transpose()?.map(Cow::into_owned);
-        let by_format = if kernel.starts_with(b"\x7fELF") { linux::Entry::Pvh } else { linux::Entry::Bits32 };
         let config = linux::LinuxConfig {
             command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
-            initrd,
-            entry: spec.entry.unwrap_or(by_format),
+            initrd_len: self.initrd.as_ref().map(ReadAt::len),
+            entry: spec.entry,
         };
-        linux::prepare(&self.ram, &kernel, &config, rsdp)
-            .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })
+        let start = linux::prepare(&self.ram, &self.kernel, &config, rsdp)
+            .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })?;
+        start.pieces.iter().try_for_each(|piece| self.kernel.load(&self.ram, piece.offset, piece.to))?;
+        if let (Some(initrd), Some(at)) = (&self.initrd, start.initrd_at) {
+            initrd.load(&self.ram, 0, at)?;
+        }
+        Ok(start)
     }
 
     /// Steps 8 and 9: what each vCPU is, and where the first one starts.
