@@ -13,13 +13,20 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use axvm_arch::Gpa;
 use axvm_boot::linux::Span;
 use axvm_boot::read_at::ReadAt;
-use axvm_memory::GuestRam;
+use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::OFlags;
 use rustix::io::{preadv, retry_on_intr};
 
 use crate::{KernelSource, MachineError};
+
+/// Whether set-up is to end before it is complete.
+pub(crate) type Asked<'a> = &'a dyn Fn() -> bool;
+
+/// Loaded in one call, in bytes: some milliseconds on a usual disk.
+const CHUNK: usize = 16 << 20;
 
 /// Where the bytes come from.
 pub enum Image {
@@ -52,17 +59,25 @@ impl Image {
         Ok(Image::File(file, path.into(), option))
     }
 
-    /// Fills `to` in guest RAM with what is at `offset`.
-    pub fn load(&self, ram: &GuestRam, offset: u64, to: Span) -> Result<(), MachineError> {
-        let range = ram.range(to.gpa, to.len).map_err(|bad| self.unreadable(&io::Error::other(bad)))?;
-        match self {
-            Image::File(file, ..) => {
-                ram.read_exact_at(file, &[range], offset).map_err(|error| self.unreadable(&shrunk(error)))
+    /// Fills `to` in guest RAM with what is at `offset`, unless `asked` to end meanwhile: a slow disk may take its time.
+    pub fn load(&self, ram: &GuestRam, offset: u64, to: Span, asked: Asked) -> Result<(), MachineError> {
+        for start in (0..to.len).step_by(CHUNK) {
+            if asked() {
+                return Err(MachineError::Interrupted);
             }
+            let range = ram.range(Gpa(to.gpa.0 + start), (to.len - start).min(CHUNK as u64));
+            let range = range.map_err(|bad| self.unreadable(&io::Error::other(bad)))?;
+            self.load_chunk(ram, offset + start, range).map_err(|error| self.unreadable(&shrunk(error)))?;
+        }
+        Ok(())
+    }
+
+    fn load_chunk(&self, ram: &GuestRam, offset: u64, range: GuestRange) -> io::Result<()> {
+        match self {
+            Image::File(file, ..) => ram.read_exact_at(file, &[range], offset),
             Image::Embedded(bytes) => {
                 let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
-                let bytes = rest.get(..range.len()).ok_or_else(|| self.unreadable(&shrunk(EARLY_END.into())))?;
-                ram.copy_to(&range, bytes);
+                ram.copy_to(&range, rest.get(..range.len()).ok_or(EARLY_END)?);
                 Ok(())
             }
         }
@@ -140,7 +155,6 @@ fn error(path: &Path, option: &'static str, why: String) -> MachineError {
 mod tests {
     use std::sync::Arc;
 
-    use axvm_arch::Gpa;
     use axvm_memory::RamConfig;
 
     use super::*;
@@ -151,7 +165,7 @@ mod tests {
 
     fn loaded(image: &Image, offset: u64, len: u64) -> Result<Vec<u8>, String> {
         let (ram, mut bytes) = (ram(), vec![0; len as usize]);
-        image.load(&ram, offset, Span { gpa: Gpa(0x1234), len }).map_err(|error| error.to_string())?;
+        image.load(&ram, offset, Span { gpa: Gpa(0x1234), len }, &|| false).map_err(|error| error.to_string())?;
         ram.read(Gpa(0x1234), &mut bytes).unwrap();
         Ok(bytes)
     }
@@ -185,11 +199,26 @@ mod tests {
     }
 
     #[test]
+    fn a_long_load_ends_when_asked_to() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(3 * CHUNK as u64 - 1).unwrap();
+        let ram = GuestRam::allocate(&RamConfig::new(4 * CHUNK as u64)).unwrap();
+        let image = Image::open(file.path(), "--initrd").unwrap();
+        let load = |limit: u32| {
+            let times = std::cell::Cell::new(0);
+            let asked = || times.replace(times.get() + 1) == limit;
+            (image.load(&ram, 0, Span { gpa: Gpa(0), len: image.len() }, &asked), times.get())
+        };
+        assert!(matches!(load(2), (Err(MachineError::Interrupted), 3)));
+        assert!(matches!(load(3), (Ok(()), 3)));
+    }
+
+    #[test]
     fn what_is_part_of_the_program_loads_alike() {
         let image = Image::Embedded(b"embedded");
         assert_eq!((image.len(), loaded(&image, 2, 3)), (8, Ok(b"bed".to_vec())));
         assert!(loaded(&image, 6, 3).is_err() && loaded(&image, 9, 1).is_err());
-        assert!(image.load(&ram(), 0, Span { gpa: Gpa(2 << 20), len: 1 }).is_err(), "outside of RAM");
+        assert!(image.load(&ram(), 0, Span { gpa: Gpa(2 << 20), len: 1 }, &|| false).is_err(), "outside of RAM");
     }
 
     #[test]

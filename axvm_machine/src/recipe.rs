@@ -21,6 +21,7 @@ use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 
 use crate::board::Board;
 use crate::gate::{Gate, Order};
+use crate::image::Asked;
 use crate::inventory::Inventory;
 use crate::machine::Built;
 use crate::resources::Steps;
@@ -55,12 +56,23 @@ pub struct Ports {
 impl Resources {
     /// Builds a machine and starts its vCPUs. RAM must be as it was opened, or [cleared](Resources::clear).
     pub fn build(&self, spec: &MachineSpec, ports: &Ports) -> Result<Machine, MachineError> {
+        self.build_unless(&|| false, spec, ports)
+    }
+
+    /// As [`Resources::build`], unless `asked` to end meanwhile: then the error is [`MachineError::Interrupted`].
+    pub fn build_unless(
+        &self,
+        asked: &dyn Fn() -> bool,
+        spec: &MachineSpec,
+        ports: &Ports,
+    ) -> Result<Machine, MachineError> {
         let apic_ids = spec.apic_ids();
         let wired = self.wire(spec, ports, apic_ids.iter().any(|&id| id > LAST_XAPIC_ID))?;
 
         // 7  The guest's memory at power-on.
         let mut steps = Steps::start(&self.events);
         let start = self.place(spec, &wired.plan, &apic_ids)?;
+        self.load(&start, asked)?;
         steps.done("boot", || describe(&start));
         steps.done("command line", || start.command_line.clone());
 
@@ -131,7 +143,7 @@ impl Resources {
         Machine::start(Built { plan, inventory, command_line, ports, shared, vcpus, vm }, &pins)
     }
 
-    /// Step 7: tables, command line, kernel and initrd in guest RAM.
+    /// Step 7, the small part: tables and command line in guest RAM, and what else goes where.
     fn place(&self, spec: &MachineSpec, plan: &Plan, apic_ids: &[u32]) -> Result<linux::LinuxStart, MachineError> {
         let rsdp = match plan.acpi() {
             true => Some(acpi::build(apic_ids, plan)?.place(&self.ram)?),
@@ -146,13 +158,19 @@ impl Resources {
             initrd_len: self.initrd.as_ref().map(ReadAt::len),
             entry: spec.entry,
         };
-        let start = linux::prepare(&self.ram, &self.kernel, &config, rsdp)
-            .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })?;
-        start.pieces.iter().try_for_each(|piece| self.kernel.load(&self.ram, piece.offset, piece.to))?;
-        if let (Some(initrd), Some(at)) = (&self.initrd, start.initrd_at) {
-            initrd.load(&self.ram, 0, at)?;
+        linux::prepare(&self.ram, &self.kernel, &config, rsdp)
+            .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })
+    }
+
+    /// Step 7, the large part: kernel and initrd from their files into guest RAM.
+    fn load(&self, start: &linux::LinuxStart, asked: Asked) -> Result<(), MachineError> {
+        for piece in &start.pieces {
+            self.kernel.load(&self.ram, piece.offset, piece.to, asked)?;
         }
-        Ok(start)
+        match (&self.initrd, start.initrd_at) {
+            (Some(initrd), Some(at)) => initrd.load(&self.ram, 0, at, asked),
+            _ => Ok(()),
+        }
     }
 
     /// Steps 8 and 9: what each vCPU is, and where the first one starts.
