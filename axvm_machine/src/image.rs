@@ -72,6 +72,13 @@ impl Image {
         Ok(())
     }
 
+    /// Its first bytes, at most `max`.
+    pub fn head(&self, max: u64) -> Result<Vec<u8>, MachineError> {
+        let mut bytes = vec![0; self.len().min(max) as usize];
+        self.read_at(0, &mut bytes).map_err(|error| self.unreadable(&shrunk(error)))?;
+        Ok(bytes)
+    }
+
     fn load_chunk(&self, ram: &GuestRam, offset: u64, range: GuestRange) -> io::Result<()> {
         match self {
             Image::File(file, ..) => ram.read_exact_at(file, &[range], offset),
@@ -181,6 +188,7 @@ mod tests {
         let mut bytes = [0; 3];
         image.read_at(2, &mut bytes).unwrap();
         assert_eq!(&bytes, b"her");
+        assert_eq!((image.head(3).unwrap(), image.head(9).unwrap()), (b"oth".to_vec(), b"other".to_vec()));
     }
 
     #[test]

@@ -167,10 +167,13 @@ impl Resources {
         for piece in &start.pieces {
             self.kernel.load(&self.ram, piece.offset, piece.to, asked)?;
         }
-        match (&self.initrd, start.initrd_at) {
-            (Some(initrd), Some(at)) => initrd.load(&self.ram, 0, at, asked),
-            _ => Ok(()),
+        let (Some(initrd), Some(at)) = (&self.initrd, start.initrd_at) else { return Ok(()) };
+        initrd.load(&self.ram, 0, at, asked)?;
+        if let Some(doubt) = linux::initrd::doubt(&initrd.head(linux::initrd::HEAD_LEN)?) {
+            let message = format!("Linux will find nothing in {}: {doubt}", initrd.name());
+            self.events.warn(|| Event::Warning { from: "--initrd", message });
         }
+        Ok(())
     }
 
     /// Steps 8 and 9: what each vCPU is, and where the first one starts.

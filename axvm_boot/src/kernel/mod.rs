@@ -26,6 +26,7 @@ use crate::read_at::ReadAt;
 
 pub use bzimage::{BzImage, KernelInfo};
 pub use elf::{ElfSegment, Vmlinux};
+pub(crate) use foreign::{compression, explain};
 pub use header::{SetupHeader, loadflags, xloadflags};
 
 /// The file is no kernel that can be started.
@@ -155,7 +156,7 @@ impl KernelImage {
         if field::HEADER.read(&head, 0) == Some(header::MAGIC) {
             return bzimage::BzImage::parse(file, &head).map(KernelImage::BzImage);
         }
-        Err(foreign::explain(&head))
+        Err(explain(&head))
     }
 }
 

@@ -16,6 +16,7 @@
 mod entry;
 mod error;
 mod handover;
+pub mod initrd;
 mod placement;
 mod start_info;
 mod zero_page;
