@@ -103,12 +103,17 @@ impl Vmlinux {
         check_overlap(&segments)?;
         let entry = layout.word(head, 24).ok_or(truncated(file, layout.header_len))?;
         let mut vmlinux = Vmlinux { bits: layout.bits, segments, entry: Gpa(entry), pvh_entry };
-        if !vmlinux.covers(vmlinux.entry) {
-            // Linked for the upper half: its entry point may be a virtual address.
-            let physical = vmlinux.segments.iter().find_map(|segment| segment.translate(entry));
-            vmlinux.entry = physical.unwrap_or(vmlinux.entry);
-        }
+        vmlinux.entry = vmlinux.physical(vmlinux.entry);
+        vmlinux.pvh_entry = pvh_entry.map(|entry| vmlinux.physical(entry));
         Ok(vmlinux)
+    }
+
+    /// The physical address of an entry point, which may be virtual: the kernel is linked for the upper half.
+    fn physical(&self, entry: Gpa) -> Gpa {
+        if self.covers(entry) {
+            return entry;
+        }
+        self.segments.iter().find_map(|segment| segment.translate(entry.0)).unwrap_or(entry)
     }
 
     /// First address of the lowest part and first address behind the highest.

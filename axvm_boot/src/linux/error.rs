@@ -75,7 +75,7 @@ pub enum BootError {
     /// Not enough room for the initrd.
     #[error(
         "The initrd has {len} bytes, but there is room for {room} between the kernel's end at {bottom} and {top}: \
-         give the guest more memory (--memory) or use a smaller initrd"
+         {remedy} a smaller initrd"
     )]
     InitrdTooLarge {
         /// Its length in bytes.
@@ -86,6 +86,8 @@ pub enum BootError {
         bottom: Gpa,
         /// Where the room ends.
         top: Gpa,
+        /// What helps besides a smaller one: memory, unless the kernel or the PC sets the end.
+        remedy: &'static str,
     },
     /// Command line too long.
     #[error("The command line has {len} bytes, but this kernel takes at most {limit}: shorten it")]

@@ -52,7 +52,10 @@ pub(super) struct KernelPlace {
 /// Finds the kernel's place in RAM that ends at `ram_end` (or at the hole).
 pub(super) fn kernel(image: &KernelImage, ram_end: Gpa) -> Result<KernelPlace, BootError> {
     let place = match image {
-        KernelImage::BzImage(image) => bzimage(image).ok_or(BootError::KernelAddress)?,
+        KernelImage::BzImage(image) => {
+            let place = bzimage(image).filter(|place| place.area.end() <= layout::HOLE);
+            place.ok_or(BootError::KernelAddress)?
+        }
         KernelImage::Vmlinux(image) => vmlinux(image)?,
     };
     if place.area.gpa < layout::HIGH_RAM {
@@ -101,6 +104,9 @@ pub(super) fn initrd(len: u64, header: &SetupHeader, area: Span, ram_end: Gpa) -
     let top = ram_end.0.min(header.initrd_addr_max() + 1);
     let bottom = area.end().0.next_multiple_of(PAGE);
     let start = top.checked_sub(len).map(|start| start - start % PAGE).filter(|&start| start >= bottom);
-    let error = BootError::InitrdTooLarge { len, room: top.saturating_sub(bottom), bottom: Gpa(bottom), top: Gpa(top) };
+    let more_memory_helps = top == ram_end.0 && ram_end < layout::HOLE;
+    let remedy = if more_memory_helps { "give the guest more memory (--memory) or use" } else { "use" };
+    let room = top.saturating_sub(bottom);
+    let error = BootError::InitrdTooLarge { len, room, bottom: Gpa(bottom), top: Gpa(top), remedy };
     Ok(Span { gpa: Gpa(start.ok_or(error)?), len })
 }

@@ -209,6 +209,11 @@ fn an_initrd_fits_exactly_or_not_at_all() {
     assert_eq!(start.initrd_at.unwrap().gpa, start.kernel_area.end());
     let text = fails(36, &bzimage(&[]), &config(room + 1)).to_string();
     assert!(text.contains("4194305 bytes") && text.contains("room for 4194304"), "{text}");
+    assert!(text.contains("give the guest more memory"), "{text}");
+    for (mib, max) in [(4096, 0xffff_ffff), (128, 0x3ff_ffff)] {
+        let text = fails(mib, &bzimage(&[(field::INITRD_ADDR_MAX, max)]), &config(4 << 30)).to_string();
+        assert!(text.ends_with(": use a smaller initrd"), "memory does not help: {text}");
+    }
     assert_eq!(fails(36, &bzimage(&[]), &config(0)), BootError::InitrdEmpty);
     assert!(matches!(fails(36, &bzimage(&[]), &config(u64::MAX)), BootError::InitrdTooLarge { len: u64::MAX, .. }));
 }
@@ -246,6 +251,10 @@ fn a_virtual_entry_point_is_translated_through_its_segment() {
     assert_eq!(rip(AT + 0x20, &upper), Ok(AT + 0x20), "physical already");
     let outside = BootError::EntryOutside { entry: Entry::Bits64, at: Gpa(HIGH + 0x2000) };
     assert_eq!(rip(HIGH + 0x2000, &upper), Err(outside));
+    let note = pvh_note(0xc000_0010, 4);
+    let kernel = elf(32, 0, &[(1, &[0x90; 64], 0xc000_0000, AT, 0x1000, 4), (4, &note, 0, 0, 0, 4)]);
+    let start = prepare(&ram(64), &kernel, &LinuxConfig::default(), None).unwrap();
+    assert_eq!(start.state.regs.rip, AT + 0x10, "in a note");
 }
 
 #[test]
@@ -265,8 +274,12 @@ fn a_kernel_larger_than_ram_is_refused_with_both_sizes() {
     let text = fails(31, &bzimage(&[]), &config(Entry::Bits32)).to_string();
     assert!(text.contains("16 MiB of RAM at 0x1000000") && text.contains("ends at 31 MiB"), "{text}");
     assert!(text.contains("at least 32 MiB"), "{text}");
-    let damaged = [(field::PREF_ADDRESS, u64::MAX - 5)];
-    assert_eq!(fails(128, &bzimage(&damaged), &config(Entry::Bits32)), BootError::KernelAddress);
+    for (field, value) in
+        [(field::PREF_ADDRESS, u64::MAX - 5), (field::PREF_ADDRESS, 1 << 40), (field::INIT_SIZE, 3 << 30)]
+    {
+        let damaged = fails(128, &bzimage(&[(field, value)]), &config(Entry::Bits32));
+        assert_eq!(damaged, BootError::KernelAddress, "no amount of memory helps");
+    }
     let low = [(field::PREF_ADDRESS, 0x8000), (field::RELOCATABLE_KERNEL, 0)];
     assert_eq!(fails(128, &bzimage(&low), &config(Entry::Bits32)), BootError::KernelTooLow(Gpa(0x8000)));
 }
