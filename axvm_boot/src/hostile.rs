@@ -3,14 +3,15 @@
 //! Headers are damaged where they decide something; the bytes behind them are never interpreted.
 
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use axvm_arch::{Gpa, layout};
 use axvm_memory::{GuestRam, RamConfig};
 use proptest::prelude::*;
 
 use crate::kernel::field::{FIELDS, Field};
-use crate::linux::{Entry, LinuxConfig, prepare};
-use crate::synthetic::{bzimage, vmlinux};
+use crate::linux::{Entry, LinuxConfig, Span};
+use crate::synthetic::{bzimage, elf, start, vmlinux};
 
 const SIZE: u64 = 64 << 20;
 const ENTRIES: [Entry; 3] = [Entry::Bits32, Entry::Bits64, Entry::Pvh];
@@ -21,8 +22,8 @@ static RAM: LazyLock<Arc<GuestRam>> =
 
 /// Starts `image` through every entry and checks what every start promises. How many entries it has?
 fn starts(image: &[u8]) -> usize {
-    let config = |entry| LinuxConfig { command_line: "quiet".into(), initrd: Some(vec![1; 0x1800]), entry };
-    let starts = ENTRIES.map(|entry| match prepare(&RAM, image, &config(entry), Some(layout::ACPI_TABLES)) {
+    let config = |entry| LinuxConfig { command_line: "quiet".into(), initrd_len: Some(0x1800), entry: Some(entry) };
+    let starts = ENTRIES.map(|entry| match start(&RAM, image, &config(entry), Some(layout::ACPI_TABLES)) {
         Ok(start) => {
             let (area, file, initrd) = (start.kernel_area, start.kernel_at, start.initrd_at.unwrap());
             assert!(area.gpa >= layout::HIGH_RAM && area.end() <= Gpa(SIZE), "{area}");
@@ -30,6 +31,11 @@ fn starts(image: &[u8]) -> usize {
             assert!(initrd.gpa >= area.end() && initrd.end() <= Gpa(SIZE), "{initrd} behind {area}");
             let rip = Gpa(start.state.regs.rip);
             assert!(area.gpa <= rip && rip < area.end(), "{rip} in {area}");
+            let mut pieces: Vec<Span> = start.pieces.iter().map(|piece| piece.to).collect();
+            pieces.sort_by_key(|piece| piece.gpa);
+            assert!(pieces.iter().all(|piece| area.gpa <= piece.gpa && piece.end() <= area.end()), "{pieces:?}");
+            assert!(pieces.windows(2).all(|pair| pair[0].end() <= pair[1].gpa), "{pieces:?}");
+            assert!(pieces.iter().map(|piece| piece.len).sum::<u64>() <= image.len() as u64, "{pieces:?}");
             1
         }
         Err(error) => {
@@ -57,6 +63,43 @@ fn no_flipped_bit_and_no_cut_leads_outside_of_ram() {
             starts(&healthy[..at]);
         }
     }
+}
+
+/// A few MiB of file must not become GiB of work, however many parts it is made of.
+#[test]
+fn segments_over_each_other_are_refused_at_once() {
+    const GPA: u64 = 16 << 20;
+    let content = vec![0x90; 1 << 20];
+    let part = |gpa| (1, &content[..], gpa, gpa, 2 << 20, 4);
+    let refused = |parts: &[_], change: &dyn Fn(&mut Vec<u8>)| {
+        let mut image = elf(64, GPA, parts);
+        change(&mut image);
+        let since = Instant::now();
+        let config = LinuxConfig { entry: Some(Entry::Bits64), ..LinuxConfig::default() };
+        let text = start(&RAM, &image, &config, None).unwrap_err().to_string();
+        assert!(since.elapsed() < Duration::from_millis(500), "{:?}", since.elapsed());
+        text
+    };
+    let same = |_: &mut Vec<u8>| {};
+    let text = refused(&[part(GPA), part(8 * GPA), part(GPA + (2 << 20) - 1)], &same);
+    assert!(text.contains("program header 2 (at 0x11fffff) lies over program header 0 in memory"), "{text}");
+    // All of them take the same bytes of the file.
+    let share = |image: &mut Vec<u8>| {
+        for number in 0..2 {
+            image[64 + 56 * number + 8..][..8].copy_from_slice(&0_u64.to_le_bytes());
+        }
+        image.truncate(64 + 56 * 2 + (1 << 20));
+    };
+    let text = refused(&[part(GPA), part(2 * GPA)], &share);
+    assert!(text.contains("program header 1 (at 0x2000000) loads bytes of the file again"), "{text}");
+    let many = |image: &mut Vec<u8>| {
+        image[56..58].copy_from_slice(&65_534_u16.to_le_bytes());
+        let header = image[64..64 + 56].to_vec();
+        image.truncate(64);
+        image.extend(header.repeat(65_534));
+    };
+    let text = refused(&[part(GPA)], &many);
+    assert!(text.contains("more than 128 program headers"), "{text}");
 }
 
 /// Numbers at which arithmetic goes wrong, and any other.

@@ -1,7 +1,7 @@
 //! What a PC looks like at power-on, as data.
 //!
 //! ```text
-//!   kernel, initrd, command line --linux::prepare--> bytes in guest RAM + CpuState of the first CPU
+//!   kernel's headers, command line --linux::prepare--> pieces to load, tables in guest RAM, CpuState of the first CPU
 //!   what is wanted               --Plan::new------> who sits where: every part, its registers, its line
 //!   vCPUs, the plan              --acpi::build----> ACPI tables as bytes
 //!   KVM's supported CPUID        --cpu::leaves-----> CPUID of each vCPU
@@ -20,6 +20,7 @@ pub mod e820;
 pub mod kernel;
 pub mod linux;
 pub mod plan;
+pub mod read_at;
 
 #[cfg(test)]
 mod hostile;

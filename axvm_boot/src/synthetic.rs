@@ -1,6 +1,31 @@
 //! Synthetic kernel images for tests: the smallest files that the parsers accept, and knobs to break them.
 
+use axvm_arch::Gpa;
+use axvm_memory::GuestRam;
+
 use crate::kernel::field::{self, Field};
+use crate::linux::{BootError, LinuxConfig, LinuxStart, prepare};
+
+/// Byte of which every initrd here is made.
+pub(crate) const INITRD: u8 = 0xab;
+
+/// All that an owner of the files does: has a start prepared, and loads what it asks for.
+pub(crate) fn start(
+    ram: &GuestRam,
+    kernel: &[u8],
+    config: &LinuxConfig,
+    rsdp: Option<Gpa>,
+) -> Result<LinuxStart, BootError> {
+    let start = prepare(ram, &kernel, config, rsdp)?;
+    for piece in &start.pieces {
+        let bytes = &kernel[piece.offset as usize..][..piece.to.len as usize];
+        ram.write(piece.to.gpa, bytes).expect("a piece in RAM");
+    }
+    if let Some(at) = start.initrd_at {
+        ram.write(at.gpa, &vec![INITRD; at.len as usize]).expect("an initrd in RAM");
+    }
+    Ok(start)
+}
 
 /// Length of a synthetic bzImage's protected-mode code.
 pub(crate) const CODE_LEN: usize = 0x800;
@@ -39,6 +64,56 @@ pub(crate) fn bzimage(changes: &[(Field, u64)]) -> Vec<u8> {
         field.write(&mut image, 0, *value);
     }
     image
+}
+
+/// A program header and what it loads: `(p_type, bytes, p_vaddr, p_paddr, p_memsz, p_align)`.
+pub(crate) type ElfPart<'a> = (u32, &'a [u8], u64, u64, u64, u64);
+
+/// An ELF file: `bits` 32 or 64, its entry point, and its parts.
+pub(crate) fn elf(bits: u8, entry: u64, parts: &[ElfPart]) -> Vec<u8> {
+    let wide = bits == 64;
+    let (header_len, part_len, machine) = if wide { (64, 56, 62u16) } else { (52, 32, 3) };
+    let mut image = vec![0x7f, b'E', b'L', b'F', if wide { 2 } else { 1 }, 1, 1];
+    image.resize(16, 0);
+    let mut bytes = Vec::new();
+    let word = |image: &mut Vec<u8>, value: u64| match wide {
+        true => image.extend(value.to_le_bytes()),
+        false => image.extend((value as u32).to_le_bytes()),
+    };
+    [2u16, machine, 1, 0].iter().for_each(|half| image.extend(half.to_le_bytes()));
+    [entry, header_len, 0].iter().for_each(|&value| word(&mut image, value));
+    image.extend([0; 4]);
+    let halves = [header_len as u16, part_len, parts.len() as u16, 0, 0, 0];
+    halves.iter().for_each(|half| image.extend(half.to_le_bytes()));
+    let mut offset = header_len + u64::from(part_len) * parts.len() as u64;
+    for &(kind, content, address, gpa, memory_len, align) in parts {
+        image.extend(kind.to_le_bytes());
+        if wide {
+            image.extend([0; 4]);
+        }
+        [offset, address, gpa, content.len() as u64, memory_len].iter().for_each(|&value| word(&mut image, value));
+        if !wide {
+            image.extend([0; 4]);
+        }
+        word(&mut image, align);
+        offset += content.len() as u64;
+        bytes.extend(content);
+    }
+    [image, bytes].concat()
+}
+
+/// A note, its parts padded to `align`, behind another that is of another owner.
+pub(crate) fn pvh_note(entry: u32, align: usize) -> Vec<u8> {
+    let mut notes = Vec::new();
+    for (name, kind, value) in [(&b"GNU\0"[..], 5u32, &[7; 5][..]), (b"Xen\0", 18, &entry.to_le_bytes())] {
+        let (name_len, value_len) = (name.len() as u32, value.len() as u32);
+        [name_len, value_len, kind].iter().for_each(|word| notes.extend(word.to_le_bytes()));
+        notes.extend(name);
+        notes.resize(notes.len().next_multiple_of(align), 0);
+        notes.extend(value);
+        notes.resize(notes.len().next_multiple_of(align), 0);
+    }
+    notes
 }
 
 /// Physical address of a synthetic vmlinux.

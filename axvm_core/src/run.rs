@@ -6,6 +6,7 @@
 //!
 //! What can go wrong because of the user comes first; the terminal is taken last and given back before AxVM speaks.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
-use axvm_machine::{KernelSource, Resources, cpuinfo};
+use axvm_machine::{KernelSource, Machine, Resources, cpuinfo};
 use axvm_sandbox::Files;
 
 use crate::cli::RunArgs;
@@ -85,7 +86,10 @@ impl Starts<'_> {
     pub fn run(&self, tell: impl Fn(ServiceState)) -> Result<End> {
         let Starts { config, resources, consoles, current, signals } = self;
         loop {
-            let machine = Arc::new(resources.build(&config.machine, &consoles.ports())?);
+            let machine = match self.set_up()? {
+                Ok(machine) => Arc::new(machine),
+                Err(signal) => return Ok(End(StopReason::Signal(signal))),
+            };
             current.install(Arc::clone(&machine));
             tell(ServiceState::Ready);
             let grace = Duration::from_secs(config.settings.grace().into());
@@ -114,6 +118,20 @@ impl Starts<'_> {
             // No vCPU runs any more: its memory can go.
             drop(machine);
             resources.clear()?;
+        }
+    }
+
+    /// Builds a machine, unless a signal comes first: there is no guest yet that could be asked to power off.
+    fn set_up(&self) -> Result<Result<Machine, i32>> {
+        let signal = Cell::new(None);
+        let asked = || {
+            signal.set(signal.get().or_else(|| self.signals.ending(self.consoles)));
+            signal.get().is_some()
+        };
+        let built = self.resources.build_unless(&asked, &self.config.machine, &self.consoles.ports());
+        match signal.get() {
+            Some(signal) => Ok(Err(signal)),
+            None => Ok(Ok(built?)),
         }
     }
 }

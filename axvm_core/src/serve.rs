@@ -56,6 +56,19 @@ impl Signals {
         Ok(Signals(Mutex::new(delivery), arrival))
     }
 
+    /// The signal that asks for an end, if one arrived while no guest runs. What concerns the terminal is passed on.
+    pub fn ending(&self, consoles: &Consoles) -> Option<i32> {
+        let mut ending = None;
+        for signal in self.arrived() {
+            match signal {
+                SIGWINCH => consoles.resized(),
+                SIGCONT => consoles.continued(),
+                _ => ending = ending.or(Some(signal)),
+            }
+        }
+        ending
+    }
+
     /// Takes what arrived.
     fn arrived(&self) -> Vec<i32> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pending().collect()

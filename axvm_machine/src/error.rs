@@ -55,6 +55,9 @@ pub enum MachineError {
         /// Why not.
         source: BootError,
     },
+    /// Its caller wanted an end before it was built.
+    #[error("The set-up of the machine was interrupted")]
+    Interrupted,
     /// The ACPI tables do not fit.
     #[error(transparent)]
     Acpi(#[from] AcpiError),

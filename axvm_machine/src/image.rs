@@ -1,16 +1,32 @@
-//! A kernel or an initrd: opened once, read at every start of the guest.
+//! A kernel or an initrd: opened once, loaded at every start of the guest.
 //!
-//! Opening early finds mistakes early; and a file that is open stays readable when the process is restricted.
+//! ```text
+//!   file --read_at--> headers, for the loader        (a few KiB)
+//!        --load-----> guest RAM, at their places     (no copy of it is in AxVM)
+//! ```
+//!
+//! Opening early finds mistakes early; and a file that is open stays readable when the process is restricted. What it
+//! holds may change at any time: sizes are asked for at each start, and a file that shrinks meanwhile is an error.
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use axvm_arch::Gpa;
+use axvm_boot::linux::Span;
+use axvm_boot::read_at::ReadAt;
+use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::OFlags;
+use rustix::io::{preadv, retry_on_intr};
 
 use crate::{KernelSource, MachineError};
+
+/// Whether set-up is to end before it is complete.
+pub(crate) type Asked<'a> = &'a dyn Fn() -> bool;
+
+/// Loaded in one call, in bytes: some milliseconds on a usual disk.
+const CHUNK: usize = 16 << 20;
 
 /// Where the bytes come from.
 pub enum Image {
@@ -43,15 +59,42 @@ impl Image {
         Ok(Image::File(file, path.into(), option))
     }
 
-    /// All of it, as it is now.
-    pub fn read(&self) -> Result<Cow<'static, [u8]>, MachineError> {
-        let (mut file, path, option) = match self {
-            Image::File(file, path, option) => (file, path, option),
-            Image::Embedded(bytes) => return Ok(Cow::Borrowed(bytes)),
-        };
-        let mut bytes = Vec::new();
-        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(|error| unreadable(path, option, &error))?;
-        Ok(Cow::Owned(bytes))
+    /// Fills `to` in guest RAM with what is at `offset`, unless `asked` to end meanwhile: a slow disk may take its time.
+    pub fn load(&self, ram: &GuestRam, offset: u64, to: Span, asked: Asked) -> Result<(), MachineError> {
+        for start in (0..to.len).step_by(CHUNK) {
+            if asked() {
+                return Err(MachineError::Interrupted);
+            }
+            let range = ram.range(Gpa(to.gpa.0 + start), (to.len - start).min(CHUNK as u64));
+            let range = range.map_err(|bad| self.unreadable(&io::Error::other(bad)))?;
+            self.load_chunk(ram, offset + start, range).map_err(|error| self.unreadable(&shrunk(error)))?;
+        }
+        Ok(())
+    }
+
+    /// Its first bytes, at most `max`.
+    pub fn head(&self, max: u64) -> Result<Vec<u8>, MachineError> {
+        let mut bytes = vec![0; self.len().min(max) as usize];
+        self.read_at(0, &mut bytes).map_err(|error| self.unreadable(&shrunk(error)))?;
+        Ok(bytes)
+    }
+
+    fn load_chunk(&self, ram: &GuestRam, offset: u64, range: GuestRange) -> io::Result<()> {
+        match self {
+            Image::File(file, ..) => ram.read_exact_at(file, &[range], offset),
+            Image::Embedded(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+                ram.copy_to(&range, rest.get(..range.len()).ok_or(EARLY_END)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn unreadable(&self, cause: &io::Error) -> MachineError {
+        match self {
+            Image::File(_, path, option) => unreadable(path, option, cause),
+            Image::Embedded(_) => error(Path::new("the embedded guest"), "--kernel", cause.to_string()),
+        }
     }
 
     /// For people.
@@ -63,8 +106,48 @@ impl Image {
     }
 }
 
+impl ReadAt for Image {
+    fn len(&self) -> u64 {
+        match self {
+            // What has no length is empty, and an empty kernel or initrd is refused.
+            Image::File(file, ..) => file.metadata().map_or(0, |metadata| metadata.len()),
+            Image::Embedded(bytes) => ReadAt::len(bytes),
+        }
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        match self {
+            Image::File(file, ..) => read_exact_at(file, offset, bytes),
+            Image::Embedded(embedded) => embedded.read_at(offset, bytes),
+        }
+    }
+}
+
+const EARLY_END: io::ErrorKind = io::ErrorKind::UnexpectedEof;
+
+/// As the standard library's, by the system call that the sandbox allows.
+fn read_exact_at(file: &File, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = retry_on_intr(|| preadv(file, &mut [IoSliceMut::new(bytes)], offset))?;
+        if count == 0 {
+            return Err(EARLY_END.into());
+        }
+        (offset, bytes) = (offset + count as u64, &mut bytes[count..]);
+    }
+    Ok(())
+}
+
+/// Says what an early end means here.
+fn shrunk(error: io::Error) -> io::Error {
+    match error.kind() {
+        EARLY_END => io::Error::new(EARLY_END, "it became shorter while it was read"),
+        _ => error,
+    }
+}
+
 fn unreadable(path: &Path, option: &'static str, cause: &io::Error) -> MachineError {
     let remedy = match cause.kind() {
+        EARLY_END => "start again when it is complete".to_owned(),
         io::ErrorKind::PermissionDenied => "make it readable for this user (chmod, or run as its owner)".to_owned(),
         _ => format!("check the path given to {option}"),
     };
@@ -77,16 +160,73 @@ fn error(path: &Path, option: &'static str, why: String) -> MachineError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use axvm_memory::RamConfig;
+
     use super::*;
+
+    fn ram() -> Arc<GuestRam> {
+        GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap()
+    }
+
+    fn loaded(image: &Image, offset: u64, len: u64) -> Result<Vec<u8>, String> {
+        let (ram, mut bytes) = (ram(), vec![0; len as usize]);
+        image.load(&ram, offset, Span { gpa: Gpa(0x1234), len }, &|| false).map_err(|error| error.to_string())?;
+        ram.read(Gpa(0x1234), &mut bytes).unwrap();
+        Ok(bytes)
+    }
 
     #[test]
     fn a_file_is_read_anew_each_time() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "one").unwrap();
         let image = Image::open(file.path(), "--kernel").unwrap();
-        assert_eq!(*image.read().unwrap(), *b"one");
+        assert_eq!((image.len(), loaded(&image, 1, 2)), (3, Ok(b"ne".to_vec())));
         std::fs::write(&file, "other").unwrap();
-        assert_eq!(*image.read().unwrap(), *b"other");
+        assert_eq!((image.len(), loaded(&image, 0, 5)), (5, Ok(b"other".to_vec())));
+        let mut bytes = [0; 3];
+        image.read_at(2, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"her");
+        assert_eq!((image.head(3).unwrap(), image.head(9).unwrap()), (b"oth".to_vec(), b"other".to_vec()));
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_an_error_that_names_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "whole").unwrap();
+        let image = Image::open(file.path(), "--initrd").unwrap();
+        let len = image.len();
+        std::fs::write(&file, "cut").unwrap();
+        let text = loaded(&image, 0, len).unwrap_err();
+        assert!(
+            text.starts_with("Cannot read initrd /") && text.contains("became shorter while it was read"),
+            "{text}"
+        );
+        assert_eq!(image.read_at(1, &mut [0; 3]).unwrap_err().kind(), EARLY_END);
+    }
+
+    #[test]
+    fn a_long_load_ends_when_asked_to() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(3 * CHUNK as u64 - 1).unwrap();
+        let ram = GuestRam::allocate(&RamConfig::new(4 * CHUNK as u64)).unwrap();
+        let image = Image::open(file.path(), "--initrd").unwrap();
+        let load = |limit: u32| {
+            let times = std::cell::Cell::new(0);
+            let asked = || times.replace(times.get() + 1) == limit;
+            (image.load(&ram, 0, Span { gpa: Gpa(0), len: image.len() }, &asked), times.get())
+        };
+        assert!(matches!(load(2), (Err(MachineError::Interrupted), 3)));
+        assert!(matches!(load(3), (Ok(()), 3)));
+    }
+
+    #[test]
+    fn what_is_part_of_the_program_loads_alike() {
+        let image = Image::Embedded(b"embedded");
+        assert_eq!((image.len(), loaded(&image, 2, 3)), (8, Ok(b"bed".to_vec())));
+        assert!(loaded(&image, 6, 3).is_err() && loaded(&image, 9, 1).is_err());
+        assert!(image.load(&ram(), 0, Span { gpa: Gpa(2 << 20), len: 1 }, &|| false).is_err(), "outside of RAM");
     }
 
     #[test]

@@ -6,13 +6,13 @@
 //!   7 kernel, zero page, ACPI: the guest's memory at power-on   8 CPUID, MSRs, registers   9 vCPUs
 //! ```
 
-use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_arch::registers::CpuState;
 use axvm_boot::plan::Plan;
+use axvm_boot::read_at::ReadAt;
 use axvm_boot::{acpi, command_line, cpu, linux};
 use axvm_console::Port;
 use axvm_devices::{Bus, StopSwitch};
@@ -21,6 +21,7 @@ use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 
 use crate::board::Board;
 use crate::gate::{Gate, Order};
+use crate::image::Asked;
 use crate::inventory::Inventory;
 use crate::machine::Built;
 use crate::resources::Steps;
@@ -55,12 +56,23 @@ pub struct Ports {
 impl Resources {
     /// Builds a machine and starts its vCPUs. RAM must be as it was opened, or [cleared](Resources::clear).
     pub fn build(&self, spec: &MachineSpec, ports: &Ports) -> Result<Machine, MachineError> {
+        self.build_unless(&|| false, spec, ports)
+    }
+
+    /// As [`Resources::build`], unless `asked` to end meanwhile: then the error is [`MachineError::Interrupted`].
+    pub fn build_unless(
+        &self,
+        asked: &dyn Fn() -> bool,
+        spec: &MachineSpec,
+        ports: &Ports,
+    ) -> Result<Machine, MachineError> {
         let apic_ids = spec.apic_ids();
         let wired = self.wire(spec, ports, apic_ids.iter().any(|&id| id > LAST_XAPIC_ID))?;
 
         // 7  The guest's memory at power-on.
         let mut steps = Steps::start(&self.events);
         let start = self.place(spec, &wired.plan, &apic_ids)?;
+        self.load(&start, asked)?;
         steps.done("boot", || describe(&start));
         steps.done("command line", || start.command_line.clone());
 
@@ -131,7 +143,7 @@ impl Resources {
         Machine::start(Built { plan, inventory, command_line, ports, shared, vcpus, vm }, &pins)
     }
 
-    /// Step 7: tables, command line, kernel and initrd in guest RAM.
+    /// Step 7, the small part: tables and command line in guest RAM, and what else goes where.
     fn place(&self, spec: &MachineSpec, plan: &Plan, apic_ids: &[u32]) -> Result<linux::LinuxStart, MachineError> {
         let rsdp = match plan.acpi() {
             true => Some(acpi::build(apic_ids, plan)?.place(&self.ram)?),
@@ -141,16 +153,27 @@ impl Resources {
             root_read_only: spec.disks.first().is_some_and(|disk| disk.read_only),
             virtio_console: spec.kernel_uses_virtio_console,
         };
-        let kernel = self.kernel.read()?;
-        let initrd = self.initrd.as_ref().map(|initrd| initrd.read()).transpose()?.map(Cow::into_owned);
-        let by_format = if kernel.starts_with(b"\x7fELF") { linux::Entry::Pvh } else { linux::Entry::Bits32 };
         let config = linux::LinuxConfig {
             command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
-            initrd,
-            entry: spec.entry.unwrap_or(by_format),
+            initrd_len: self.initrd.as_ref().map(ReadAt::len),
+            entry: spec.entry,
         };
-        linux::prepare(&self.ram, &kernel, &config, rsdp)
+        linux::prepare(&self.ram, &self.kernel, &config, rsdp)
             .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })
+    }
+
+    /// Step 7, the large part: kernel and initrd from their files into guest RAM.
+    fn load(&self, start: &linux::LinuxStart, asked: Asked) -> Result<(), MachineError> {
+        for piece in &start.pieces {
+            self.kernel.load(&self.ram, piece.offset, piece.to, asked)?;
+        }
+        let (Some(initrd), Some(at)) = (&self.initrd, start.initrd_at) else { return Ok(()) };
+        initrd.load(&self.ram, 0, at, asked)?;
+        if let Some(doubt) = linux::initrd::doubt(&initrd.head(linux::initrd::HEAD_LEN)?) {
+            let message = format!("Linux will find nothing in {}: {doubt}", initrd.name());
+            self.events.warn(|| Event::Warning { from: "--initrd", message });
+        }
+        Ok(())
     }
 
     /// Steps 8 and 9: what each vCPU is, and where the first one starts.

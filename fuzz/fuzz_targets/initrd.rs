@@ -78,8 +78,19 @@ impl Input {
     fn config(&self) -> LinuxConfig {
         LinuxConfig {
             command_line: self.command_line.repeat(1 + usize::from(self.command_line_repeats)),
-            initrd: self.initrd_len.map(|len| stretched(&self.initrd, self.length(len))),
-            entry: [Entry::Bits32, Entry::Bits64, Entry::Pvh][usize::from(self.entry) % 3],
+            initrd_len: self.initrd_len.map(|len| self.length(len).into()),
+            entry: Some([Entry::Bits32, Entry::Bits64, Entry::Pvh][usize::from(self.entry) % 3]),
+        }
+    }
+
+    /// What an owner of the files does with the answer.
+    fn load(&self, ram: &GuestRam, kernel: &[u8], start: &LinuxStart) {
+        for piece in &start.pieces {
+            let bytes = &kernel[piece.offset as usize..][..piece.to.len as usize];
+            ram.write(piece.to.gpa, bytes).expect("a piece in RAM");
+        }
+        if let Some(at) = start.initrd_at {
+            ram.write(at.gpa, &stretched(&self.initrd, at.len as u32)).expect("an initrd in RAM");
         }
     }
 }
@@ -103,14 +114,15 @@ fn bytes(ram: &GuestRam, gpa: Gpa, len: usize) -> Vec<u8> {
 }
 
 /// What `prepare` promises, looked up in RAM.
-fn check(ram: &GuestRam, start: &LinuxStart, config: &LinuxConfig) {
+fn check(ram: &GuestRam, start: &LinuxStart, config: &LinuxConfig, input: &Input) {
     let within = |span: Span| span.gpa.0.checked_add(span.len).is_some_and(|end| end <= ram.size());
     assert!(within(start.kernel_at) && within(start.kernel_area));
-    assert_eq!(start.initrd_at.is_some(), config.initrd.is_some());
-    if let (Some(at), Some(initrd)) = (start.initrd_at, &config.initrd) {
+    assert_eq!(start.initrd_at.is_some(), config.initrd_len.is_some());
+    if let (Some(at), Some(len)) = (start.initrd_at, config.initrd_len) {
+        let initrd = stretched(&input.initrd, len as u32);
         assert!(within(at) && !overlap(at, start.kernel_area), "the initrd lies in the kernel's memory: {at:?}");
-        assert_eq!(at.len, initrd.len() as u64);
-        assert!(bytes(ram, at.gpa, initrd.len()) == *initrd, "the initrd is not what was given");
+        assert_eq!(at.len, len);
+        assert!(bytes(ram, at.gpa, initrd.len()) == initrd, "the initrd is not what was given");
     }
     if start.entry == Entry::Pvh {
         return;
@@ -129,8 +141,11 @@ fuzz_target!(|input: Input| {
     let (kernel, config) = (input.kernel(), input.config());
     // The text ends where RAM is zero.
     ram.write(layout::COMMAND_LINE, &[0; layout::COMMAND_LINE_ROOM as usize]).expect("in RAM");
-    match prepare(ram, &kernel, &config, input.rsdp.map(Gpa)) {
-        Ok(start) => check(ram, &start, &config),
+    match prepare(ram, &&kernel[..], &config, input.rsdp.map(Gpa)) {
+        Ok(start) => {
+            input.load(ram, &kernel, &start);
+            check(ram, &start, &config, &input);
+        }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 });

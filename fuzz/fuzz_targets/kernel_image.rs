@@ -26,17 +26,26 @@ fuzz_target!(|data: &[u8]| {
         2 if image.len() > 4 => image[..4].copy_from_slice(b"\x7fELF"),
         _ => {}
     }
+    let image = &image[..];
     if let Ok(parsed) = KernelImage::parse(&image) {
         _ = parsed.to_string();
     }
     let entry = [Entry::Bits32, Entry::Bits64, Entry::Pvh][usize::from(choice >> 2) % 3];
-    let initrd = (choice & 0x80 != 0).then(|| vec![7; 5000]);
-    let config = LinuxConfig { command_line: "console=ttyS0".into(), initrd, entry };
+    let initrd_len = (choice & 0x80 != 0).then_some(5000);
+    let config = LinuxConfig { command_line: "console=ttyS0".into(), initrd_len, entry: Some(entry) };
     match prepare(&RAM, &image, &config, None) {
         Ok(start) => {
             let size = RAM.size();
             assert!(start.kernel_at.end().0 <= size && start.kernel_area.end().0 <= size);
             assert!(start.initrd_at.is_none_or(|at| at.end().0 <= size));
+            let mut loaded = 0;
+            for piece in &start.pieces {
+                let (area, to) = (start.kernel_area, piece.to);
+                assert!(area.gpa <= to.gpa && to.end() <= area.end());
+                assert!(piece.offset.checked_add(to.len).is_some_and(|end| end <= image.len() as u64));
+                loaded += to.len;
+            }
+            assert!(loaded <= image.len() as u64);
         }
         Err(error) => _ = error.to_string(),
     }

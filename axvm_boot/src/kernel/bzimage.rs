@@ -10,7 +10,8 @@
 
 use super::field;
 use super::header::{BOOT_FLAG, SetupHeader, loadflags};
-use super::{KernelError, Payload, str_at, u32_at};
+use super::{KernelError, Payload, bytes_at, str_at, u32_at};
+use crate::read_at::ReadAt;
 
 /// Oldest protocol we speak: the first that says how long a command line may be.
 const OLDEST: u16 = 0x206;
@@ -23,9 +24,9 @@ pub struct BzImage {
     /// The setup header, as found in the file.
     pub header: SetupHeader,
     /// Offset of the protected-mode code in the file.
-    pub code_offset: usize,
+    pub code_offset: u64,
     /// Length of the protected-mode code in bytes.
-    pub code_len: usize,
+    pub code_len: u64,
     /// What the kernel calls itself, if it says so ("6.1.0-1-amd64 (build@host) ...").
     pub release: Option<String>,
     /// The compressed kernel inside the protected-mode code.
@@ -47,9 +48,10 @@ pub struct KernelInfo {
 
 impl BzImage {
     /// Checks an image that has `HdrS` in the right place.
-    pub(super) fn parse(image: &[u8]) -> Result<BzImage, KernelError> {
-        let truncated = |need: u64| KernelError::Truncated { need, have: image.len() as u64 };
-        let header = SetupHeader::copy_from(image).ok_or(truncated(field::KERNEL_INFO_OFFSET.end() as u64))?;
+    pub(super) fn parse(file: &dyn ReadAt, head: &[u8]) -> Result<BzImage, KernelError> {
+        let have = file.len();
+        let truncated = |need: u64| KernelError::Truncated { need, have };
+        let header = SetupHeader::copy_from(head).ok_or(truncated(field::KERNEL_INFO_OFFSET.end() as u64))?;
         if header.get(field::BOOT_FLAG) != BOOT_FLAG {
             return Err(KernelError::BootFlag(header.get(field::BOOT_FLAG) as u16));
         }
@@ -65,39 +67,70 @@ impl BzImage {
         let (start, len) = (header.setup_len(), header.protected_mode_len());
         let end = start + len;
         // The last paragraph may be short.
-        if len == 0 || image.len() as u64 + 15 < end {
+        if len == 0 || have.saturating_add(15) < end {
             return Err(truncated(end.max(start + 1)));
         }
-        let code = &image[start as usize..image.len().min(end as usize)];
+        let code = Code { file, offset: start, len: have.min(end) - start };
         Ok(BzImage {
-            code_offset: start as usize,
-            code_len: code.len(),
-            release: release(&header, image),
-            payload: payload(&header, code),
-            kernel_info: kernel_info(&header, code),
+            code_offset: code.offset,
+            code_len: code.len,
+            release: release(&header, file)?,
+            payload: code.payload(&header)?,
+            kernel_info: code.kernel_info(&header)?,
             header,
         })
     }
 }
 
 /// The version string in the setup code.
-fn release(header: &SetupHeader, image: &[u8]) -> Option<String> {
+fn release(header: &SetupHeader, file: &dyn ReadAt) -> Result<Option<String>, KernelError> {
     let pointer = header.get(field::KERNEL_VERSION);
     let offset = pointer + 0x200;
-    (pointer != 0 && offset < header.setup_len()).then(|| str_at(image, offset as usize)).flatten()
+    if pointer == 0 || offset >= header.setup_len() {
+        return Ok(None);
+    }
+    let bytes = bytes_at(file, offset, file.len().saturating_sub(offset).min(256))?;
+    Ok(str_at(&bytes, 0))
 }
 
-fn payload(header: &SetupHeader, code: &[u8]) -> Option<Payload> {
-    let offset = header.get(field::PAYLOAD_OFFSET) as usize;
-    let len = header.get(field::PAYLOAD_LENGTH) as usize;
-    let bytes = code.get(offset..)?.get(..len).filter(|bytes| offset != 0 && !bytes.is_empty())?;
-    Some(Payload { offset, len, compression: super::foreign::compression(bytes) })
+/// The protected-mode code, in its file.
+struct Code<'a> {
+    file: &'a dyn ReadAt,
+    offset: u64,
+    len: u64,
 }
 
-fn kernel_info(header: &SetupHeader, code: &[u8]) -> Option<KernelInfo> {
-    let offset = header.get(field::KERNEL_INFO_OFFSET) as usize;
-    let info = code.get(offset..).filter(|info| offset != 0 && info.starts_with(KERNEL_INFO_MAGIC))?;
-    let size = u32_at(info, 4)?;
-    // Later kernels may only append: 16 bytes are the fixed part of 2.15.
-    (size >= 16).then_some(KernelInfo { size, size_total: u32_at(info, 8)?, setup_type_max: u32_at(info, 12)? })
+impl Code<'_> {
+    /// At most `max` bytes from `offset` on: fewer where the code ends.
+    fn bytes(&self, offset: u64, max: u64) -> Result<Vec<u8>, KernelError> {
+        match self.len.checked_sub(offset) {
+            Some(left) => bytes_at(self.file, self.offset + offset, left.min(max)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn payload(&self, header: &SetupHeader) -> Result<Option<Payload>, KernelError> {
+        let (offset, len) = (header.get(field::PAYLOAD_OFFSET), header.get(field::PAYLOAD_LENGTH));
+        if offset == 0 || len == 0 || offset + len > self.len {
+            return Ok(None);
+        }
+        let magic = self.bytes(offset, 16.min(len))?;
+        Ok(Some(Payload { offset, len, compression: super::foreign::compression(&magic) }))
+    }
+
+    fn kernel_info(&self, header: &SetupHeader) -> Result<Option<KernelInfo>, KernelError> {
+        let offset = header.get(field::KERNEL_INFO_OFFSET);
+        if offset == 0 {
+            return Ok(None);
+        }
+        let info = self.bytes(offset, 16)?;
+        let fields = [4, 8, 12].map(|at| u32_at(&info, at));
+        let (true, [Some(size), Some(size_total), Some(setup_type_max)]) =
+            (info.starts_with(KERNEL_INFO_MAGIC), fields)
+        else {
+            return Ok(None);
+        };
+        // Later kernels may only append: 16 bytes are the fixed part of 2.15.
+        Ok((size >= 16).then_some(KernelInfo { size, size_total, setup_type_max }))
+    }
 }

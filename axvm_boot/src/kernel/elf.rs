@@ -1,104 +1,249 @@
-//! ELF64 vmlinux: the kernel unpacked, with program headers that say where each part goes.
+//! ELF vmlinux: the kernel unpacked, with program headers that say where each part goes.
 //!
 //! ```text
 //!   ELF header | program headers --+--> PT_LOAD: file bytes to p_paddr, zeroes up to p_memsz
 //!                                  +--> PT_NOTE: "Xen" type 18: 32-bit physical entry point (PVH)
 //! ```
 //!
-//! Spec: System V ABI, "Object Files" (ELF-64), chapters 4 and 5; Xen "x86/HVM direct boot ABI".
-//! Left out: 32-bit kernels, relocation (KASLR needs the decompressor of a bzImage).
+//! Spec: System V ABI, "Object Files" (ELF-32 and ELF-64), chapters 4 and 5; Xen "x86/HVM direct boot ABI".
+//! Left out: relocation (KASLR needs the decompressor of a bzImage), more program headers than e_phnum can count.
 
 use axvm_arch::Gpa;
 
-use super::{KernelError, u16_at, u32_at, u64_at};
+use super::{KernelError, bytes_at, u16_at, u32_at, u64_at};
+use crate::read_at::ReadAt;
 
+const CLASS_32: u8 = 1;
 const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
 const TYPE_RELOCATABLE: u16 = 1;
 const TYPE_CORE: u16 = 4;
+const MACHINE_I386: u16 = 3;
 const MACHINE_X86_64: u16 = 62;
-const HEADER_LEN: u64 = 64;
-const PROGRAM_HEADER_LEN: u64 = 56;
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
+/// Linux has five; what has more than this is no kernel, and would be slow to look through.
+const MAX_PROGRAM_HEADERS: u64 = 128;
+/// Bytes of a PT_NOTE that are looked at. Linux has half a KiB.
+const MAX_NOTES: u64 = 64 << 10;
+
 /// A checked vmlinux. Holds offsets, not the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vmlinux {
-    /// The parts to load: at least one, none empty.
+    /// 32 or 64.
+    pub bits: u8,
+    /// The parts to load: at least one, none empty, none over another.
     pub segments: Vec<ElfSegment>,
-    /// Entry point of the ELF header: a physical address, 64-bit code.
+    /// Entry point of the ELF header, as a physical address.
     pub entry: Gpa,
-    /// PVH entry point: 32-bit code, if the kernel has one.
+    /// PVH entry point: 32-bit code, if the kernel has one. One of 32 bits has.
     pub pvh_entry: Option<Gpa>,
 }
 
 /// One PT_LOAD: `file_len` bytes from the file, then zeroes up to `memory_len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ElfSegment {
+    /// Which program header it is, from 0 on.
+    pub number: u64,
     /// Physical address.
     pub gpa: Gpa,
+    /// Virtual address.
+    pub address: u64,
     /// Offset in the file.
-    pub offset: usize,
+    pub offset: u64,
     /// Bytes in the file.
-    pub file_len: usize,
+    pub file_len: u64,
     /// Bytes in memory, at least `file_len`.
     pub memory_len: u64,
 }
 
+impl ElfSegment {
+    /// First physical address behind it.
+    pub fn end(&self) -> Gpa {
+        Gpa(self.gpa.0 + self.memory_len)
+    }
+
+    /// The physical address of a virtual one in it.
+    fn translate(&self, address: u64) -> Option<Gpa> {
+        let offset = address.checked_sub(self.address).filter(|&offset| offset < self.memory_len)?;
+        Some(Gpa(self.gpa.0 + offset))
+    }
+
+    fn error(&self, why: impl Into<String>) -> KernelError {
+        KernelError::Segment { number: self.number, gpa: self.gpa, why: why.into() }
+    }
+}
+
 impl Vmlinux {
     /// Checks an image that starts with the ELF magic.
-    pub(super) fn parse(image: &[u8]) -> Result<Vmlinux, KernelError> {
-        check_target(image)?;
-        let mut vmlinux = Vmlinux { segments: Vec::new(), entry: Gpa(at64(image, 24)?), pvh_entry: None };
-        for program_header in program_headers(image)? {
-            let kind = u32_at(program_header, 0).unwrap_or(0);
-            match kind {
-                PT_LOAD => vmlinux.segments.extend(segment(image, program_header)?),
-                PT_NOTE => vmlinux.pvh_entry = vmlinux.pvh_entry.or(pvh_entry(file_part(image, program_header)?)),
+    pub(super) fn parse(file: &dyn ReadAt, head: &[u8]) -> Result<Vmlinux, KernelError> {
+        let layout = target(file, head)?;
+        let (mut segments, mut pvh_entry, mut loaded) = (Vec::new(), None, 0);
+        for (number, header) in layout.program_headers(file, head)? {
+            match header.kind {
+                PT_LOAD => {
+                    let segment = segment(file, number, &header)?;
+                    loaded = add_file_bytes(file, loaded, &segment)?;
+                    segments.extend((segment.memory_len > 0).then_some(segment));
+                }
+                PT_NOTE => pvh_entry = pvh_entry.or(header.pvh_entry(file)?),
                 PT_INTERP => return Err(KernelError::foreign("a program for Linux, not Linux itself")),
                 _ => {}
             }
         }
-        if vmlinux.segments.is_empty() {
+        if layout.bits == 32 && pvh_entry.is_none() {
+            return Err(KernelError::NoPvhNote);
+        }
+        if segments.is_empty() {
             return Err(KernelError::Elf("it has nothing to load (no PT_LOAD program header)"));
         }
+        check_overlap(&segments)?;
+        let entry = layout.word(head, 24).ok_or(truncated(file, layout.header_len))?;
+        let mut vmlinux = Vmlinux { bits: layout.bits, segments, entry: Gpa(entry), pvh_entry };
+        vmlinux.entry = vmlinux.physical(vmlinux.entry);
+        vmlinux.pvh_entry = pvh_entry.map(|entry| vmlinux.physical(entry));
         Ok(vmlinux)
+    }
+
+    /// The physical address of an entry point, which may be virtual: the kernel is linked for the upper half.
+    fn physical(&self, entry: Gpa) -> Gpa {
+        if self.covers(entry) {
+            return entry;
+        }
+        self.segments.iter().find_map(|segment| segment.translate(entry.0)).unwrap_or(entry)
     }
 
     /// First address of the lowest part and first address behind the highest.
     pub fn extent(&self) -> (Gpa, Gpa) {
         let start = self.segments.iter().map(|segment| segment.gpa).min().unwrap_or_default();
-        let end = self.segments.iter().map(|segment| segment.gpa.0 + segment.memory_len).max().unwrap_or_default();
-        (start, Gpa(end))
+        let end = self.segments.iter().map(ElfSegment::end).max().unwrap_or_default();
+        (start, end)
     }
 
     /// Whether some part covers `gpa`.
     pub fn covers(&self, gpa: Gpa) -> bool {
-        self.segments.iter().any(|segment| gpa >= segment.gpa && gpa.0 - segment.gpa.0 < segment.memory_len)
+        self.segments.iter().any(|segment| gpa >= segment.gpa && gpa < segment.end())
     }
 }
 
-/// Refuses what is not a 64-bit x86 executable, by name.
-fn check_target(image: &[u8]) -> Result<(), KernelError> {
-    let [class, data] = *image.get(4..6).and_then(|ident| ident.first_chunk()).ok_or(truncated(image, HEADER_LEN))?;
+/// Where the two classes of ELF keep their numbers.
+#[derive(Clone, Copy)]
+struct Layout {
+    bits: u8,
+    header_len: u64,
+    /// e_phoff, then e_phentsize; e_phnum follows the latter.
+    table_at: usize,
+    sizes_at: usize,
+    program_header_len: u64,
+    /// p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align.
+    fields: [usize; 6],
+}
+
+const ELF_32: Layout = Layout {
+    bits: 32,
+    header_len: 52,
+    table_at: 28,
+    sizes_at: 42,
+    program_header_len: 32,
+    fields: [4, 8, 12, 16, 20, 28],
+};
+const ELF_64: Layout = Layout {
+    bits: 64,
+    header_len: 64,
+    table_at: 32,
+    sizes_at: 54,
+    program_header_len: 56,
+    fields: [8, 16, 24, 32, 40, 48],
+};
+
+impl Layout {
+    /// An address, offset or length.
+    fn word(&self, bytes: &[u8], offset: usize) -> Option<u64> {
+        if self.bits == 64 { u64_at(bytes, offset) } else { u32_at(bytes, offset).map(u64::from) }
+    }
+
+    /// The program headers, each with its number.
+    fn program_headers(
+        &self,
+        file: &dyn ReadAt,
+        head: &[u8],
+    ) -> Result<impl Iterator<Item = (u64, ProgramHeader)>, KernelError> {
+        let half = |at| u16_at(head, at).map(u64::from).ok_or(truncated(file, self.header_len));
+        let (size, count) = (half(self.sizes_at)?, half(self.sizes_at + 2)?);
+        let offset = self.word(head, self.table_at).ok_or(truncated(file, self.header_len))?;
+        if count > MAX_PROGRAM_HEADERS {
+            return Err(KernelError::Elf("it has more than 128 program headers"));
+        }
+        if self.bits == 32 && count == 0 {
+            return Err(KernelError::NoPvhNote);
+        }
+        if size < self.program_header_len {
+            return Err(KernelError::Elf("its program headers are missing or too small"));
+        }
+        let end = offset.checked_add(size * count).filter(|&end| end <= file.len());
+        end.ok_or(truncated(file, offset.saturating_add(size * count)))?;
+        let header = |number| {
+            let bytes = bytes_at(file, offset + number * size, self.program_header_len)?;
+            let word = |at| self.word(&bytes, at).unwrap_or(0);
+            let [offset, address, gpa, file_len, memory_len, align] = self.fields.map(word);
+            let kind = u32_at(&bytes, 0).unwrap_or(0);
+            Ok((number, ProgramHeader { kind, offset, address, gpa, file_len, memory_len, align }))
+        };
+        let headers: Result<Vec<_>, KernelError> = (0..count).map(header).collect();
+        Ok(headers?.into_iter())
+    }
+}
+
+/// A program header of either class.
+struct ProgramHeader {
+    kind: u32,
+    offset: u64,
+    address: u64,
+    gpa: u64,
+    file_len: u64,
+    memory_len: u64,
+    align: u64,
+}
+
+impl ProgramHeader {
+    /// Refuses one whose bytes are not all in the file.
+    fn check_file_part(&self, file: &dyn ReadAt) -> Result<(), KernelError> {
+        let end = self.offset.saturating_add(self.file_len);
+        if end > file.len() { Err(truncated(file, end)) } else { Ok(()) }
+    }
+
+    /// The PVH entry point among the notes, if it is there.
+    fn pvh_entry(&self, file: &dyn ReadAt) -> Result<Option<Gpa>, KernelError> {
+        self.check_file_part(file)?;
+        let notes = bytes_at(file, self.offset, self.file_len.min(MAX_NOTES))?;
+        // Some linkers say 8 and mean 4.
+        let by_eight = if self.align == 8 { pvh_entry(&notes, 8) } else { None };
+        Ok(by_eight.or_else(|| pvh_entry(&notes, 4)))
+    }
+}
+
+/// Refuses what is not an x86 executable, by name.
+fn target(file: &dyn ReadAt, head: &[u8]) -> Result<Layout, KernelError> {
+    let header_len = ELF_64.header_len;
+    let [class, data] = *head.get(4..6).and_then(|ident| ident.first_chunk()).ok_or(truncated(file, header_len))?;
     let half = |offset| {
-        let value = u16_at(image, offset).ok_or(truncated(image, HEADER_LEN))?;
+        let value = u16_at(head, offset).ok_or(truncated(file, header_len))?;
         Ok(if data == LITTLE_ENDIAN { value } else { value.swap_bytes() })
     };
     let machine: u16 = half(18)?;
-    if machine != MACHINE_X86_64 {
-        return Err(KernelError::OtherMachine(machine_name(machine)));
-    }
-    if class != CLASS_64 || data != LITTLE_ENDIAN {
-        return Err(KernelError::OtherMachine("32-bit x86 (x32)".into()));
-    }
+    let layout = match (machine, class, data) {
+        (MACHINE_X86_64, CLASS_64, LITTLE_ENDIAN) => ELF_64,
+        (MACHINE_I386, CLASS_32, LITTLE_ENDIAN) => ELF_32,
+        (MACHINE_X86_64, ..) => return Err(KernelError::OtherMachine("32-bit x86 (x32)".into())),
+        _ => return Err(KernelError::OtherMachine(machine_name(machine))),
+    };
     match half(16)? {
         TYPE_RELOCATABLE => Err(KernelError::foreign("an object file or kernel module (ELF relocatable)")),
         TYPE_CORE => Err(KernelError::foreign("a core dump")),
-        _ => Ok(()),
+        _ => Ok(layout),
     }
 }
 
@@ -120,63 +265,60 @@ fn machine_name(machine: u16) -> String {
     name.into()
 }
 
-fn truncated(image: &[u8], need: u64) -> KernelError {
-    KernelError::Truncated { need, have: image.len() as u64 }
+fn truncated(file: &dyn ReadAt, need: u64) -> KernelError {
+    KernelError::Truncated { need, have: file.len() }
 }
 
-fn at64(image: &[u8], offset: usize) -> Result<u64, KernelError> {
-    u64_at(image, offset).ok_or(truncated(image, HEADER_LEN))
-}
-
-/// The program headers, each as its 56 (or more) bytes.
-fn program_headers(image: &[u8]) -> Result<impl Iterator<Item = &[u8]>, KernelError> {
-    let offset = at64(image, 32)?;
-    let half = |at| u16_at(image, at).map(u64::from).ok_or(truncated(image, HEADER_LEN));
-    let (size, count) = (half(54)?, half(56)?);
-    if size < PROGRAM_HEADER_LEN {
-        return Err(KernelError::Elf("its program headers are missing or too small"));
+/// What a PT_LOAD says.
+fn segment(file: &dyn ReadAt, number: u64, header: &ProgramHeader) -> Result<ElfSegment, KernelError> {
+    header.check_file_part(file)?;
+    let &ProgramHeader { offset, address, gpa, file_len, memory_len, .. } = header;
+    let segment = ElfSegment { number, gpa: Gpa(gpa), address, offset, file_len, memory_len };
+    if memory_len < file_len {
+        return Err(segment.error("is larger in the file than in memory (p_filesz > p_memsz)"));
     }
-    let end = offset.saturating_add(size * count);
-    let table = usize::try_from(offset).ok().and_then(|start| image.get(start..)).unwrap_or_default();
-    let table = table.get(..(size * count) as usize).ok_or(truncated(image, end))?;
-    Ok(table.chunks_exact(size as usize))
+    if segment.gpa.checked_add(memory_len).is_none() {
+        return Err(segment.error("wraps around the end of the address space"));
+    }
+    Ok(segment)
 }
 
-/// The bytes of the file that a program header names.
-fn file_part<'a>(image: &'a [u8], program_header: &[u8]) -> Result<&'a [u8], KernelError> {
-    let (offset, len) = (at64(program_header, 8)?, at64(program_header, 32)?);
-    let end = offset.saturating_add(len);
-    if end > image.len() as u64 {
-        return Err(truncated(image, end));
+/// Bytes to load up to `segment`: segments that share bytes could make much of a small file.
+fn add_file_bytes(file: &dyn ReadAt, loaded: u64, segment: &ElfSegment) -> Result<u64, KernelError> {
+    let sum = loaded.saturating_add(segment.file_len);
+    if sum > file.len() {
+        return Err(
+            segment.error(format!("loads bytes of the file again: {sum} so far, and the file has {}", file.len()))
+        );
     }
-    Ok(&image[offset as usize..end as usize])
+    Ok(sum)
 }
 
-/// What a PT_LOAD says; `None` if it takes no memory.
-fn segment(image: &[u8], program_header: &[u8]) -> Result<Option<ElfSegment>, KernelError> {
-    let file_len = file_part(image, program_header)?.len();
-    let offset = at64(program_header, 8)? as usize;
-    let (gpa, memory_len) = (Gpa(at64(program_header, 24)?), at64(program_header, 40)?);
-    if memory_len < file_len as u64 {
-        return Err(KernelError::Elf("a part is larger in the file than in memory (p_filesz > p_memsz)"));
+/// Refuses parts that lie over each other: what is in memory then would depend on their order.
+fn check_overlap(segments: &[ElfSegment]) -> Result<(), KernelError> {
+    let mut sorted: Vec<_> = segments.iter().collect();
+    sorted.sort_by_key(|segment| segment.gpa);
+    let is_clear = |pair: &&[&ElfSegment]| pair[0].end() <= pair[1].gpa;
+    match sorted.windows(2).find(|pair| !is_clear(pair)) {
+        Some(pair) => Err(pair[1].error(format!("lies over program header {} in memory", pair[0].number))),
+        None => Ok(()),
     }
-    if gpa.checked_add(memory_len).is_none() {
-        return Err(KernelError::Elf("a part wraps around the end of the address space"));
-    }
-    Ok((memory_len > 0).then_some(ElfSegment { gpa, offset, file_len, memory_len }))
 }
 
-/// The PVH entry point among the notes, if it is there.
-fn pvh_entry(mut notes: &[u8]) -> Option<Gpa> {
+/// The PVH entry point among `notes`, whose parts are padded to `align`, if it is there.
+fn pvh_entry(notes: &[u8], align: usize) -> Option<Gpa> {
+    let mut at = 0_usize;
     loop {
-        let (name_len, value_len) = (u32_at(notes, 0)? as usize, u32_at(notes, 4)? as usize);
-        let kind = u32_at(notes, 8)?;
-        let (name, rest) = notes[12..].split_at_checked(name_len.checked_next_multiple_of(4)?)?;
-        let value = rest.get(..value_len)?;
-        if name.starts_with(b"Xen\0") && kind == XEN_ELFNOTE_PHYS32_ENTRY {
+        let (name_len, value_len) = (u32_at(notes, at)? as usize, u32_at(notes, at + 4)? as usize);
+        let kind = u32_at(notes, at + 8)?;
+        let name = at + 12;
+        let value = name.checked_add(name_len)?.checked_next_multiple_of(align)?;
+        let end = value.checked_add(value_len)?;
+        let bytes = notes.get(value..end)?;
+        if notes[name..].starts_with(b"Xen\0") && kind == XEN_ELFNOTE_PHYS32_ENTRY {
             // 8 bytes in a 64-bit kernel, but the address has 32 bits either way.
-            return u32_at(value, 0).map(|entry| Gpa(entry.into()));
+            return u32_at(bytes, 0).map(|entry| Gpa(entry.into()));
         }
-        notes = rest.get(value_len.checked_next_multiple_of(4)?..)?;
+        at = end.checked_next_multiple_of(align)?;
     }
 }

@@ -27,6 +27,9 @@ const COMPRESSED: &[(&[u8], &str)] = &[
 ];
 
 const MAGICS: &[Magic] = &[
+    // Only what is given as an initrd.
+    (0, b"\x7fELF", "an ELF file", "the kernel is usually called bzImage or vmlinux"),
+    (0x202, b"HdrS", "a Linux kernel (bzImage)", "a kernel goes to --kernel"),
     (0x38, b"ARM\x64", "a kernel for 64-bit ARM (Image)", X86_NEEDED),
     (0x38, b"RSC\x05", "a kernel for RISC-V (Image)", X86_NEEDED),
     (0x24, b"\x18\x28\x6f\x01", "a kernel for 32-bit ARM (zImage)", X86_NEEDED),
@@ -47,12 +50,12 @@ const MAGICS: &[Magic] = &[
 ];
 
 /// The compression of `bytes`, by its magic number.
-pub(super) fn compression(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn compression(bytes: &[u8]) -> Option<&'static str> {
     COMPRESSED.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|&(_, name)| name)
 }
 
-/// The error for an image that is neither ELF nor has a setup header.
-pub(super) fn explain(image: &[u8]) -> KernelError {
+/// What an image is that is no kernel of ours, nor an initrd.
+pub(crate) fn explain(image: &[u8]) -> KernelError {
     if let Some(name) = compression(image) {
         let remedy = "unpack it first; a bzImage unpacks itself and must not be packed again".into();
         return KernelError::Foreign { found: format!("a file compressed by {name}"), remedy };

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   bytes --parse--> Bzimage: HdrS at 0x202     packed, unpacks itself, 32- and 64-bit entry
-//!                    Vmlinux: 7f E L F          unpacked, 64-bit and PVH entry
+//!                    Vmlinux: 7f E L F          unpacked, 64-bit and PVH entry; of 32 bits, PVH only
 //!                    error:   names what it is instead, and says what to do
 //! ```
 //!
-//! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15); System V ABI (ELF-64).
-//! Image bytes are untrusted: a malformed one is an error, never a panic.
+//! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15); System V ABI (ELF-32, ELF-64).
+//! Image bytes are untrusted: a malformed one is an error, never a panic. Only headers are read, and of those a bounded
+//! number of bytes.
 
 pub mod field;
 
@@ -16,12 +17,16 @@ mod elf;
 mod foreign;
 mod header;
 
-use std::fmt;
+use std::{fmt, io};
 
+use axvm_arch::Gpa;
 use thiserror::Error;
+
+use crate::read_at::ReadAt;
 
 pub use bzimage::{BzImage, KernelInfo};
 pub use elf::{ElfSegment, Vmlinux};
+pub(crate) use foreign::{compression, explain};
 pub use header::{SetupHeader, loadflags, xloadflags};
 
 /// The file is no kernel that can be started.
@@ -38,6 +43,14 @@ pub enum KernelError {
         /// Bytes there.
         have: u64,
     },
+    /// The host does not give the bytes.
+    #[error("The kernel image cannot be read at byte {offset}: {why}; try again, or fetch it again")]
+    Unreadable {
+        /// Offset in bytes.
+        offset: u64,
+        /// What the host said.
+        why: String,
+    },
     /// Another kind of file.
     #[error("The kernel image is {found}, neither a bzImage nor an x86-64 vmlinux: {remedy}")]
     Foreign {
@@ -52,6 +65,22 @@ pub enum KernelError {
     /// An ELF file that contradicts itself.
     #[error("The ELF kernel image is damaged: {0}; fetch or build it again")]
     Elf(&'static str),
+    /// A part of an ELF file that cannot be loaded.
+    #[error("The ELF kernel image is damaged: program header {number} (at {gpa}) {why}; fetch or build it again")]
+    Segment {
+        /// Which one, from 0 on.
+        number: u64,
+        /// Its physical address.
+        gpa: Gpa,
+        /// What is wrong.
+        why: String,
+    },
+    /// A 32-bit ELF file that can be entered nowhere.
+    #[error(
+        "The kernel image is an ELF file for 32-bit x86 (i386) without a PVH entry point \
+         (ELF note XEN_ELFNOTE_PHYS32_ENTRY); a kernel for x86-64 is needed, or one with that note"
+    )]
+    NoPvhNote,
     /// The boot flag is wrong.
     #[error("The kernel image is damaged: it has HdrS, but its boot flag is {0:#06x} and not 0xaa55; fetch it again")]
     BootFlag(u16),
@@ -95,9 +124,9 @@ impl fmt::Display for Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// Offset from the start of the protected-mode code.
-    pub offset: usize,
+    pub offset: u64,
     /// Length in bytes.
-    pub len: usize,
+    pub len: u64,
     /// How it is compressed, if we know the format.
     pub compression: Option<&'static str>,
 }
@@ -107,23 +136,27 @@ pub struct Payload {
 pub enum KernelImage {
     /// Packed, with a setup header.
     BzImage(BzImage),
-    /// ELF64.
+    /// ELF.
     Vmlinux(Vmlinux),
 }
 
+/// What is read of any image: as much as is needed to tell what it is, down to the label of an ISO 9660 image.
+const HEAD_LEN: u64 = 0x9000;
+
 impl KernelImage {
-    /// Finds out what `image` is and checks its headers.
-    pub fn parse(image: &[u8]) -> Result<KernelImage, KernelError> {
-        if image.is_empty() {
+    /// Finds out what the file is and checks its headers.
+    pub fn parse(file: &dyn ReadAt) -> Result<KernelImage, KernelError> {
+        let head = bytes_at(file, 0, file.len().min(HEAD_LEN))?;
+        if head.is_empty() {
             return Err(KernelError::Empty);
         }
-        if image.starts_with(b"\x7fELF") {
-            return elf::Vmlinux::parse(image).map(KernelImage::Vmlinux);
+        if head.starts_with(b"\x7fELF") {
+            return elf::Vmlinux::parse(file, &head).map(KernelImage::Vmlinux);
         }
-        if field::HEADER.read(image, 0) == Some(header::MAGIC) {
-            return bzimage::BzImage::parse(image).map(KernelImage::BzImage);
+        if field::HEADER.read(&head, 0) == Some(header::MAGIC) {
+            return bzimage::BzImage::parse(file, &head).map(KernelImage::BzImage);
         }
-        Err(foreign::explain(image))
+        Err(explain(&head))
     }
 }
 
@@ -138,9 +171,23 @@ impl fmt::Display for KernelImage {
                 image.release.iter().try_for_each(|release| write!(f, ", Linux {release}"))
             }
             KernelImage::Vmlinux(image) => {
-                write!(f, "ELF vmlinux, {} PVH entry", if image.pvh_entry.is_some() { "with" } else { "without" })
+                let bits = if image.bits == 32 { ", 32-bit" } else { "" };
+                let pvh = if image.pvh_entry.is_some() { "with" } else { "without" };
+                write!(f, "ELF vmlinux{bits}, {pvh} PVH entry")
             }
         }
+    }
+}
+
+/// `len` bytes at `offset`, of a file that had them when its length was asked for.
+fn bytes_at(file: &dyn ReadAt, offset: u64, len: u64) -> Result<Vec<u8>, KernelError> {
+    let mut bytes = vec![0; len as usize];
+    match file.read_at(offset, &mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(KernelError::Truncated { need: offset.saturating_add(len), have: file.len() })
+        }
+        Err(error) => Err(KernelError::Unreadable { offset, why: error.to_string() }),
     }
 }
 

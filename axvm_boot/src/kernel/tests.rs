@@ -1,15 +1,15 @@
 //! Kernel images, good and bad.
 
 use super::*;
-use crate::synthetic::{CODE_LEN, CODE_OFFSET, ELF_GPA, bzimage, vmlinux};
+use crate::synthetic::{CODE_LEN, CODE_OFFSET, ELF_GPA, bzimage, elf, pvh_note, vmlinux};
 use axvm_arch::Gpa;
 
 fn error(image: &[u8]) -> KernelError {
-    KernelImage::parse(image).unwrap_err()
+    KernelImage::parse(&image).unwrap_err()
 }
 
 fn bz(image: &[u8]) -> BzImage {
-    match KernelImage::parse(image) {
+    match KernelImage::parse(&image) {
         Ok(KernelImage::BzImage(image)) => image,
         other => panic!("{other:?}"),
     }
@@ -18,7 +18,7 @@ fn bz(image: &[u8]) -> BzImage {
 #[test]
 fn a_bzimage_says_what_it_wants() {
     let image = bz(&bzimage(&[]));
-    assert_eq!((image.code_offset, image.code_len), (CODE_OFFSET, CODE_LEN));
+    assert_eq!((image.code_offset, image.code_len), (CODE_OFFSET as u64, CODE_LEN as u64));
     assert_eq!(image.header.pref_address(), Some(16 << 20));
     assert_eq!(image.header.init_size(), 16 << 20);
     assert_eq!(image.header.initrd_addr_max(), 0x7fff_ffff);
@@ -48,7 +48,7 @@ fn four_setup_sectors_hide_behind_zero() {
 fn bytes_behind_the_code_are_not_loaded() {
     let mut image = bzimage(&[]);
     image.extend(b"a signature");
-    assert_eq!(bz(&image).code_len, CODE_LEN);
+    assert_eq!(bz(&image).code_len, CODE_LEN as u64);
 }
 
 #[test]
@@ -69,8 +69,9 @@ fn damaged_bzimages_are_refused_with_the_reason() {
 
 #[test]
 fn a_vmlinux_says_where_its_parts_go() {
-    let Ok(KernelImage::Vmlinux(image)) = KernelImage::parse(&vmlinux()) else { panic!() };
-    let segment = ElfSegment { gpa: Gpa(ELF_GPA), offset: 0xd0, file_len: 64, memory_len: 0x2000 };
+    let Ok(KernelImage::Vmlinux(image)) = KernelImage::parse(&&vmlinux()[..]) else { panic!() };
+    let address = 0xffff_ffff_8000_0000 + ELF_GPA;
+    let segment = ElfSegment { number: 0, gpa: Gpa(ELF_GPA), address, offset: 0xd0, file_len: 64, memory_len: 0x2000 };
     assert_eq!(image.segments, [segment]);
     assert_eq!((image.entry, image.pvh_entry), (Gpa(ELF_GPA + 0x10), Some(Gpa(ELF_GPA + 0x20))));
     assert_eq!(image.extent(), (Gpa(ELF_GPA), Gpa(ELF_GPA + 0x2000)));
@@ -86,6 +87,7 @@ fn elf_files_for_others_are_named() {
     };
     assert!(change(18, 183).contains("64-bit ARM (AArch64)"));
     assert!(change(18, 3).contains("32-bit x86 (i386)"));
+    assert!(error(&elf(32, 0, &[])).to_string().contains("32-bit x86 (i386) without a PVH entry point"));
     assert!(change(18, 99).contains("ELF machine 99"));
     assert!(change(4, 1).contains("32-bit x86"));
     assert!(change(16, 1).contains("kernel module"));
@@ -108,10 +110,36 @@ fn damaged_elf_files_are_refused() {
         image[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
         error(&image)
     };
-    assert!(matches!(set(64 + 40, 63), KernelError::Elf(_)), "p_memsz below p_filesz");
-    assert!(matches!(set(64 + 24, u64::MAX), KernelError::Elf(_)), "p_paddr wraps");
+    assert!(matches!(set(64 + 40, 63), KernelError::Segment { number: 0, .. }), "p_memsz below p_filesz");
+    assert!(matches!(set(64 + 24, u64::MAX), KernelError::Segment { number: 0, .. }), "p_paddr wraps");
     assert!(matches!(set(64 + 8, u64::MAX), KernelError::Truncated { .. }), "p_offset wraps");
     assert!(matches!(set(32, u64::MAX - 1), KernelError::Truncated { .. }), "e_phoff wraps");
+}
+
+#[test]
+fn notes_are_aligned_to_4_or_to_8() {
+    for (bits, padded, align) in [(64, 4, 4), (64, 8, 8), (64, 4, 8), (64, 4, 0), (32, 4, 4), (32, 8, 8)] {
+        let (note, at) = (pvh_note(0x10_0020, padded), 0x10_0000);
+        let image = elf(bits, at, &[(4, &note, 0, 0, 0, align), (1, &[0x90; 64], at, at, 64, 4)]);
+        let Ok(KernelImage::Vmlinux(image)) = KernelImage::parse(&&image[..]) else { panic!() };
+        assert_eq!(image.pvh_entry, Some(Gpa(0x10_0020)), "{bits} bits, padded to {padded}, p_align {align}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    struct Bad(io::ErrorKind);
+    impl ReadAt for Bad {
+        fn len(&self) -> u64 {
+            4096
+        }
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+    let error = |kind| KernelImage::parse(&Bad(kind)).unwrap_err();
+    assert_eq!(error(io::ErrorKind::UnexpectedEof), KernelError::Truncated { need: 4096, have: 4096 });
+    assert!(matches!(error(io::ErrorKind::Other), KernelError::Unreadable { offset: 0, .. }));
 }
 
 #[test]

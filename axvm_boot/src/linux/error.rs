@@ -30,6 +30,9 @@ pub enum BootError {
         "The kernel has no PVH entry point (ELF note XEN_ELFNOTE_PHYS32_ENTRY): build it with CONFIG_PVH=y, or use --entry 64"
     )]
     NoPvhEntry,
+    /// 64-bit entry of a 32-bit kernel.
+    #[error("--entry 64 needs a 64-bit kernel, and this one is a 32-bit ELF file: use --entry pvh")]
+    Bits64NeedsBits64,
     /// An entry point outside of what is loaded.
     #[error("The kernel's entry point for --entry {entry}, {at}, is outside of its own code: fetch or build it again")]
     EntryOutside {
@@ -41,6 +44,17 @@ pub enum BootError {
     /// Addresses in the header that no computer has.
     #[error("The kernel asks for an impossible load address or size: its header is damaged, fetch or build it again")]
     KernelAddress,
+    /// A part of an ELF file where no RAM can be.
+    #[error(
+        "Program header {number} of the kernel wants to be at physical address {gpa}, but kernels are loaded below 3 GiB: \
+         if that is a virtual address, link it so that p_paddr is physical (AT in the linker script)"
+    )]
+    SegmentTooHigh {
+        /// Which one, from 0 on.
+        number: u64,
+        /// Where it wants to be.
+        gpa: Gpa,
+    },
     /// A kernel that wants to be in low RAM.
     #[error("The kernel wants to be at {0}, but kernels are loaded at 1 MiB or above: it is not made for a PC")]
     KernelTooLow(Gpa),
@@ -61,7 +75,7 @@ pub enum BootError {
     /// Not enough room for the initrd.
     #[error(
         "The initrd has {len} bytes, but there is room for {room} between the kernel's end at {bottom} and {top}: \
-         give the guest more memory (--memory) or use a smaller initrd"
+         {remedy} a smaller initrd"
     )]
     InitrdTooLarge {
         /// Its length in bytes.
@@ -72,6 +86,8 @@ pub enum BootError {
         bottom: Gpa,
         /// Where the room ends.
         top: Gpa,
+        /// What helps besides a smaller one: memory, unless the kernel or the PC sets the end.
+        remedy: &'static str,
     },
     /// Command line too long.
     #[error("The command line has {len} bytes, but this kernel takes at most {limit}: shorten it")]

@@ -4,9 +4,11 @@
 //!   1 parse the kernel        what does it ask for?
 //!   2 choose the entry        32, 64, pvh: can this kernel do it?
 //!   3 place                   kernel, initrd
-//!   4 write                   kernel, initrd, command line, zero page or start info, GDT, page tables
-//!   5 answer                  CpuState, and what was put where
+//!   4 write                   command line, zero page or start info, GDT, page tables
+//!   5 answer                  CpuState, and what to load where: pieces of the kernel file, the initrd
 //! ```
+//!
+//! Neither file is copied here: its owner carries the pieces straight into guest RAM.
 //!
 //! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15) and zero-page.rst; Xen "x86/HVM direct
 //! boot ABI". Left out: real-mode entry, loading above 4 GiB, setup_data.
@@ -14,6 +16,7 @@
 mod entry;
 mod error;
 mod handover;
+pub mod initrd;
 mod placement;
 mod start_info;
 mod zero_page;
@@ -30,6 +33,7 @@ use thiserror::Error;
 
 use crate::e820::{self, E820Entry};
 use crate::kernel::{KernelImage, SetupHeader, xloadflags};
+use crate::read_at::ReadAt;
 use handover::Handover;
 
 pub use error::BootError;
@@ -84,13 +88,22 @@ impl FromStr for Entry {
 pub struct LinuxConfig {
     /// The kernel command line, complete.
     pub command_line: String,
-    /// Initial ramdisk, as read from its file.
-    pub initrd: Option<Vec<u8>>,
-    /// Which entry to use.
-    pub entry: Entry,
+    /// Length of the initial ramdisk in bytes.
+    pub initrd_len: Option<u64>,
+    /// Which entry to use; without one, PVH for an ELF file and 32 for a bzImage.
+    pub entry: Option<Entry>,
 }
 
-/// A Linux ready to start: the first CPU's state, and what was put where.
+/// A piece of the kernel file, and where it goes. Pieces lie in guest RAM, and none over another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
+    /// Where it goes.
+    pub to: Span,
+}
+
+/// A Linux ready to start, once its kernel and its initrd are loaded: the first CPU's state, and what goes where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinuxStart {
     /// Registers of the first CPU.
@@ -99,11 +112,13 @@ pub struct LinuxStart {
     pub entry: Entry,
     /// What the kernel image says about itself.
     pub kernel: KernelImage,
-    /// The kernel's bytes.
+    /// The kernel's bytes, to be loaded by the caller.
+    pub pieces: Vec<Piece>,
+    /// Where they lie.
     pub kernel_at: Span,
     /// All that the kernel uses before it has read the memory map.
     pub kernel_area: Span,
-    /// The initrd's bytes.
+    /// Where the initrd's bytes are, to be loaded by the caller.
     pub initrd_at: Option<Span>,
     /// The command line the kernel gets.
     pub command_line: String,
@@ -111,10 +126,10 @@ pub struct LinuxStart {
     pub e820: Vec<E820Entry>,
 }
 
-/// Writes all that Linux needs into `ram`, which must be zero, and says how to start it.
+/// Writes what tells Linux about its machine into `ram`, which must be zero, and says what else to load and how to start.
 pub fn prepare(
     ram: &GuestRam,
-    kernel: &[u8],
+    kernel: &dyn ReadAt,
     config: &LinuxConfig,
     acpi_rsdp: Option<Gpa>,
 ) -> Result<LinuxStart, BootError> {
@@ -125,31 +140,32 @@ pub fn prepare(
     };
     let ram_end = Gpa(ram.size().min(layout::HOLE.0));
     let place = placement::kernel(&image, ram_end)?;
-    let rip = entry_point(&image, config.entry, place.file.gpa)?;
+    let entry = config.entry.unwrap_or(match &image {
+        KernelImage::BzImage(_) => Entry::Bits32,
+        KernelImage::Vmlinux(_) => Entry::Pvh,
+    });
+    let rip = entry_point(&image, entry, place.file.gpa)?;
     check_command_line(&config.command_line, &header)?;
-    let place_initrd = |bytes: &Vec<u8>| placement::initrd(bytes.len() as u64, &header, place.area, ram_end);
-    let initrd_at = config.initrd.as_ref().map(place_initrd).transpose()?;
+    let place_initrd = |len| placement::initrd(len, &header, place.area, ram_end);
+    let initrd_at = config.initrd_len.map(place_initrd).transpose()?;
     let e820 = e820::map(ram.size(), acpi_rsdp.is_some());
 
-    write_kernel(ram, &image, kernel, place.file.gpa)?;
-    if let (Some(span), Some(bytes)) = (initrd_at, &config.initrd) {
-        write(ram, "the initrd", span.gpa, bytes)?;
-    }
     write(ram, "the command line", layout::COMMAND_LINE, config.command_line.as_bytes())?;
     let handover = Handover { command_line: layout::COMMAND_LINE, initrd: initrd_at, rsdp: acpi_rsdp, e820: &e820 };
-    if config.entry == Entry::Pvh {
+    if entry == Entry::Pvh {
         write(ram, "PVH start info", layout::PVH_START_INFO, &start_info::build(&handover))?;
     } else {
         write(ram, "the zero page", layout::ZERO_PAGE, &zero_page::build(&header, place.file.gpa, &handover))?;
     }
-    write(ram, "the GDT", layout::GDT, &entry::gdt(config.entry))?;
-    if config.entry == Entry::Bits64 {
+    write(ram, "the GDT", layout::GDT, &entry::gdt(entry))?;
+    if entry == Entry::Bits64 {
         write(ram, "the page tables", layout::PAGE_TABLES, &entry::page_tables())?;
     }
 
     Ok(LinuxStart {
-        state: entry::state(config.entry, rip),
-        entry: config.entry,
+        state: entry::state(entry, rip),
+        entry,
+        pieces: pieces(&image, place.file),
         kernel: image,
         kernel_at: place.file,
         kernel_area: place.area,
@@ -169,6 +185,7 @@ fn entry_point(image: &KernelImage, entry: Entry, load: Gpa) -> Result<Gpa, Boot
         }
         (KernelImage::BzImage(_), Entry::Pvh) => Err(BootError::PvhNeedsVmlinux),
         (KernelImage::Vmlinux(_), Entry::Bits32) => Err(BootError::Bits32NeedsBzImage),
+        (KernelImage::Vmlinux(image), Entry::Bits64) if image.bits == 32 => Err(BootError::Bits64NeedsBits64),
         (KernelImage::Vmlinux(image), Entry::Bits64 | Entry::Pvh) => {
             let wanted = if entry == Entry::Pvh { image.pvh_entry.ok_or(BootError::NoPvhEntry)? } else { image.entry };
             image.covers(wanted).then_some(wanted).ok_or(BootError::EntryOutside { entry, at: wanted })
@@ -184,16 +201,17 @@ fn check_command_line(text: &str, header: &SetupHeader) -> Result<(), BootError>
     text.find('\0').map_or(Ok(()), |at| Err(BootError::CommandLineNul { at }))
 }
 
-fn write_kernel(ram: &GuestRam, image: &KernelImage, bytes: &[u8], load: Gpa) -> Result<(), BootError> {
-    const WHAT: &str = "the kernel";
+/// Which bytes of the kernel go where.
+fn pieces(image: &KernelImage, place: Span) -> Vec<Piece> {
     match image {
-        KernelImage::BzImage(image) => {
-            write(ram, WHAT, load, &bytes[image.code_offset..image.code_offset + image.code_len])
+        KernelImage::BzImage(image) => vec![Piece { offset: image.code_offset, to: place }],
+        // Memory is zero already: what a part has beyond its file bytes needs no loading.
+        KernelImage::Vmlinux(image) => {
+            let with_bytes = image.segments.iter().filter(|segment| segment.file_len > 0);
+            with_bytes
+                .map(|segment| Piece { offset: segment.offset, to: Span { gpa: segment.gpa, len: segment.file_len } })
+                .collect()
         }
-        // Memory is zero already: what a part has beyond its file bytes needs no writing.
-        KernelImage::Vmlinux(image) => image.segments.iter().try_for_each(|segment| {
-            write(ram, WHAT, segment.gpa, &bytes[segment.offset..segment.offset + segment.file_len])
-        }),
     }
 }
 

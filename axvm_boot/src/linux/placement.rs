@@ -52,10 +52,12 @@ pub(super) struct KernelPlace {
 /// Finds the kernel's place in RAM that ends at `ram_end` (or at the hole).
 pub(super) fn kernel(image: &KernelImage, ram_end: Gpa) -> Result<KernelPlace, BootError> {
     let place = match image {
-        KernelImage::BzImage(image) => bzimage(image),
-        KernelImage::Vmlinux(image) => Some(vmlinux(image)),
+        KernelImage::BzImage(image) => {
+            let place = bzimage(image).filter(|place| place.area.end() <= layout::HOLE);
+            place.ok_or(BootError::KernelAddress)?
+        }
+        KernelImage::Vmlinux(image) => vmlinux(image)?,
     };
-    let place = place.ok_or(BootError::KernelAddress)?;
     if place.area.gpa < layout::HIGH_RAM {
         return Err(BootError::KernelTooLow(place.area.gpa));
     }
@@ -78,17 +80,20 @@ fn bzimage(image: &BzImage) -> Option<KernelPlace> {
         // It moves itself to its preferred address.
         (layout::HIGH_RAM.0, preferred.unwrap_or(layout::HIGH_RAM.0))
     };
-    let len = image.code_len as u64;
+    let len = image.code_len;
     let (start, end) = (load.min(run), load.checked_add(len)?.max(run.checked_add(header.init_size().max(len))?));
     let area = Span { gpa: Gpa(start), len: end - start };
     Some(KernelPlace { file: Span { gpa: Gpa(load), len }, area })
 }
 
 /// Where the program headers say.
-fn vmlinux(image: &Vmlinux) -> KernelPlace {
+fn vmlinux(image: &Vmlinux) -> Result<KernelPlace, BootError> {
+    if let Some(segment) = image.segments.iter().find(|segment| segment.end() > layout::HOLE) {
+        return Err(BootError::SegmentTooHigh { number: segment.number, gpa: segment.gpa });
+    }
     let (start, end) = image.extent();
     let area = Span { gpa: start, len: end.0 - start.0 };
-    KernelPlace { file: area, area }
+    Ok(KernelPlace { file: area, area })
 }
 
 /// Finds the highest page-aligned place for `len` bytes of initrd, above the kernel's `area`.
@@ -99,6 +104,9 @@ pub(super) fn initrd(len: u64, header: &SetupHeader, area: Span, ram_end: Gpa) -
     let top = ram_end.0.min(header.initrd_addr_max() + 1);
     let bottom = area.end().0.next_multiple_of(PAGE);
     let start = top.checked_sub(len).map(|start| start - start % PAGE).filter(|&start| start >= bottom);
-    let error = BootError::InitrdTooLarge { len, room: top.saturating_sub(bottom), bottom: Gpa(bottom), top: Gpa(top) };
+    let more_memory_helps = top == ram_end.0 && ram_end < layout::HOLE;
+    let remedy = if more_memory_helps { "give the guest more memory (--memory) or use" } else { "use" };
+    let room = top.saturating_sub(bottom);
+    let error = BootError::InitrdTooLarge { len, room, bottom: Gpa(bottom), top: Gpa(top), remedy };
     Ok(Span { gpa: Gpa(start.ok_or(error)?), len })
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::e820::E820Kind;
-use crate::kernel::field;
-use crate::synthetic::{CODE_LEN, ELF_GPA, bzimage, vmlinux};
+use crate::kernel::{KernelError, field};
+use crate::synthetic::{CODE_LEN, ELF_GPA, ElfPart, bzimage, elf, pvh_note, start as prepare, vmlinux};
 use axvm_arch::registers::{Segment, cr0, cr4, efer};
 use axvm_memory::RamConfig;
 
@@ -16,7 +16,7 @@ fn ram(mib: u64) -> Arc<GuestRam> {
 }
 
 fn config(entry: Entry) -> LinuxConfig {
-    LinuxConfig { command_line: "console=ttyS0 quiet".into(), initrd: Some(vec![0xab; 5000]), entry }
+    LinuxConfig { command_line: "console=ttyS0 quiet".into(), initrd_len: Some(5000), entry: Some(entry) }
 }
 
 fn bytes<const N: usize>(ram: &GuestRam, gpa: u64) -> [u8; N] {
@@ -154,7 +154,7 @@ fn pvh_gets_start_info_in_ebx() {
 #[test]
 fn without_an_initrd_there_is_no_module() {
     let ram = ram(128);
-    let config = LinuxConfig { initrd: None, ..config(Entry::Pvh) };
+    let config = LinuxConfig { initrd_len: None, ..config(Entry::Pvh) };
     prepare(&ram, &vmlinux(), &config, None).unwrap();
     let info = layout::PVH_START_INFO.0;
     assert_eq!((u32_in(&ram, info + 12), u64_in(&ram, info + 16)), (0, 0));
@@ -203,13 +203,70 @@ fn the_initrd_goes_as_high_as_ram_and_header_allow() {
 
 #[test]
 fn an_initrd_fits_exactly_or_not_at_all() {
-    let config = |len: usize| LinuxConfig { initrd: Some(vec![1; len]), ..config(Entry::Bits32) };
+    let config = |len| LinuxConfig { initrd_len: Some(len), ..config(Entry::Bits32) };
     let room = 4 << 20;
     let start = prepare(&ram(36), &bzimage(&[]), &config(room), None).unwrap();
     assert_eq!(start.initrd_at.unwrap().gpa, start.kernel_area.end());
     let text = fails(36, &bzimage(&[]), &config(room + 1)).to_string();
     assert!(text.contains("4194305 bytes") && text.contains("room for 4194304"), "{text}");
+    assert!(text.contains("give the guest more memory"), "{text}");
+    for (mib, max) in [(4096, 0xffff_ffff), (128, 0x3ff_ffff)] {
+        let text = fails(mib, &bzimage(&[(field::INITRD_ADDR_MAX, max)]), &config(4 << 30)).to_string();
+        assert!(text.ends_with(": use a smaller initrd"), "memory does not help: {text}");
+    }
     assert_eq!(fails(36, &bzimage(&[]), &config(0)), BootError::InitrdEmpty);
+    assert!(matches!(fails(36, &bzimage(&[]), &config(u64::MAX)), BootError::InitrdTooLarge { len: u64::MAX, .. }));
+}
+
+#[test]
+fn without_a_wish_the_format_chooses_the_entry() {
+    let entry = |kernel: &[u8]| prepare(&ram(64), kernel, &LinuxConfig::default(), None).unwrap().entry;
+    assert_eq!((entry(&bzimage(&[])), entry(&vmlinux())), (Entry::Bits32, Entry::Pvh));
+}
+
+const AT: u64 = 2 << 20;
+const HIGH: u64 = 0xffff_ffff_8000_0000;
+
+#[test]
+fn a_32_bit_kernel_with_a_pvh_note_starts_there_and_only_there() {
+    let kernel = elf(32, AT, &[(1, &[0x90; 64], AT, AT, 0x1000, 4), (4, &pvh_note(AT as u32 + 8, 4), 0, 0, 0, 4)]);
+    let ram = ram(64);
+    let start = prepare(&ram, &kernel, &LinuxConfig::default(), None).unwrap();
+    assert_eq!((start.entry, start.state.regs.rip), (Entry::Pvh, AT + 8));
+    assert_eq!(start.kernel.to_string(), "ELF vmlinux, 32-bit, with PVH entry");
+    assert_eq!(bytes::<2>(&ram, AT + 62), [0x90, 0x90]);
+    assert_eq!(fails(64, &kernel, &config(Entry::Bits64)), BootError::Bits64NeedsBits64);
+    let without = elf(32, AT, &[(1, &[0x90; 64], AT, AT, 0x1000, 4)]);
+    assert_eq!(fails(64, &without, &LinuxConfig::default()), BootError::Kernel(KernelError::NoPvhNote));
+}
+
+#[test]
+fn a_virtual_entry_point_is_translated_through_its_segment() {
+    let rip = |entry, parts: &[ElfPart]| {
+        prepare(&ram(64), &elf(64, entry, parts), &config(Entry::Bits64), None).map(|start| start.state.regs.rip)
+    };
+    let upper = [(1, &[0x90; 64][..], HIGH, AT, 0x1000, 4), (1, &[0x90; 64], HIGH + 0x1000, 4 * AT, 0x1000, 4)];
+    assert_eq!(rip(HIGH + 0x20, &upper), Ok(AT + 0x20));
+    assert_eq!(rip(HIGH + 0x1020, &upper), Ok(4 * AT + 0x20), "in the second");
+    assert_eq!(rip(AT + 0x20, &upper), Ok(AT + 0x20), "physical already");
+    let outside = BootError::EntryOutside { entry: Entry::Bits64, at: Gpa(HIGH + 0x2000) };
+    assert_eq!(rip(HIGH + 0x2000, &upper), Err(outside));
+    let note = pvh_note(0xc000_0010, 4);
+    let kernel = elf(32, 0, &[(1, &[0x90; 64], 0xc000_0000, AT, 0x1000, 4), (4, &note, 0, 0, 0, 4)]);
+    let start = prepare(&ram(64), &kernel, &LinuxConfig::default(), None).unwrap();
+    assert_eq!(start.state.regs.rip, AT + 0x10, "in a note");
+}
+
+#[test]
+fn a_load_address_that_is_virtual_is_called_so() {
+    for gpa in [HIGH + AT, 0xc010_0000, 0xc000_0000 - 0x100] {
+        let kernel = elf(64, gpa, &[(4, &[], 0, 0, 0, 4), (1, &[0x90; 64], gpa, gpa, 0x1000, 4)]);
+        let text = fails(64, &kernel, &config(Entry::Bits64)).to_string();
+        assert!(
+            text.starts_with(&format!("Program header 1 of the kernel wants to be at physical address {}", Gpa(gpa)))
+        );
+        assert!(text.contains("virtual address") && text.contains("p_paddr"), "{text}");
+    }
 }
 
 #[test]
@@ -217,8 +274,12 @@ fn a_kernel_larger_than_ram_is_refused_with_both_sizes() {
     let text = fails(31, &bzimage(&[]), &config(Entry::Bits32)).to_string();
     assert!(text.contains("16 MiB of RAM at 0x1000000") && text.contains("ends at 31 MiB"), "{text}");
     assert!(text.contains("at least 32 MiB"), "{text}");
-    let damaged = [(field::PREF_ADDRESS, u64::MAX - 5)];
-    assert_eq!(fails(128, &bzimage(&damaged), &config(Entry::Bits32)), BootError::KernelAddress);
+    for (field, value) in
+        [(field::PREF_ADDRESS, u64::MAX - 5), (field::PREF_ADDRESS, 1 << 40), (field::INIT_SIZE, 3 << 30)]
+    {
+        let damaged = fails(128, &bzimage(&[(field, value)]), &config(Entry::Bits32));
+        assert_eq!(damaged, BootError::KernelAddress, "no amount of memory helps");
+    }
     let low = [(field::PREF_ADDRESS, 0x8000), (field::RELOCATABLE_KERNEL, 0)];
     assert_eq!(fails(128, &bzimage(&low), &config(Entry::Bits32)), BootError::KernelTooLow(Gpa(0x8000)));
 }

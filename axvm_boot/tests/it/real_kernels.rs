@@ -45,12 +45,12 @@ fn kernels() -> Vec<(String, Vec<u8>)> {
 #[test]
 fn stock_kernels_are_understood() {
     for (name, bytes) in kernels() {
-        match KernelImage::parse(&bytes).unwrap_or_else(|error| panic!("{name}: {error}")) {
+        match KernelImage::parse(&&bytes[..]).unwrap_or_else(|error| panic!("{name}: {error}")) {
             KernelImage::BzImage(image) => {
                 let header = &image.header;
                 assert!(image.release.is_some(), "{name}: no version string");
                 assert!(image.payload.is_some_and(|payload| payload.compression.is_some()), "{name}: no payload");
-                assert!(header.init_size() > image.code_len as u64, "{name}");
+                assert!(header.init_size() > image.code_len, "{name}");
                 assert!(header.has_xloadflag(xloadflags::KERNEL_64), "{name}");
                 assert_eq!(header.bytes().len(), field::KERNEL_INFO_OFFSET.end() - field::SETUP_SECTS.offset, "{name}");
                 assert!(image.kernel_info.is_some_and(|info| info.setup_type_max > 0), "{name}: no kernel_info");
@@ -69,8 +69,12 @@ fn stock_kernels_get_ready_through_each_of_their_entries() {
         let ram = GuestRam::allocate(&RamConfig::new(128 << 20)).unwrap();
         let is_elf = bytes.starts_with(b"\x7fELF");
         for entry in [if is_elf { Entry::Pvh } else { Entry::Bits32 }, Entry::Bits64] {
-            let config = LinuxConfig { command_line: "quiet".into(), initrd: Some(vec![7; 1 << 20]), entry };
-            let start = prepare(&ram, &bytes, &config, None).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let config = LinuxConfig { command_line: "quiet".into(), initrd_len: Some(1 << 20), entry: Some(entry) };
+            let start = prepare(&ram, &&bytes[..], &config, None).unwrap_or_else(|error| panic!("{name}: {error}"));
+            for piece in &start.pieces {
+                let bytes = &bytes[piece.offset as usize..][..piece.to.len as usize];
+                ram.write(piece.to.gpa, bytes).unwrap();
+            }
             let mut instruction = [0; 16];
             ram.read(Gpa(start.state.regs.rip), &mut instruction).unwrap();
             assert_ne!(instruction, [0; 16], "{name}, --entry {entry}: no code at the entry");
@@ -82,8 +86,8 @@ fn stock_kernels_get_ready_through_each_of_their_entries() {
 fn a_stock_kernel_says_how_much_memory_it_needs() {
     for (name, bytes) in kernels() {
         let ram = GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap();
-        let entry = Entry::Bits64;
-        let error = prepare(&ram, &bytes, &LinuxConfig { entry, ..LinuxConfig::default() }, None).unwrap_err();
+        let config = LinuxConfig { entry: Some(Entry::Bits64), ..LinuxConfig::default() };
+        let error = prepare(&ram, &&bytes[..], &config, None).unwrap_err();
         assert!(error.to_string().contains("RAM ends at 32 MiB: give the guest at least"), "{name}: {error}");
     }
 }

@@ -17,7 +17,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use images::{bzimage, elf};
+use images::{bzimage, elf, segments};
 
 const AXVM: &str = env!("CARGO_BIN_EXE_axvm");
 /// How long a run may take: bad input is refused in milliseconds, this is for crowded machines.
@@ -272,6 +272,11 @@ fn kernel_errors_say_what_the_file_is_and_what_to_give_instead() {
     write("headless", &elf(2, 62)[..40]);
     write("noise", &noise());
     write("text", b"#include <linux/kernel.h>\n");
+    write("over", &segments(&[2 << 20, 2 << 20]));
+    write("again", &segments(&[2 << 20, 4 << 20, 8 << 20]));
+    write("many", &segments(&[2 << 20; 65_534]));
+    write("upper", &segments(&[0xffff_ffff_8010_0000]));
+    write("folk", &segments(&[0xc010_0000]));
     fs::create_dir(directory.path().join("folder")).unwrap();
     check(
         directory.path(),
@@ -285,7 +290,12 @@ fn kernel_errors_say_what_the_file_is_and_what_to_give_instead() {
             ("-k k.gz", &["Cannot boot k.gz", "compressed by gzip", "unpack it first"]),
             ("-k k.xz", &["Cannot boot k.xz", "compressed by xz", "unpack it first"]),
             ("-k arm", &["Cannot boot arm", "64-bit ARM", "x86-64 is needed"]),
-            ("-k i386", &["Cannot boot i386", "32-bit x86", "x86-64 is needed"]),
+            ("-k i386", &["Cannot boot i386", "32-bit x86", "XEN_ELFNOTE_PHYS32_ENTRY", "x86-64 is needed"]),
+            ("-k over", &["Cannot boot over", "program header 1 (at 0x200000) lies over program header 0 in memory"]),
+            ("-k again", &["program header 2 (at 0x800000) loads bytes of the file again", "12288 so far"]),
+            ("-k many", &["Cannot boot many", "more than 128 program headers"]),
+            ("-k upper --entry 64", &["Program header 0", "0xffffffff80100000", "virtual address", "p_paddr"]),
+            ("-k folk --entry 64", &["Program header 0", "0xc0100000", "below 3 GiB", "p_paddr"]),
             ("-k headless", &["Cannot boot headless", "truncated", "40 bytes", "fetch it again"]),
             ("-k noise", &["Cannot boot noise", "no format we know", "usually called bzImage, vmlinuz or vmlinux"]),
             ("-k text", &["Cannot boot text", "text file", "usually called bzImage"]),
@@ -316,6 +326,21 @@ fn initrd_command_line_and_memory_errors_give_the_limit() {
             ("-k whole -m 2M", &["kernel needs 4 MiB", "RAM ends at 2 MiB", "at least 5 MiB (--memory)"]),
         ],
     );
+}
+
+/// The size is looked at before the first byte is read: AxVM has no room for such an initrd itself.
+#[test]
+fn an_initrd_larger_than_ram_is_refused_unread() {
+    let directory = tempfile::tempdir().unwrap();
+    if !can_run("an_initrd_larger_than_ram_is_refused_unread") {
+        return;
+    }
+    fs::write(directory.path().join("whole"), bzimage()).unwrap();
+    File::create(directory.path().join("sparse")).unwrap().set_len(3 << 30).unwrap();
+    let script = r#"ulimit -v 1000000 && exec "$1" run -k whole -i sparse -m 32M"#;
+    let mut axvm = Command::new("sh");
+    let output = run(axvm.args(["-c", script, "sh", AXVM]).current_dir(directory.path()));
+    judge(&output, HOST, &["initrd has 3221225472 bytes", "--memory", "smaller initrd"]).unwrap();
 }
 
 #[test]

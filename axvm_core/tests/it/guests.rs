@@ -3,6 +3,7 @@
 //! Needs /dev/kvm; without it each test says that it was skipped.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -38,6 +39,42 @@ fn good(output: &Output) -> String {
 
 fn proved(said: &str, name: &str) -> bool {
     said.lines().any(|line| line.starts_with(&format!("AXVM {name} ok ")))
+}
+
+/// Kernel and initrd go from their files into guest RAM: twice this initrd is more than the process may have.
+#[test]
+fn an_initrd_is_in_memory_once() {
+    if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        return println!("skipped: /dev/kvm cannot be opened");
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    fs::write(scratch.path().join("guest.elf"), axvm_guest::selftest()).unwrap();
+    let initrd = fs::File::create(scratch.path().join("initrd")).unwrap();
+    initrd.set_len(320 << 20).unwrap();
+    (&initrd).write_all(b"070701").unwrap();
+    let script = r#"ulimit -v 650000 && exec timeout 300 "$1" run -k guest.elf -i initrd -m 384M"#;
+    let mut axvm = Command::new("sh");
+    let axvm = axvm.args(["-c", script, "sh", env!("CARGO_BIN_EXE_axvm")]).current_dir(scratch.path());
+    let output = axvm.stdin(std::process::Stdio::null()).output().unwrap();
+    good(&output);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("--initrd"), "{output:?}");
+}
+
+#[test]
+fn an_initrd_that_linux_would_not_unpack_is_doubted_and_given_all_the_same() {
+    let scratch = tempfile::NamedTempFile::new().unwrap();
+    let name = scratch.path().to_str().unwrap();
+    for (content, words) in [
+        (&b"#include <stdio.h>\nint main(void) { return 0; }\n"[..], "it is a text file, neither a cpio archive nor"),
+        (b"\x04\x22\x4d\x18", "pack it with lz4 -l"),
+    ] {
+        fs::write(name, content).unwrap();
+        let Some(output) = run("", &["--cpus", "1", "--initrd", name]) else { return };
+        good(&output);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let warning = format!("axvm: --initrd: Linux will find nothing in {name}: ");
+        assert!(errors.lines().any(|line| line.starts_with(&warning) && line.contains(words)), "{errors}");
+    }
 }
 
 #[test]

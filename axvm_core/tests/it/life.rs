@@ -5,7 +5,7 @@
 use crate::common;
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -233,6 +233,33 @@ fn a_machine_that_is_just_starting_can_be_ended() {
     let axvm = place.start(place.machine("shell", "--disk disk.img"), Stdio::null(), Stdio::null());
     until("it can be stopped", || place.run("ctl ./api stop").0 == 0);
     axvm.ends_with(0);
+}
+
+#[test]
+fn a_signal_while_the_initrd_is_loaded_ends_it_before_the_guest_starts() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let initrd = File::create(place.path("initrd")).unwrap();
+    initrd.set_len(320 << 20).unwrap();
+    (&initrd).write_all(b"070701").unwrap();
+    let words = "run -v --kernel guest.elf --initrd initrd --memory 384M --append shell --grace 1000";
+    let is_in_time = || {
+        let screen = File::create(place.path("screen")).unwrap();
+        let axvm = place.start(place.axvm(words), Stdio::null(), screen);
+        until("its parts are wired", || axvm.errors().contains("] board: "));
+        axvm.signal(Signal::TERM);
+        let guest_runs = || fs::metadata(place.path("screen")).unwrap().len() > 0;
+        until("it ends or the guest speaks", || axvm.is_zombie() || guest_runs());
+        let is_in_time = !guest_runs();
+        if is_in_time {
+            axvm.ends_with(143);
+        }
+        is_in_time
+    };
+    // On a crowded machine the signal may come too late.
+    assert!((0..5).any(|_| is_in_time()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //!   bzimage:  0 boot sector | 0x200 setup header | 0x400 hlt hlt hlt ... | 0x4400
 //!   elf:      the 64 bytes of an ELF header, without segments
+//!   segments: ELF header | PT_LOAD ... | 4 KiB that all of them load
 //! ```
 //!
 //! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.06, 2.15), "The Real-Mode Kernel Header"; System V
@@ -36,5 +37,22 @@ pub fn elf(class: u8, machine: u16) -> Vec<u8> {
     image[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, 1, 1]);
     image[16..18].copy_from_slice(&2_u16.to_le_bytes()); // ET_EXEC
     image[18..20].copy_from_slice(&machine.to_le_bytes());
+    image
+}
+
+/// An ELF file whose PT_LOADs all take the same page of the file to the physical addresses `places`.
+pub fn segments(places: &[u64]) -> Vec<u8> {
+    let mut image = elf(2, 62);
+    let mut put = |offset: usize, bytes: &[u8]| image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(24, &places[0].to_le_bytes()); // e_entry
+    put(32, &64_u64.to_le_bytes()); // e_phoff
+    put(54, &56_u16.to_le_bytes()); // e_phentsize
+    put(56, &(places.len() as u16).to_le_bytes()); // e_phnum
+    let content = 64 + 56 * places.len() as u64;
+    for gpa in places {
+        image.extend([1_u32, 7].iter().flat_map(|word| word.to_le_bytes())); // PT_LOAD
+        image.extend([content, *gpa, *gpa, 4096, 4096, 4096].iter().flat_map(|word| word.to_le_bytes()));
+    }
+    image.resize(image.len() + 4096 * places.len().min(2), 0xf4);
     image
 }
