@@ -152,10 +152,19 @@ impl Control for Panel {
     }
 
     fn pause(&self) -> Result<(), ControlError> {
-        self.machine()?.pause(Instant::now() + PATIENCE).map_err(|error| match error {
-            PauseError::Stopping => BETWEEN.into(),
-            error => ControlError(error.to_string()),
-        })
+        let deadline = Instant::now() + PATIENCE;
+        let mut machine = self.machine()?;
+        loop {
+            match machine.pause(deadline) {
+                Ok(()) => return Ok(()),
+                // A guest that resets when it should be paused is paused in its next start.
+                Err(PauseError::Stopping) => {
+                    let next = self.current.wait_for_next(&machine, NEXT_START).filter(|_| Instant::now() < deadline);
+                    machine = next.ok_or_else(|| ControlError::from(BETWEEN))?;
+                }
+                Err(error) => return Err(ControlError(error.to_string())),
+            }
+        }
     }
 
     fn resume(&self) -> Result<(), ControlError> {
@@ -170,7 +179,7 @@ impl Control for Panel {
     fn reset(&self) -> Result<(), ControlError> {
         // Between two starts it is being reset already.
         if let Some(machine) = self.current.machine() {
-            machine.stop_switch().request(StopReason::Reset("control socket"));
+            machine.stop_switch().insist(StopReason::Reset("control socket"));
         }
         Ok(())
     }

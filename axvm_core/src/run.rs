@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::current::Current;
 use crate::narrator::Narrator;
-use crate::notify::{Notifier, ServiceState};
+use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
 use crate::serve::{Signals, see_off, serve};
 use crate::settings::OnReboot;
@@ -45,7 +45,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let resources = Resources::open(&config.machine, events.clone())?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
-    let notifier = Notifier::from_env();
+    let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
     if config.settings.sandbox() {
         close_sandbox(&config, &sockets, &events)?;
@@ -91,7 +91,7 @@ impl Starts<'_> {
             let grace = Duration::from_secs(config.settings.grace().into());
             let served = serve(&machine, current, consoles, signals, grace);
             let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
-            current.remove();
+            let reason = current.remove().unwrap_or(reason);
             let (end, asked_by) = (End(reason), served?);
             if let Err(busy) = stopped {
                 // RAM and disks are still being written to: there is no next start, and the process must go.
@@ -201,8 +201,14 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
 
 fn tell(notifier: &Notifier, state: ServiceState, events: &Events) {
     if let Err(error) = notifier.tell(state) {
-        events.emit(|| Event::Warning { from: "service manager", message: error.to_string() });
+        not_told(&error, events);
     }
+}
+
+/// Says why the service manager learns nothing; the way to it, which is none.
+fn not_told(error: &NotifyError, events: &Events) -> Notifier {
+    events.emit(|| Event::Warning { from: "service manager", message: error.to_string() });
+    Notifier::default()
 }
 
 /// Which files were taken because none was named.

@@ -91,10 +91,10 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     drop(disk);
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
+    let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
     close_sandbox(&config, &[], &events)?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
-    let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
     consoles.com1_attacher().attach(console, Vec::new());
     let listened = Arc::clone(&current);
     let listener = axvm_sandbox::spawn(Role::Console, "selftest", move || listen(said, &listened));

@@ -111,7 +111,7 @@ pub fn serve(
         if let Some(Ending { signal, deadline }) = ending
             && Instant::now() >= deadline
         {
-            machine.stop_switch().request(StopReason::Signal(signal));
+            machine.stop_switch().insist(StopReason::Signal(signal));
         }
     }
 }

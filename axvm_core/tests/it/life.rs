@@ -195,6 +195,36 @@ fn a_guest_that_resets_again_and_again_can_be_ended() {
 }
 
 #[test]
+fn a_guest_that_resets_again_and_again_does_not_overtake_a_pause() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell_on_hvc0("");
+    // Typed ahead: each start takes one.
+    talk.say("reset\n".repeat(8000));
+    thread::scope(|scope| {
+        // Killed if this fails, so that the listener ends.
+        let axvm = axvm;
+        scope.spawn(|| talk.rest());
+        let mut control = axvm.control();
+        for round in 0..250 {
+            control.patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
+            let paused = axvm.status();
+            thread::sleep(Duration::from_millis(round % 8));
+            let still = axvm.status();
+            for status in [&paused, &still] {
+                assert_eq!(status.state, MachineState::Paused, "in round {round}");
+            }
+            assert_eq!(paused.exits.total, still.exits.total, "in round {round}");
+            control.patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
+        }
+        axvm.signal(Signal::QUIT);
+        axvm.ends_with(128 + 3);
+    });
+}
+
+#[test]
 fn a_paused_machine_ends_by_signal_and_by_request() {
     if !has_kvm() {
         return;
@@ -358,6 +388,30 @@ fn hear_of_start_and_end(place: &Place, address: &OsStr, listener: UnixDatagram)
     .collect();
     assert_eq!(rest.last().map(String::as_str), Some("STOPPING=1"), "{rest:?}");
     assert_eq!(rest.iter().filter(|state| *state == "STOPPING=1").count(), 1, "{rest:?}");
+}
+
+#[test]
+fn a_service_manager_that_is_not_there_is_told_once_and_changes_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let file = place.path("disk.img").display().to_string();
+    let long = format!("/{}", "x".repeat(200));
+    let stream = place.path("stream");
+    let _stream = std::os::unix::net::UnixListener::bind(&stream).unwrap();
+    let stream = stream.display().to_string();
+    for address in ["/no/such/socket", "@no-such-name", "@", "relative", &file, "/", &long, &stream] {
+        let mut command = place.machine("shell", "-v");
+        command.env("NOTIFY_SOCKET", address);
+        let (axvm, mut talk) = place.talking(command);
+        talk.say("reset\n");
+        talk.hear("ready\n> ");
+        talk.say("off\n");
+        let end = axvm.ends_with(0);
+        let told: Vec<&str> = end.errors.lines().filter(|line| line.contains("NOTIFY_SOCKET")).collect();
+        assert!(matches!(told[..], [line] if line.contains(address)), "{address}: {end:?}");
+    }
 }
 
 #[test]
