@@ -132,6 +132,7 @@ impl Control for Panel {
             name: self.facts.name.clone(),
             pid: std::process::id(),
             state,
+            paused_s: machine.as_ref().and_then(|machine| machine.paused_since()).map(|at| at.elapsed().as_secs_f64()),
             uptime_s: self.started.elapsed().as_secs_f64(),
             cpus: self.facts.config.machine_config.vcpu_count,
             memory: types::Memory { size: self.ram.size(), resident },

@@ -31,6 +31,8 @@ pub enum StopReason {
     HostError(String),
     /// The user ended the machine with a key.
     Quit,
+    /// The time that the machine was given is over.
+    TimeOver,
     /// A signal with this number ended the machine.
     Signal(i32),
 }

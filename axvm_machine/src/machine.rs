@@ -54,7 +54,7 @@ enum Mode {
     Running,
     /// A pause began and was not completed: vCPUs and devices are held, as far as they came.
     Pausing,
-    Paused,
+    Paused(Instant),
     /// A reason to stop was taken up: no pause holds it any more.
     Stopping,
 }
@@ -101,7 +101,7 @@ impl Machine {
     pub(crate) fn start(built: Built, pins: &[usize]) -> Result<Machine, MachineError> {
         let Built { plan, inventory, command_line, ports, shared, vcpus: kvm_vcpus, vm } = built;
         let paused = shared.gate.current() == Order::Pause;
-        let mode = if paused { Mode::Paused } else { Mode::Running };
+        let mode = if paused { Mode::Paused(Instant::now()) } else { Mode::Running };
         let (change, mode) = (Mutex::default(), Mutex::new(mode));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
         let mut machine =
@@ -151,7 +151,7 @@ impl Machine {
     fn takes_up_a_stop(&self) -> bool {
         let stop = &self.shared.stop;
         let mut mode = lock(&self.mode);
-        if matches!(*mode, Mode::Pausing | Mode::Paused) {
+        if matches!(*mode, Mode::Pausing | Mode::Paused(_)) {
             // Taken before the look, so that none that comes after it is missed.
             stop.event_fd().take();
             if stop.can_wait() {
@@ -208,7 +208,15 @@ impl Machine {
 
     /// Whether it stands still.
     pub fn is_paused(&self) -> bool {
-        self.mode() == Mode::Paused
+        self.paused_since().is_some()
+    }
+
+    /// Since when it stands still, if it does.
+    pub fn paused_since(&self) -> Option<Instant> {
+        match self.mode() {
+            Mode::Paused(since) => Some(since),
+            _ => None,
+        }
     }
 
     /// Holds first the vCPUs, then the devices; twice is once. When this succeeds, all stands still until
@@ -229,7 +237,7 @@ impl Machine {
             return Err(self.held_up());
         }
         self.inventory.pause(deadline)?;
-        self.change_mode(Mode::Paused)
+        self.change_mode(Mode::Paused(Instant::now()))
     }
 
     /// A vCPU does not come to the gate: it waits for a device that the guest has reset.
@@ -282,7 +290,7 @@ impl Machine {
     /// After a pause that did not succeed, a device may still be busy at `deadline`: then all stays as it is.
     pub fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
         let _change = self.change();
-        if matches!(self.mode(), Mode::Pausing | Mode::Paused) {
+        if matches!(self.mode(), Mode::Pausing | Mode::Paused(_)) {
             self.inventory.resume(deadline)?;
             self.vcpus.iter().for_each(VcpuHandle::release);
             self.shared.gate.order(Order::Run);

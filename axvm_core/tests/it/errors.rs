@@ -119,6 +119,8 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --on-reboot panic", &["'panic'", "possible values: restart, exit"]),
             ("-k k --grace soon", &["--grace soon", "not a whole number"]),
             ("-k k --grace -1", &["--grace -1", "0..=4294967295"]),
+            ("-k k --timeout soon", &["--timeout soon", "not a time", "90s or 5m"]),
+            ("-k k --timeout 0", &["--timeout 0", "no time at all", "5m"]),
             ("-k k --cpus 0", &["--cpus 0", "at least one vCPU"]),
             ("-k k --cpus many", &["--cpus many", "'many' is not a number", "try --cpus 4"]),
             ("-k k --cpus -1", &["-1"]),

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,15 +93,50 @@ fn a_signal_that_the_starter_blocked_is_heard_all_the_same() {
         return;
     }
     let place = Place::new();
-    let mut command = std::process::Command::new("env");
-    let axvm = place.machine("shell", "--grace 0");
-    command.args(["--block-signal=TERM", "--"]).arg(axvm.get_program()).args(axvm.get_args());
-    command
-        .current_dir(axvm.get_current_dir().unwrap())
-        .envs(axvm.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    let (axvm, _talk) = place.talking(command);
+    let mut command = Command::new("env");
+    command.args(["--block-signal=TERM", "--"]);
+    let (axvm, _talk) = place.talking(started_by(command, &place.machine("shell", "--grace 0")));
     axvm.signal(Signal::TERM);
     axvm.ends_with(128 + 15);
+}
+
+/// `starter COMMAND`.
+fn started_by(mut starter: Command, command: &Command) -> Command {
+    starter.arg(command.get_program()).args(command.get_args());
+    starter.current_dir(command.get_current_dir().unwrap());
+    starter.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    starter
+}
+
+#[test]
+fn a_signal_that_the_starter_ignores_stays_ignored() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let ignoring = |name: &str| {
+        let mut starter = Command::new(if name == "nohup" { "nohup" } else { "env" });
+        if name != "nohup" {
+            starter.args([&format!("--ignore-signal={name}"), "--"]);
+        }
+        started_by(starter, &place.machine_as_started("shell", "--grace 0"))
+    };
+    for (name, signal) in [
+        ("nohup", Signal::HUP),
+        ("INT", Signal::INT),
+        ("QUIT", Signal::QUIT),
+        ("TERM", Signal::TERM),
+        ("USR1", Signal::USR1),
+    ] {
+        let (axvm, mut talk) = place.talking(ignoring(name));
+        axvm.signal(signal);
+        axvm.signal(signal);
+        assert_eq!(talk.ask("flood 1"), "1 flood", "{name}");
+        // The others act as ever.
+        let (other, code) = if signal == Signal::TERM { (Signal::QUIT, 131) } else { (Signal::TERM, 143) };
+        axvm.signal(other);
+        axvm.ends_with(code);
+    }
 }
 
 #[test]
@@ -144,8 +179,39 @@ fn a_guest_that_does_not_shut_down_has_so_many_seconds() {
     talk.say("hang\n");
     let start = Instant::now();
     axvm.signal(Signal::TERM);
-    axvm.ends_with(143);
+    let end = axvm.ends_with(143);
     assert!(start.elapsed() >= Duration::from_secs(1));
+    let told = "axvm: power button pressed; ending in 1 s, a second signal ends now\n";
+    assert_eq!(end.errors.matches(told).count(), 1, "{end:?}");
+}
+
+#[test]
+fn a_machine_has_the_time_that_it_is_given() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    // A guest that hangs, one that is paused, and one that starts again and again.
+    let (axvm, talk) = place.shell("--timeout 1s");
+    talk.say("hang\n");
+    let end = axvm.ends_with(124);
+    assert!(end.errors.contains("axvm: The time is over: the machine was ended after 1s (--timeout)"), "{end:?}");
+    let (axvm, _talk) = place.shell("--timeout 1");
+    pause(&axvm);
+    axvm.ends_with(124);
+    let (axvm, mut talk) = place.shell_on_hvc0("--timeout 1s");
+    talk.say("reset\n".repeat(2000));
+    thread::scope(|scope| {
+        scope.spawn(|| talk.rest());
+        axvm.ends_with(124);
+    });
+    // One that is in time, and one whose output nothing reads.
+    let (axvm, talk) = place.shell("--timeout 1h");
+    talk.say("off\n");
+    axvm.ends_with(0);
+    let (axvm, talk) = place.shell("--timeout 1s");
+    talk.say("flood 200\n");
+    axvm.ends_with(124);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 40] = [
+const OPTIONS: [&[&str]; 41] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -63,6 +63,7 @@ const OPTIONS: [&[&str]; 40] = [
     &["--on-reboot", "restart"],
     &["--on-reboot", "exit"],
     &["--grace", "0"],
+    &["--timeout", "5m"],
     &["--verbose"],
     &["-v=off"],
     &["--console", "stdio"],
