@@ -171,6 +171,13 @@ impl Pins {
     }
 }
 
+impl Pins {
+    /// Whether host CPU `cpu` is among them.
+    pub fn contains(&self, cpu: usize) -> bool {
+        self.0.iter().any(|(first, last)| (first..=last).contains(&&cpu))
+    }
+}
+
 impl FromStr for Pins {
     type Err = String;
 

@@ -49,6 +49,21 @@ fn the_exit_code_tells_how_it_ended() {
 }
 
 #[test]
+fn a_kernel_needs_no_option() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for words in ["guest.elf", "run guest.elf", "run ./guest.elf", "-m 64M guest.elf"] {
+        let (code, said, errors) = place.run(&format!("{words} --cpus 1 --timeout 60s"));
+        assert_eq!(code, 0, "{words}: {errors}");
+        assert!(said.contains("AXVM end ok"), "{words}: {said}");
+    }
+    let (code, told, _) = place.run("config --from-args guest.elf -c 2");
+    assert!(code == 0 && told.contains("kernel = \"guest.elf\""), "{told}");
+}
+
+#[test]
 fn what_axvm_says_needs_no_reader() {
     if !has_kvm() {
         return;
