@@ -38,6 +38,7 @@ impl Control for FakeMachine {
             pid: std::process::id(),
             state: MachineState::Running,
             uptime_s: 1.5,
+            paused_s: None,
             cpus: 2,
             memory: Memory { size: 128 << 20, resident },
             disks: vec![Disk { name: "vda".into(), path: "/disk.img".into(), read_only: true }],

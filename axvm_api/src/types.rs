@@ -279,6 +279,8 @@ pub struct Status {
     pub state: MachineState,
     /// Seconds since AxVM started it; a reset does not begin anew.
     pub uptime_s: f64,
+    /// Seconds since it was paused, if it is.
+    pub paused_s: Option<f64>,
     /// vCPUs.
     pub cpus: u32,
     /// Guest RAM.

@@ -7,6 +7,7 @@
 //!
 //! Every error here names the option, what was wrong with it, and what would be right.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -97,8 +98,21 @@ fn topology(cpus: Option<Cpus>) -> Result<Topology, ConfigError> {
 /// The host CPU of each vCPU; none without --pin.
 fn host_cpus(pins: Option<Pins>, topology: &Topology) -> Result<Vec<usize>, ConfigError> {
     match pins {
-        Some(pins) => pins.each(topology.count()).map_err(|why| ConfigError::option("--pin", pins, why)),
+        Some(pins) => {
+            let each = pins.each(topology.count()).and_then(|cpus| online(&cpus).map(|()| cpus));
+            each.map_err(|why| ConfigError::option("--pin", pins, why))
+        }
         None => Ok(Vec::new()),
+    }
+}
+
+/// Whether this host has all of these CPUs now. Where it does not tell, the vCPUs' threads will.
+fn online(cpus: &[usize]) -> Result<(), String> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let Ok(known) = text.trim().parse::<Pins>() else { return Ok(()) };
+    match cpus.iter().find(|&&cpu| !known.contains(cpu)) {
+        Some(cpu) => Err(format!("this host has no CPU {cpu} online; it has {known}")),
+        None => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 //!   main thread:  install(machine) ... remove()      around each start of the guest
 //!   others:       machine()                          the one of now, if any
 //!                 wait_for_machine(limit)            the next one, where there is none
+//!                 wait_for_next(machine, limit)      the one after it
 //!                 request_stop(reason)               what comes between two starts waits for the next
 //! ```
 //!
@@ -35,15 +36,16 @@ impl Current {
     pub fn install(&self, machine: Arc<Machine>) {
         let mut slot = self.slot();
         if let Some(reason) = slot.requested.take() {
-            machine.stop_switch().request(reason);
+            machine.stop_switch().insist(reason);
         }
         slot.machine = Some(machine);
         self.installed.notify_all();
     }
 
-    /// There is no machine for a while.
-    pub fn remove(&self) {
-        self.slot().machine = None;
+    /// There is no machine for a while. Gives the last word about why it was stopped: what is requested from now on is
+    /// for the next one.
+    pub fn remove(&self) -> Option<StopReason> {
+        self.slot().machine.take().and_then(|machine| machine.stop_switch().reason())
     }
 
     /// The machine, unless it is between two starts.
@@ -58,11 +60,18 @@ impl Current {
         waited.unwrap_or_else(PoisonError::into_inner).0.machine.clone()
     }
 
+    /// The machine that comes after `old`; `None` if there is none within `limit`.
+    pub fn wait_for_next(&self, old: &Arc<Machine>, limit: Duration) -> Option<Arc<Machine>> {
+        let is_next = |slot: &Slot| slot.machine.as_ref().is_some_and(|machine| !Arc::ptr_eq(machine, old));
+        let waited = self.installed.wait_timeout_while(self.slot(), limit, |slot| !is_next(slot));
+        waited.unwrap_or_else(PoisonError::into_inner).0.machine.clone().filter(|machine| !Arc::ptr_eq(machine, old))
+    }
+
     /// Asks for a stop. Of a machine that was just reset, the next one gets the request.
     pub fn request_stop(&self, reason: StopReason) {
         let mut slot = self.slot();
         let counts = slot.machine.as_ref().is_some_and(|machine| {
-            machine.stop_switch().request(reason.clone());
+            machine.stop_switch().insist(reason.clone());
             machine.stop_switch().reason().as_ref() == Some(&reason)
         });
         if !counts {

@@ -31,6 +31,16 @@ pub enum ConfigError {
         /// What is wrong with it, and what would be right.
         why: String,
     },
+    /// A word of another program, or of none.
+    #[error("There is no {kind} {word}: {meant}")]
+    Word {
+        /// What it would be: a command, an option.
+        kind: &'static str,
+        /// The word, as it was typed.
+        word: String,
+        /// What was meant.
+        meant: String,
+    },
     /// There is no place for all parts of the machine.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -74,6 +84,11 @@ impl ConfigError {
             ConfigError::File { .. } | ConfigError::Output { .. } => 1,
             _ => 2,
         }
+    }
+
+    /// There is no such word; this was meant.
+    pub fn word(kind: &'static str, word: &str, meant: impl ToString) -> ConfigError {
+        ConfigError::Word { kind, word: word.to_owned(), meant: meant.to_string() }
     }
 
     /// The value `text` of `option` is wrong.

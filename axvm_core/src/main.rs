@@ -8,6 +8,7 @@
 //! | 3 | the guest rebooted, with `--on-reboot exit` |
 //! | 4 | the guest's kernel panicked (pvpanic) |
 //! | 5 | the guest crashed |
+//! | 124 | its time was over (`--timeout`) |
 //! | 128+n | ended by signal n |
 #![forbid(unsafe_code)]
 

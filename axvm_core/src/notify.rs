@@ -11,7 +11,8 @@
 //! Without NOTIFY_SOCKET nothing is sent. The variable stays set: AxVM starts no other programs.
 //!
 //! Source: sd_notify(3), systemd 252. Left out: STATUS (what a guest does, only the guest knows), MAINPID (the
-//! service manager started us), WATCHDOG, file descriptors, vsock addresses.
+//! service manager started us), WATCHDOG, file descriptors, vsock addresses; a socket that appears later, because a
+//! connection is made once, before the sandbox closes.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -21,11 +22,11 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use thiserror::Error;
 
-/// A state could not be told; the machine goes on.
+/// The service manager learns nothing; the machine goes on.
 #[derive(Debug, Error)]
-#[error("Cannot tell {state:?} to the service manager at {socket:?} (NOTIFY_SOCKET)")]
+#[error("Cannot {attempt} the service manager at {socket:?} (NOTIFY_SOCKET): {source}")]
 pub struct NotifyError {
-    state: &'static str,
+    attempt: &'static str,
     socket: OsString,
     source: io::Error,
 }
@@ -41,39 +42,37 @@ pub enum ServiceState {
 
 /// The way to the service manager, if there is one. Made before the sandbox: what is connected stays within reach.
 #[derive(Debug, Default)]
-pub struct Notifier {
-    socket: Option<OsString>,
-    connected: Option<UnixDatagram>,
-}
+pub struct Notifier(Option<(UnixDatagram, OsString)>);
 
 impl Notifier {
-    /// To the socket that NOTIFY_SOCKET names.
-    pub fn from_env() -> Notifier {
+    /// To the socket that NOTIFY_SOCKET names. A failure is for the verbose log, not a reason to stop; then nothing is
+    /// sent.
+    pub fn from_env() -> Result<Notifier, NotifyError> {
         Notifier::to(std::env::var_os("NOTIFY_SOCKET"))
     }
 
-    /// To `socket`: a path, or `@name` for an abstract one; none when it is `None` or empty.
-    pub fn to(socket: Option<OsString>) -> Notifier {
-        let socket = socket.filter(|name| !name.is_empty());
-        // A failure is told with the first state.
-        let connected = socket.as_deref().and_then(|socket| connect(socket).ok());
-        Notifier { socket, connected }
+    /// To `socket`: a path, or `@name` for an abstract one; to no socket when it is `None` or empty.
+    pub fn to(socket: Option<OsString>) -> Result<Notifier, NotifyError> {
+        let Some(socket) = socket.filter(|name| !name.is_empty()) else {
+            return Ok(Notifier::default());
+        };
+        match connect(&socket) {
+            Ok(connected) => Ok(Notifier(Some((connected, socket)))),
+            Err(source) => Err(NotifyError { attempt: "connect to", socket, source }),
+        }
     }
 
-    /// Sends one state. A failure is for the verbose log, not a reason to stop.
+    /// Sends one state.
     pub fn tell(&self, state: ServiceState) -> Result<(), NotifyError> {
-        let Some(socket) = &self.socket else {
+        let Some((connected, socket)) = &self.0 else {
             return Ok(());
         };
-        let message = match state {
-            ServiceState::Ready => "READY=1",
-            ServiceState::Stopping => "STOPPING=1",
+        let (message, attempt) = match state {
+            ServiceState::Ready => ("READY=1", "send READY=1 to"),
+            ServiceState::Stopping => ("STOPPING=1", "send STOPPING=1 to"),
         };
-        let sent = match &self.connected {
-            Some(connected) => connected.send(message.as_bytes()),
-            None => connect(socket).and_then(|connected| connected.send(message.as_bytes())),
-        };
-        sent.map(drop).map_err(|source| NotifyError { state: message, socket: socket.clone(), source })
+        let error = |source| NotifyError { attempt, socket: socket.clone(), source };
+        connected.send(message.as_bytes()).map(drop).map_err(error)
     }
 }
 
@@ -105,7 +104,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
-        let notifier = Notifier::to(Some(path.into()));
+        let notifier = Notifier::to(Some(path.into())).unwrap();
         for (state, text) in [(ServiceState::Ready, "READY=1"), (ServiceState::Stopping, "STOPPING=1")] {
             notifier.tell(state).unwrap();
             assert_eq!(received(&listener), text);
@@ -116,21 +115,21 @@ mod tests {
     fn an_abstract_socket_is_found() {
         let name = format!("axvm-notify-{}", std::process::id());
         let listener = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        Notifier::to(Some(format!("@{name}").into())).tell(ServiceState::Ready).unwrap();
+        Notifier::to(Some(format!("@{name}").into())).unwrap().tell(ServiceState::Ready).unwrap();
         assert_eq!(received(&listener), "READY=1");
     }
 
     #[test]
     fn without_a_service_manager_nothing_is_sent() {
         assert!(Notifier::default().tell(ServiceState::Ready).is_ok());
-        assert!(Notifier::to(Some("".into())).tell(ServiceState::Ready).is_ok());
+        assert!(Notifier::to(Some("".into())).unwrap().tell(ServiceState::Ready).is_ok());
     }
 
     #[test]
     fn a_socket_that_cannot_be_reached_is_told_with_its_name() {
         for socket in ["/no/such/socket", "relative"] {
-            let error = Notifier::to(Some(socket.into())).tell(ServiceState::Ready).unwrap_err();
-            assert!(error.to_string().contains(socket) && error.to_string().contains("READY=1"), "{error}");
+            let error = Notifier::to(Some(socket.into())).unwrap_err().to_string();
+            assert!(error.contains(socket) && error.contains("connect to"), "{error}");
         }
     }
 
@@ -139,7 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let _silent = UnixDatagram::bind(&path).unwrap();
-        let notifier = Notifier::to(Some(path.into()));
+        let notifier = Notifier::to(Some(path.into())).unwrap();
         assert!((0..100_000).any(|_| notifier.tell(ServiceState::Ready).is_err()), "the queue of a socket has an end");
     }
 }

@@ -132,6 +132,7 @@ impl Control for Panel {
             name: self.facts.name.clone(),
             pid: std::process::id(),
             state,
+            paused_s: machine.as_ref().and_then(|machine| machine.paused_since()).map(|at| at.elapsed().as_secs_f64()),
             uptime_s: self.started.elapsed().as_secs_f64(),
             cpus: self.facts.config.machine_config.vcpu_count,
             memory: types::Memory { size: self.ram.size(), resident },
@@ -152,10 +153,19 @@ impl Control for Panel {
     }
 
     fn pause(&self) -> Result<(), ControlError> {
-        self.machine()?.pause(Instant::now() + PATIENCE).map_err(|error| match error {
-            PauseError::Stopping => BETWEEN.into(),
-            error => ControlError(error.to_string()),
-        })
+        let deadline = Instant::now() + PATIENCE;
+        let mut machine = self.machine()?;
+        loop {
+            match machine.pause(deadline) {
+                Ok(()) => return Ok(()),
+                // A guest that resets when it should be paused is paused in its next start.
+                Err(PauseError::Stopping) => {
+                    let next = self.current.wait_for_next(&machine, NEXT_START).filter(|_| Instant::now() < deadline);
+                    machine = next.ok_or_else(|| ControlError::from(BETWEEN))?;
+                }
+                Err(error) => return Err(ControlError(error.to_string())),
+            }
+        }
     }
 
     fn resume(&self) -> Result<(), ControlError> {
@@ -170,7 +180,7 @@ impl Control for Panel {
     fn reset(&self) -> Result<(), ControlError> {
         // Between two starts it is being reset already.
         if let Some(machine) = self.current.machine() {
-            machine.stop_switch().request(StopReason::Reset("control socket"));
+            machine.stop_switch().insist(StopReason::Reset("control socket"));
         }
         Ok(())
     }

@@ -24,10 +24,10 @@ use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::current::Current;
 use crate::narrator::Narrator;
-use crate::notify::{Notifier, ServiceState};
+use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
-use crate::serve::{Signals, see_off, serve};
-use crate::settings::OnReboot;
+use crate::serve::{Limits, Signals, see_off, serve};
+use crate::settings::{OnReboot, Time};
 use crate::speech;
 
 /// Runs a machine to its end; the exit code.
@@ -46,7 +46,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let resources = Resources::open(&config.machine, events.clone())?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
-    let notifier = Notifier::from_env();
+    let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
     if config.settings.sandbox() {
         close_sandbox(&config, &sockets, &events)?;
@@ -56,14 +56,15 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
     let server = bound.serve(Arc::new(panel), feed)?;
+    let limits = Limits::of(&config, &signals);
     let starts =
-        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
     let end = starts.run(|state| tell(&notifier, state, &events));
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
-    see_off(consoles, &signals);
+    see_off(consoles, &signals, limits.end.map(|end| end + SLOW_READER));
     let end = end?;
-    if let Some(words) = end.words() {
+    if let Some(words) = end.words(&config) {
         speech::tell(words);
     }
     end.code()
@@ -72,19 +73,30 @@ pub fn run(args: RunArgs) -> Result<u8> {
 /// How long the end of a machine waits for requests in the host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a reader that is slow has when the time of its machine is over.
+const SLOW_READER: Duration = Duration::from_secs(2);
+
+impl Limits<'_> {
+    /// What was said about them; the time begins now.
+    pub fn of<'a>(config: &Config, signals: &'a Signals) -> Limits<'a> {
+        let end = config.settings.timeout.map(|Time(seconds)| Instant::now() + Duration::from_secs(seconds.into()));
+        Limits { signals, grace: Duration::from_secs(config.settings.grace().into()), end }
+    }
+}
+
 /// Start after start of the guest, and what each works with.
 pub struct Starts<'a> {
     pub config: &'a Config,
     pub resources: &'a Resources,
     pub consoles: &'a Consoles,
     pub current: &'a Current,
-    pub signals: &'a Signals,
+    pub limits: &'a Limits<'a>,
 }
 
 impl Starts<'_> {
     /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
     pub fn run(&self, tell: impl Fn(ServiceState)) -> Result<End> {
-        let Starts { config, resources, consoles, current, signals } = self;
+        let Starts { config, resources, consoles, current, limits } = self;
         loop {
             let machine = match self.set_up()? {
                 Ok(machine) => Arc::new(machine),
@@ -92,10 +104,9 @@ impl Starts<'_> {
             };
             current.install(Arc::clone(&machine));
             tell(ServiceState::Ready);
-            let grace = Duration::from_secs(config.settings.grace().into());
-            let served = serve(&machine, current, consoles, signals, grace);
+            let served = serve(&machine, current, consoles, limits);
             let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
-            current.remove();
+            let reason = current.remove().unwrap_or(reason);
             let (end, asked_by) = (End(reason), served?);
             if let Err(busy) = stopped {
                 // RAM and disks are still being written to: there is no next start, and the process must go.
@@ -154,8 +165,12 @@ impl End {
     }
 
     /// What the user must know.
-    pub fn words(&self) -> Option<String> {
+    pub fn words(&self, config: &Config) -> Option<String> {
         match &self.0 {
+            StopReason::TimeOver => config
+                .settings
+                .timeout
+                .map(|time| format!("The time is over: the machine was ended after {time} (--timeout)")),
             StopReason::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
             StopReason::TripleFault => Some("The guest crashed: triple fault".into()),
             StopReason::Crash(why) => Some(format!("The guest crashed: {why}")),
@@ -170,6 +185,7 @@ impl End {
             StopReason::Reset(_) => Ok(3),
             StopReason::Panic => Ok(4),
             StopReason::TripleFault | StopReason::Crash(_) => Ok(5),
+            StopReason::TimeOver => Ok(124),
             StopReason::Signal(signal) => Ok(128 + *signal as u8),
             StopReason::HostError(why) => anyhow::bail!("The host failed the guest: {why}"),
         }
@@ -219,8 +235,14 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
 
 fn tell(notifier: &Notifier, state: ServiceState, events: &Events) {
     if let Err(error) = notifier.tell(state) {
-        events.emit(|| Event::Warning { from: "service manager", message: error.to_string() });
+        not_told(&error, events);
     }
+}
+
+/// Says why the service manager learns nothing; the way to it, which is none.
+fn not_told(error: &NotifyError, events: &Events) -> Notifier {
+    events.emit(|| Event::Warning { from: "service manager", message: error.to_string() });
+    Notifier::default()
 }
 
 /// Which files were taken because none was named.

@@ -27,7 +27,7 @@ use crate::consoles::OpenedConsoles;
 use crate::current::Current;
 use crate::narrator::Narrator;
 use crate::run::{End, Starts, close_sandbox};
-use crate::serve::{Signals, see_off};
+use crate::serve::{Limits, Signals, see_off};
 use crate::settings::{OnReboot, Settings};
 use crate::speech::print;
 
@@ -91,20 +91,21 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     drop(disk);
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
+    let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
     close_sandbox(&config, &[], &events)?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
-    let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
     consoles.com1_attacher().attach(console, Vec::new());
     let listened = Arc::clone(&current);
     let listener = axvm_sandbox::spawn(Role::Console, "selftest", move || listen(said, &listened));
     let listener = listener.context("Cannot listen to the guest")?;
+    let limits = Limits::of(&config, &signals);
     let starts =
-        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, signals: &signals };
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
     let end = starts.run(|_| {});
-    see_off(consoles, &signals);
+    see_off(consoles, &signals, None);
     let mut proofs = listener.join().unwrap_or_default();
-    proofs.extend(outcome(&end?));
+    proofs.extend(outcome(&end?, &config));
     Ok(proofs)
 }
 
@@ -170,10 +171,10 @@ fn parse(line: &str) -> Option<Proof> {
 }
 
 /// How the machine ended is a proof too: the guest was to power it off.
-fn outcome(end: &End) -> Option<Proof> {
+fn outcome(end: &End, config: &Config) -> Option<Proof> {
     match end.code() {
         Ok(0) => None,
-        _ => Some(Proof::failed("power", end.words().unwrap_or_else(|| "the guest did not power off".into()))),
+        _ => Some(Proof::failed("power", end.words(config).unwrap_or_else(|| "the guest did not power off".into()))),
     }
 }
 

@@ -1,11 +1,15 @@
-//! The main thread while a machine runs: signals beside the machine's own wait.
+//! The main thread while a machine runs: signals and the time beside the machine's own wait.
 //!
 //! ```text
-//!   Machine::wait:  a reason to stop | the clock | signals
+//!   Machine::wait:  a reason to stop | the clock | signals | the end of --grace or --timeout
 //! ```
 //!
-//! Source: signal(7).
+//! A signal that was ignored when AxVM started stays ignored: that is how `nohup`, and a shell that starts a job in the
+//! background, keep it away.
+//!
+//! Source: signal(7); proc_pid_status(5), "SigIgn".
 
+use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,7 +21,7 @@ use anyhow::{Context, Result};
 use axvm_devices::StopReason;
 use axvm_machine::{Machine, WaitOutcome};
 use axvm_sync::EventFd;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::signal::{
     SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTRAP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH,
@@ -29,6 +33,7 @@ use vmm_sys_util::signal::unblock_signal;
 
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::speech::tell;
 
 /// Signals that ask for an end: the guest is told first.
 const POLITE: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
@@ -49,7 +54,8 @@ impl Signals {
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let (read, write) = UnixStream::pair()?;
         let arrival = read.try_clone()?;
-        let signals = POLITE.into_iter().chain(TERMINAL).chain(ENDING).chain(REAL_TIME);
+        let ends = heeded(POLITE.into_iter().chain(ENDING).chain(REAL_TIME));
+        let signals = ends.chain(TERMINAL).collect::<Vec<_>>().into_iter();
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals.clone())?;
         // The program that started this one may have blocked them; threads made later inherit.
         signals.for_each(|signal| drop(unblock_signal(signal)));
@@ -82,27 +88,45 @@ impl AsFd for Signals {
     }
 }
 
+/// Those of `signals` that this process was not started to ignore.
+pub fn heeded(signals: impl Iterator<Item = i32>) -> impl Iterator<Item = i32> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    // Bit 0 is signal 1.
+    signals.filter(move |signal| ignored.unwrap_or(0) >> (signal - 1) & 1 == 0)
+}
+
 /// A first signal asks the guest politely; this is how long it has to power off.
 struct Ending {
     signal: i32,
     deadline: Instant,
 }
 
+/// What ends a machine from outside.
+#[derive(Clone, Copy)]
+pub struct Limits<'a> {
+    /// At once, or after asking.
+    pub signals: &'a Signals,
+    /// How long a guest has after it was asked.
+    pub grace: Duration,
+    /// When the time is over.
+    pub end: Option<Instant>,
+}
+
 /// Serves `machine`, which is the current one, until its power switch is pressed. Gives the signal that asked the
 /// guest to end, if one did.
 ///
 /// A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or `grace` without power-off,
-/// ends the machine. Other signals do at once.
-pub fn serve(
-    machine: &Machine,
-    current: &Current,
-    consoles: &Consoles,
-    signals: &Signals,
-    grace: Duration,
-) -> Result<Option<i32>> {
+/// ends the machine. Other signals do at once, and so does the end of the time that it has.
+pub fn serve(machine: &Machine, current: &Current, consoles: &Consoles, limits: &Limits<'_>) -> Result<Option<i32>> {
+    let Limits { signals, grace, end } = *limits;
     let mut ending: Option<Ending> = None;
     loop {
-        let left = ending.as_ref().map(|ending| ending.deadline.saturating_duration_since(Instant::now()));
+        if end.is_some_and(|end| Instant::now() >= end) {
+            machine.stop_switch().insist(StopReason::TimeOver);
+        }
+        let deadline = ending.as_ref().map(|ending| ending.deadline).into_iter().chain(end).min();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let outcome = machine.wait(Some(signals.as_fd()), left).context("Cannot wait for events")?;
         if outcome == WaitOutcome::Stopped {
             return Ok(ending.map(|ending| ending.signal));
@@ -113,6 +137,10 @@ pub fn serve(
                 (SIGCONT, _) => consoles.continued(),
                 (_, None) if POLITE.contains(&signal) => {
                     machine.press_power_button();
+                    if !grace.is_zero() {
+                        let seconds = grace.as_secs();
+                        tell(format_args!("power button pressed; ending in {seconds} s, a second signal ends now"));
+                    }
                     ending = Some(Ending { signal, deadline: Instant::now() + grace });
                 }
                 _ => {
@@ -124,20 +152,26 @@ pub fn serve(
         if let Some(Ending { signal, deadline }) = ending
             && Instant::now() >= deadline
         {
-            machine.stop_switch().request(StopReason::Signal(signal));
+            machine.stop_switch().insist(StopReason::Signal(signal));
         }
     }
 }
 
-/// Ends the consoles when every reader has what the guest wrote; a signal ends the wait for a slow reader.
-pub fn see_off(consoles: Consoles, signals: &Signals) {
+/// Ends the consoles when every reader has what the guest wrote; a signal, or `deadline`, ends the wait for a slow
+/// reader.
+pub fn see_off(consoles: Consoles, signals: &Signals, mut deadline: Option<Instant>) {
     consoles.close();
     let mut open: Vec<&EventFd> = consoles.endings().collect();
     while !open.is_empty() {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
         let mut fds: Vec<_> = open.iter().map(|end| PollFd::new(*end, PollFlags::IN)).collect();
         fds.push(PollFd::new(signals, PollFlags::IN));
-        if matches!(poll(&mut fds, None), Err(error) if error != Errno::INTR) {
+        if matches!(poll(&mut fds, left.as_ref()), Err(error) if error != Errno::INTR) {
             break;
+        }
+        if deadline.take_if(|deadline| Instant::now() >= *deadline).is_some() {
+            consoles.give_up();
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         open = open.into_iter().zip(ready).filter(|(_, ended)| !ended).map(|(end, _)| end).collect();

@@ -5,7 +5,7 @@
 //!  reset registers ----\
 //!  triple fault --------> StopSwitch::request(reason) --> eventfd --> main thread stops the machine
 //!  failed ioctl -------/        (the first reason wins)
-//!  signal, key, API --/
+//!  signal, key, API --> StopSwitch::insist(reason)    (goes before what the guest asked for)
 //! ```
 //!
 //! No specification: this is AxVM's own. Left out: what the reasons lead to (exit code, reset), which the run decides.
@@ -31,6 +31,8 @@ pub enum StopReason {
     HostError(String),
     /// The user ended the machine with a key.
     Quit,
+    /// The time that the machine was given is over.
+    TimeOver,
     /// A signal with this number ended the machine.
     Signal(i32),
 }
@@ -39,30 +41,57 @@ pub enum StopReason {
 #[derive(Debug)]
 pub struct StopSwitch {
     fd: EventFd,
-    reason: Mutex<Option<StopReason>>,
+    pressed: Mutex<Option<Pressed>>,
+}
+
+#[derive(Debug)]
+struct Pressed {
+    reason: StopReason,
+    by_user: bool,
+}
+
+impl Pressed {
+    /// Only the guest wants it.
+    fn is_guests(&self) -> bool {
+        !self.by_user && !matches!(self.reason, StopReason::HostError(_))
+    }
 }
 
 impl StopSwitch {
     /// A switch without a reason yet: the machine may run.
     pub fn new() -> io::Result<StopSwitch> {
-        Ok(StopSwitch { fd: EventFd::new()?, reason: Mutex::new(None) })
+        Ok(StopSwitch { fd: EventFd::new()?, pressed: Mutex::new(None) })
     }
 
-    /// Asks for a stop. Only the first reason counts.
+    /// Asks for a stop, on the guest's or the host's behalf. Only the first reason counts.
     pub fn request(&self, reason: StopReason) {
-        let mut first = lock(&self.reason);
-        if first.is_none() {
-            *first = Some(reason);
+        let mut pressed = lock(&self.pressed);
+        if pressed.is_none() {
+            *pressed = Some(Pressed { reason, by_user: false });
             self.fd.signal();
         }
     }
 
-    /// The first reason so far.
-    pub fn reason(&self) -> Option<StopReason> {
-        lock(&self.reason).clone()
+    /// Asks for a stop on the user's behalf: it takes the place of a reason that only the guest has.
+    pub fn insist(&self, reason: StopReason) {
+        let mut pressed = lock(&self.pressed);
+        if pressed.as_ref().is_none_or(Pressed::is_guests) {
+            *pressed = Some(Pressed { reason, by_user: true });
+            self.fd.signal();
+        }
     }
 
-    /// Readable from the first request on.
+    /// The reason so far.
+    pub fn reason(&self) -> Option<StopReason> {
+        lock(&self.pressed).as_ref().map(|pressed| pressed.reason.clone())
+    }
+
+    /// Whether there is a reason, and only the guest has it: one that can wait while the machine is paused.
+    pub fn can_wait(&self) -> bool {
+        lock(&self.pressed).as_ref().is_some_and(Pressed::is_guests)
+    }
+
+    /// Readable from the first request on, unless it was taken.
     pub fn event_fd(&self) -> &EventFd {
         &self.fd
     }
@@ -80,5 +109,21 @@ mod tests {
         stop.request(StopReason::Reset("late"));
         assert_eq!(stop.reason(), Some(StopReason::Off));
         assert!(stop.event_fd().is_signalled());
+    }
+
+    #[test]
+    fn the_user_goes_before_the_guest_and_not_before_the_host() {
+        let stop = StopSwitch::new().unwrap();
+        stop.request(StopReason::Reset("guest"));
+        assert!(stop.can_wait());
+        stop.insist(StopReason::Quit);
+        stop.insist(StopReason::Signal(15));
+        assert_eq!((stop.reason(), stop.can_wait()), (Some(StopReason::Quit), false));
+        let stop = StopSwitch::new().unwrap();
+        let failed = StopReason::HostError("gone".into());
+        stop.request(failed.clone());
+        assert!(!stop.can_wait());
+        stop.insist(StopReason::Quit);
+        assert_eq!(stop.reason(), Some(failed));
     }
 }

@@ -54,7 +54,9 @@ enum Mode {
     Running,
     /// A pause began and was not completed: vCPUs and devices are held, as far as they came.
     Pausing,
-    Paused,
+    Paused(Instant),
+    /// A reason to stop was taken up: no pause holds it any more.
+    Stopping,
 }
 
 /// What the recipe made.
@@ -99,7 +101,7 @@ impl Machine {
     pub(crate) fn start(built: Built, pins: &[usize]) -> Result<Machine, MachineError> {
         let Built { plan, inventory, command_line, ports, shared, vcpus: kvm_vcpus, vm } = built;
         let paused = shared.gate.current() == Order::Pause;
-        let mode = if paused { Mode::Paused } else { Mode::Running };
+        let mode = if paused { Mode::Paused(Instant::now()) } else { Mode::Running };
         let (change, mode) = (Mutex::default(), Mutex::new(mode));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
         let mut machine =
@@ -131,7 +133,7 @@ impl Machine {
         let sources: Vec<_> = [Some(stop), rtc.map(|rtc| rtc.timer_fd()), other].into_iter().flatten().collect();
         loop {
             let ready = wait_any(&sources, deadline)?;
-            if self.shared.stop.reason().is_some() {
+            if self.takes_up_a_stop() {
                 return Ok(WaitOutcome::Stopped);
             }
             rtc.inspect(|rtc| rtc.tick());
@@ -142,6 +144,26 @@ impl Machine {
                 return Ok(WaitOutcome::TimedOut);
             }
         }
+    }
+
+    /// Whether there is a reason to stop that counts now. From then on no pause succeeds; and while a pause holds, what
+    /// only the guest asked for waits: [`Machine::resume`] brings it up again.
+    fn takes_up_a_stop(&self) -> bool {
+        let stop = &self.shared.stop;
+        let mut mode = lock(&self.mode);
+        if matches!(*mode, Mode::Pausing | Mode::Paused(_)) {
+            // Taken before the look, so that none that comes after it is missed.
+            stop.event_fd().take();
+            if stop.can_wait() {
+                return false;
+            }
+        }
+        if stop.reason().is_none() {
+            return false;
+        }
+        *mode = Mode::Stopping;
+        stop.event_fd().signal();
+        true
     }
 
     /// Who sits where.
@@ -186,30 +208,36 @@ impl Machine {
 
     /// Whether it stands still.
     pub fn is_paused(&self) -> bool {
-        self.mode() == Mode::Paused
+        self.paused_since().is_some()
     }
 
-    /// Holds first the vCPUs, then the devices; twice is once. When this succeeds, all stands still.
+    /// Since when it stands still, if it does.
+    pub fn paused_since(&self) -> Option<Instant> {
+        match self.mode() {
+            Mode::Paused(since) => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Holds first the vCPUs, then the devices; twice is once. When this succeeds, all stands still until
+    /// [`Machine::resume`], or until the user or the host has a reason to stop it. One that only the guest has, such as a
+    /// reset that it asked for just before, waits.
     ///
     /// A device that is still busy at `deadline` is an error, and the machine is held as far as it came: pausing it again
     /// goes on waiting, [`Machine::resume`] lets it go on.
     pub fn pause(&self, deadline: Instant) -> Result<(), PauseError> {
         let _change = self.change();
-        if self.shared.gate.current() == Order::Stop {
-            return Err(PauseError::Stopping);
-        }
-        if self.mode() == Mode::Paused {
+        if self.is_paused() {
             return Ok(());
         }
-        self.set_mode(Mode::Pausing);
+        self.change_mode(Mode::Pausing)?;
         self.shared.gate.order(Order::Pause);
         self.vcpus.iter().for_each(VcpuHandle::kick);
         if !self.shared.gate.wait_until_still(deadline) {
             return Err(self.held_up());
         }
         self.inventory.pause(deadline)?;
-        self.set_mode(Mode::Paused);
-        Ok(())
+        self.change_mode(Mode::Paused(Instant::now()))
     }
 
     /// A vCPU does not come to the gate: it waits for a device that the guest has reset.
@@ -262,11 +290,15 @@ impl Machine {
     /// After a pause that did not succeed, a device may still be busy at `deadline`: then all stays as it is.
     pub fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
         let _change = self.change();
-        if self.mode() != Mode::Running && self.shared.gate.current() != Order::Stop {
+        if matches!(self.mode(), Mode::Pausing | Mode::Paused(_)) {
             self.inventory.resume(deadline)?;
             self.vcpus.iter().for_each(VcpuHandle::release);
             self.shared.gate.order(Order::Run);
-            self.set_mode(Mode::Running);
+            // Unless a stop came first.
+            let _ = self.change_mode(Mode::Running);
+            if self.shared.stop.reason().is_some() {
+                self.shared.stop.event_fd().signal();
+            }
         }
         Ok(())
     }
@@ -277,6 +309,7 @@ impl Machine {
     /// A device that is still busy at `deadline` goes on writing to the guest's RAM and to its disk until it is not:
     /// neither may be given to another machine in this process.
     pub fn stop(&self, deadline: Instant) -> (StopReason, Result<(), StillBusy>) {
+        *lock(&self.mode) = Mode::Stopping;
         self.shared.gate.order(Order::Stop);
         // A thread that is joined must not be kicked: its id may be another's by now.
         if !self.shared.gate.wait_until_empty(Instant::now()) {
@@ -302,8 +335,14 @@ impl Machine {
         *lock(&self.mode)
     }
 
-    fn set_mode(&self, mode: Mode) {
-        *lock(&self.mode) = mode;
+    /// Nothing follows [`Mode::Stopping`].
+    fn change_mode(&self, to: Mode) -> Result<(), PauseError> {
+        let mut mode = lock(&self.mode);
+        if *mode == Mode::Stopping {
+            return Err(PauseError::Stopping);
+        }
+        *mode = to;
+        Ok(())
     }
 }
 

@@ -4,11 +4,13 @@
 //!   axvm [run] ARGS   run.rs       a machine
 //!   axvm config ...   this file    what is printed and ends
 //!   axvm ctl ...      tools.rs     about machines that run, and about the host
+//!   axvm -hda ...     habits.rs    what other programs' words mean here
 //! ```
 //!
 //! Two stages: [`crate::settings::Settings`] is what was said, here or in a file; [`crate::config::Config`] is what will
 //! be done.
 
+mod habits;
 mod run;
 mod tools;
 
@@ -35,6 +37,7 @@ Ctrl-A h tells the other keys.
 
 Examples:
   axvm                                                 what lies here
+  axvm bzImage                                         this kernel
   axvm -k bzImage -d disk.img -c 4 -m 2G               named files, 4 vCPUs, 2 GiB
   axvm selftest                                        can this host run AxVM?
   axvm --config vm.toml                                what a file says
@@ -42,7 +45,8 @@ Examples:
   axvm run --help                                      every option
 
 Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted
-(with --on-reboot exit), 4 the guest's kernel panicked, 5 the guest crashed, 128+N by signal N.
+(with --on-reboot exit), 4 the guest's kernel panicked, 5 the guest crashed, 124 its time was over
+(--timeout), 128+N by signal N.
 
 A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace
 seconds, ends the machine.")]
@@ -61,6 +65,7 @@ pub enum Command {
     /// Boot a Linux kernel in a new machine
     #[command(after_help = "\
 Examples:
+  axvm run bzImage
   axvm run --kernel bzImage --initrd initrd.img --disk disk.img
   axvm run --kernel bzImage --disk disk.img --cpus 20 --memory 4G --append 'quiet'
   axvm run --kernel bzImage --disk path=root.img,ro --disk path=data.img,serial=DATA1
@@ -154,6 +159,10 @@ impl Cli {
     /// Reads the command line of this process. A value that its option cannot have is an error in our own words; for
     /// all else that clap finds (unknown options, help, version) it prints its page, and the process ends.
     pub fn read() -> Result<Cli, ConfigError> {
+        let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        if let Some(error) = habits::meant(&words) {
+            return Err(error);
+        }
         Cli::try_parse().map_err(|error| wrong_value(&error).unwrap_or_else(|| error.exit()))
     }
 }
@@ -167,7 +176,7 @@ fn wrong_value(error: &clap::Error) -> Option<ConfigError> {
     // As help shows it: `--cpus <N>` or `--verbose[=<on|off>]`.
     let option = context(ContextKind::InvalidArg)?.split([' ', '[', '=']).next()?;
     let why = error.source().filter(|_| error.kind() == ErrorKind::ValueValidation && option.starts_with("--"))?;
-    let why = if why.is::<ParseIntError>() { "not a whole number".into() } else { why.to_string() };
+    let why = if why.is::<ParseIntError>() { "not a whole number".into() } else { habits::with_hint(why.to_string()) };
     Some(ConfigError::option(option, context(ContextKind::InvalidValue)?, why))
 }
 

@@ -21,6 +21,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
 
+    /// The same as --kernel
+    #[arg(value_name = "KERNEL", value_hint = ValueHint::FilePath, conflicts_with = "kernel")]
+    pub kernel_file: Option<PathBuf>,
+
     /// What was typed besides --config.
     #[command(flatten)]
     pub said: Settings,
@@ -29,7 +33,8 @@ pub struct RunArgs {
 impl RunArgs {
     /// What the command line says, over what the file says that it names.
     pub fn settings(self) -> Result<Settings, ConfigError> {
-        let RunArgs { config, mut said } = self;
+        let RunArgs { config, kernel_file, mut said } = self;
+        said.kernel = said.kernel.or(kernel_file);
         let mut below = Settings::default();
         if let Some(path) = config {
             below = read(&path)?;

@@ -7,13 +7,15 @@
 
 use clap::{Args, Subcommand};
 
+use crate::settings::mebibytes;
+
 /// `axvm ctl`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   axvm ctl web status                     by name (--name, or the kernel's file name)
-  axvm ctl 4711 power-button              by process id
-  axvm ctl ./web.api balloon 512          by control socket (--api-sock): 512 MiB back to the host
+  axvm ctl 4711 shutdown                  by process id
+  axvm ctl ./web.api balloon 1G           by control socket (--api-sock): 1 GiB back to the host
   axvm ctl web console                    Ctrl-A x leaves the machine running
 
 `axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/status")]
@@ -35,15 +37,17 @@ pub enum CtlAction {
     /// Go on after a pause
     Resume,
     /// Press the power button: the guest shuts itself down
-    PowerButton,
+    #[command(visible_alias = "power-button")]
+    Shutdown,
     /// Press the reset button: a new start, without asking the guest
     Reset,
     /// End the machine now, without asking the guest
     Stop,
     /// Ask the guest to give memory back
     Balloon {
-        /// MiB that the guest is to give back, all in all; 0 lets it have everything again
-        #[arg(value_name = "MIB")]
+        /// How much the guest is to give back, all in all: a number with M or G (without: MiB); 0 lets it have
+        /// everything again
+        #[arg(value_name = "SIZE", value_parser = mebibytes)]
         mib: u32,
     },
     /// Attach this terminal to the guest's console
@@ -57,8 +61,12 @@ pub enum CtlAction {
 #[command(after_help = "\
 Examples:
   axvm ps
-  axvm ps --json | jq '.[].name'")]
+  axvm ps --json | jq '.[].name'
+  axvm ps -q | xargs -I{} axvm ctl {} shutdown      all of them")]
 pub struct PsArgs {
+    /// Print process ids only, one a line
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,

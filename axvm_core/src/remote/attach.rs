@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::serve::heeded;
 use crate::speech::tell;
 
 /// Bytes moved at once.
@@ -38,7 +39,8 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
     port.connect(move || {
         let _ = notifier.try_send(());
     });
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT]).context("Cannot catch signals")?;
+    let mut signals = Signals::new(heeded([SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter()).chain([SIGCONT]))
+        .context("Cannot catch signals")?;
     let handle = signals.handle();
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
     let console = Console::open(&BackEnd::Stdio, port.clone(), hooks(stream.try_clone()?, socket))?;

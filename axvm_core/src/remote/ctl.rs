@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   status          GET /status, /balloon    --> a few lines
-//!   pause, resume   PATCH /vm                    power-button, reset, stop   PUT /actions
+//!   pause, resume   PATCH /vm                    shutdown, reset, stop       PUT /actions
 //!   balloon         PATCH /balloon               console, events             a stream, until one side ends
 //! ```
 
@@ -31,7 +31,7 @@ pub fn ctl(args: &CtlArgs) -> Result<u8> {
         }
         CtlAction::Pause => change(&mut client, WantedState::Paused)?,
         CtlAction::Resume => change(&mut client, WantedState::Resumed)?,
-        CtlAction::PowerButton => act(&mut client, Action::PowerButton)?,
+        CtlAction::Shutdown => act(&mut client, Action::PowerButton)?,
         CtlAction::Reset => act(&mut client, Action::Reset)?,
         CtlAction::Stop => act(&mut client, Action::Stop)?,
         CtlAction::Balloon { mib } => {
@@ -67,12 +67,15 @@ fn events(client: Client) -> Result<()> {
 const WORTH_TELLING: f64 = 1.0;
 
 fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
+    let lasts = match status.paused_s {
+        Some(paused) => format!("{}, up {}", duration(paused), duration(status.uptime_s)),
+        None => duration(status.uptime_s),
+    };
     let mut text = format!(
-        "{} (process {}): {} for {}, AxVM {}\n",
+        "{} (process {}): {} for {lasts}, AxVM {}\n",
         status.name,
         status.pid,
         state(status.state),
-        duration(status.uptime_s),
         status.version
     );
     let mut row = |name: &str, value: String| text.push_str(&format!("  {name:8} {value}\n"));
@@ -116,6 +119,7 @@ mod tests {
             pid: 7,
             state: MachineState::Paused,
             uptime_s: 61.5,
+            paused_s: Some(5.2),
             cpus: 4,
             memory: Memory { size: 1 << 30, resident: Resident { small: 1 << 20, ..Resident::default() } },
             disks: vec![Disk { name: "vda".into(), path: "root.img".into(), read_only: true }],
@@ -126,7 +130,7 @@ mod tests {
             version: "1.2.3".into(),
         };
         let text = describe(&status, Some(&Balloon { amount_mib: 64, ..Balloon::default() }));
-        let expected = "web (process 7): paused for 1m01s, AxVM 1.2.3\n  vCPUs    4; 12 exits, 3 a second\n  \
+        let expected = "web (process 7): paused for 5s, up 1m01s, AxVM 1.2.3\n  vCPUs    4; 12 exits, 3 a second\n  \
                         memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
                         console  stdio\n  lines    4 COM1, 5 vda\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";

@@ -1,7 +1,7 @@
 //! `axvm ps`: the machines of this user that run, one line each.
 //!
 //! ```text
-//!   registry (a directory of sockets) --each--> GET /status, 200 ms later again --> table or JSON
+//!   registry (a directory of sockets) --each--> GET /status, 200 ms later again --> table or JSON; -q needs none
 //! ```
 //!
 //! Two looks, for a rate of exits needs two.
@@ -20,9 +20,13 @@ use crate::speech::{print, tell};
 const LOOK: Duration = Duration::from_millis(200);
 const HEAD: [&str; 9] = ["PID", "NAME", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME", "EXITS/S", "DISKS"];
 
-/// Prints the table, or a JSON array of what `GET /status` says.
+/// Prints the table, a JSON array of what `GET /status` says, or process ids.
 pub fn ps(args: &PsArgs) -> Result<u8> {
     let mut machines = Registry::of_user().machines().context("Cannot look for machines that run")?;
+    if args.quiet {
+        print(machines.iter().map(|machine| format!("{}\n", machine.pid)).collect::<String>())?;
+        return Ok(0);
+    }
     if !machines.is_empty() {
         std::thread::sleep(LOOK);
     }

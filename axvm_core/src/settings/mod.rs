@@ -39,7 +39,7 @@ pub use file::{SettingsFault, parse, read};
 pub use parts::{Amount, Cpus, Memory};
 pub use schema::schema;
 pub use setting::Setting;
-pub use value::{Name, OnReboot, Pins, Size};
+pub use value::{Name, OnReboot, Pins, Size, Time, mebibytes};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -90,6 +90,10 @@ settings! {
         /// Seconds that a guest has to power off after a first signal [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
         pub grace: Option<u32> = 10,
+
+        /// End the machine after this time, with exit code 124: 90 (seconds), 90s, 5m or 2h [default: no limit]
+        #[arg(long, value_name = "TIME", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub timeout: Option<Time>,
 
         /// Tell each step of building the machine, and unusual events, on stderr
         #[arg(short, long, switch(), help_heading = CONTROL)]

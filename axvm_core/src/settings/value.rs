@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   "4G"         Size   digits, then K, M, G or T; MiB without
+//!   "5m"         Time   digits, then s, m or h; seconds without
 //!   "web-1"      Name   letters, digits, _ . -
 //!   "0-9,20"     Pins   host CPUs and ranges of them
 //! ```
@@ -24,24 +25,40 @@ const UNITS: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
 /// What the address map and page tables have room for: 2 MiB to 64 TiB, in whole MiB.
 const SIZES: std::ops::RangeInclusive<u64> = 2 << 20..=1 << 46;
 
+/// Digits, and what follows them.
+fn split(text: &str) -> (&str, &str) {
+    text.split_at(text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len())
+}
+
+/// Bytes; what does not fit into 64 bits is a large number all the same.
+fn bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        _ if number.is_empty() => None,
+        "k" | "kb" | "kib" => Some(10),
+        "" | "m" | "mb" | "mib" => Some(20),
+        "g" | "gb" | "gib" => Some(30),
+        "t" | "tb" | "tib" => Some(40),
+        _ => None,
+    };
+    let shift = shift.ok_or("not a size; write a number with K, M or G, such as 512M or 4G")?;
+    Ok(number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).unwrap_or(u64::MAX))
+}
+
+/// A size in whole MiB that may be 0, such as what a balloon takes.
+pub fn mebibytes(text: &str) -> Result<u32, String> {
+    let bytes = bytes(text)?;
+    if !bytes.is_multiple_of(1 << 20) && bytes != u64::MAX {
+        return Err("not a multiple of 1 MiB; write whole MiB, such as 512M or 4G".into());
+    }
+    u32::try_from(bytes >> 20).map_err(|_| "too large; no guest has so much".into())
+}
+
 impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Size, String> {
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = text.split_at(digits);
-        let shift = match unit.to_ascii_lowercase().as_str() {
-            "k" | "kb" | "kib" => 10,
-            "" | "m" | "mb" | "mib" => 20,
-            "g" | "gb" | "gib" => 30,
-            "t" | "tb" | "tib" => 40,
-            _ => return Err("not a size; write a number with K, M or G, such as 512M or 4G".into()),
-        };
-        if number.is_empty() {
-            return Err("not a size; write a number with K, M or G, such as 512M or 4G".into());
-        }
-        // Digits that do not fit into 64 bits, now or when shifted, are a large number all the same.
-        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).unwrap_or(u64::MAX);
+        let bytes = bytes(text)?;
         if bytes > *SIZES.end() {
             return Err("too large; at most 64 TiB is possible, and what the host has is sensible: try 4G".into());
         }
@@ -60,6 +77,36 @@ impl fmt::Display for Size {
         let whole = UNITS.iter().find(|(_, shift)| self.0.is_multiple_of(1 << shift));
         let (unit, shift) = whole.copied().unwrap_or(('K', 10));
         write!(to, "{}{unit}", self.0 >> shift)
+    }
+}
+
+/// A time in whole seconds, more than none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub u32);
+
+const TIME_UNITS: [(&str, u32); 3] = [("h", 3600), ("m", 60), ("s", 1)];
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Time, String> {
+        let (number, unit) = split(text);
+        let unit = if unit.is_empty() { "s" } else { unit };
+        let seconds = TIME_UNITS.iter().find(|(name, _)| *name == unit).filter(|_| !number.is_empty());
+        let (_, seconds) = seconds.ok_or("not a time; write a number with s, m or h, such as 90s or 5m")?;
+        match number.parse::<u32>().ok().and_then(|number| number.checked_mul(*seconds)) {
+            None => Err("too long; leave it out for no limit".into()),
+            Some(0) => Err("no time at all; try 5m, or leave it out for no limit".into()),
+            Some(seconds) => Ok(Time(seconds)),
+        }
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = TIME_UNITS.iter().find(|(_, seconds)| self.0.is_multiple_of(*seconds));
+        let (unit, seconds) = whole.copied().unwrap_or(("s", 1));
+        write!(to, "{}{unit}", self.0 / seconds)
     }
 }
 
@@ -124,6 +171,13 @@ impl Pins {
     }
 }
 
+impl Pins {
+    /// Whether host CPU `cpu` is among them.
+    pub fn contains(&self, cpu: usize) -> bool {
+        self.0.iter().any(|(first, last)| (first..=last).contains(&&cpu))
+    }
+}
+
 impl FromStr for Pins {
     type Err = String;
 
@@ -158,7 +212,7 @@ pub enum OnReboot {
     Exit,
 }
 
-is_text!(Name, Pins, Size);
+is_text!(Name, Pins, Size, Time);
 
 #[cfg(test)]
 mod tests {
@@ -192,6 +246,28 @@ mod tests {
         ] {
             let error = text.parse::<Size>().unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn times_are_what_people_write() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200), ("4294967295", u32::MAX)] {
+            assert_eq!(text.parse(), Ok(Time(seconds)), "{text}");
+            assert_eq!(Time(seconds).to_string().parse(), Ok(Time(seconds)), "{text}");
+        }
+        assert_eq!([300, 7200, 90].map(|seconds| Time(seconds).to_string()), ["5m", "2h", "90s"]);
+        for (text, word) in [("", "not a time"), ("m", "not a time"), ("5d", "not a time"), ("-1", "not a time")] {
+            assert!(text.parse::<Time>().unwrap_err().contains(word), "{text}");
+        }
+        assert!("0".parse::<Time>().unwrap_err().contains("no time at all"));
+        assert!("99999999h".parse::<Time>().unwrap_err().contains("too long"));
+    }
+
+    #[test]
+    fn a_balloon_takes_whole_mib() {
+        assert_eq!(["0", "512", "512M", "1G", "2048K"].map(mebibytes), [0, 512, 512, 1024, 2].map(Ok));
+        for (text, word) in [("x", "not a size"), ("1K", "multiple of 1 MiB"), ("99999999999999999999", "too large")] {
+            assert!(mebibytes(text).unwrap_err().contains(word), "{text}");
         }
     }
 

@@ -58,6 +58,7 @@ fn machines_are_listed_and_named_by_name_process_and_path() {
     let (code, output, errors) = place.run("ps");
     assert!(code == 0 && output.is_empty() && errors.contains("No machine of yours runs"), "{errors}");
     assert_eq!(place.run("ps --json").1.trim(), "[]");
+    assert_eq!(place.run("ps -q"), (0, String::new(), String::new()));
 
     let (web, talk) = place.shell("--name web --disk disk.img,ro");
     let other = place.axvm("run --kernel guest.elf --memory 32M --cpus 2 --append shell --name db --console none");
@@ -88,6 +89,11 @@ fn machines_are_listed_and_named_by_name_process_and_path() {
         assert!(code == 1 && output.is_empty() && errors.contains(told), "{name}: {errors}");
     }
     assert_eq!(place.run("ctl web no-such-action").0, 2);
+    let mut listed: Vec<u32> = place.run("ps -q").1.lines().map(|pid| pid.parse().unwrap()).collect();
+    let mut pids = [web.pid(), db.pid()];
+    listed.sort();
+    pids.sort();
+    assert_eq!(listed, pids);
 
     let third = place.axvm("run --kernel guest.elf --memory 32M --append shell --name web --console none");
     let third = place.start(third, Stdio::null(), Stdio::null());
@@ -139,13 +145,19 @@ fn every_action_of_ctl_does_what_it_says() {
     let status = || ctl("status").1;
     done("pause");
     done("pause");
-    assert!(status().contains("): paused for"), "{}", status());
+    assert!(status().contains("): paused for 0s, up "), "{}", status());
     done("resume");
     done("resume");
     assert!(status().contains("): running for"), "{}", status());
     done("balloon 16");
     assert!(status().contains("balloon  16M wanted"), "{}", status());
+    done("balloon 8M");
+    assert!(status().contains("balloon  8M wanted"), "{}", status());
     done("balloon 0");
+    let (code, _, errors) = ctl("balloon 1K");
+    assert!(code == 2 && errors.contains("multiple of 1 MiB"), "{errors}");
+    let (code, _, errors) = ctl("balloon 1G");
+    assert!(code == 1 && errors.contains("32"), "{errors}");
     let (code, _, errors) = ctl("balloon 4096");
     assert!(code == 1 && errors.contains("32"), "{errors}");
 
@@ -161,7 +173,7 @@ fn every_action_of_ctl_does_what_it_says() {
 
     talk.say("button\n");
     talk.hear("waiting\n");
-    done("power-button");
+    done("shutdown");
     talk.hear("pressed\n");
     axvm.ends_with(0);
     let lines = String::from_utf8(events.rest()).unwrap();

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,21 @@ fn the_exit_code_tells_how_it_ended() {
     assert_eq!(place.run("run --kernel none.elf").0, 1);
     assert_eq!(place.run("run --kernel guest.elf --cpus 0").0, 2);
     assert_eq!(place.run("run --no-such-option").0, 2);
+}
+
+#[test]
+fn a_kernel_needs_no_option() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for words in ["guest.elf", "run guest.elf", "run ./guest.elf", "-m 64M guest.elf"] {
+        let (code, said, errors) = place.run(&format!("{words} --cpus 1 --timeout 60s"));
+        assert_eq!(code, 0, "{words}: {errors}");
+        assert!(said.contains("AXVM end ok"), "{words}: {said}");
+    }
+    let (code, told, _) = place.run("config --from-args guest.elf -c 2");
+    assert!(code == 0 && told.contains("kernel = \"guest.elf\""), "{told}");
 }
 
 #[test]
@@ -93,15 +108,50 @@ fn a_signal_that_the_starter_blocked_is_heard_all_the_same() {
         return;
     }
     let place = Place::new();
-    let mut command = std::process::Command::new("env");
-    let axvm = place.machine("shell", "--grace 0");
-    command.args(["--block-signal=TERM", "--"]).arg(axvm.get_program()).args(axvm.get_args());
-    command
-        .current_dir(axvm.get_current_dir().unwrap())
-        .envs(axvm.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    let (axvm, _talk) = place.talking(command);
+    let mut command = Command::new("env");
+    command.args(["--block-signal=TERM", "--"]);
+    let (axvm, _talk) = place.talking(started_by(command, &place.machine("shell", "--grace 0")));
     axvm.signal(Signal::TERM);
     axvm.ends_with(128 + 15);
+}
+
+/// `starter COMMAND`.
+fn started_by(mut starter: Command, command: &Command) -> Command {
+    starter.arg(command.get_program()).args(command.get_args());
+    starter.current_dir(command.get_current_dir().unwrap());
+    starter.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    starter
+}
+
+#[test]
+fn a_signal_that_the_starter_ignores_stays_ignored() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let ignoring = |name: &str| {
+        let mut starter = Command::new(if name == "nohup" { "nohup" } else { "env" });
+        if name != "nohup" {
+            starter.args([&format!("--ignore-signal={name}"), "--"]);
+        }
+        started_by(starter, &place.machine_as_started("shell", "--grace 0"))
+    };
+    for (name, signal) in [
+        ("nohup", Signal::HUP),
+        ("INT", Signal::INT),
+        ("QUIT", Signal::QUIT),
+        ("TERM", Signal::TERM),
+        ("USR1", Signal::USR1),
+    ] {
+        let (axvm, mut talk) = place.talking(ignoring(name));
+        axvm.signal(signal);
+        axvm.signal(signal);
+        assert_eq!(talk.ask("flood 1"), "1 flood", "{name}");
+        // The others act as ever.
+        let (other, code) = if signal == Signal::TERM { (Signal::QUIT, 131) } else { (Signal::TERM, 143) };
+        axvm.signal(other);
+        axvm.ends_with(code);
+    }
 }
 
 #[test]
@@ -144,8 +194,39 @@ fn a_guest_that_does_not_shut_down_has_so_many_seconds() {
     talk.say("hang\n");
     let start = Instant::now();
     axvm.signal(Signal::TERM);
-    axvm.ends_with(143);
+    let end = axvm.ends_with(143);
     assert!(start.elapsed() >= Duration::from_secs(1));
+    let told = "axvm: power button pressed; ending in 1 s, a second signal ends now\n";
+    assert_eq!(end.errors.matches(told).count(), 1, "{end:?}");
+}
+
+#[test]
+fn a_machine_has_the_time_that_it_is_given() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    // A guest that hangs, one that is paused, and one that starts again and again.
+    let (axvm, talk) = place.shell("--timeout 1s");
+    talk.say("hang\n");
+    let end = axvm.ends_with(124);
+    assert!(end.errors.contains("axvm: The time is over: the machine was ended after 1s (--timeout)"), "{end:?}");
+    let (axvm, _talk) = place.shell("--timeout 1");
+    pause(&axvm);
+    axvm.ends_with(124);
+    let (axvm, mut talk) = place.shell_on_hvc0("--timeout 1s");
+    talk.say("reset\n".repeat(2000));
+    thread::scope(|scope| {
+        scope.spawn(|| talk.rest());
+        axvm.ends_with(124);
+    });
+    // One that is in time, and one whose output nothing reads.
+    let (axvm, talk) = place.shell("--timeout 1h");
+    talk.say("off\n");
+    axvm.ends_with(0);
+    let (axvm, talk) = place.shell("--timeout 1s");
+    talk.say("flood 200\n");
+    axvm.ends_with(124);
 }
 
 #[test]
@@ -192,6 +273,36 @@ fn a_guest_that_resets_again_and_again_can_be_ended() {
             axvm.ends_with(code);
         });
     }
+}
+
+#[test]
+fn a_guest_that_resets_again_and_again_does_not_overtake_a_pause() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell_on_hvc0("");
+    // Typed ahead: each start takes one.
+    talk.say("reset\n".repeat(8000));
+    thread::scope(|scope| {
+        // Killed if this fails, so that the listener ends.
+        let axvm = axvm;
+        scope.spawn(|| talk.rest());
+        let mut control = axvm.control();
+        for round in 0..250 {
+            control.patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
+            let paused = axvm.status();
+            thread::sleep(Duration::from_millis(round % 8));
+            let still = axvm.status();
+            for status in [&paused, &still] {
+                assert_eq!(status.state, MachineState::Paused, "in round {round}");
+            }
+            assert_eq!(paused.exits.total, still.exits.total, "in round {round}");
+            control.patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
+        }
+        axvm.signal(Signal::QUIT);
+        axvm.ends_with(128 + 3);
+    });
 }
 
 #[test]
@@ -385,6 +496,30 @@ fn hear_of_start_and_end(place: &Place, address: &OsStr, listener: UnixDatagram)
     .collect();
     assert_eq!(rest.last().map(String::as_str), Some("STOPPING=1"), "{rest:?}");
     assert_eq!(rest.iter().filter(|state| *state == "STOPPING=1").count(), 1, "{rest:?}");
+}
+
+#[test]
+fn a_service_manager_that_is_not_there_is_told_once_and_changes_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let file = place.path("disk.img").display().to_string();
+    let long = format!("/{}", "x".repeat(200));
+    let stream = place.path("stream");
+    let _stream = std::os::unix::net::UnixListener::bind(&stream).unwrap();
+    let stream = stream.display().to_string();
+    for address in ["/no/such/socket", "@no-such-name", "@", "relative", &file, "/", &long, &stream] {
+        let mut command = place.machine("shell", "-v");
+        command.env("NOTIFY_SOCKET", address);
+        let (axvm, mut talk) = place.talking(command);
+        talk.say("reset\n");
+        talk.hear("ready\n> ");
+        talk.say("off\n");
+        let end = axvm.ends_with(0);
+        let told: Vec<&str> = end.errors.lines().filter(|line| line.contains("NOTIFY_SOCKET")).collect();
+        assert!(matches!(told[..], [line] if line.contains(address)), "{address}: {end:?}");
+    }
 }
 
 #[test]

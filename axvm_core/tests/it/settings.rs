@@ -64,6 +64,7 @@ const OPTIONS: [&[&str]; 41] = [
     &["--on-reboot", "restart"],
     &["--on-reboot", "exit"],
     &["--grace", "0"],
+    &["--timeout", "5m"],
     &["--verbose"],
     &["-v=off"],
     &["--console", "stdio"],

@@ -58,6 +58,51 @@ fn a_paused_machine_stands_still_until_it_is_resumed() {
 }
 
 #[test]
+fn what_only_the_guest_asked_for_waits_while_the_machine_is_paused() {
+    if !has_kvm() {
+        return;
+    }
+    let briefly = Some(Duration::from_millis(20));
+    let (by_guest, by_user) = (StopReason::Reset("guest"), StopReason::Quit);
+    for insists in [false, true] {
+        let lab = Lab::new(2, "shell");
+        let machine = lab.build();
+        lab.wait_until_said(&machine, "> ");
+        // As a vCPU does on its way to the gate; the machine's own thread has not seen it.
+        machine.stop_switch().request(by_guest.clone());
+        machine.pause(soon()).unwrap();
+        let before = machine.exits();
+        for _ in 0..3 {
+            assert_eq!(machine.wait(None, briefly).unwrap(), WaitOutcome::TimedOut);
+        }
+        assert!(machine.is_paused());
+        assert_eq!(machine.exits(), before);
+        if insists {
+            machine.stop_switch().insist(by_user.clone());
+        } else {
+            machine.resume(soon()).unwrap();
+        }
+        assert_eq!(end(&machine), if insists { by_user.clone() } else { by_guest.clone() });
+    }
+}
+
+#[test]
+fn a_stop_that_was_taken_up_comes_before_a_pause() {
+    if !has_kvm() {
+        return;
+    }
+    let lab = Lab::new(1, "shell");
+    let machine = lab.build();
+    machine.stop_switch().request(StopReason::Off);
+    for _ in 0..2 {
+        assert_eq!(machine.wait(None, None).unwrap(), WaitOutcome::Stopped);
+        assert_eq!(machine.pause(soon()), Err(PauseError::Stopping));
+    }
+    assert!(!machine.is_paused());
+    assert_eq!(end(&machine), StopReason::Off);
+}
+
+#[test]
 fn a_visit_comes_to_a_paused_vcpu_and_to_no_other() {
     if !has_kvm() {
         return;

@@ -65,7 +65,13 @@ impl Place {
 
     /// `axvm WORDS`, in this directory, with a registry of machines of its own. Words are split at spaces.
     pub fn axvm(&self, words: &str) -> Command {
-        let mut command = Command::new(AXVM);
+        // AxVM leaves ignored what is ignored where it starts; a shell that runs tests in the background ignores SIGINT.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", AXVM]);
+        self.with(command, words)
+    }
+
+    fn with(&self, mut command: Command, words: &str) -> Command {
         command.args(words.split_whitespace());
         command.current_dir(self.0.path()).env("XDG_RUNTIME_DIR", self.0.path()).env_remove("NOTIFY_SOCKET");
         command
@@ -73,7 +79,16 @@ impl Place {
 
     /// A machine whose guest is the interpreter; `more` are further words.
     pub fn machine(&self, shell: &str, more: &str) -> Command {
-        self.axvm(&format!("run --kernel guest.elf --memory 32M --cpus 1 --api-sock api --append {shell} {more}"))
+        self.axvm(&Self::words(shell, more))
+    }
+
+    /// The same for a starter that says which signals are ignored.
+    pub fn machine_as_started(&self, shell: &str, more: &str) -> Command {
+        self.with(Command::new(AXVM), &Self::words(shell, more))
+    }
+
+    fn words(shell: &str, more: &str) -> String {
+        format!("run --kernel guest.elf --memory 32M --cpus 1 --api-sock api --append {shell} {more}")
     }
 
     /// Runs `axvm WORDS` to its end: exit code, output, errors.
