@@ -73,6 +73,9 @@ impl Mapping {
         let file = file.map(Arc::new);
         let map = Mapping { _room: room, start, len, file, shared: config.shared, pool };
         map.advise_pages(config.pages);
+        // What a guest knows (keys, passwords) has no place in a core dump, which a crash service keeps or sends; and a
+        // dump of AxVM would be as long as the guest's RAM. Every kernel since 3.4 takes this.
+        let _ = map.advise(0..len, libc::MADV_DONTDUMP);
         Ok(map)
     }
 
@@ -191,6 +194,24 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `dd` in VmFlags: do not dump.
+    #[test]
+    fn guest_ram_is_in_no_core_dump() {
+        let len = 4 << 20;
+        for shared in [false, true] {
+            let config = RamConfig { shared, ..RamConfig::new(len as u64) };
+            let file = shared.then(|| memfd::create(len as u64, None).unwrap());
+            let map = Mapping::new(len, &config, file).unwrap();
+            map.zero(0..len).unwrap();
+            map.discard(0..len / 2).unwrap();
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let ours =
+                smaps.split_inclusive('\n').skip_while(|line| !line.starts_with(&format!("{:x}-", map.start as usize)));
+            let flags = ours.filter_map(|line| line.strip_prefix("VmFlags:")).next().unwrap();
+            assert!(flags.split_whitespace().any(|flag| flag == "dd"), "shared {shared}: {flags}");
+        }
+    }
 
     #[test]
     fn a_mapping_is_aligned_between_two_guards() {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
-use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
 };
@@ -94,6 +94,8 @@ fn conditions(when: &When) -> Result<Vec<SeccompRule>, BackendError> {
         When::OneOf(argument, values) => {
             values.iter().map(|&value| rule(SeccompCondition::new(argument, Dword, Eq, value))).collect()
         }
+        When::Not(argument, value) => Ok(vec![rule(SeccompCondition::new(argument, Dword, Ne, value))?]),
+        When::Null(argument) => Ok(vec![rule(SeccompCondition::new(argument, Qword, Eq, 0))?]),
         // 0 is how prlimit64 and getrusage say "myself".
         When::Own(argument) => [0, u64::from(std::process::id())]
             .iter()

@@ -18,6 +18,8 @@ use crate::report::Protection;
 
 const NAME: &str = "files";
 const NEWEST: ABI = ABI::V7;
+/// What stays possible without it: the filter closes the rest.
+const OPEN: &str = "until then files of this user can be read and removed, though not written";
 
 /// What the libraries read on their own: thread counts, memory limits. Missing ones are skipped.
 const LIBRARIES: [&str; 5] =
@@ -70,7 +72,10 @@ pub(crate) fn probe() -> Protection {
     let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     match strict.handle_access(AccessFs::from_all(ABI::V1)).is_ok() {
         true => Protection::on(NAME, "a process can give up all files but its own"),
-        false => Protection::missing(NAME, "this kernel has no Landlock, or it is off: see lsm= on its command line"),
+        false => Protection::missing(
+            NAME,
+            format!("this kernel has no Landlock, or it is off: see lsm= on its command line; {OPEN}"),
+        ),
     }
 }
 
@@ -79,7 +84,9 @@ fn describe(status: LandlockStatus) -> Protection {
         LandlockStatus::Available { effective_abi, .. } => {
             Protection::on(NAME, format!("only those of the machine; Landlock ABI {}", effective_abi as i32))
         }
-        LandlockStatus::NotEnabled => Protection::missing(NAME, "Landlock is off: boot with lsm=landlock,..."),
-        _ => Protection::missing(NAME, "this kernel has no Landlock: 5.13 or newer has it"),
+        LandlockStatus::NotEnabled => {
+            Protection::missing(NAME, format!("Landlock is off: boot with lsm=landlock,...; {OPEN}"))
+        }
+        _ => Protection::missing(NAME, format!("this kernel has no Landlock: 5.13 or newer has it; {OPEN}")),
     }
 }

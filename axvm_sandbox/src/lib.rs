@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   set-up: open /dev/kvm, disks, consoles, sockets; lock RAM
-//!   arm()   no new privileges, own core cookie, files (Landlock), no capabilities, then Main's filter
+//!   arm()   descriptors of others closed, no new privileges, own core cookie, files (Landlock), no capabilities, then Main's filter
 //!   then    threads are made by spawn(), which enters the role before anything else:
 //!
 //!     main (all rows) --+-- ram
@@ -24,7 +24,9 @@
 #![deny(unsafe_code)]
 
 mod crash;
+mod descriptors;
 mod filter;
+mod kvm;
 mod landlock;
 mod names;
 mod report;
@@ -123,7 +125,7 @@ pub fn arm(files: &Files) -> Result<SandboxReport, SandboxError> {
     }
     let filters = Filters::compile()?;
     violation::catch()?;
-    let mut protections = vec![rights::no_new_privileges()?, rights::own_cores()];
+    let mut protections = vec![descriptors::close_inherited(), rights::no_new_privileges()?, rights::own_cores()];
     protections.push(landlock::limit(files)?);
     protections.push(rights::drop_capabilities()?);
     FILTERS.set(filters).map_err(|_| SandboxError::Twice)?;

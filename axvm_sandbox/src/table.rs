@@ -12,7 +12,7 @@
 
 use libc::c_long;
 
-use crate::Role;
+use crate::{Role, kvm};
 
 /// A set of roles, one bit each.
 pub(crate) type Roles = u8;
@@ -39,10 +39,14 @@ pub(crate) enum When {
     Bits(u8, u64, u64),
     /// Argument `.0` is one of these.
     OneOf(u8, &'static [u64]),
+    /// Argument `.0` is another number than `.1`.
+    Not(u8, u64),
+    /// Argument `.0`, a pointer, is null.
+    Null(u8),
     /// Argument `.0` is the process itself.
     Own(u8),
 }
-use When::{Always, Bits, OneOf, Own};
+use When::{Always, Bits, Not, Null, OneOf, Own};
 
 pub(crate) struct Row(pub c_long, pub Roles, pub When, #[allow(dead_code, reason = "for readers")] pub &'static str);
 
@@ -50,8 +54,13 @@ const UNIX: When = Bits(0, u64::MAX, libc::AF_UNIX as u64);
 const NOT_EXEC: When = Bits(2, libc::PROT_EXEC as u64, 0);
 const A_THREAD: When = Bits(0, THREAD, THREAD);
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
-/// Request codes of KVM have this type (`KVMIO`) in bits 8 to 15.
-const KVM: When = Bits(1, 0xff00, 0xae00);
+/// Not F_SETFL (an append-only file would be one no more), nor what sends signals (F_SETOWN, F_SETSIG, O_ASYNC).
+const DESCRIPTOR: &[u64] =
+    &[libc::F_DUPFD_CLOEXEC as u64, libc::F_GETFD as u64, libc::F_SETFD as u64, libc::F_GETFL as u64];
+/// Flags of open(2) with which a file is changed or made.
+const WRITE: u64 = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u64;
+/// SO_RCVTIMEO and SO_SNDTIMEO, in both forms.
+const TIME_LIMITS: &[u64] = &[20, 21, 66, 67];
 const TERMINAL: &[u64] = &[
     libc::TCGETS,
     libc::TCSETS,
@@ -77,12 +86,13 @@ const FILTER: When = Bits(0, u64::MAX, libc::SECCOMP_SET_MODE_FILTER as u64);
 const NO_NEW_PRIVS: When = Bits(0, u64::MAX, libc::PR_SET_NO_NEW_PRIVS as u64);
 
 /// Calls that get an error instead of an end, and in which threads. The C library then makes threads by clone, whose
-/// flags a filter can read; allocators and backtraces live without the files they look into.
+/// flags a filter can read; allocators and backtraces live without the files they look into. tkill knows no process, so
+/// it reaches those of others: musl's abort, which uses it, then ends by an instruction that is not allowed.
 #[rustfmt::skip]
 pub(crate) const REFUSED: &[(u32, Roles, &[c_long])] = &[
     (libc::ENOSYS as u32, MAIN | ALL, &[libc::SYS_clone3]),
     (libc::EACCES as u32, ALL & !API, &[libc::SYS_open, libc::SYS_openat]),
-    (libc::EACCES as u32, MAIN | ALL, &[libc::SYS_readlink, libc::SYS_readlinkat, libc::SYS_getcwd, libc::SYS_access]),
+    (libc::EACCES as u32, MAIN | ALL, &[libc::SYS_readlink, libc::SYS_readlinkat, libc::SYS_getcwd, libc::SYS_access, libc::SYS_tkill]),
 ];
 
 /// Longer than a function may be: it is only data.
@@ -100,12 +110,12 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_fstat, CONSOLE | API, Always, "[musl] what a descriptor is"),
     Row(libc::SYS_newfstatat, CONSOLE | API, Always, "[rare] statx, where an outer filter forbids it"),
     Row(libc::SYS_statx, CONSOLE | API, Always, "whether a socket is still ours, sizes of files"),
-    Row(libc::SYS_fcntl, DATA, Always, "flags and copies of descriptors"),
+    Row(libc::SYS_fcntl, DATA, OneOf(1, DESCRIPTOR), "flags and copies of descriptors"),
     Row(libc::SYS_close, DATA, Always, "ends of descriptors"),
     Row(libc::SYS_getrandom, DATA, Always, "entropy device, hash maps"),
-    // Files by name. Landlock says which.
-    Row(libc::SYS_open, API, Always, "[musl] openat"),
-    Row(libc::SYS_openat, API, Always, "/proc/self/smaps: pages behind RAM; /proc and /sys of the libraries"),
+    // Files by name, for reading. Landlock says which.
+    Row(libc::SYS_open, API, Bits(1, WRITE, 0), "[musl] openat"),
+    Row(libc::SYS_openat, API, Bits(2, WRITE, 0), "/proc/self/smaps: pages behind RAM; /proc and /sys of the libraries"),
     Row(libc::SYS_unlink, CONSOLE, Always, "sockets at the end"),
     // Waiting.
     Row(libc::SYS_ppoll, ALL, Always, "descriptors; whether standard error takes a line"),
@@ -118,19 +128,19 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_futex, ALL, Always, "locks, ends of threads"),
     Row(libc::SYS_sched_yield, ALL, Always, "[rare] waits for another vCPU or worker"),
     Row(libc::SYS_restart_syscall, ALL, Always, "[rare] a wait that a signal broke"),
-    // Sockets: of this machine only.
-    Row(libc::SYS_socket, MAIN, UNIX, "service manager"),
+    // Sockets: those that are connected or listen, and their clients.
     Row(libc::SYS_socketpair, MAIN, UNIX, "the self-test's console"),
     Row(libc::SYS_accept4, CONSOLE | API, Always, "clients"),
     Row(libc::SYS_recvfrom, CONSOLE | API, Always, "clients"),
-    Row(libc::SYS_sendto, ALL, Always, "clients; every thread may get a signal, whose handler sends a byte"),
+    Row(libc::SYS_sendto, ALL, Null(4), "clients, service manager; every thread may get a signal, whose handler sends a byte"),
     Row(libc::SYS_shutdown, API, Always, "[rare] clients that are turned away"),
     Row(libc::SYS_getsockopt, API, Always, "who the client is"),
-    Row(libc::SYS_setsockopt, CONSOLE | API, Always, "time limits"),
+    Row(libc::SYS_setsockopt, CONSOLE | API, OneOf(2, TIME_LIMITS), "time limits"),
     // KVM and terminals.
-    Row(libc::SYS_ioctl, VCPU, KVM, "KVM"),
+    Row(libc::SYS_ioctl, VCPU, OneOf(1, kvm::VCPU), "KVM_RUN first: the call that counts"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
+    Row(libc::SYS_ioctl, MAIN, OneOf(1, kvm::MAKER), "the next machine"),
     // Memory: never executable.
     Row(libc::SYS_mmap, ALL, NOT_EXEC, "heaps, stacks, RAM, kvm_run"),
     Row(libc::SYS_mprotect, ALL, NOT_EXEC, "heaps, guards of stacks"),
@@ -146,7 +156,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_prctl, MAKERS, NO_NEW_PRIVS, "a new thread gets its filter"),
     Row(libc::SYS_seccomp, MAKERS, FILTER, "a new thread gets its filter"),
     Row(libc::SYS_sched_getaffinity, ALL, Always, "count of processors, size of a stack"),
-    Row(libc::SYS_sched_setaffinity, VCPU, Always, "--pin"),
+    Row(libc::SYS_sched_setaffinity, VCPU, OneOf(0, &[0]), "--pin: the calling thread"),
     Row(libc::SYS_gettid, ALL, Always, "names of threads"),
     Row(libc::SYS_getpid, ALL, Always, "signals to itself"),
     Row(libc::SYS_geteuid, API, Always, "whether a client is the user"),
@@ -155,8 +165,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_exit_group, ALL, Always, "end of the process"),
     // Signals.
     Row(libc::SYS_tgkill, ALL, Own(0), "kicks of vCPUs, abort"),
-    Row(libc::SYS_tkill, ALL, Always, "[musl] abort"),
-    Row(libc::SYS_rt_sigaction, ALL, Always, "handlers"),
+    Row(libc::SYS_rt_sigaction, ALL, Not(0, libc::SIGSYS as u64), "handlers, but for the filter's own signal"),
     Row(libc::SYS_rt_sigprocmask, ALL, Always, "handlers"),
     Row(libc::SYS_rt_sigreturn, ALL, Always, "end of a handler"),
     Row(libc::SYS_sigaltstack, ALL, Always, "stacks of handlers, in each thread"),

@@ -40,7 +40,9 @@ pub(crate) fn catch() -> Result<(), SandboxError> {
     // SAFETY: all zeroes is a valid sigaction: no handler, no flags, empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as usize;
-    action.sa_flags = libc::SA_SIGINFO;
+    // One time only, and the filter lets no thread install it again: an attacker who changes what it does (it is memory
+    // like any other) and lives on after a first call ends with the second.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND;
     // SAFETY: `action` is initialized and outlives the call; the handler has the signature that SA_SIGINFO asks for.
     match unsafe { libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut()) } {
         0 => Ok(()),
@@ -77,13 +79,13 @@ pub(crate) fn thread_name(buffer: &mut [u8; 16]) -> &str {
 
 /// Text on the stack; what does not fit is cut.
 pub(crate) struct Line {
-    bytes: [u8; 256],
+    bytes: [u8; 320],
     len: usize,
 }
 
 impl Default for Line {
     fn default() -> Line {
-        Line { bytes: [0; 256], len: 0 }
+        Line { bytes: [0; 320], len: 0 }
     }
 }
 

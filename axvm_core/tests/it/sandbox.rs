@@ -8,7 +8,7 @@ use crate::common;
 use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use axvm_sandbox::{Availability, probe};
@@ -145,5 +145,32 @@ fn last_words_wait_for_the_reader_of_a_pseudo_terminal() {
     let len = terminal.read(&mut last).unwrap();
     assert!(String::from_utf8_lossy(&last[..len]).contains("off"), "{:?}", &last[..len]);
     drop((talk, terminal));
+    axvm.ends_with(0);
+}
+
+/// A shell that has `exec 9</etc/passwd` behind it gives descriptor 9 to all that it starts.
+#[test]
+fn descriptors_of_the_starter_are_closed_and_all_others_are_axvms_own() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let machine = place.machine("shell", "-v");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 9</etc/passwd; exec \"$@\"", "sh"]).arg(machine.get_program()).args(machine.get_args());
+    shell.current_dir(place.path("."));
+    shell.envs(machine.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (axvm, talk) = place.talking(shell);
+    assert!(axvm.errors().contains("descriptors: on (closed those that AxVM was started with: 9"), "{}", axvm.errors());
+    for fd in fs::read_dir(format!("/proc/{}/fd", axvm.pid())).unwrap() {
+        let fd = fd.unwrap();
+        let number: u32 = fd.file_name().to_str().unwrap().parse().unwrap();
+        let name = fs::read_link(fd.path()).unwrap();
+        assert_ne!(name, std::path::Path::new("/etc/passwd"), "{number}");
+        let info = fs::read_to_string(format!("/proc/{}/fdinfo/{number}", axvm.pid())).unwrap();
+        let flags = u32::from_str_radix(info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim(), 8);
+        assert!(number <= 2 || flags.unwrap() & 0o2_000_000 != 0, "{name:?} has no close-on-exec flag");
+    }
+    talk.say("off\n");
     axvm.ends_with(0);
 }

@@ -67,7 +67,7 @@ fn landlock(host: &Host) -> Row {
     };
     let modules = host.root.text("/sys/kernel/security/lsm").unwrap_or_else(|| "those that are active".into());
     Row::ok(PART, "Landlock", format!("off: {why}")).note(
-        "a guest that breaks out reaches every file of this user",
+        "a guest that breaks out reads and removes every file of this user (it writes none)",
         format!(
             "put it on the kernel's command line (5.13 or later, CONFIG_SECURITY_LANDLOCK):\nlsm=landlock,{modules}"
         ),
