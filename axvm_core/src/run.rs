@@ -51,6 +51,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
         close_sandbox(&config, &sockets, &events)?;
     }
 
+    speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
