@@ -46,6 +46,8 @@ pub struct ConsoleClient {
     /// What is at the other end.
     pub kind: Kind,
     fd: Arc<OwnedFd>,
+    /// What it sent before it came here, until there is room for it.
+    early: Vec<u8>,
     backlog: VecDeque<u8>,
     /// How long it was waited for since it last took something, or had taken all.
     waited: Duration,
@@ -58,11 +60,12 @@ pub struct ConsoleClient {
 }
 
 impl ConsoleClient {
-    /// A client that shall first see `replay`.
-    pub fn new(kind: Kind, fd: Arc<OwnedFd>, replay: VecDeque<u8>) -> ConsoleClient {
+    /// A client that shall first see `replay`, and typed `early` already.
+    pub fn new(kind: Kind, fd: Arc<OwnedFd>, early: Vec<u8>, replay: VecDeque<u8>) -> ConsoleClient {
         ConsoleClient {
             kind,
             fd,
+            early,
             backlog: replay,
             waited: Duration::ZERO,
             took: false,
@@ -108,9 +111,17 @@ impl ConsoleClient {
             Ok(0) => self.typed_all = true,
             Ok(count) => return &buffer[..count],
             Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => self.drop_it(),
+            Err(_) => {
+                self.typed_all = true;
+                self.hang_up();
+            }
         }
         &[]
+    }
+
+    /// What it typed before it came here.
+    pub fn take_early(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.early)
     }
 
     /// It reads no more. What it typed before still counts.
@@ -119,15 +130,21 @@ impl ConsoleClient {
         self.hung_up = true;
     }
 
+    /// It is no longer there to see what becomes of its typing.
+    pub fn has_left(&self) -> bool {
+        self.hung_up
+    }
+
     /// Ends the connection.
     pub fn drop_it(&mut self) {
+        self.early.clear();
         self.typed_all = true;
         self.hang_up();
     }
 
     /// Whether nothing connects it with the console any more.
     pub fn is_gone(&self) -> bool {
-        self.hung_up && self.typed_all
+        self.hung_up && self.typed_all && self.early.is_empty()
     }
 
     /// Bytes it has not read.
@@ -186,7 +203,7 @@ mod tests {
     fn behind(count: usize) -> (ConsoleClient, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut client = ConsoleClient::new(Kind::Socket, Arc::new(ours.into()), VecDeque::new());
+        let mut client = ConsoleClient::new(Kind::Socket, Arc::new(ours.into()), Vec::new(), VecDeque::new());
         while client.backlog() == 0 {
             client.push(&[b'x'; 64 << 10]);
         }

@@ -5,10 +5,8 @@
 //!                                                [console-out] --> stdout or file
 //! ```
 
-use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,9 +14,9 @@ use std::thread::JoinHandle;
 use axvm_sandbox::Role;
 use axvm_socket::{Socket, SocketError};
 use axvm_sync::EventFd;
-use rustix::fs::OFlags;
 
 use crate::hub::{Hub, Keyboard};
+use crate::log_file::{LogFile, LogFileError};
 use crate::pty::Pty;
 use crate::shared::{Attacher, ConsoleShared, Hooks};
 use crate::terminal::{Terminal, size};
@@ -28,14 +26,9 @@ use crate::{BackEnd, Port};
 /// Why there is no console.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
-    /// The file cannot be opened.
-    #[error("Cannot append to console file {path}; choose a path where you may write, in a directory that exists")]
-    File {
-        /// The path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// No file.
+    #[error(transparent)]
+    File(#[from] LogFileError),
     /// No pseudo-terminal.
     #[error("Cannot make a pseudo-terminal for the console; is /dev/pts mounted, and has it one free?")]
     Pty(#[source] io::Error),
@@ -70,7 +63,7 @@ pub struct Opened(End);
 
 enum End {
     Stdio(Stdio),
-    File(OwnedFd, String),
+    File(LogFile, String),
     Pty(Pty),
     Unix(Socket),
     None,
@@ -82,10 +75,7 @@ impl Opened {
         Ok(Opened(match back_end {
             BackEnd::None => End::None,
             BackEnd::Stdio => End::Stdio(Stdio::of_process().map_err(ConsoleError::Resources)?),
-            BackEnd::File(path) => {
-                let fd = append_to(path).map_err(|source| ConsoleError::File { path: path.clone(), source })?;
-                End::File(fd, format!("file {}", path.display()))
-            }
+            BackEnd::File(path, limit) => End::File(LogFile::open(path, *limit)?, format!("file {}", path.display())),
             BackEnd::Unix(path) => End::Unix(Socket::listen(path)?),
             BackEnd::Pty => End::Pty(Pty::open().map_err(ConsoleError::Pty)?),
         }))
@@ -122,7 +112,7 @@ impl Console {
         match opened.0 {
             End::None => {}
             End::Stdio(stdio) => console.take_stdio(stdio, &mut hub)?,
-            End::File(fd, name) => hub.writer = Some(console.writer(fd, name)?),
+            End::File(file, name) => hub.writer = Some(console.writer(file, name)?),
             End::Unix(listener) => hub.listener = Some(listener),
             End::Pty(pty) => {
                 console.pty_path = Some(pty.path().clone());
@@ -145,7 +135,7 @@ impl Console {
         let screen = screen.or(self.terminal.as_ref().map(|terminal| terminal.as_fd()));
         self.screen = screen.and_then(|fd| fd.try_clone_to_owned().ok());
         hub.keyboard = Some(Keyboard::new(stdio.input, self.terminal.clone(), output_is_terminal));
-        hub.writer = Some(self.writer(stdio.output, "standard output".into())?);
+        hub.writer = Some(self.writer(LogFile::without_limit(stdio.output), "standard output".into())?);
         self.resized();
         if let Some(terminal) = &self.terminal {
             terminal.enter();
@@ -153,8 +143,8 @@ impl Console {
         Ok(())
     }
 
-    fn writer(&self, fd: OwnedFd, name: String) -> Result<Writer, ConsoleError> {
-        Writer::start(fd, name, Arc::clone(&self.shared)).map_err(ConsoleError::Resources)
+    fn writer(&self, file: LogFile, name: String) -> Result<Writer, ConsoleError> {
+        Writer::start(file, name, Arc::clone(&self.shared)).map_err(ConsoleError::Resources)
     }
 
     /// The pseudo-terminal to open, with [`BackEnd::Pty`].
@@ -224,12 +214,4 @@ impl Drop for EndsConsole {
         // Clients that came too late to be served.
         drop(self.0.arrivals());
     }
-}
-
-/// Opens a console file. A log from before is kept. A FIFO without a reader is an error rather than a long wait.
-fn append_to(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::NOCTTY | OFlags::NONBLOCK;
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
-    options.open(path).map(OwnedFd::from)
 }

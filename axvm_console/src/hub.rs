@@ -117,8 +117,7 @@ impl Hub {
             let closing = self.shared.closing.is_signalled();
             self.look_at_the_waited_for(passed, closing);
             for Arrival { stream, typed } in self.shared.arrivals() {
-                self.held.extend(typed);
-                self.adopt(stream);
+                self.adopt(stream, typed);
             }
             self.type_held();
             let shown = self.show_output();
@@ -147,20 +146,27 @@ impl Hub {
         }
     }
 
-    fn adopt(&mut self, stream: UnixStream) {
+    fn adopt(&mut self, stream: UnixStream, typed: Vec<u8>) {
         if stream.set_nonblocking(true).is_ok() {
-            self.attach(Kind::Socket, Arc::new(stream.into()));
+            self.attach(Kind::Socket, Arc::new(stream.into()), typed);
         }
     }
 
-    fn attach(&mut self, kind: Kind, fd: Arc<OwnedFd>) {
+    /// Lets a client in. What clients have typed waits with them, so it is as bounded as they are: one that has left and
+    /// whose typing the guest has not read is kept until another one needs its place.
+    fn attach(&mut self, kind: Kind, fd: Arc<OwnedFd>, typed: Vec<u8>) {
+        if self.clients.len() >= CLIENT_LIMIT
+            && let Some(left) = self.clients.iter().position(ConsoleClient::has_left)
+        {
+            self.clients.remove(left);
+        }
         if self.clients.len() >= CLIENT_LIMIT {
             (self.shared.hooks.on_warning)(format!(
                 "More than {CLIENT_LIMIT} console clients: the new one is sent away"
             ));
             return;
         }
-        self.clients.push(ConsoleClient::new(kind, fd, self.replay.bytes()));
+        self.clients.push(ConsoleClient::new(kind, fd, typed, self.replay.bytes()));
     }
 
     /// Whether output has to wait in the port.
@@ -220,7 +226,7 @@ impl Hub {
         let Some(pty) = &self.pty else { return };
         let known = self.clients.iter().any(|client| client.kind == Kind::Pty);
         if pty.is_attached() && !known {
-            self.attach(Kind::Pty, pty.master());
+            self.attach(Kind::Pty, pty.master(), Vec::new());
         }
     }
 
@@ -342,15 +348,24 @@ impl Hub {
         self.type_held();
     }
 
+    /// Types what is held, then what clients brought along, as far as the port has room.
     fn type_held(&mut self) {
-        let taken = self.port.put(&self.held);
-        self.held.drain(..taken);
+        loop {
+            let taken = self.port.put(&self.held);
+            self.held.drain(..taken);
+            if !self.held.is_empty() {
+                return;
+            }
+            let mut early = self.clients.iter_mut().map(ConsoleClient::take_early);
+            let Some(early) = early.find(|early| !early.is_empty()) else { return };
+            self.held = early;
+        }
     }
 
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
         match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(fd) => self.attach(Kind::Socket, Arc::new(fd)),
+            Ok(fd) => self.attach(Kind::Socket, Arc::new(fd), Vec::new()),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
             Err(error) => {
                 (self.shared.hooks.on_warning)(format!("Cannot let a console client in: {error}"));

@@ -18,6 +18,9 @@ pub struct Hooks {
     pub quit: &'static str,
 }
 
+/// Clients on their way in at once, more than a console serves; the rest of a crowd is turned away at once.
+pub const ARRIVALS_LIMIT: usize = 128;
+
 /// A client on its way in.
 pub struct Arrival {
     pub stream: UnixStream,
@@ -63,9 +66,13 @@ impl Attacher {
     }
 
     /// Adds a client, whatever the back end: it gets the last 64 KiB, then what the guest writes; what it sent (`typed`)
-    /// and will send is typed. A console that has ended hangs up.
+    /// and will send is typed. A console that has ended hangs up, and so does one on which a crowd waits already.
     pub fn attach(&self, stream: UnixStream, typed: Vec<u8>) {
-        lock(&self.0.arrivals).push(Arrival { stream, typed });
+        let mut arrivals = lock(&self.0.arrivals);
+        if arrivals.len() < ARRIVALS_LIMIT {
+            arrivals.push(Arrival { stream, typed });
+        }
+        drop(arrivals);
         self.0.wake.signal();
         if self.0.ended.is_signalled() {
             drop(self.0.arrivals());

@@ -7,7 +7,6 @@
 //! Standard output is shared with the program that started AxVM, so it is not made non-blocking; and if another one
 //! made it so, the thread waits. While a chunk is on its way the hub leaves output in the port, which holds the guest.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,6 +17,7 @@ use axvm_sandbox::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::log_file::LogFile;
 use crate::shared::ConsoleShared;
 
 /// What a pipe with room takes in one go (PIPE_BUF).
@@ -34,11 +34,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread, which writes to `fd`; messages call it `name`.
-    pub fn start(fd: OwnedFd, name: String, shared: Arc<ConsoleShared>) -> std::io::Result<Writer> {
+    /// Starts the thread, which writes to `file`; messages call it `name`.
+    pub fn start(file: LogFile, name: String, shared: Arc<ConsoleShared>) -> std::io::Result<Writer> {
         let (chunks, received) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
-        let target = Target { fd, name, shared, warned: false };
+        let target = Target { file, name, shared, warned: false };
         let counter = Arc::clone(&queued);
         let thread = axvm_sandbox::spawn(Role::Console, "console-out", move || target.run(&received, &counter))?;
         Ok(Writer { chunks, queued, thread })
@@ -63,7 +63,7 @@ impl Writer {
 }
 
 struct Target {
-    fd: OwnedFd,
+    file: LogFile,
     name: String,
     shared: Arc<ConsoleShared>,
     warned: bool,
@@ -83,7 +83,11 @@ impl Target {
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), Errno> {
         while !bytes.is_empty() {
             self.wait_for_room()?;
-            match rustix::io::write(&self.fd, &bytes[..bytes.len().min(PIECE)]) {
+            let piece = &bytes[..bytes.len().min(PIECE)];
+            if let Err(error) = self.file.make_room(piece.len()) {
+                self.warn(format!("The console's {} started over, and its older output is lost: {error}", self.name));
+            }
+            match rustix::io::write(&self.file, piece) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(Errno::NOSPC | Errno::DQUOT) => self.wait_for_space(bytes.len())?,
@@ -99,7 +103,8 @@ impl Target {
     /// Waits until the target takes bytes, or has an error to tell.
     fn wait_for_room(&self) -> Result<(), Errno> {
         loop {
-            let mut ready = [PollFd::new(&self.fd, PollFlags::OUT), PollFd::new(&self.shared.given_up, PollFlags::IN)];
+            let mut ready =
+                [PollFd::new(&self.file, PollFlags::OUT), PollFd::new(&self.shared.given_up, PollFlags::IN)];
             match poll(&mut ready, None) {
                 Ok(_) if !ready[1].revents().is_empty() => return Err(Errno::CANCELED),
                 Ok(_) => return Ok(()),

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use axvm_console::BackEnd;
+use axvm_console::{BackEnd, FileLimit};
 use common::{Bench, on, open, read};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -62,7 +62,7 @@ fn an_idle_console_never_wakes() {
     drop(unread);
 
     assert_idle("no client", open(&BackEnd::None).unwrap());
-    assert_idle("a file", open(&BackEnd::File(directory.path().join("log"))).unwrap());
+    assert_idle("a file", open(&BackEnd::File(directory.path().join("log"), FileLimit::default())).unwrap());
     assert_idle("a pty without a program", open(&BackEnd::Pty).unwrap());
 
     let bench = open(&BackEnd::Pty).unwrap();

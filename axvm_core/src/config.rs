@@ -135,14 +135,15 @@ fn main_console(said: Option<BackEnd>, virtio: Option<&BackEnd>) -> BackEnd {
 
 /// No two of the machine's ends may be one.
 fn check_ends(console: &BackEnd, virtio: Option<&BackEnd>, api: Option<&Path>) -> Result<(), ConfigError> {
-    if let Some(end) = virtio.filter(|&end| end == console)
+    if let Some(end) =
+        virtio.filter(|&end| end == console || end.path().is_some_and(|path| Some(path) == console.path()))
         && !matches!(end, BackEnd::None | BackEnd::Pty)
     {
         let why = "--console goes there too; send one elsewhere: file=PATH, pty, unix=PATH or none";
         return Err(ConfigError::option("--virtio-console", end, why));
     }
     for end in [Some(console), virtio].into_iter().flatten() {
-        if let (BackEnd::Unix(path) | BackEnd::File(path), Some(api)) = (end, api)
+        if let (Some(path), Some(api)) = (end.path(), api)
             && path == api
         {
             let why = "a console has this path too; give each a path of its own";

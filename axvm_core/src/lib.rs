@@ -45,10 +45,12 @@ use error::ConfigError;
 
 /// Runs `axvm` with the command line of this process; its exit code.
 pub fn main() -> ExitCode {
-    Cli::read().map_err(Into::into).and_then(command).map(ExitCode::from).unwrap_or_else(|error| {
+    let code = Cli::read().map_err(Into::into).and_then(command).map(ExitCode::from).unwrap_or_else(|error| {
         speech::tell(chain(&error));
         ExitCode::from(error.downcast_ref().map_or(1, ConfigError::exit_code))
-    })
+    });
+    speech::finish();
+    code
 }
 
 /// Does what was asked for; the exit code.

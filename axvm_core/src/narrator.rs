@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use axvm_events::{Event, Sink};
 use axvm_sync::lock;
 
-use crate::speech::{TellOutcome, try_tell};
+use crate::speech::{TellOutcome, take_lost, try_tell};
 
 /// Lines a quiet second may carry at once.
 const BURST: u32 = 16;
@@ -57,6 +57,7 @@ impl Narrator {
 impl Sink for Narrator {
     fn event(&self, event: &Event) {
         let mut budget = lock(&self.0);
+        budget.hidden += take_lost();
         let Permit::Granted { hidden } = budget.take(Instant::now()) else { return };
         let outcome = match hidden {
             0 => try_tell(event),

@@ -52,6 +52,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
         close_sandbox(&config, &sockets, &events)?;
     }
 
+    speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
@@ -136,7 +137,7 @@ impl Starts<'_> {
     fn set_up(&self) -> Result<Result<Machine, i32>> {
         let signal = Cell::new(None);
         let asked = || {
-            signal.set(signal.get().or_else(|| self.signals.ending(self.consoles)));
+            signal.set(signal.get().or_else(|| self.limits.signals.ending(self.consoles)));
             signal.get().is_some()
         };
         let built = self.resources.build_unless(&asked, &self.config.machine, &self.consoles.ports());

@@ -102,6 +102,8 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_read, DATA, Always, "eventfds, timers, files"),
     Row(libc::SYS_write, ALL, Always, "eventfds, consoles, warnings"),
     Row(libc::SYS_writev, ALL, Always, "[rare] last words of the C library"),
+    Row(libc::SYS_pread64, CONSOLE, Always, "a console file at its limit, into its older generation"),
+    Row(libc::SYS_ftruncate, CONSOLE, Always, "a console file at its limit starts over"),
     Row(libc::SYS_preadv, WORK, Always, "disks, kernel and initrd, straight into RAM"),
     Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
     Row(libc::SYS_lseek, MAIN, Always, "the list of mappings, for a backtrace"),

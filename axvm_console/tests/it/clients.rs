@@ -114,6 +114,53 @@ fn a_client_that_hangs_up_has_still_typed() {
     greeted(&path, &bench, b"next");
 }
 
+/// What one client may bring along.
+const BROUGHT: usize = 16 << 10;
+
+#[test]
+fn what_refused_and_gone_clients_typed_is_bounded_in_all() {
+    let bench = open(&BackEnd::None).unwrap();
+    for _ in 0..2000 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        bench.console.attacher().attach(theirs, vec![b'x'; BROUGHT]);
+        drop(ours);
+    }
+    // Whatever is kept reaches the guest in the end.
+    let (mut kept, mut buffer) = (0, [0; 4096]);
+    let mut quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_millis(300) {
+        match bench.port.receive(&mut buffer) {
+            0 => std::thread::sleep(Duration::from_millis(1)),
+            count => (kept, quiet) = (kept + count, Instant::now()),
+        }
+    }
+    // Port, what is being typed, 64 clients and 128 arrivals.
+    let bound = (64 << 10) + BROUGHT * (1 + 64 + 128);
+    assert!((BROUGHT..=bound).contains(&kept), "{kept} bytes, at most {bound}");
+}
+
+#[test]
+fn clients_that_left_their_typing_behind_keep_no_one_out() {
+    let bench = open(&BackEnd::None).unwrap();
+    let gone: Vec<_> = one_client_each(&bench, 64, BROUGHT);
+    bench.port.send(b"login: ");
+    gone.iter().for_each(|client| assert_eq!(read(client, 7), b"login: "));
+    drop(gone);
+    let late = one_client_each(&bench, 1, 0);
+    assert_eq!(read(&late[0], 7), b"login: ");
+    assert!(bench.calls.warnings.lock().unwrap().is_empty());
+}
+
+/// Attaches `count` clients, each of which has typed `typed` bytes; their other ends.
+fn one_client_each(bench: &Bench, count: usize, typed: usize) -> Vec<UnixStream> {
+    let attach = |_| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        bench.console.attacher().attach(theirs, vec![b'x'; typed]);
+        ours
+    };
+    (0..count).map(attach).collect()
+}
+
 #[test]
 fn a_client_that_types_no_more_still_sees() {
     let (_directory, path, bench) = listening();

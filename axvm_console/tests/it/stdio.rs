@@ -7,7 +7,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use axvm_console::BackEnd;
+use axvm_console::{BackEnd, FileLimit};
 use common::{assert_quiet, on, one_client_too_many, open, pattern, read, receive, send_all, until};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
@@ -171,7 +171,7 @@ fn a_file_keeps_what_it_has_and_is_the_users_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("console.log");
     for text in [b"first boot\n", b"other boot\n"] {
-        let bench = open(&BackEnd::File(path.clone())).unwrap();
+        let bench = open(&BackEnd::File(path.clone(), FileLimit::default())).unwrap();
         bench.port.send(text);
         bench.console.finish();
     }
@@ -180,10 +180,51 @@ fn a_file_keeps_what_it_has_and_is_the_users_alone() {
 }
 
 #[test]
+fn a_file_at_its_limit_starts_over_and_one_older_generation_is_kept() {
+    const LIMIT: usize = 64 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let (path, older) = (directory.path().join("log"), directory.path().join("log.1"));
+    let before = pattern(150_000);
+    std::fs::write(&path, &before).unwrap();
+    std::fs::write(&older, b"older still").unwrap();
+    let bench = open(&BackEnd::File(path.clone(), FileLimit(Some(LIMIT as u64)))).unwrap();
+    let read = || (std::fs::read(&older).unwrap(), std::fs::read(&path).unwrap());
+    bench.port.send(b"short");
+    until("it starts over", || read().1 == b"short");
+    assert!(read().0 == before[before.len() - LIMIT..], "the end of what was too long");
+    let sent = pattern(1 << 20);
+    send_all(&bench.port, &sent);
+    bench.console.finish();
+    let (old, new) = read();
+    assert!(new.len() <= LIMIT && (LIMIT - 4096..=LIMIT).contains(&old.len()), "{} {}", old.len(), new.len());
+    let both = [old, new].concat();
+    assert!(both == sent[sent.len() - both.len()..], "nothing is missing between them");
+}
+
+#[test]
+fn what_is_no_file_has_no_limit_and_no_older_generation() {
+    let bench = open(&BackEnd::File("/dev/null".into(), FileLimit::default())).unwrap();
+    send_all(&bench.port, &pattern(1 << 20));
+    bench.console.finish();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    open(&BackEnd::File(path, FileLimit(None))).unwrap().console.finish();
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn an_older_generation_that_cannot_be_opened_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("log.1")).unwrap();
+    let error = open(&BackEnd::File(directory.path().join("log"), FileLimit::default())).err().unwrap().to_string();
+    assert!(error.contains("log.1") && error.contains("limit=none"), "{error}");
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_named() {
-    let error = open(&BackEnd::File("/nowhere/console.log".into())).err().unwrap().to_string();
+    let error = open(&BackEnd::File("/nowhere/console.log".into(), FileLimit::default())).err().unwrap().to_string();
     assert!(error.contains("/nowhere/console.log") && error.contains("choose"), "{error}");
-    assert!(open(&BackEnd::File("/tmp".into())).is_err());
+    assert!(open(&BackEnd::File("/tmp".into(), FileLimit::default())).is_err());
 }
 
 #[test]
@@ -191,7 +232,7 @@ fn a_fifo_without_a_reader_is_an_error_and_not_a_wait() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
-    assert!(open(&BackEnd::File(path)).is_err());
+    assert!(open(&BackEnd::File(path, FileLimit::default())).is_err());
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Value for PathBuf {
 impl Value for BackEnd {
     fn move_to(&mut self, directory: &Path) {
         match self {
-            BackEnd::File(path) | BackEnd::Unix(path) => path.move_to(directory),
+            BackEnd::File(path, _) | BackEnd::Unix(path) => path.move_to(directory),
             BackEnd::Stdio | BackEnd::Pty | BackEnd::None => {}
         }
     }

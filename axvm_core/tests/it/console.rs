@@ -242,7 +242,36 @@ fn a_console_file_is_appended_to_and_private() {
         axvm.ends_with(131);
     }
     assert!(fs::read_to_string(place.path("old")).unwrap().starts_with("from before\nAXVM begin"));
+    assert_eq!(place.path("new.1").metadata().unwrap().len(), 0, "room for what it holds at its limit");
     assert_eq!(place.path("new").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_console_file_with_a_limit_keeps_one_older_generation() {
+    if !has_kvm() {
+        return;
+    }
+    const LIMIT: usize = 64 << 10;
+    let place = Place::new();
+    let command = place.machine("shell=hvc0", "--virtio-console file=log,limit=64K --console none");
+    let axvm = place.start(command, Stdio::null(), Stdio::null());
+    until("the guest is ready", || fs::read_to_string(place.path("log")).unwrap_or_default().ends_with("> "));
+    let (typed, keys) = std::io::pipe().unwrap();
+    let (screen, shown) = std::io::pipe().unwrap();
+    let control = place.start(place.axvm("ctl ./api console"), typed, shown);
+    let mut talk = Talk::new(Some(OwnedFd::from(keys)), screen);
+    talk.hear("> ");
+    talk.say("flood 300\n");
+    assert_eq!(talk.answer_after_all(&flood(300)), "300 flood");
+    talk.say("off\n");
+    talk.rest();
+    control.ends_with(0);
+    axvm.ends_with(0);
+    let (old, new) = (fs::read(place.path("log.1")).unwrap(), fs::read(place.path("log")).unwrap());
+    assert!((LIMIT - 4096..=LIMIT).contains(&old.len()) && new.len() <= LIMIT, "{}, {}", old.len(), new.len());
+    let both = String::from_utf8([old, new].concat()).unwrap();
+    let end = both.split_once("\n= 300 flood done").expect("the answer is there").0.trim_end_matches('\r');
+    assert!(flood(300).trim_end().ends_with(&end[end.len() - LIMIT / 2..].trim_end()), "nothing is missing");
 }
 
 #[test]

@@ -162,6 +162,11 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --disk a,serial=123456789012345678901", &["--disk a,serial=", "21 bytes", "room for 20"]),
             ("-k k --console tty", &["--console tty", "unknown", "stdio, file=PATH, pty, unix=PATH or none"]),
             ("-k k --console file=", &["--console file=", "unknown", "file=PATH"]),
+            (
+                "-k k --console file=log,limit=7",
+                &["--console file=log,limit=7", "limit=64M", "64K at least", "limit=none"],
+            ),
+            ("-k k --console file=s --virtio-console file=s,limit=none", &["--console goes there too"]),
             ("-k k --virtio-console hvc0", &["--virtio-console hvc0", "unknown", "unix=PATH or none"]),
             ("-k k --console stdio --virtio-console stdio", &["--virtio-console stdio", "--console goes there too"]),
             ("-k k --console unix=s --api-sock s", &["--api-sock s", "a console has this path too"]),

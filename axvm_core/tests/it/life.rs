@@ -91,12 +91,53 @@ fn a_reader_that_takes_nothing_holds_up_nothing() {
         return;
     }
     let place = Place::new();
-    // An open pipe without a reader; -v says more than it holds.
+    // -v says more than it holds.
     let (_unread, errors) = std::io::pipe().unwrap();
+    hundred_resets_with(&place, errors.into());
+}
+
+/// Another process fills the pipe again as soon as its reader has made room: between a look at it and a write, too.
+#[test]
+fn a_pipe_that_another_process_fills_holds_up_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (mut reader, errors) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&errors, 4096).unwrap();
+    let mut other =
+        std::process::Command::new("cat").arg("/dev/zero").stdout(errors.try_clone().unwrap()).spawn().unwrap();
+    let (stopped, stop) = std::io::pipe().unwrap();
+    let reading = std::thread::spawn(move || {
+        use std::io::Read;
+        let mut page = [0; 4096];
+        let mut fds = [rustix::event::PollFd::new(&stopped, rustix::event::PollFlags::IN)];
+        let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 300_000 };
+        // It goes on for a while, and then reads no more.
+        for _ in 0..10_000 {
+            if rustix::event::poll(&mut fds, Some(&moment)) != Ok(0) || reader.read(&mut page).is_err() {
+                break;
+            }
+        }
+        reader
+    });
+    hundred_resets_with(&place, errors.into());
+    drop(stop);
+    let _reader = reading.join().unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+/// A machine that is reset a hundred times and says so each time.
+fn hundred_resets_with(place: &Place, errors: Stdio) {
     let mut axvm = place.axvm("run --kernel guest.elf --memory 64M -v --on-reboot restart --grace 1 --append");
     let mut axvm = axvm.arg("shell reset=1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
     let pid = axvm.id();
-    let control = || place.axvm(&format!("ctl {pid} reset")).stderr(Stdio::null()).status().unwrap();
+    let control = || {
+        let mut ctl = place.axvm(&format!("ctl {pid} reset")).stderr(Stdio::null()).spawn().unwrap();
+        until("AxVM answers", || ctl.try_wait().unwrap().is_some());
+        ctl.wait().unwrap()
+    };
     until("a hundred resets, each told by -v", || (0..100).filter(|_| control().success()).count() == 100);
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), Signal::QUIT).unwrap();
     assert_eq!(axvm.wait().unwrap().code(), Some(128 + 3));
