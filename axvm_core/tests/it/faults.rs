@@ -267,12 +267,14 @@ fn whatever_kills_axvm_what_was_flushed_is_in_the_image() {
 fn a_second_machine_on_an_image_is_refused_and_the_first_goes_on() {
     let Some(place) = place() else { return };
     let disk = place.path().join("disk.img");
-    let mut first = Machine::journal(&place, "", &disk, 60);
+    // Longer than a lock is waited for.
+    let mut first = Machine::journal(&place, "", &disk, 1_000_000);
     first.wait_for_round(3);
     let mut second = Machine::journal(&place, "", &disk, 5);
     assert_eq!(second.end().code(), Some(1));
     assert!(second.errors().contains("is in use"), "{}", second.errors());
-    first.ends_well();
+    let seen = first.last_flushed();
+    first.wait_for_round(seen + 10);
     assert!(!first.said().contains("refused"), "{}", first.said());
 }
 

@@ -101,6 +101,23 @@ pub enum DiskError {
         /// Who has locked it, in words.
         holder: String,
     },
+    /// The host has made a device of the image.
+    #[error(
+        "Disk image {path} is in use by the host: {device} is bound to it, and may be mounted. Unmount it \
+         (umount {device}) and unbind it (losetup -d {device}), or attach the image read-only (ro)"
+    )]
+    LoopDevice {
+        /// The image.
+        path: PathBuf,
+        /// The loop device.
+        device: String,
+    },
+    /// The host, or another program, has the block device for itself.
+    #[error(
+        "Cannot use {0} as a writable disk: this block device is in use by the host (mounted, swap, a part of a RAID or \
+         a volume group) or by another program. lsblk {0} and lsof {0} tell; unmount it, or attach it read-only (ro)"
+    )]
+    DeviceBusy(PathBuf),
     /// The host said something else.
     #[error("Cannot {action} disk image {path}")]
     Host {

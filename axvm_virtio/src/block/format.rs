@@ -70,17 +70,13 @@ const HEAD: u64 = 34 << 10;
 const TAIL: u64 = 512;
 
 /// What an image of `size` bytes at `path` looks like, and what to do about it; `None` if it looks raw, or may be used
-/// as it is.
-pub(super) fn looks_like(
-    file: &mut File,
-    path: &Path,
-    size: u64,
-    read_only: bool,
-) -> io::Result<Option<(&'static str, String)>> {
-    let head = part(file, 0, HEAD)?;
-    let tail = part(file, size.saturating_sub(TAIL), TAIL)?;
-    let magic = MAGICS.iter().find(|magic| magic.is_in(&head, &tail));
-    Ok(magic.filter(|magic| !(read_only && magic.conversion == ReadOnly)).map(|magic| (magic.name, magic.remedy(path))))
+/// as it is. What cannot be read looks like nothing: that is for the guest to find, and perhaps to mend.
+pub(super) fn looks_like(file: &mut File, path: &Path, size: u64, read_only: bool) -> Option<(&'static str, String)> {
+    let head = part(file, 0, HEAD).unwrap_or_default();
+    let tail = part(file, size.saturating_sub(TAIL), TAIL).unwrap_or_default();
+    let magic = MAGICS.iter().find(|magic| magic.is_in(&head, &tail))?;
+    let fits = read_only && magic.conversion == ReadOnly;
+    (!fits).then(|| (magic.name, magic.remedy(path)))
 }
 
 impl Magic {
@@ -121,7 +117,7 @@ mod tests {
     fn seen(bytes: &[u8], read_only: bool) -> Option<(&'static str, String)> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        looks_like(&mut file, Path::new("disk.img"), bytes.len() as u64, read_only).unwrap()
+        looks_like(&mut file, Path::new("disk.img"), bytes.len() as u64, read_only)
     }
 
     #[test]

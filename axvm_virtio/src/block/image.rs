@@ -1,8 +1,8 @@
 //! A disk image on the host: opened once, locked against a second writer, never mapped.
 //!
 //! ```text
-//!   open: kind of file -> permission -> can the device write? -> lock -> format -> size
-//!                         writer: exclusive lock      reader: shared lock
+//!   open: kind of file -> permission -> can the device write? -> does the host use it? -> lock -> format -> size
+//!                                                     writer: exclusive lock      reader: shared lock
 //! ```
 //!
 //! Raw images only: byte n of the file is byte n of the disk. Regular files and block devices. The
@@ -12,19 +12,19 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, pwritev};
 
 use super::disk_config::{Cache, DiskConfig, Format, SERIAL_LEN};
 use super::error::DiskError;
 use super::format::looks_like;
-use super::lock::{LockError, lock};
+use super::lock::{LockError, lock, loop_device};
 
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
 pub(super) const HOST_PAGE: u32 = 4096;
@@ -59,10 +59,15 @@ impl DiskImage {
         if ![512, HOST_PAGE].contains(&config.block_size) {
             return Err(DiskError::BlockSize { path: path.clone(), block_size: config.block_size });
         }
-        check_kind(config)?;
-        let file = OpenOptions::new().read(true).write(!config.read_only).open(path);
-        let mut file = file.map_err(|error| open_error(config, error))?;
+        // Of a block device the host keeps account itself: one exclusive user, as a mount is.
+        let alone = if check_kind(config)? && !config.read_only { OFlags::EXCL } else { OFlags::empty() };
+        let options =
+            OpenOptions::new().read(true).write(!config.read_only).custom_flags(alone.bits() as i32).open(path);
+        let mut file = options.map_err(|error| open_error(config, error))?;
         check_device(config, &file)?;
+        if let Some(device) = loop_device(&file).filter(|_| !config.read_only) {
+            return Err(DiskError::LoopDevice { path: path.clone(), device });
+        }
         lock(&file, config.read_only).map_err(|error| match error {
             LockError::Taken(holder) => DiskError::Locked { path: path.clone(), holder },
             LockError::Host(source) => DiskError::Host { action: "lock", path: path.clone(), source },
@@ -202,12 +207,12 @@ fn serial(config: &DiskConfig) -> Result<[u8; SERIAL_LEN], DiskError> {
     Ok(serial)
 }
 
-/// Looks before opening: opening a pipe would wait, and may have effects on a device.
-fn check_kind(config: &DiskConfig) -> Result<(), DiskError> {
+/// Looks before opening: opening a pipe would wait, and may have effects on a device. Whether it is a block device.
+fn check_kind(config: &DiskConfig) -> Result<bool, DiskError> {
     let metadata = config.path.metadata().map_err(|error| open_error(config, error))?;
     let kind = metadata.file_type();
     let what = match () {
-        () if kind.is_file() || kind.is_block_device() => return Ok(()),
+        () if kind.is_file() || kind.is_block_device() => return Ok(kind.is_block_device()),
         () if kind.is_dir() => "a directory",
         () if kind.is_fifo() => "a pipe",
         () if kind.is_socket() => "a socket",
@@ -225,6 +230,7 @@ fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
     match source.kind() {
         io::ErrorKind::NotFound => DiskError::Missing(path),
         io::ErrorKind::PermissionDenied => DiskError::Permission { path, access, remedy },
+        io::ErrorKind::ResourceBusy => DiskError::DeviceBusy(path),
         io::ErrorKind::ReadOnlyFilesystem => DiskError::ReadOnlyStorage(path),
         _ if [Errno::NOMEDIUM, Errno::NXIO]
             .map(|errno| Some(errno.raw_os_error()))
@@ -256,10 +262,10 @@ fn check_format(config: &DiskConfig, file: &mut File, size: u64) -> Result<(), D
     if config.format == Some(Format::Raw) {
         return Ok(());
     }
-    let path = &config.path;
-    let seen = looks_like(file, path, size, config.read_only);
-    let seen = seen.map_err(|source| DiskError::Host { action: "read", path: path.clone(), source })?;
-    seen.map_or(Ok(()), |(what, remedy)| Err(DiskError::Format { path: path.clone(), what, remedy }))
+    match looks_like(file, &config.path, size, config.read_only) {
+        Some((what, remedy)) => Err(DiskError::Format { path: config.path.clone(), what, remedy }),
+        None => Ok(()),
+    }
 }
 
 fn check_size(config: &DiskConfig, file: &File, size: u64) -> Result<(), DiskError> {

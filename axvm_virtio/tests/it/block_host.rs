@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use axvm_virtio::block::{DiskConfig, DiskError, DiskImage, Format};
 use common::*;
@@ -260,6 +261,9 @@ fn the_holder_of_a_lock_is_named_and_no_machine_is_blamed_for_another_program() 
     drop(first);
 }
 
+/// One test at a time makes loop devices: one that is free must stay so for a moment.
+static LOOPS: Mutex<()> = Mutex::new(());
+
 /// A loop device; gone when dropped.
 struct Loop(String);
 
@@ -278,6 +282,7 @@ impl Drop for Loop {
 
 #[test]
 fn a_block_device_that_cannot_be_written_or_has_nothing_in_it_gets_advice_for_devices() {
+    let _alone = LOOPS.lock().unwrap_or_else(PoisonError::into_inner);
     let file = Disk::file();
     let Some(device) = Loop::over(&["-r", file.path().to_str().unwrap()]) else {
         println!("skipped: a loop device needs root and the driver");
@@ -297,4 +302,62 @@ fn a_block_device_that_cannot_be_written_or_has_nothing_in_it_gets_advice_for_de
             "{error}"
         );
     }
+}
+
+#[test]
+fn what_the_host_has_mounted_is_not_written_to_under_it() {
+    let _alone = LOOPS.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(16 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(file.path()).status();
+    let device = Loop::over(&[file.path().to_str().unwrap()]);
+    let (true, Some(device)) = (made.is_ok_and(|status| status.success()), device) else {
+        println!("skipped: a mounted image needs root, mkfs.ext4 and a loop device");
+        return;
+    };
+    let disks = [(file.path(), "losetup -d"), (Path::new(&device.0), "lsblk")];
+    let error = refusal(&DiskConfig::new(file.path())).to_string();
+    assert!(error.contains(&device.0) && error.contains("(ro)"), "{error}");
+    // As long as nothing is mounted, the device itself may be used; and then it cannot be mounted.
+    let at = tempfile::tempdir().unwrap();
+    let mount = || Command::new("mount").arg(&device.0).arg(at.path()).output().unwrap().status.success();
+    let image = DiskImage::open(&DiskConfig::new(&device.0)).unwrap();
+    assert!(!mount(), "mounted under the guest");
+    drop(image);
+    assert!(mount());
+    let seen = disks.map(|(path, _)| DiskImage::open(&DiskConfig::new(path)).err().map(|error| error.to_string()));
+    let readable = DiskImage::open(&DiskConfig { read_only: true, ..DiskConfig::new(&device.0) }).is_ok();
+    assert!(Command::new("umount").arg(at.path()).status().unwrap().success());
+    for ((_, word), error) in disks.iter().zip(seen) {
+        let error = error.expect("a mounted disk was opened for writing");
+        assert!(error.contains(word) && error.contains("mounted"), "{error}");
+    }
+    assert!(readable);
+}
+
+/// QEMU and qemu-img lock single bytes of an image, by locks that belong to the open file.
+#[test]
+fn locks_of_ranges_as_qemu_takes_them_are_seen_and_made() {
+    let file = Disk::file();
+    let qemu = File::options().read(true).write(true).open(file.path()).unwrap();
+    let byte = |kind: i32| lock_byte(&qemu, kind);
+    assert!(byte(libc::F_RDLCK));
+    let error = refusal(&DiskConfig::new(file.path())).to_string();
+    assert!(error.contains("in use by another program") && !error.contains("machine"), "{error}");
+    assert!(byte(libc::F_UNLCK));
+    let image = DiskImage::open(&DiskConfig::new(file.path())).unwrap();
+    assert!(!byte(libc::F_RDLCK), "qemu-img would change a disk in use");
+    drop(image);
+    assert!(byte(libc::F_RDLCK));
+    // Readers share.
+    DiskImage::open(&DiskConfig { read_only: true, ..DiskConfig::new(file.path()) }).unwrap();
+}
+
+#[allow(unsafe_code, reason = "no safe wrapper has locks of ranges")]
+fn lock_byte(file: &File, kind: i32) -> bool {
+    // SAFETY: all zeroes is a valid flock, which is filled below.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    (range.l_type, range.l_whence, range.l_start, range.l_len) = (kind as i16, libc::SEEK_SET as i16, 100, 1);
+    // SAFETY: the call reads the range, which lives until it returns.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &range) == 0 }
 }
