@@ -50,13 +50,13 @@ fn sizes_must_be_whole_blocks() {
         (8192, 4096, true),
     ] {
         file.as_file().set_len(size).unwrap();
-        let config = DiskConfig { block_size, ..DiskConfig::new(file.path()) };
+        let config = DiskConfig { block_size: Some(block_size), ..DiskConfig::new(file.path()) };
         match DiskImage::open(&config) {
             Ok(image) => assert!(fits && image.size() == size),
             Err(error) => assert!(!fits && matches!(error, DiskError::Size { .. }), "{error}"),
         }
     }
-    let error = refusal(&DiskConfig { block_size: 1024, ..DiskConfig::new(file.path()) });
+    let error = refusal(&DiskConfig { block_size: Some(1024), ..DiskConfig::new(file.path()) });
     assert!(matches!(error, DiskError::BlockSize { block_size: 1024, .. }));
 }
 
@@ -281,7 +281,7 @@ impl Drop for Loop {
 }
 
 #[test]
-fn a_block_device_that_cannot_be_written_or_has_nothing_in_it_gets_advice_for_devices() {
+fn block_devices_say_whether_they_can_be_written_how_large_a_block_is_and_that_they_are_empty() {
     let _alone = LOOPS.lock().unwrap_or_else(PoisonError::into_inner);
     let file = Disk::file();
     let Some(device) = Loop::over(&["-r", file.path().to_str().unwrap()]) else {
@@ -292,6 +292,18 @@ fn a_block_device_that_cannot_be_written_or_has_nothing_in_it_gets_advice_for_de
     let error = refusal(&DiskConfig::new(&device.0)).to_string();
     assert!(error.contains("read-only") && error.contains("(ro)"), "{error}");
     assert_eq!(DiskImage::open(&read_only).unwrap().size(), Disk::SIZE);
+
+    let large = Disk::file();
+    if let Some(large) = Loop::over(&["--sector-size", "4096", large.path().to_str().unwrap()]) {
+        let block_size =
+            |block_size| DiskImage::open(&DiskConfig { block_size, ..DiskConfig::new(&large.0) }).unwrap().block_size();
+        assert_eq!(
+            (block_size(None), block_size(Some(512))),
+            (4096, 512),
+            "a device of 4096-byte sectors says so itself"
+        );
+    }
+    assert_eq!(DiskImage::open(&read_only).unwrap().block_size(), 512);
 
     let free = Command::new("losetup").arg("--find").output().unwrap();
     let path = String::from_utf8(free.stdout).unwrap().trim().to_owned();
