@@ -107,8 +107,10 @@ fn any_words() -> impl Strategy<Value = Vec<String>> {
     let size = option::of((2u64..1 << 26).prop_map(|mib| format!("{mib}M")).boxed());
     let end = prop_oneof![Just("stdio".to_owned()), "file=.{1,9}", "unix=.{1,9}", Just("pty".into())];
     let end = || option::of(end.clone().boxed());
-    let disks =
-        vec("[^,=]{1,9}(,ro)?(,serial=[^,]{0,5})?(,cache=writethrough)?(,format=raw)?(,block=(512|4096))?", 0..4);
+    let disks = vec(
+        "([^,=]|,,){1,9}(,ro)?(,serial=([^,]|,,){0,5})?(,cache=writethrough)?(,format=raw)?(,block=(512|4096))?",
+        0..4,
+    );
     let name = option::of("[a-zA-Z][a-zA-Z0-9_.-]{0,63}".boxed());
     let pin = option::of("[0-9]{1,3}(,[0-4]-[5-9]){0,3}".boxed());
     let (kernel, initrd, append, api_sock) = (text(), text(), text(), text());

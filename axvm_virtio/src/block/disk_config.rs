@@ -120,18 +120,38 @@ pub enum DiskConfigError {
     /// A word that says nothing about disks.
     #[error(
         "option '{0}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough, format=raw, \
-             block=512|4096"
+         block=512|4096; a comma in a name is written twice"
     )]
     Unknown(String),
 }
 
-/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, with commas between them.
+/// Cuts at commas; two of them are one that belongs to a part.
+fn parts(text: &str) -> Vec<String> {
+    let (mut parts, mut part, mut chars) = (Vec::new(), String::new(), text.chars().peekable());
+    while let Some(char) = chars.next() {
+        if char == ',' && chars.next_if_eq(&',').is_none() {
+            parts.push(std::mem::take(&mut part));
+        } else {
+            part.push(char);
+        }
+    }
+    parts.push(part);
+    parts
+}
+
+/// The opposite, for one part.
+fn escaped(part: impl fmt::Display) -> String {
+    part.to_string().replace(',', ",,")
+}
+
+/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, with commas between them; a comma in a name is
+/// written twice.
 impl FromStr for DiskConfig {
     type Err = DiskConfigError;
 
     fn from_str(text: &str) -> Result<DiskConfig, DiskConfigError> {
         let mut disk = DiskConfig::new("");
-        for (n, part) in text.split(',').enumerate() {
+        for (n, part) in parts(text).iter().map(String::as_str).enumerate() {
             match part.split_once('=') {
                 Some(("path", value)) => disk.path = value.into(),
                 Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
@@ -154,12 +174,12 @@ impl FromStr for DiskConfig {
 /// As on the command line, with what differs from the usual.
 impl fmt::Display for DiskConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "path={}", self.path.display())?;
+        write!(f, "path={}", escaped(self.path.display()))?;
         if self.read_only {
             f.write_str(",ro")?;
         }
         if let Some(serial) = &self.serial {
-            write!(f, ",serial={serial}")?;
+            write!(f, ",serial={}", escaped(serial))?;
         }
         if !self.cache.is_default() {
             write!(f, ",cache={}", self.cache)?;
@@ -218,6 +238,16 @@ mod tests {
             let error = text.parse::<DiskConfig>().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn a_comma_in_a_name_is_written_twice() {
+        let disk = DiskConfig { serial: Some("S,".into()), ..DiskConfig::new("a,b,,c.img") };
+        assert_eq!("a,,b,,,,c.img,serial=S,,".parse(), Ok(disk.clone()));
+        assert_eq!(disk.to_string().parse(), Ok(disk));
+        assert_eq!("path=,,".parse(), Ok(DiskConfig::new(",")));
+        assert_eq!("a,,,ro".parse(), Ok(DiskConfig { read_only: true, ..DiskConfig::new("a,") }));
+        assert_eq!("a,b".parse::<DiskConfig>(), Err(DiskConfigError::Unknown("b".into())));
     }
 
     #[test]
