@@ -316,6 +316,21 @@ fn block_devices_say_whether_they_can_be_written_how_large_a_block_is_and_that_t
     }
 }
 
+/// A mounted device; unmounted when dropped.
+struct Mounted<'a>(&'a Path);
+
+impl Mounted<'_> {
+    fn at<'a>(device: &str, at: &'a Path) -> Option<Mounted<'a>> {
+        Command::new("mount").arg(device).arg(at).output().unwrap().status.success().then_some(Mounted(at))
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
 #[test]
 fn what_the_host_has_mounted_is_not_written_to_under_it() {
     let _alone = LOOPS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -332,14 +347,14 @@ fn what_the_host_has_mounted_is_not_written_to_under_it() {
     assert!(error.contains(&device.0) && error.contains("(ro)"), "{error}");
     // As long as nothing is mounted, the device itself may be used; and then it cannot be mounted.
     let at = tempfile::tempdir().unwrap();
-    let mount = || Command::new("mount").arg(&device.0).arg(at.path()).output().unwrap().status.success();
+    let mount = || Mounted::at(&device.0, at.path());
     let image = DiskImage::open(&DiskConfig::new(&device.0)).unwrap();
-    assert!(!mount(), "mounted under the guest");
+    assert!(mount().is_none(), "mounted under the guest");
     drop(image);
-    assert!(mount());
+    let mounted = mount().expect("a device that is free can be mounted");
     let seen = disks.map(|(path, _)| DiskImage::open(&DiskConfig::new(path)).err().map(|error| error.to_string()));
     let readable = DiskImage::open(&DiskConfig { read_only: true, ..DiskConfig::new(&device.0) }).is_ok();
-    assert!(Command::new("umount").arg(at.path()).status().unwrap().success());
+    drop(mounted);
     for ((_, word), error) in disks.iter().zip(seen) {
         let error = error.expect("a mounted disk was opened for writing");
         assert!(error.contains(word) && error.contains("mounted"), "{error}");
