@@ -81,6 +81,8 @@ fn serve_with(call: c_long, errno: i32) {
         let image = DiskImage::open(&DiskConfig { cache, ..DiskConfig::new(path) }).unwrap();
         (Machine::new(Box::new(Block::new(image.clone()))), image)
     });
+    // Inside, no file can be removed.
+    drop(file);
     let rng = Machine::new(Box::new(Rng::default()));
     let balloon = Machine::new(Box::new(Balloon::new(BALLOON)));
     if call != 0 {

@@ -38,7 +38,7 @@ const OPTIONS: [&[&str]; 42] = [
     &["--disk", "a.img"],
     &["-d", "path=a.img,ro", "-d", "b.img,serial=B,cache=writethrough"],
     &["-d", "a,cache=writeback,serial="],
-    &["-d", "a,format=raw"],
+    &["-d", "a,format=raw,block=4096"],
     &["--cpus", "20"],
     &["--cpus", "20,sockets=2,cores=5,threads=2"],
     &["--memory", "4G"],
@@ -108,7 +108,10 @@ fn any_words() -> impl Strategy<Value = Vec<String>> {
     let size = option::of((2u64..1 << 26).prop_map(|mib| format!("{mib}M")).boxed());
     let end = prop_oneof![Just("stdio".to_owned()), "file=.{1,9}", "unix=.{1,9}", Just("pty".into())];
     let end = || option::of(end.clone().boxed());
-    let disks = vec("[^,=]{1,9}(,ro)?(,serial=[^,]{0,5})?(,cache=writethrough)?(,format=raw)?", 0..4);
+    let disks = vec(
+        "([^,=]|,,){1,9}(,ro)?(,serial=([^,]|,,){0,5})?(,cache=writethrough)?(,format=raw)?(,block=(512|4096))?",
+        0..4,
+    );
     let name = option::of("[a-zA-Z][a-zA-Z0-9_.-]{0,63}".boxed());
     let pin = option::of("[0-9]{1,3}(,[0-4]-[5-9]){0,3}".boxed());
     let (kernel, initrd, append, api_sock) = (text(), text(), text(), text());

@@ -17,6 +17,9 @@ use thiserror::Error;
 /// Length of the identity string of a disk (virtio 1.2, 5.2.6), in bytes.
 pub(super) const SERIAL_LEN: usize = 20;
 
+/// Logical block sizes that a disk may have, in bytes.
+pub(super) const BLOCK_SIZES: [u32; 2] = [512, 4096];
+
 /// When the guest is told that a disk has written. Its text is what command line, settings file and schema say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -83,16 +86,16 @@ pub struct DiskConfig {
     /// What the image is, whatever it looks like [default: raw, if it does not look like another format]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// Logical block size in bytes: 512 or 4096.
-    #[serde(skip, default = "sector")]
-    pub block_size: u32,
+    /// Logical block size in bytes, 512 or 4096 [default: a block device's own, 512 for a file]
+    #[serde(rename = "block", default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<u32>,
 }
 
 impl DiskConfig {
     /// A writable disk with the usual settings.
     pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
         let (path, cache) = (path.into(), Cache::default());
-        DiskConfig { path, read_only: false, serial: None, cache, format: None, block_size: sector() }
+        DiskConfig { path, read_only: false, serial: None, cache, format: None, block_size: None }
     }
 }
 
@@ -108,27 +111,54 @@ pub enum DiskConfigError {
     /// A format that AxVM cannot read.
     #[error("format={0} is unknown; AxVM takes raw images (format=raw): qemu-img convert -O raw makes one")]
     Format(String),
+    /// A block size that AxVM does not offer.
+    #[error("block={0} is no block size of a disk; use 512 or 4096")]
+    Block(String),
     /// A serial number that is too long, and its length in bytes.
     #[error("serial= has {0} bytes; virtio-blk has room for 20")]
     Serial(usize),
     /// A word that says nothing about disks.
-    #[error("option '{0}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough, format=raw")]
+    #[error(
+        "option '{0}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough, format=raw, \
+         block=512|4096; a comma in a name is written twice"
+    )]
     Unknown(String),
 }
 
-/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, `format=raw`, with commas between them.
+/// Cuts at commas; two of them are one that belongs to a part.
+fn parts(text: &str) -> Vec<String> {
+    let (mut parts, mut part, mut chars) = (Vec::new(), String::new(), text.chars().peekable());
+    while let Some(char) = chars.next() {
+        if char == ',' && chars.next_if_eq(&',').is_none() {
+            parts.push(std::mem::take(&mut part));
+        } else {
+            part.push(char);
+        }
+    }
+    parts.push(part);
+    parts
+}
+
+/// The opposite, for one part.
+fn escaped(part: impl fmt::Display) -> String {
+    part.to_string().replace(',', ",,")
+}
+
+/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, with commas between them; a comma in a name is
+/// written twice.
 impl FromStr for DiskConfig {
     type Err = DiskConfigError;
 
     fn from_str(text: &str) -> Result<DiskConfig, DiskConfigError> {
         let mut disk = DiskConfig::new("");
-        for (n, part) in text.split(',').enumerate() {
+        for (n, part) in parts(text).iter().map(String::as_str).enumerate() {
             match part.split_once('=') {
                 Some(("path", value)) => disk.path = value.into(),
                 Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
                 Some(("cache", value)) => disk.cache = value.parse()?,
                 Some(("format", "raw")) => disk.format = Some(Format::Raw),
                 Some(("format", value)) => return Err(DiskConfigError::Format(value.to_owned())),
+                Some(("block", value)) => disk.block_size = Some(block_size(value)?),
                 None if part == "ro" => disk.read_only = true,
                 _ if n == 0 => disk.path = part.into(),
                 _ => return Err(DiskConfigError::Unknown(part.to_owned())),
@@ -144,22 +174,26 @@ impl FromStr for DiskConfig {
 /// As on the command line, with what differs from the usual.
 impl fmt::Display for DiskConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "path={}", self.path.display())?;
+        write!(f, "path={}", escaped(self.path.display()))?;
         if self.read_only {
             f.write_str(",ro")?;
         }
         if let Some(serial) = &self.serial {
-            write!(f, ",serial={serial}")?;
+            write!(f, ",serial={}", escaped(serial))?;
         }
         if !self.cache.is_default() {
             write!(f, ",cache={}", self.cache)?;
         }
-        if self.format.is_some() { f.write_str(",format=raw") } else { Ok(()) }
+        if self.format.is_some() {
+            f.write_str(",format=raw")?;
+        }
+        self.block_size.map_or(Ok(()), |size| write!(f, ",block={size}"))
     }
 }
 
-fn sector() -> u32 {
-    512
+fn block_size(text: &str) -> Result<u32, DiskConfigError> {
+    let size = text.parse().ok().filter(|size| BLOCK_SIZES.contains(size));
+    size.ok_or_else(|| DiskConfigError::Block(text.to_owned()))
 }
 
 fn checked_serial(serial: String) -> Result<String, DiskConfigError> {
@@ -198,10 +232,22 @@ mod tests {
             ("a,serial=123456789012345678901", "20"),
             ("a,cache=none", "cache=none"),
             ("a,format=qcow2", "format=qcow2"),
+            ("a,block=1024", "block=1024"),
+            ("a,block=4K", "block=4K"),
         ] {
             let error = text.parse::<DiskConfig>().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn a_comma_in_a_name_is_written_twice() {
+        let disk = DiskConfig { serial: Some("S,".into()), ..DiskConfig::new("a,b,,c.img") };
+        assert_eq!("a,,b,,,,c.img,serial=S,,".parse(), Ok(disk.clone()));
+        assert_eq!(disk.to_string().parse(), Ok(disk));
+        assert_eq!("path=,,".parse(), Ok(DiskConfig::new(",")));
+        assert_eq!("a,,,ro".parse(), Ok(DiskConfig { read_only: true, ..DiskConfig::new("a,") }));
+        assert_eq!("a,b".parse::<DiskConfig>(), Err(DiskConfigError::Unknown("b".into())));
     }
 
     #[test]
@@ -216,10 +262,10 @@ mod tests {
 
     #[test]
     fn a_table_has_the_words_of_the_option() {
-        let disk: DiskConfig = "a.img,ro,serial=X1,cache=writethrough,format=raw".parse().unwrap();
+        let disk: DiskConfig = "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096".parse().unwrap();
         assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
         let table = serde_json::json!({ "path": "a.img", "ro": true, "serial": "X1", "cache": "writethrough",
-            "format": "raw" });
+            "format": "raw", "block": 4096 });
         assert_eq!(serde_json::to_value(&disk).unwrap(), table);
         assert_eq!(serde_json::from_value::<DiskConfig>(table).unwrap(), disk);
         assert_eq!(serde_json::to_value(DiskConfig::new("a")).unwrap(), serde_json::json!({ "path": "a" }));

@@ -21,7 +21,7 @@ use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, pwritev};
 
-use super::disk_config::{Cache, DiskConfig, Format, SERIAL_LEN};
+use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, SERIAL_LEN};
 use super::error::DiskError;
 use super::format::looks_like;
 use super::lock::{LockError, lock, loop_device};
@@ -37,6 +37,7 @@ pub struct DiskImage {
     file: File,
     config: DiskConfig,
     size: u64,
+    block_size: u32,
     serial: [u8; SERIAL_LEN],
     syncs: AtomicU64,
     /// What the guest wrote may be lost. For ever: the image outlives every reset, and only its end forgets.
@@ -56,8 +57,8 @@ impl DiskImage {
     pub fn open(config: &DiskConfig) -> Result<Arc<DiskImage>, DiskError> {
         let path = &config.path;
         let serial = serial(config)?;
-        if ![512, HOST_PAGE].contains(&config.block_size) {
-            return Err(DiskError::BlockSize { path: path.clone(), block_size: config.block_size });
+        if let Some(block_size) = config.block_size.filter(|size| !BLOCK_SIZES.contains(size)) {
+            return Err(DiskError::BlockSize { path: path.clone(), block_size });
         }
         // Of a block device the host keeps account itself: one exclusive user, as a mount is.
         let alone = if check_kind(config)? && !config.read_only { OFlags::EXCL } else { OFlags::empty() };
@@ -77,11 +78,13 @@ impl DiskImage {
         let size = size.map_err(|source| DiskError::Host { action: "measure", path: path.clone(), source })?;
         // The format first: what is said of a size is meant for raw images, and destroys others.
         check_format(config, &mut file, size)?;
-        check_size(config, &file, size)?;
+        let block_size = config.block_size.unwrap_or_else(|| own_block_size(&file));
+        check_size(config, &file, size, block_size)?;
         Ok(Arc::new(DiskImage {
             file,
             config: config.clone(),
             size,
+            block_size,
             serial,
             syncs: AtomicU64::new(0),
             sync_failed: AtomicBool::new(false),
@@ -110,7 +113,7 @@ impl DiskImage {
 
     /// Logical block size in bytes.
     pub fn block_size(&self) -> u32 {
-        self.config.block_size
+        self.block_size
     }
 
     /// How often the guest has made its writes safe: flushes, and writes in write-through mode.
@@ -242,19 +245,27 @@ fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
     }
 }
 
-/// A device that the host cannot write to takes an open for writing all the same, and fails at the first write.
+/// A device that the host cannot write to takes an open for writing all the same, and fails at the first write. Without
+/// sysfs there is no answer, and the first write has it.
 fn check_device(config: &DiskConfig, file: &File) -> Result<(), DiskError> {
-    let host = |source| DiskError::Host { action: "look at", path: config.path.clone(), source };
-    let metadata = file.metadata().map_err(host)?;
-    if config.read_only || !metadata.file_type().is_block_device() {
-        return Ok(());
-    }
-    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
-    // Without sysfs there is no answer, and the first write has it.
-    match std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")) {
-        Ok(flag) if flag.trim() == "1" => Err(DiskError::ReadOnlyStorage(config.path.clone())),
+    match attribute(file, "ro") {
+        Some(1) if !config.read_only => Err(DiskError::ReadOnlyStorage(config.path.clone())),
         _ => Ok(()),
     }
+}
+
+/// The block size of a device, as near as a disk of the guest has it; that of most disks for a file.
+fn own_block_size(file: &File) -> u32 {
+    // A partition has the queue of its disk.
+    let size = attribute(file, "queue/logical_block_size").or_else(|| attribute(file, "../queue/logical_block_size"));
+    if size.is_some_and(|size| size >= HOST_PAGE) { HOST_PAGE } else { BLOCK_SIZES[0] }
+}
+
+/// What sysfs says of a block device; `None` for a file.
+fn attribute(file: &File, name: &str) -> Option<u32> {
+    let metadata = file.metadata().ok().filter(|metadata| metadata.file_type().is_block_device())?;
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{name}")).ok()?.trim().parse().ok()
 }
 
 /// Raw, or called raw by the user.
@@ -268,8 +279,8 @@ fn check_format(config: &DiskConfig, file: &mut File, size: u64) -> Result<(), D
     }
 }
 
-fn check_size(config: &DiskConfig, file: &File, size: u64) -> Result<(), DiskError> {
-    let (path, block_size) = (config.path.clone(), config.block_size);
+fn check_size(config: &DiskConfig, file: &File, size: u64, block_size: u32) -> Result<(), DiskError> {
+    let path = config.path.clone();
     if size > 0 && size.is_multiple_of(block_size.into()) {
         return Ok(());
     }

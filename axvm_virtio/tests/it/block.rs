@@ -232,7 +232,7 @@ fn a_read_only_disk_refuses_all_changes() {
 #[test]
 fn the_configuration_describes_the_disk() {
     let file = Disk::file();
-    let config = DiskConfig { block_size: 4096, ..DiskConfig::new(file.path()) };
+    let config = DiskConfig { block_size: Some(4096), ..DiskConfig::new(file.path()) };
     let disk = Disk::open(&config, !0);
     let field = |offset| disk.machine.get(reg::CONFIG + offset);
     assert_eq!((field(0), field(4)), (Disk::SECTORS as u32, 0));

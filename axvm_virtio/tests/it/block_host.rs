@@ -50,13 +50,13 @@ fn sizes_must_be_whole_blocks() {
         (8192, 4096, true),
     ] {
         file.as_file().set_len(size).unwrap();
-        let config = DiskConfig { block_size, ..DiskConfig::new(file.path()) };
+        let config = DiskConfig { block_size: Some(block_size), ..DiskConfig::new(file.path()) };
         match DiskImage::open(&config) {
             Ok(image) => assert!(fits && image.size() == size),
             Err(error) => assert!(!fits && matches!(error, DiskError::Size { .. }), "{error}"),
         }
     }
-    let error = refusal(&DiskConfig { block_size: 1024, ..DiskConfig::new(file.path()) });
+    let error = refusal(&DiskConfig { block_size: Some(1024), ..DiskConfig::new(file.path()) });
     assert!(matches!(error, DiskError::BlockSize { block_size: 1024, .. }));
 }
 
@@ -281,7 +281,7 @@ impl Drop for Loop {
 }
 
 #[test]
-fn a_block_device_that_cannot_be_written_or_has_nothing_in_it_gets_advice_for_devices() {
+fn block_devices_say_whether_they_can_be_written_how_large_a_block_is_and_that_they_are_empty() {
     let _alone = LOOPS.lock().unwrap_or_else(PoisonError::into_inner);
     let file = Disk::file();
     let Some(device) = Loop::over(&["-r", file.path().to_str().unwrap()]) else {
@@ -293,6 +293,18 @@ fn a_block_device_that_cannot_be_written_or_has_nothing_in_it_gets_advice_for_de
     assert!(error.contains("read-only") && error.contains("(ro)"), "{error}");
     assert_eq!(DiskImage::open(&read_only).unwrap().size(), Disk::SIZE);
 
+    let large = Disk::file();
+    if let Some(large) = Loop::over(&["--sector-size", "4096", large.path().to_str().unwrap()]) {
+        let block_size =
+            |block_size| DiskImage::open(&DiskConfig { block_size, ..DiskConfig::new(&large.0) }).unwrap().block_size();
+        assert_eq!(
+            (block_size(None), block_size(Some(512))),
+            (4096, 512),
+            "a device of 4096-byte sectors says so itself"
+        );
+    }
+    assert_eq!(DiskImage::open(&read_only).unwrap().block_size(), 512);
+
     let free = Command::new("losetup").arg("--find").output().unwrap();
     let path = String::from_utf8(free.stdout).unwrap().trim().to_owned();
     for read_only in [false, true] {
@@ -301,6 +313,21 @@ fn a_block_device_that_cannot_be_written_or_has_nothing_in_it_gets_advice_for_de
             error.contains("nothing behind") && error.contains("losetup") && !error.contains("truncate"),
             "{error}"
         );
+    }
+}
+
+/// A mounted device; unmounted when dropped.
+struct Mounted<'a>(&'a Path);
+
+impl Mounted<'_> {
+    fn at<'a>(device: &str, at: &'a Path) -> Option<Mounted<'a>> {
+        Command::new("mount").arg(device).arg(at).output().unwrap().status.success().then_some(Mounted(at))
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }
 
@@ -320,14 +347,14 @@ fn what_the_host_has_mounted_is_not_written_to_under_it() {
     assert!(error.contains(&device.0) && error.contains("(ro)"), "{error}");
     // As long as nothing is mounted, the device itself may be used; and then it cannot be mounted.
     let at = tempfile::tempdir().unwrap();
-    let mount = || Command::new("mount").arg(&device.0).arg(at.path()).output().unwrap().status.success();
+    let mount = || Mounted::at(&device.0, at.path());
     let image = DiskImage::open(&DiskConfig::new(&device.0)).unwrap();
-    assert!(!mount(), "mounted under the guest");
+    assert!(mount().is_none(), "mounted under the guest");
     drop(image);
-    assert!(mount());
+    let mounted = mount().expect("a device that is free can be mounted");
     let seen = disks.map(|(path, _)| DiskImage::open(&DiskConfig::new(path)).err().map(|error| error.to_string()));
     let readable = DiskImage::open(&DiskConfig { read_only: true, ..DiskConfig::new(&device.0) }).is_ok();
-    assert!(Command::new("umount").arg(at.path()).status().unwrap().success());
+    drop(mounted);
     for ((_, word), error) in disks.iter().zip(seen) {
         let error = error.expect("a mounted disk was opened for writing");
         assert!(error.contains(word) && error.contains("mounted"), "{error}");
