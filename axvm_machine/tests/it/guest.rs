@@ -29,7 +29,6 @@ pub struct Lab {
     pub spec: MachineSpec,
     pub resources: Resources,
     pub ports: Ports,
-    _disk: tempfile::NamedTempFile,
 }
 
 impl Lab {
@@ -45,7 +44,9 @@ impl Lab {
         spec.virtio_console = true;
         let resources = Resources::open(&spec, Events::default()).unwrap();
         let ports = fresh_ports();
-        Lab { spec, resources, ports, _disk: disk }
+        // Open it stays; nothing is left to remove, which a sandbox would forbid.
+        drop(disk);
+        Lab { spec, resources, ports }
     }
 
     pub fn build(&self) -> Machine {
