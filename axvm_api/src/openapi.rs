@@ -71,7 +71,7 @@ fn responses(route: &Route, schemas: &mut SchemaGenerator) -> Value {
         (Work::Events, _) => responses["200"] = content("application/x-ndjson", json!({ "type": "object" })),
         (Work::Document, _) => responses["200"] = content("application/json", json!({ "type": "object" })),
         (Work::Console, _) => responses["101"] = json!({ "description": "From here on the console's bytes" }),
-        (Work::BeforeBoot, _) => {}
+        (Work::Refuse(_), _) => {}
     }
     responses
 }

@@ -9,7 +9,7 @@
 //!
 //! As in Firecracker, every refusal is a 400, that of an unknown path or method too: clients know no other.
 //!
-//! Left out: configuration before boot. Its paths are known, and say so.
+//! Left out: configuration before boot, and what AxVM does not have. Their paths are known, and say so.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -61,8 +61,8 @@ pub enum Work {
     Console,
     /// Sends the OpenAPI document.
     Document,
-    /// Refuses: only before boot.
-    BeforeBoot,
+    /// Refuses, and says where it is decided, or that there is no such thing.
+    Refuse(&'static str),
 }
 
 /// What `GET /console` must ask to be upgraded to.
@@ -72,7 +72,7 @@ pub const CONSOLE_PROTOCOL: &str = "axvm-console";
 pub fn table() -> Vec<Route> {
     let mut routes = firecracker();
     routes.extend(own());
-    routes.extend(before_boot());
+    routes.extend(refused());
     routes
 }
 
@@ -134,25 +134,38 @@ fn own() -> Vec<Route> {
     ]
 }
 
-/// Firecracker's resources that exist only before a machine is started.
-fn before_boot() -> Vec<Route> {
+const HARDWARE: &str = "Only before the machine is started: give --cpus and --memory of axvm run";
+const NO_NETWORK: &str = "AxVM has no network device: start the machine without";
+const NO_SNAPSHOTS: &str = "AxVM has no snapshots";
+
+/// Firecracker's resources that a machine that runs does not take.
+fn refused() -> Vec<Route> {
     let paths = [
-        ("PUT", "/boot-source"),
-        ("PUT", "/drives/{drive_id}"),
-        ("PUT", "/network-interfaces/{iface_id}"),
-        ("PUT", "/machine-config"),
-        ("PATCH", "/machine-config"),
-        ("PUT", "/cpu-config"),
-        ("PUT", "/balloon"),
-        ("PUT", "/entropy"),
-        ("PUT", "/vsock"),
-        ("PUT", "/serial"),
-        ("PUT", "/logger"),
-        ("PUT", "/metrics"),
-        ("PUT", "/snapshot/load"),
+        ("PUT", "/boot-source", "Only before the machine is started: give --kernel, --initrd and --append of axvm run"),
+        ("PUT", "/drives/{drive_id}", "Only before the machine is started: give --disk of axvm run"),
+        ("PUT", "/machine-config", HARDWARE),
+        ("PATCH", "/machine-config", HARDWARE),
+        ("PUT", "/cpu-config", "Only before the machine is started: give --cpu of axvm run"),
+        ("PUT", "/balloon", "Every machine has its balloon from the start: PATCH /balloon sets it"),
+        ("PUT", "/entropy", "Every machine has its entropy device from the start"),
+        ("PUT", "/serial", "Only before the machine is started: give --console of axvm run"),
+        ("PUT", "/network-interfaces/{iface_id}", NO_NETWORK),
+        ("PATCH", "/network-interfaces/{iface_id}", NO_NETWORK),
+        ("PUT", "/vsock", "AxVM has no vsock device: start the machine without"),
+        (
+            "PUT",
+            "/logger",
+            "AxVM keeps no log: --verbose of axvm run tells on standard error, GET /events tells programs",
+        ),
+        ("PUT", "/metrics", "AxVM keeps no metrics: GET /status and GET /events tell programs"),
+        ("PUT", "/snapshot/create", NO_SNAPSHOTS),
+        ("PUT", "/snapshot/load", NO_SNAPSHOTS),
+        ("PUT", "/mmds", "AxVM has no metadata service"),
+        ("PUT", "/mmds/config", "AxVM has no metadata service"),
     ];
-    let summary = "Only before a machine is started: refused";
-    let route = |(method, path)| Route { method, path, summary, body: None, answer: None, work: Work::BeforeBoot };
+    let summary = "Not while a machine runs: refused, with the reason";
+    let route =
+        |(method, path, why)| Route { method, path, summary, body: None, answer: None, work: Work::Refuse(why) };
     paths.into_iter().map(route).collect()
 }
 

@@ -55,7 +55,7 @@ impl Api {
                 Err(fault) => refuse(fault.0),
             },
             Work::Document => Outcome::Answer(self.document.clone()),
-            Work::BeforeBoot => refuse("Only before the machine is started: give it on the command line"),
+            Work::Refuse(why) => refuse(*why),
             Work::Events if request.old => refuse("Events need HTTP/1.1"),
             Work::Events => match self.feed.subscribe() {
                 Some(subscription) => Outcome::Events(subscription),

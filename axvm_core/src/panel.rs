@@ -173,8 +173,12 @@ impl Control for Panel {
     }
 
     fn power_button(&self) -> Result<(), ControlError> {
-        self.awake()?.press_power_button();
-        Ok(())
+        match self.awake()?.press_power_button() {
+            true => Ok(()),
+            false => Err("The machine has no power button: it runs without ACPI (--no-acpi). \
+                          To end it without asking the guest: axvm ctl MACHINE stop"
+                .into()),
+        }
     }
 
     fn reset(&self) -> Result<(), ControlError> {

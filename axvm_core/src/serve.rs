@@ -136,10 +136,10 @@ pub fn serve(machine: &Machine, current: &Current, consoles: &Consoles, limits: 
                 (SIGWINCH, _) => consoles.resized(),
                 (SIGCONT, _) => consoles.continued(),
                 (_, None) if POLITE.contains(&signal) => {
-                    machine.press_power_button();
+                    let pressed = machine.press_power_button();
                     if !grace.is_zero() {
-                        let seconds = grace.as_secs();
-                        tell(format_args!("power button pressed; ending in {seconds} s, a second signal ends now"));
+                        let what = if pressed { "power button pressed" } else { "no power button without ACPI" };
+                        tell(format_args!("{what}; ending in {} s, a second signal ends now", grace.as_secs()));
                     }
                     ending = Some(Ending { signal, deadline: Instant::now() + grace });
                 }

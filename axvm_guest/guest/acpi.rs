@@ -154,7 +154,10 @@ impl PowerButton {
     /// Whether it was pressed since the last look.
     pub fn was_pressed(&self) -> bool {
         let pressed = input::<u16>(self.status) & PowerButton::BIT != 0;
-        output(self.status, PowerButton::BIT);
+        // One that comes between look and clearing would be lost.
+        if pressed {
+            output(self.status, PowerButton::BIT);
+        }
         pressed
     }
 }

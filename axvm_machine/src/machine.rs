@@ -181,9 +181,11 @@ impl Machine {
         &self.shared.stop
     }
 
-    /// Presses the power button: the guest is asked to power off.
-    pub fn press_power_button(&self) {
-        self.inventory.acpi_pm().inspect(|pm| pm.press_power_button());
+    /// Presses the power button: the guest is asked to power off. False without ACPI: no guest can find
+    /// the button then.
+    pub fn press_power_button(&self) -> bool {
+        let pressed = self.inventory.acpi_pm().inspect(|pm| pm.press_power_button()).is_some();
+        pressed && self.plan.acpi()
     }
 
     /// The balloon's handle, if the machine has one.

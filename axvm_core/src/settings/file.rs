@@ -78,6 +78,11 @@ pub fn parse(text: &str) -> Result<Settings, SettingsFault> {
         let why = error.message().replace('`', "'").replace('\n', ", ");
         SettingsFault::at(text, error.span().map_or(text.len(), |span| span.start), why)
     };
+    if let Some(at) = text.find(|letter: char| !letter.is_whitespace()).filter(|&at| text[at..].starts_with('{')) {
+        let whose = if text.contains("\"boot-source\"") { "Firecracker's" } else { "another program's" };
+        let why = format!("this is JSON, perhaps {whose}; settings are TOML: axvm config --example shows all of them");
+        return Err(SettingsFault::at(text, at, why));
+    }
     let tree = DeTable::parse(text).map_err(located)?;
     if let Some((at, why)) = unknown_key(tree.get_ref(), SCHEMA.as_value(), "") {
         return Err(SettingsFault::at(text, at, why));

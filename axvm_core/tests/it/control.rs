@@ -245,7 +245,11 @@ fn ask_everything(request: Http) {
         ("PATCH", "/vm", "{", "is not understood"),
         ("PATCH", "/balloon", r#"{"amount_mib": 4096}"#, "32"),
         ("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#, "started already"),
-        ("PUT", "/boot-source", r#"{"kernel_image_path": "x"}"#, "Only before the machine is started"),
+        ("PUT", "/boot-source", r#"{"kernel_image_path": "x"}"#, "--kernel, --initrd and --append"),
+        ("PUT", "/drives/vdb", r#"{"path_on_host": "x"}"#, "--disk"),
+        ("PUT", "/network-interfaces/eth0", r#"{"host_dev_name": "tap0"}"#, "AxVM has no network device"),
+        ("PUT", "/vsock", r#"{"guest_cid": 3}"#, "AxVM has no vsock device"),
+        ("PUT", "/snapshot/create", "{}", "AxVM has no snapshots"),
     ] {
         let (status, answer) = request(&socket, method, resource, body);
         let message = answer["fault_message"].as_str().unwrap_or_default();

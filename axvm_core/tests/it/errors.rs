@@ -230,12 +230,19 @@ fn settings_errors_name_file_line_and_key() {
     write("path", b"[[disk]]\nro = true");
     write("quote", b"kernel = 'k\n");
     write("twice", b"kernel = 'k'\nkernel = 'l'");
+    write("fc.json", b"\n  {\"boot-source\": {\"kernel_image_path\": \"k\"}}");
+    write("some.json", b"{}");
     write("latin", b"# caf\xe9\nkernel = 'k'");
     check(
         directory.path(),
         USAGE,
         &[
             ("--config latin", &["settings latin:1:6", "not UTF-8", "TOML"]),
+            (
+                "--config fc.json",
+                &["settings fc.json:2:3", "JSON, perhaps Firecracker's", "TOML", "axvm config --example"],
+            ),
+            ("--config some.json", &["settings some.json:1:1", "JSON, perhaps another program's", "TOML"]),
             ("--config key", &["settings key:2:1", "unknown key 'kernal'", "did you mean 'kernel'?"]),
             ("--config far", &["settings far:1:1", "unknown key 'frobnicate'", "known are api-sock, append"]),
             ("--config table", &["settings table:2:1", "unknown key 'hugepages'", "belongs to [memory]"]),

@@ -1,4 +1,4 @@
-//! Life cycle: exit codes, signals, resets, pauses, the service manager, and what is left behind: nothing.
+//! Life cycle: exit codes, signals, resets, limits, the service manager, and what is left behind: nothing.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
 
@@ -13,16 +13,15 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use axvm_api::types::{MachineState, VmUpdate, WantedState};
-use common::talk::flood;
+use axvm_api::types::{VmUpdate, WantedState};
 use common::{Axvm, PATIENCE, Place, Talk, exists, has_kvm, until};
 use rustix::process::Signal;
 
-fn pause(axvm: &Axvm) {
+pub fn pause(axvm: &Axvm) {
     axvm.control().patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
 }
 
-fn resume(axvm: &Axvm) {
+pub fn resume(axvm: &Axvm) {
     axvm.control().patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
 }
 
@@ -57,7 +56,7 @@ fn a_kernel_needs_no_option() {
     for words in ["guest.elf", "run guest.elf", "run ./guest.elf", "-m 64M guest.elf"] {
         let (code, said, errors) = place.run(&format!("{words} --cpus 1 --timeout 60s"));
         assert_eq!(code, 0, "{words}: {errors}");
-        assert!(said.contains("AXVM end ok"), "{words}: {said}");
+        assert!(said.contains("AXVM begin"), "{words}: {said}");
     }
     let (code, told, _) = place.run("config --from-args guest.elf -c 2");
     assert!(code == 0 && told.contains("kernel = \"guest.elf\""), "{told}");
@@ -242,6 +241,21 @@ fn a_guest_that_does_not_shut_down_has_so_many_seconds() {
 }
 
 #[test]
+fn a_button_that_is_not_there_is_not_pressed() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, _talk) = place.shell("--no-acpi --grace 1");
+    let (code, _, errors) = place.run("ctl ./api shutdown");
+    assert!(code == 1 && errors.contains("no power button") && errors.contains("axvm ctl MACHINE stop"), "{errors}");
+    axvm.signal(Signal::TERM);
+    let end = axvm.ends_with(143);
+    let told = "axvm: no power button without ACPI; ending in 1 s, a second signal ends now\n";
+    assert!(end.errors.contains(told), "{end:?}");
+}
+
+#[test]
 fn a_machine_has_the_time_that_it_is_given() {
     if !has_kvm() {
         return;
@@ -314,60 +328,6 @@ fn a_guest_that_resets_again_and_again_can_be_ended() {
             axvm.ends_with(code);
         });
     }
-}
-
-#[test]
-fn a_guest_that_resets_again_and_again_does_not_overtake_a_pause() {
-    if !has_kvm() {
-        return;
-    }
-    let place = Place::new();
-    let (axvm, mut talk) = place.shell_on_hvc0("");
-    // Typed ahead: each start takes one.
-    talk.say("reset\n".repeat(8000));
-    thread::scope(|scope| {
-        // Killed if this fails, so that the listener ends.
-        let axvm = axvm;
-        scope.spawn(|| talk.rest());
-        let mut control = axvm.control();
-        for round in 0..250 {
-            control.patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
-            let paused = axvm.status();
-            thread::sleep(Duration::from_millis(round % 8));
-            let still = axvm.status();
-            for status in [&paused, &still] {
-                assert_eq!(status.state, MachineState::Paused, "in round {round}");
-            }
-            assert_eq!(paused.exits.total, still.exits.total, "in round {round}");
-            control.patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
-        }
-        axvm.signal(Signal::QUIT);
-        axvm.ends_with(128 + 3);
-    });
-}
-
-#[test]
-fn a_paused_machine_ends_by_signal_and_by_request() {
-    if !has_kvm() {
-        return;
-    }
-    let place = Place::new();
-    let (axvm, _talk) = place.shell("--grace 0");
-    pause(&axvm);
-    axvm.signal(Signal::TERM);
-    axvm.ends_with(143);
-
-    let (axvm, _talk) = place.shell("");
-    pause(&axvm);
-    assert_eq!(place.run("ctl ./api stop").0, 0);
-    axvm.ends_with(0);
-
-    let (axvm, mut talk) = place.shell("");
-    pause(&axvm);
-    assert_eq!(place.run("ctl ./api reset").0, 0);
-    talk.hear("ready\n> ");
-    talk.say("off\n");
-    axvm.ends_with(0);
 }
 
 #[test]
@@ -445,59 +405,6 @@ fn resident_kib(axvm: &Axvm) -> u64 {
     };
     let mappings = values("Size:").into_iter().zip(values("Rss:"));
     mappings.filter(|(size, _)| *size < 32 << 10).map(|(_, resident)| resident).sum()
-}
-
-#[test]
-fn a_hundred_pauses_under_load_lose_nothing() {
-    if !has_kvm() {
-        return;
-    }
-    let place = Place::new();
-    for (console, words, rounds) in [("shell=hvc0", "--virtio-console stdio", 25), ("shell", "", 8)] {
-        let (axvm, mut talk) = place.talking(place.machine(console, &format!("--disk disk.img {words}")));
-        let mut pauses = 0;
-        let mut control = axvm.control();
-        while pauses < 50 {
-            talk.say(format!("work {rounds}\n"));
-            let listening = thread::scope(|scope| {
-                let answer = scope.spawn(|| talk.hear(" done\n> "));
-                while !answer.is_finished() {
-                    control.patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
-                    assert_eq!(axvm.status().state, MachineState::Paused);
-                    control.patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
-                    pauses += 1;
-                }
-                answer.join().unwrap()
-            });
-            let (lines, answer) = listening.split_once("= ").unwrap();
-            assert_eq!(answer, format!("{rounds} of {rounds} work done\n> "), "{lines}");
-            let line = flood(1);
-            assert_eq!(lines.matches(&line).count(), rounds, "{lines}");
-        }
-        talk.say("off\n");
-        axvm.ends_with(0);
-    }
-}
-
-#[test]
-fn a_paused_machine_stands_still() {
-    if !has_kvm() {
-        return;
-    }
-    let place = Place::new();
-    let (axvm, mut talk) = place.shell("");
-    pause(&axvm);
-    let before = axvm.status();
-    assert_eq!(before.state, MachineState::Paused);
-    talk.say("flood 1\n");
-    thread::sleep(Duration::from_millis(100));
-    assert_eq!(axvm.status().exits.total, before.exits.total);
-    let (code, _, errors) = place.run("ctl ./api power-button");
-    assert!(code == 1 && errors.contains("resume it first"), "{errors}");
-    resume(&axvm);
-    assert_eq!(talk.answer_after_all(&flood(1)), "1 flood");
-    talk.say("off\n");
-    axvm.ends_with(0);
 }
 
 #[test]
