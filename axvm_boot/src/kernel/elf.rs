@@ -316,8 +316,8 @@ fn pvh_entry(notes: &[u8], align: usize) -> Option<Gpa> {
         let end = value.checked_add(value_len)?;
         let bytes = notes.get(value..end)?;
         if notes[name..].starts_with(b"Xen\0") && kind == XEN_ELFNOTE_PHYS32_ENTRY {
-            // 8 bytes in a 64-bit kernel, but the address has 32 bits either way.
-            return u32_at(bytes, 0).map(|entry| Gpa(entry.into()));
+            // 8 bytes in a 64-bit kernel; more than 32 bits only where it is a virtual address.
+            return u64_at(bytes, 0).or(u32_at(bytes, 0).map(u64::from)).map(Gpa);
         }
         at = end.checked_next_multiple_of(align)?;
     }
