@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::kernel::field::{FIELDS, Field};
 use crate::linux::{Entry, LinuxConfig, Span};
-use crate::synthetic::{bzimage, elf, start, vmlinux};
+use crate::synthetic::{bzimage, elf, pvh_note, start, vmlinux};
 
 const SIZE: u64 = 64 << 20;
 const ENTRIES: [Entry; 3] = [Entry::Bits32, Entry::Bits64, Entry::Pvh];
@@ -46,14 +46,22 @@ fn starts(image: &[u8]) -> usize {
     starts.iter().sum()
 }
 
+/// Two segments and the note, linked for the upper half.
+fn vmlinux_32() -> Vec<u8> {
+    const GPA: u64 = 16 << 20;
+    let (note, code) = (pvh_note(GPA as u32 + 8, 4), [0x90; 64]);
+    let part = |gpa: u64| (1, &code[..], 0xb000_0000 + gpa, gpa, 0x2000, 4);
+    elf(32, 0xb000_0000 + GPA, &[part(GPA), (4, &note, 0, 0, 0, 4), part(2 * GPA)])
+}
+
 #[test]
 fn healthy_images_start() {
-    assert_eq!((starts(&bzimage(&[])), starts(&vmlinux())), (2, 2));
+    assert_eq!((starts(&bzimage(&[])), starts(&vmlinux()), starts(&vmlinux_32())), (2, 2, 1));
 }
 
 #[test]
 fn no_flipped_bit_and_no_cut_leads_outside_of_ram() {
-    for (healthy, headers) in [(bzimage(&[]), 0x1f0..0x270), (vmlinux(), 0..0xd0)] {
+    for (healthy, headers) in [(bzimage(&[]), 0x1f0..0x270), (vmlinux(), 0..0xd0), (vmlinux_32(), 0..0xf8)] {
         for at in headers {
             for bit in 0..8 {
                 let mut image = healthy.clone();
@@ -130,6 +138,16 @@ proptest! {
         }
         // Without the magic number it would be no ELF at all.
         image[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        starts(&image);
+    }
+
+    #[test]
+    fn no_elf_of_32_bits_leads_outside_of_ram(changes in prop::collection::vec((0usize..0xf8, number()), 1..4)) {
+        let mut image = vmlinux_32();
+        for (at, value) in changes {
+            image[at & !3..][..4].copy_from_slice(&(value as u32).to_le_bytes());
+        }
+        image[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");
         starts(&image);
     }
 

@@ -80,9 +80,9 @@ impl ElfSegment {
 impl Vmlinux {
     /// Checks an image that starts with the ELF magic.
     pub(super) fn parse(file: &dyn ReadAt, head: &[u8]) -> Result<Vmlinux, KernelError> {
-        let layout = target(file, head)?;
+        let class = target(file, head)?;
         let (mut segments, mut pvh_entry, mut loaded) = (Vec::new(), None, 0);
-        for (number, header) in layout.program_headers(file, head)? {
+        for (number, header) in class.program_headers(file, head)? {
             match header.kind {
                 PT_LOAD => {
                     let segment = segment(file, number, &header)?;
@@ -94,15 +94,15 @@ impl Vmlinux {
                 _ => {}
             }
         }
-        if layout.bits == 32 && pvh_entry.is_none() {
+        if class.bits == 32 && pvh_entry.is_none() {
             return Err(KernelError::NoPvhNote);
         }
         if segments.is_empty() {
             return Err(KernelError::Elf("it has nothing to load (no PT_LOAD program header)"));
         }
         check_overlap(&segments)?;
-        let entry = layout.word(head, 24).ok_or(truncated(file, layout.header_len))?;
-        let mut vmlinux = Vmlinux { bits: layout.bits, segments, entry: Gpa(entry), pvh_entry };
+        let entry = class.word(head, 24).ok_or(truncated(file, class.header_len))?;
+        let mut vmlinux = Vmlinux { bits: class.bits, segments, entry: Gpa(entry), pvh_entry };
         vmlinux.entry = vmlinux.physical(vmlinux.entry);
         vmlinux.pvh_entry = pvh_entry.map(|entry| vmlinux.physical(entry));
         Ok(vmlinux)
@@ -131,7 +131,7 @@ impl Vmlinux {
 
 /// Where the two classes of ELF keep their numbers.
 #[derive(Clone, Copy)]
-struct Layout {
+struct Class {
     bits: u8,
     header_len: u64,
     /// e_phoff, then e_phentsize; e_phnum follows the latter.
@@ -142,7 +142,7 @@ struct Layout {
     fields: [usize; 6],
 }
 
-const ELF_32: Layout = Layout {
+const ELF_32: Class = Class {
     bits: 32,
     header_len: 52,
     table_at: 28,
@@ -150,7 +150,7 @@ const ELF_32: Layout = Layout {
     program_header_len: 32,
     fields: [4, 8, 12, 16, 20, 28],
 };
-const ELF_64: Layout = Layout {
+const ELF_64: Class = Class {
     bits: 64,
     header_len: 64,
     table_at: 32,
@@ -159,7 +159,7 @@ const ELF_64: Layout = Layout {
     fields: [8, 16, 24, 32, 40, 48],
 };
 
-impl Layout {
+impl Class {
     /// An address, offset or length.
     fn word(&self, bytes: &[u8], offset: usize) -> Option<u64> {
         if self.bits == 64 { u64_at(bytes, offset) } else { u32_at(bytes, offset).map(u64::from) }
@@ -226,7 +226,7 @@ impl ProgramHeader {
 }
 
 /// Refuses what is not an x86 executable, by name.
-fn target(file: &dyn ReadAt, head: &[u8]) -> Result<Layout, KernelError> {
+fn target(file: &dyn ReadAt, head: &[u8]) -> Result<Class, KernelError> {
     let header_len = ELF_64.header_len;
     let [class, data] = *head.get(4..6).and_then(|ident| ident.first_chunk()).ok_or(truncated(file, header_len))?;
     let half = |offset| {
@@ -316,8 +316,8 @@ fn pvh_entry(notes: &[u8], align: usize) -> Option<Gpa> {
         let end = value.checked_add(value_len)?;
         let bytes = notes.get(value..end)?;
         if notes[name..].starts_with(b"Xen\0") && kind == XEN_ELFNOTE_PHYS32_ENTRY {
-            // 8 bytes in a 64-bit kernel, but the address has 32 bits either way.
-            return u32_at(bytes, 0).map(|entry| Gpa(entry.into()));
+            // 8 bytes in a 64-bit kernel; more than 32 bits only where it is a virtual address.
+            return u64_at(bytes, 0).or(u32_at(bytes, 0).map(u64::from)).map(Gpa);
         }
         at = end.checked_next_multiple_of(align)?;
     }

@@ -2,6 +2,8 @@
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped.
 
+use crate::images;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -74,6 +76,23 @@ fn an_initrd_that_linux_would_not_unpack_is_doubted_and_given_all_the_same() {
         let errors = String::from_utf8_lossy(&output.stderr);
         let warning = format!("axvm: --initrd: Linux will find nothing in {name}: ");
         assert!(errors.lines().any(|line| line.starts_with(&warning) && line.contains(words)), "{errors}");
+    }
+}
+
+#[test]
+fn kernels_of_32_bits_and_for_the_upper_half_start() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (class, entry) in [(1, "pvh"), (2, "pvh"), (2, "64")] {
+        if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+            return println!("skipped: /dev/kvm cannot be opened");
+        }
+        fs::write(scratch.path().join("kernel"), images::upper(class)).unwrap();
+        let mut axvm = Command::new("timeout");
+        axvm.args(["60", env!("CARGO_BIN_EXE_axvm"), "run", "-k", "kernel", "-m", "32M", "--cpus", "1"]);
+        axvm.args(["--on-reboot", "exit", "--entry", entry]).current_dir(scratch.path());
+        let output = axvm.stdin(std::process::Stdio::null()).output().unwrap();
+        let code = output.status.code();
+        assert_eq!((code, &output.stdout[..]), (Some(3), &b"K"[..]), "class {class}, --entry {entry}: {output:?}");
     }
 }
 

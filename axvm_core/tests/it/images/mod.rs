@@ -4,10 +4,11 @@
 //!   bzimage:  0 boot sector | 0x200 setup header | 0x400 hlt hlt hlt ... | 0x4400
 //!   elf:      the 64 bytes of an ELF header, without segments
 //!   segments: ELF header | PT_LOAD ... | 4 KiB that all of them load
+//!   upper:    ELF header | PT_LOAD, PT_NOTE | code that writes a letter and resets | the note of PVH
 //! ```
 //!
 //! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.06, 2.15), "The Real-Mode Kernel Header"; System V
-//! ABI, "ELF Header". Left out: code that does anything.
+//! ABI, "ELF Header"; Xen "x86/HVM direct boot ABI". Left out: code that does more than a letter.
 
 /// A bzImage of protocol 2.12 that asks for 4 MiB at 1 MiB, takes a command line of 255 bytes and has only
 /// the 32-bit entry. Its code is HLT.
@@ -55,4 +56,33 @@ pub fn segments(places: &[u64]) -> Vec<u8> {
     }
     image.resize(image.len() + 4096 * places.len().min(2), 0xf4);
     image
+}
+
+/// A kernel linked for the upper half, of `class` 1 or 2. It writes `K` to COM1 and resets by the i8042, alike in 32-bit
+/// and in 64-bit code. Its entry points are virtual.
+pub fn upper(class: u8) -> Vec<u8> {
+    const GPA: u64 = 2 << 20;
+    const CODE: &[u8] = b"\xba\xf8\x03\0\0\xb0K\xee\xb0\xfe\xe6\x64\xf4\xeb\xfd\x90";
+    let wide = class == 2;
+    let address: u64 = if wide { 0xffff_ffff_8020_0000 } else { 0xc020_0000 };
+    let (header_len, part_len) = if wide { (64_u64, 56_u64) } else { (52, 32) };
+    let word = |value: u64| value.to_le_bytes()[..if wide { 8 } else { 4 }].to_vec();
+    let value = word(address);
+    let note = [&[4, 0, 0, 0, value.len() as u8, 0, 0, 0, 18, 0, 0, 0][..], b"Xen\0", &value].concat();
+
+    let mut image = elf(class, if wide { 62 } else { 3 });
+    image.truncate(24);
+    image.extend([address, header_len, 0].map(word).concat());
+    image.extend([0; 4]);
+    let halves = [header_len as u16, part_len as u16, 2, 0, 0, 0];
+    image.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
+    let code_at = header_len + 2 * part_len;
+    let parts =
+        [(1_u32, code_at, address, GPA, CODE.len(), 4096), (4, code_at + CODE.len() as u64, 0, 0, note.len(), 4)];
+    for (kind, offset, address, gpa, len, align) in parts {
+        let (start, end) = if wide { (&[0; 4][..], &[][..]) } else { (&[][..], &[0; 4][..]) };
+        let words = [offset, address, gpa, len as u64, len as u64].map(word).concat();
+        image.extend([&kind.to_le_bytes(), start, &words, end, &word(align)].concat());
+    }
+    [&image, CODE, &note].concat()
 }
