@@ -115,7 +115,7 @@ pub mod gsi {
     pub const COM1: u32 = 4;
     /// Real-time clock.
     pub const RTC: u32 = 8;
-    /// ACPI system control interrupt (SCI). Edge, active high (MADT source override).
+    /// ACPI system control interrupt (SCI). Level, active high (MADT source override).
     pub const SCI: u32 = 9;
     /// Lines for virtio devices, in the order they are handed out: the first block device is on 5.
     /// 0-15 work without an IOAPIC; 16-23 need one.

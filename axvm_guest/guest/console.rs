@@ -11,6 +11,7 @@
 //! | `work N` | N times: such a line, then the proof of each disk |
 //! | `size` | columns and rows of hvc0; then waits for other ones |
 //! | `button` | waits for the power button, then powers off |
+//! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
 //! | `off`, `reset`, `triple`, `panic`, `hang` | ends in that way |
 //!
 //! The checksum is `sum.rotate_left(5) ^ byte` over 32 bits.
@@ -21,7 +22,7 @@
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
-use crate::{acpi, apic};
+use crate::{acpi, apic, pic};
 
 const UART_VECTOR: u8 = 36;
 /// IER and FCR: received data interrupts, from so many bytes on.
@@ -73,6 +74,7 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"work" => work(console, number, answer),
         b"size" => size(console, answer),
         b"button" => button(console),
+        b"pic-button" => pic_button(console),
         b"off" => acpi::power_off(),
         b"reset" => acpi::reset(),
         b"triple" => cpu::triple_fault(),
@@ -154,6 +156,21 @@ fn button(console: &mut Console) {
     let Some(button) = acpi::PowerButton::arm() else { return };
     console.print(b"waiting\n");
     sleep_until(|| button.was_pressed());
+    console.print(b"pressed\n");
+    acpi::power_off();
+}
+
+/// The same through the PIC.
+fn pic_button(console: &mut Console) {
+    let Some(button) = acpi::PowerButton::arm() else { return };
+    let vector = pic::take_level(button.line());
+    console.print(b"waiting\n");
+    let (mut pressed, before) = (false, apic::count(vector));
+    sleep_until(|| {
+        pressed |= button.was_pressed();
+        pic::end_of_interrupt();
+        pressed && apic::count(vector) != before
+    });
     console.print(b"pressed\n");
     acpi::power_off();
 }

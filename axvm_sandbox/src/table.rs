@@ -52,6 +52,8 @@ const A_THREAD: When = Bits(0, THREAD, THREAD);
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
 /// Request codes of KVM have this type (`KVMIO`) in bits 8 to 15.
 const KVM: When = Bits(1, 0xff00, 0xae00);
+/// KVM_IRQ_LINE.
+const IRQ_LINE: &[u64] = &[0x4008_ae61];
 const TERMINAL: &[u64] = &[
     libc::TCGETS,
     libc::TCSETS,
@@ -131,6 +133,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_setsockopt, CONSOLE | API, Always, "time limits"),
     // KVM and terminals.
     Row(libc::SYS_ioctl, VCPU, KVM, "KVM"),
+    Row(libc::SYS_ioctl, CONSOLE | API, OneOf(1, IRQ_LINE), "the power button's interrupt"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
     // Memory: never executable.

@@ -160,6 +160,26 @@ fn a_crash_restarts_the_guest_and_is_told() {
 }
 
 #[test]
+fn a_guest_that_takes_the_sci_for_a_level_gets_the_button_from_signals_and_clients() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for by_signal in [true, false] {
+        let (axvm, mut talk) = place.shell("--grace 50");
+        talk.say("pic-button\n");
+        talk.hear("waiting\n");
+        match by_signal {
+            true => axvm.signal(Signal::TERM),
+            false => assert_eq!(place.run("ctl ./api power-button").0, 0),
+        }
+        talk.hear("pressed\n");
+        let end = axvm.end();
+        assert!([0, 143].contains(&end.code), "{end:?}");
+    }
+}
+
+#[test]
 fn a_first_signal_presses_the_power_button_and_the_guest_shuts_down() {
     if !has_kvm() {
         return;
