@@ -13,6 +13,7 @@
 //! | `button` | waits for the power button, then powers off |
 //! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
 //! | `off`, `reset`, `triple`, `panic`, `hang` | ends in that way |
+//! | `vector` | sends the second processor to FFFF:0000, as old ways to reboot do |
 //!
 //! The checksum is `sum.rotate_left(5) ^ byte` over 32 bits.
 //! While nothing is typed, the processor sleeps. A control byte is echoed as its number: `<3>` is Ctrl-C.
@@ -22,7 +23,7 @@
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
-use crate::{acpi, apic, pic};
+use crate::{acpi, apic, clock, pic};
 
 const UART_VECTOR: u8 = 36;
 /// IER and FCR: received data interrupts, from so many bytes on.
@@ -80,6 +81,7 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"triple" => cpu::triple_fault(),
         b"panic" => output(0x505, 1_u8),
         b"hang" => cpu::stop(),
+        b"vector" => jump_to_the_reset_vector(),
         _ => {}
     }
     for &byte in word {
@@ -173,6 +175,16 @@ fn pic_button(console: &mut Console) {
     });
     console.print(b"pressed\n");
     acpi::power_off();
+}
+
+/// The second processor does, which starts in real mode.
+fn jump_to_the_reset_vector() {
+    // ljmp $0xffff, $0; the page is RAM that nothing else uses.
+    const PAGE: u64 = 0x7_0000;
+    cpu::write(PAGE, 0xffff_0000_ea_u64);
+    apic::send(1, apic::INIT);
+    apic::send(1, apic::STARTUP | (PAGE >> 12) as u32);
+    clock::sleep(10_000_000);
 }
 
 /// Sleeps from interrupt to interrupt until `condition` holds. None is missed: between the look and the sleep they wait.

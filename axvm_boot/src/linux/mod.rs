@@ -15,6 +15,7 @@ mod entry;
 mod error;
 mod handover;
 mod placement;
+mod reset_vector;
 mod start_info;
 mod zero_page;
 
@@ -142,6 +143,7 @@ pub fn prepare(
     } else {
         write(ram, "the zero page", layout::ZERO_PAGE, &zero_page::build(&header, place.file.gpa, &handover))?;
     }
+    write(ram, "the reset vector", layout::RESET_VECTOR, &reset_vector::CODE)?;
     write(ram, "the GDT", layout::GDT, &entry::gdt(config.entry))?;
     if config.entry == Entry::Bits64 {
         write(ram, "the page tables", layout::PAGE_TABLES, &entry::page_tables())?;

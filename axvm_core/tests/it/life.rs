@@ -49,6 +49,20 @@ fn the_exit_code_tells_how_it_ended() {
 }
 
 #[test]
+fn a_jump_to_the_reset_vector_is_a_reset() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for acpi in ["", "--no-acpi"] {
+        let words = "run --kernel guest.elf --memory 32M --cpus 2 --api-sock api --on-reboot exit --append shell";
+        let (axvm, talk) = place.talking(place.axvm(&format!("{words} {acpi}")));
+        talk.say("vector\n");
+        axvm.ends_with(3);
+    }
+}
+
+#[test]
 fn what_axvm_says_needs_no_reader() {
     if !has_kvm() {
         return;
