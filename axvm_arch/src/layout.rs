@@ -10,6 +10,7 @@
 //!  0x0009_fc00  end of low RAM (EBDA, reserved)
 //!  0x000e_0000  RSDP and ACPI tables (e820: ACPI data)
 //!  0x000f_f000  FACS (e820: ACPI NVS)
+//!  0x000f_fff0    a jump here resets
 //!  0x0010_0000  high RAM: kernel, initrd
 //!  0xc000_0000  hole: 3 GiB .. 4 GiB, no RAM
 //!  0xd000_0000    virtio-mmio windows, 4 KiB each
@@ -45,6 +46,8 @@ pub const LOW_RAM_END: Gpa = Gpa(0x9_fc00);
 pub const ACPI_TABLES: Gpa = Gpa(0xe_0000);
 /// End (exclusive) of the room for ACPI tables, and the address of the FACS.
 pub const FACS: Gpa = Gpa(0xf_f000);
+/// FFFF:0000, where a processor of a PC starts in real mode, 16 bytes.
+pub const RESET_VECTOR: Gpa = Gpa(0xf_fff0);
 /// Start of high RAM.
 pub const HIGH_RAM: Gpa = Gpa(0x10_0000);
 /// Start of the hole below 4 GiB; RAM continues at [`RAM_ABOVE_4G`].
@@ -115,7 +118,7 @@ pub mod gsi {
     pub const COM1: u32 = 4;
     /// Real-time clock.
     pub const RTC: u32 = 8;
-    /// ACPI system control interrupt (SCI). Edge, active high (MADT source override).
+    /// ACPI system control interrupt (SCI). Level, active high (MADT source override).
     pub const SCI: u32 = 9;
     /// Lines for virtio devices, in the order they are handed out: the first block device is on 5.
     /// 0-15 work without an IOAPIC; 16-23 need one.

@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }),
         on_warning: Box::new(|text| eprint!("{text}\r\n")),
         quit: "ends it",
+        has_break: false,
     };
     let console = Console::open(&back_end, port.clone(), hooks)?;
     if let Some(path) = console.pty_path() {

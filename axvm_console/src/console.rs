@@ -152,6 +152,11 @@ impl Console {
         self.pty_path.as_deref()
     }
 
+    /// Whether a keyboard is there, some of whose keys are AxVM's.
+    pub fn has_terminal(&self) -> bool {
+        self.terminal.is_some()
+    }
+
     /// Something that adds clients while the console runs.
     pub fn attacher(&self) -> Attacher {
         Attacher::to(&self.shared)

@@ -21,6 +21,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::Port;
 use crate::client::{BACKLOG_LIMIT, ConsoleClient, Kind, TICK};
+use crate::input::Input;
 use crate::keys::{Escape, help};
 use crate::port::LIMIT;
 use crate::pty::Pty;
@@ -49,7 +50,7 @@ pub struct Hub {
     clients: Vec<ConsoleClient>,
     replay: Replay,
     /// Typed, and not yet taken by the port.
-    held: Vec<u8>,
+    held: Input,
     /// Until then no client is accepted.
     full_until: Option<Instant>,
     /// When this round began: one time for all its questions.
@@ -102,7 +103,7 @@ impl Hub {
             pty: None,
             clients: Vec::new(),
             replay: Replay::default(),
-            held: Vec::new(),
+            held: Input::default(),
             full_until: None,
             now: Instant::now(),
         }
@@ -337,10 +338,10 @@ impl Hub {
         if keyboard.terminal.is_none() {
             self.held.extend(bytes);
         } else {
-            let typed = keyboard.escape.sort(bytes);
-            self.held.extend(typed.bytes);
+            let mut typed = keyboard.escape.sort(bytes);
+            typed.input.move_to(&mut self.held, usize::MAX);
             if typed.help {
-                let text = help(self.shared.hooks.quit);
+                let text = help(self.shared.hooks.quit, self.shared.hooks.has_break);
                 answer(text, self.writer.as_ref().filter(|_| keyboard.answers_in_output));
             }
             typed.keys.into_iter().for_each(&self.shared.hooks.on_key);
@@ -351,14 +352,13 @@ impl Hub {
     /// Types what is held, then what clients brought along, as far as the port has room.
     fn type_held(&mut self) {
         loop {
-            let taken = self.port.put(&self.held);
-            self.held.drain(..taken);
+            self.port.put_input(&mut self.held);
             if !self.held.is_empty() {
                 return;
             }
             let mut early = self.clients.iter_mut().map(ConsoleClient::take_early);
             let Some(early) = early.find(|early| !early.is_empty()) else { return };
-            self.held = early;
+            self.held.extend(&early);
         }
     }
 

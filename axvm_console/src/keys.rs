@@ -3,7 +3,10 @@
 //! ```text
 //!   Ctrl-A x       quit                   Ctrl-A h       help
 //!   Ctrl-A p       power button           Ctrl-A Ctrl-A  one Ctrl-A for the guest
+//!   Ctrl-A b       BREAK on a serial line
 //! ```
+
+use crate::input::Input;
 
 /// What a typed key asks of AxVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +18,9 @@ pub enum Key {
 }
 
 /// What Ctrl-A h prints; `quit` is what the key to quit does.
-pub fn help(quit: &str) -> String {
-    format!("\r\naxvm: Ctrl-A x {quit}, Ctrl-A p presses the power button, Ctrl-A Ctrl-A sends Ctrl-A\r\n")
+pub fn help(quit: &str, has_break: bool) -> String {
+    let sends_break = if has_break { ", Ctrl-A b sends BREAK (SysRq)" } else { "" };
+    format!("\r\naxvm: Ctrl-A x {quit}, Ctrl-A p presses the power button{sends_break}, Ctrl-A Ctrl-A sends Ctrl-A\r\n")
 }
 
 const CTRL_A: u8 = 0x01;
@@ -25,7 +29,7 @@ const CTRL_A: u8 = 0x01;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Typed {
     /// For the guest.
-    pub bytes: Vec<u8>,
+    pub input: Input,
     /// For AxVM, in the order typed.
     pub keys: Vec<Key>,
     /// Ctrl-A h was among it.
@@ -48,7 +52,8 @@ impl Escape {
                 (true, b'x' | b'X') => typed.keys.push(Key::Quit),
                 (true, b'p' | b'P') => typed.keys.push(Key::PowerButton),
                 (true, b'h' | b'H' | b'?') => typed.help = true,
-                (_, byte) => typed.bytes.push(byte),
+                (true, b'b' | b'B') => typed.input.push_break(),
+                (_, byte) => typed.input.extend(&[byte]),
             }
         }
         typed
@@ -61,7 +66,7 @@ mod tests {
 
     fn typed(bytes: &[u8]) -> (Vec<u8>, Vec<Key>, bool) {
         let typed = Escape::default().sort(bytes);
-        (typed.bytes, typed.keys, typed.help)
+        (typed.input.parts().0, typed.keys, typed.help)
     }
 
     #[test]
@@ -69,6 +74,12 @@ mod tests {
         assert_eq!(typed(b"a\x01pb"), (b"ab".to_vec(), vec![Key::PowerButton], false));
         assert_eq!(typed(b"ls\x01X"), (b"ls".to_vec(), vec![Key::Quit], false));
         assert_eq!(typed(b"\x01h"), (vec![], vec![], true));
+    }
+
+    #[test]
+    fn a_break_keeps_its_place() {
+        let typed = Escape::default().sort(b"ab\x01bc\x01B");
+        assert_eq!(typed.input.parts(), (b"abc".to_vec(), vec![2, 3]));
     }
 
     #[test]

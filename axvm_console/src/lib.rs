@@ -12,6 +12,7 @@ mod back_end;
 mod client;
 mod console;
 mod hub;
+mod input;
 mod keys;
 mod log_file;
 mod port;

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use axvm_sync::{EventFd, lock};
 
+use crate::input::Input;
 use crate::{PortState, PortStateError, Size};
 
 /// Bytes that each direction holds before its sender should wait.
@@ -42,7 +43,7 @@ struct Inner {
 #[derive(Default)]
 struct Queues {
     output: VecDeque<u8>,
-    input: VecDeque<u8>,
+    input: Input,
     lost: u64,
     size: Size,
 }
@@ -87,16 +88,36 @@ impl Port {
         queues.lost = queues.lost.saturating_add(count as u64);
     }
 
-    /// Fills `buffer` with input; how many bytes there were.
+    /// Fills `buffer` with input; how many bytes there were. For a device that knows no breaks: it gets none.
     pub fn receive(&self, buffer: &mut [u8]) -> usize {
+        self.take_input(|input| {
+            let mut typed = std::iter::from_fn(|| input.pop()).flatten();
+            buffer.iter_mut().map_while(|byte| typed.next().map(|typed| *byte = typed)).count()
+        })
+    }
+
+    /// The same for a serial line, where a break is a NUL with a mark: of the first 64 bytes, the bits of those that are.
+    pub fn receive_with_breaks(&self, buffer: &mut [u8]) -> (usize, u64) {
+        let mut breaks = 0;
+        let count = self.take_input(|input| {
+            let mut count = 0;
+            for (byte, typed) in buffer.iter_mut().take(64).zip(std::iter::from_fn(|| input.pop())) {
+                *byte = typed.unwrap_or(0);
+                breaks |= u64::from(typed.is_none()) << count;
+                count += 1;
+            }
+            count
+        });
+        (count, breaks)
+    }
+
+    fn take_input(&self, take: impl FnOnce(&mut Input) -> usize) -> usize {
         let mut queues = self.queues();
-        let count = buffer.len().min(queues.input.len());
         let was_full = queues.input.len() >= LIMIT;
-        for (byte, typed) in buffer.iter_mut().zip(queues.input.drain(..count)) {
-            *byte = typed;
-        }
+        let count = take(&mut queues.input);
+        let has_room = queues.input.len() < LIMIT;
         drop(queues);
-        if was_full && count > 0 {
+        if was_full && has_room {
             self.0.input_room.signal();
         }
         count
@@ -126,6 +147,25 @@ impl Port {
             self.call();
         }
         taken
+    }
+
+    /// Breaks the line once, as a terminal does on request; a line that is full loses it.
+    pub fn put_break(&self) {
+        let mut typed = Input::default();
+        typed.push_break();
+        self.put_input(&mut typed);
+    }
+
+    /// The same with breaks: takes from `typed` what there is room for.
+    pub(crate) fn put_input(&self, typed: &mut Input) {
+        let mut queues = self.queues();
+        self.0.input_room.take();
+        let room = LIMIT.saturating_sub(queues.input.len());
+        let some = typed.move_to(&mut queues.input, room);
+        drop(queues);
+        if some {
+            self.call();
+        }
     }
 
     /// Readable once a full input queue has room again.
@@ -175,9 +215,11 @@ impl Port {
     /// What waits in both directions, and what the device knows.
     pub fn state(&self) -> PortState {
         let queues = self.queues();
+        let (input, breaks) = queues.input.parts();
         PortState {
             output: queues.output.iter().copied().collect(),
-            input: queues.input.iter().copied().collect(),
+            input,
+            breaks,
             lost: queues.lost,
             size: queues.size,
         }
@@ -191,7 +233,8 @@ impl Port {
         state.check(LIMIT + OVERDRAFT, LIMIT)?;
         let mut queues = self.queues();
         prepend(&mut queues.output, state.output);
-        prepend(&mut queues.input, state.input);
+        let mut later = std::mem::replace(&mut queues.input, Input::new(state.input, state.breaks));
+        later.move_to(&mut queues.input, usize::MAX);
         queues.lost = queues.lost.saturating_add(state.lost);
         let (now, known) = (queues.size, state.size);
         if now == Size::default() {
@@ -270,6 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn breaks_are_marked_bytes_on_a_line_and_nothing_elsewhere() {
+        let port = Port::new().unwrap();
+        let mut buffer = [7; 8];
+        port.put(b"a");
+        port.put_break();
+        port.put(b"h");
+        assert_eq!((port.pending(), port.receive_with_breaks(&mut buffer[..2])), (3, (2, 0b10)));
+        assert_eq!(buffer[..2], *b"a\0");
+        port.put_break();
+        port.put(b"x");
+        let other = Port::new().unwrap();
+        other.restore(port.state()).unwrap();
+        assert_eq!((other.receive(&mut buffer), &buffer[..2]), (2, &b"hx"[..]));
+        assert_eq!(port.receive_with_breaks(&mut buffer), (3, 0b10));
+    }
+
+    #[test]
     fn a_new_size_calls_the_listener_once() {
         let port = Port::new().unwrap();
         let calls = Arc::new(AtomicUsize::new(0));
@@ -324,6 +384,7 @@ mod tests {
         for (field, state) in [
             ("output", PortState { output: vec![0; LIMIT + OVERDRAFT + 1], ..full.clone() }),
             ("input", PortState { input: vec![0; LIMIT + 1], ..full.clone() }),
+            ("breaks", PortState { input: vec![0; 2], breaks: vec![1, 3], ..full.clone() }),
         ] {
             let error = port.restore(state).unwrap_err();
             assert_eq!((error.field, error.found), (field, error.limit + 1));

@@ -32,6 +32,9 @@ pub struct PortState {
     /// What the host put in and the guest has not read.
     #[serde(with = "latin1")]
     pub input: Vec<u8>,
+    /// Breaks on a serial line, each before the byte of the input with this number; ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breaks: Vec<usize>,
     /// Bytes of output that found no place.
     pub lost: u64,
     /// The size of the screen that the guest was told.
@@ -40,7 +43,7 @@ pub struct PortState {
 
 /// A state holds more than a port.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("The saved state of a console's port cannot be restored: {field} is {found} bytes, and a port holds {limit}")]
+#[error("The saved state of a console's port cannot be restored: {field} is {found} bytes, and may be {limit}")]
 pub struct PortStateError {
     /// Which of the queues.
     pub field: &'static str,
@@ -53,9 +56,16 @@ pub struct PortStateError {
 impl PortState {
     /// Refuses queues that are longer than a port's.
     pub(crate) fn check(&self, most_output: usize, most_input: usize) -> Result<(), PortStateError> {
-        let queues = [("output", &self.output, most_output), ("input", &self.input, most_input)];
-        match queues.into_iter().find(|(_, bytes, limit)| bytes.len() > *limit) {
-            Some((field, bytes, limit)) => Err(PortStateError { field, found: bytes.len(), limit }),
+        let (input, breaks) = (self.input.len(), &self.breaks);
+        let disordered = breaks.windows(2).any(|pair| pair[0] > pair[1]);
+        let last_break = if disordered { usize::MAX } else { breaks.last().copied().unwrap_or(0) };
+        let found = [
+            ("output", self.output.len(), most_output),
+            ("input", input + breaks.len(), most_input),
+            ("breaks", last_break, input),
+        ];
+        match found.into_iter().find(|(_, found, limit)| found > limit) {
+            Some((field, found, limit)) => Err(PortStateError { field, found, limit }),
             None => Ok(()),
         }
     }

@@ -16,6 +16,8 @@ pub struct Hooks {
     pub on_warning: Box<dyn Fn(String) + Send + Sync>,
     /// What the key to quit does, for the help: `ends the machine`.
     pub quit: &'static str,
+    /// Whether the other end is a serial line, where Ctrl-A b sends a BREAK.
+    pub has_break: bool,
 }
 
 /// Clients on their way in at once, more than a console serves; the rest of a crowd is turned away at once.

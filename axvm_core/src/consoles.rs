@@ -6,6 +6,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port};
@@ -41,16 +42,21 @@ impl OpenedConsoles {
 
     /// Starts their threads; a terminal is raw from now on.
     pub fn start(self, current: &Arc<Current>, events: &Events) -> Result<Consoles> {
-        let start = |(opened, name): (Opened, String)| {
+        let quit = Arc::<AtomicBool>::default();
+        let start = |(opened, name): (Opened, String), has_break| {
             let port = Port::new().context("Cannot make a console")?;
-            let console = Console::start(opened, port.clone(), hooks(current, events))?;
+            let console = Console::start(opened, port.clone(), hooks(current, events, &quit, has_break))?;
             let place = console.pty_path().map_or(name, |path| {
                 tell(format_args!("The console is at {}", path.display()));
                 format!("pty {}", path.display())
             });
+            if console.has_terminal() {
+                tell("Ctrl-A h tells the keys");
+            }
             anyhow::Ok(Line { port, console, place })
         };
-        Ok(Consoles { com1: start(self.com1)?, hvc0: self.hvc0.map(start).transpose()? })
+        let com1 = start(self.com1, true)?;
+        Ok(Consoles { com1, hvc0: self.hvc0.map(|hvc0| start(hvc0, false)).transpose()?, quit })
     }
 }
 
@@ -58,9 +64,16 @@ impl OpenedConsoles {
 pub struct Consoles {
     com1: Line,
     hvc0: Option<Line>,
+    /// Ctrl-A x was pressed.
+    quit: Arc<AtomicBool>,
 }
 
 impl Consoles {
+    /// Whether the user ended the machine with Ctrl-A x.
+    pub fn were_quit(&self) -> bool {
+        self.quit.load(Ordering::Relaxed)
+    }
+
     /// The machine's ends of them.
     pub fn ports(&self) -> Ports {
         Ports { com1: self.com1.port.clone(), hvc0: self.hvc0.as_ref().map(|line| line.port.clone()) }
@@ -114,14 +127,18 @@ impl Consoles {
     }
 }
 
-fn hooks(current: &Arc<Current>, events: &Events) -> Hooks {
-    let (current, events) = (Arc::clone(current), events.clone());
+fn hooks(current: &Arc<Current>, events: &Events, quit: &Arc<AtomicBool>, has_break: bool) -> Hooks {
+    let (current, events, quit) = (Arc::clone(current), events.clone(), Arc::clone(quit));
     Hooks {
         on_key: Box::new(move |key| match key {
-            Key::Quit => current.request_stop(StopReason::Quit),
+            Key::Quit => {
+                quit.store(true, Ordering::Relaxed);
+                current.request_stop(StopReason::Quit);
+            }
             Key::PowerButton => current.press_power_button(),
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
         quit: "ends the machine",
+        has_break,
     }
 }

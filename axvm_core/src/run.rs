@@ -63,8 +63,12 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let end = starts.run(|state| tell(&notifier, state, &events));
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
+    let quit = consoles.were_quit();
     see_off(consoles, &signals, limits.end.map(|end| end + SLOW_READER));
     let end = end?;
+    if quit && end.0 == StopReason::Quit {
+        speech::tell("Ended by Ctrl-A x");
+    }
     if let Some(words) = end.words(&config) {
         speech::tell(words);
     }

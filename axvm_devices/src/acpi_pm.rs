@@ -10,9 +10,7 @@
 //!  power button --> STS and EN --> SCI --> guest shuts down --> SLP_EN with S5 --> StopSwitch::request(Off)
 //! ```
 //!
-//! The SCI is an edge here (the MADT says so), while on a PC it is a level. A level that is still
-//! up after the guest's handler has run interrupts again; to the same effect every write to STS or
-//! EN that leaves an enabled status pending sends one more edge.
+//! The SCI is a level, as on a PC: up while an enabled status is pending, however long the guest takes to look.
 //!
 //! Spec: ACPI 6.5, 4.8.3.1 "PM1 Event Grouping" and 4.8.3.2 "PM1 Control Grouping".
 //! Left out: PM timer (optional), GPE blocks, global lock release, S1 to S4; SCI_EN is always set,
@@ -24,7 +22,7 @@ use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
 use serde::{Deserialize, Serialize};
 
 use crate::state::Check;
-use crate::{BusDevice, ChipStateError, Irq, StopReason, StopSwitch};
+use crate::{BusDevice, ChipStateError, LevelIrq, StopReason, StopSwitch};
 
 /// PM1_STS and PM1_EN: the power button.
 const PWRBTN: u16 = 1 << 8;
@@ -46,7 +44,7 @@ const LEN: usize = 6;
 /// The PM1a event block (offset 0) and control block (offset 4).
 pub struct AcpiPm {
     pm1: Mutex<Pm1State>,
-    sci: Irq,
+    sci: LevelIrq,
     stop: Arc<StopSwitch>,
 }
 
@@ -80,7 +78,7 @@ impl AcpiPm {
     pub const LEN: u64 = LEN as u64;
 
     /// A block that interrupts through `sci` and turns the machine off through `stop`.
-    pub fn new(sci: Irq, stop: Arc<StopSwitch>) -> AcpiPm {
+    pub fn new(sci: LevelIrq, stop: Arc<StopSwitch>) -> AcpiPm {
         AcpiPm { pm1: Mutex::default(), sci, stop }
     }
 
@@ -90,7 +88,7 @@ impl AcpiPm {
     pub fn press_power_button(&self) {
         let mut pm1 = self.pm1();
         pm1.status |= PWRBTN;
-        self.interrupt(&pm1);
+        self.sci.set(pm1.is_pending());
     }
 
     /// The chip's state.
@@ -98,20 +96,15 @@ impl AcpiPm {
         *self.pm1()
     }
 
-    /// Makes a fresh chip what `state` says. A status that is pending has sent its edge, and is up until the guest clears
-    /// it: no further edge.
+    /// Makes a fresh chip what `state` says: its line is up again while a status is pending.
     pub fn restore(&self, state: &Pm1State) -> Result<(), ChipStateError> {
         let check = Check("the ACPI power management block");
         check.bits("status", state.status, PWRBTN.into())?;
         check.bits("control", state.control, CNT_KEPT.into())?;
-        *self.pm1() = *state;
+        let mut pm1 = self.pm1();
+        *pm1 = *state;
+        self.sci.set(pm1.is_pending());
         Ok(())
-    }
-
-    fn interrupt(&self, pm1: &Pm1State) {
-        if pm1.is_pending() {
-            self.sci.raise();
-        }
     }
 
     fn pm1(&self) -> MutexGuard<'_, Pm1State> {
@@ -145,13 +138,14 @@ impl BusDevice for AcpiPm {
                 }
             }
         }
-        self.interrupt(&pm1);
+        self.sci.set(pm1.is_pending());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     const STS: u64 = 0;
     const EN: u64 = 2;
@@ -159,14 +153,16 @@ mod tests {
 
     struct Board {
         pm: AcpiPm,
-        sci: Irq,
+        sci: Arc<AtomicBool>,
         stop: Arc<StopSwitch>,
     }
 
     impl Board {
         fn new() -> Board {
-            let (sci, stop) = (Irq::new().unwrap(), Arc::new(StopSwitch::new().unwrap()));
-            Board { pm: AcpiPm::new(sci.try_clone().unwrap(), stop.clone()), sci, stop }
+            let (sci, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(StopSwitch::new().unwrap()));
+            let line = Arc::clone(&sci);
+            let line = LevelIrq::new(move |level| line.store(level, Ordering::Relaxed));
+            Board { pm: AcpiPm::new(line, stop.clone()), sci, stop }
         }
         fn read(&self, offset: u64) -> u16 {
             let mut data = [0; 2];
@@ -176,9 +172,9 @@ mod tests {
         fn write(&self, offset: u64, value: u16) {
             self.pm.write(offset, &value.to_le_bytes());
         }
-        /// Takes the edges since the last call: were there any?
-        fn edge(&self) -> bool {
-            self.sci.event_fd().take()
+        /// Whether the line is up.
+        fn level(&self) -> bool {
+            self.sci.load(Ordering::Relaxed)
         }
     }
 
@@ -218,17 +214,21 @@ mod tests {
     fn the_button_interrupts_when_enabled_and_is_cleared_by_writing_one() {
         let board = Board::new();
         board.pm.press_power_button();
-        assert!(!board.edge(), "not enabled");
+        assert!(!board.level(), "not enabled");
         board.write(EN, PWRBTN);
-        assert!(board.edge(), "pending when enabled");
+        assert!(board.level());
+        board.write(EN, 0);
+        assert!(!board.level(), "no longer enabled");
+        board.write(EN, PWRBTN);
+        assert!(board.level(), "pending when enabled");
         board.write(STS, 0);
         assert_eq!(board.read(STS), PWRBTN, "writing zero clears nothing");
-        assert!(board.edge(), "still pending");
+        assert!(board.level(), "still pending");
         board.write(STS, PWRBTN);
         assert_eq!(board.read(STS), 0);
-        assert!(!board.edge());
+        assert!(!board.level());
         board.pm.press_power_button();
-        assert!(board.edge());
+        assert!(board.level());
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pressed_button_is_carried_and_told_once() {
+    fn a_pressed_button_is_carried_with_its_line() {
         let old = Board::new();
         old.write(EN, PWRBTN | 1);
         old.write(CNT, BM_RLD | 3 << SLP_TYP_SHIFT);
@@ -253,12 +253,12 @@ mod tests {
         let text = serde_json::to_string(&old.pm.state()).unwrap();
         let new = Board::new();
         new.pm.restore(&serde_json::from_str(&text).unwrap()).unwrap();
-        assert!(!new.edge(), "told before");
+        assert!(new.level(), "until it is cleared");
         assert_eq!([STS, EN, CNT].map(|at| new.read(at)), [STS, EN, CNT].map(|at| old.read(at)));
         new.write(EN, PWRBTN);
-        assert!(new.edge(), "still pending");
+        assert!(new.level(), "still pending");
         new.write(STS, PWRBTN);
-        assert_eq!((new.read(STS), new.edge()), (0, false));
+        assert_eq!((new.read(STS), new.level()), (0, false));
     }
 
     #[test]

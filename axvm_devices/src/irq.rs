@@ -4,10 +4,12 @@
 //!   device --raise()--> eventfd --> KVM (irqfd) --> PIC, IOAPIC        in a test, the test reads the eventfd
 //! ```
 //!
-//! All lines here are edge-triggered: one `raise`, one edge.
+//! An [`Irq`] is edge-triggered: one `raise`, one edge. A [`LevelIrq`] is up or down, and is set by a call, since an irqfd
+//! cannot be lowered before the guest's end of interrupt.
 //!
-//! Spec: KVM API 4.75 `KVM_IRQFD`; eventfd(2). Left out: level-triggered lines (irqfd with a resample eventfd).
+//! Spec: KVM API 4.75 `KVM_IRQFD`, 4.25 `KVM_IRQ_LINE`; eventfd(2). Left out: lines that two devices share.
 
+use std::fmt;
 use std::io;
 
 use axvm_sync::EventFd;
@@ -35,5 +37,26 @@ impl Irq {
     /// One edge. An edge that was not taken yet absorbs the next one.
     pub fn raise(&self) {
         self.0.signal();
+    }
+}
+
+/// The device's end of a level-triggered line.
+pub struct LevelIrq(Box<dyn Fn(bool) + Send + Sync>);
+
+impl LevelIrq {
+    /// A line whose level `set` sets, which must not block.
+    pub fn new(set: impl Fn(bool) + Send + Sync + 'static) -> LevelIrq {
+        LevelIrq(Box::new(set))
+    }
+
+    /// Up or down; the same again is no change.
+    pub fn set(&self, level: bool) {
+        (self.0)(level);
+    }
+}
+
+impl fmt::Debug for LevelIrq {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("LevelIrq")
     }
 }

@@ -27,7 +27,7 @@ mod uart16550;
 pub use acpi_pm::{AcpiPm, Pm1State};
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
 pub use i8042::I8042;
-pub use irq::Irq;
+pub use irq::{Irq, LevelIrq};
 pub use pci::{PciHost, PciHostState};
 pub use pvpanic::Pvpanic;
 pub use rtc::{Rtc, RtcState};

@@ -136,6 +136,7 @@ pub fn reset() {
 /// The fixed power button: PM1a status and enable, and the SCI.
 pub struct PowerButton {
     status: u16,
+    line: u8,
 }
 
 impl PowerButton {
@@ -146,9 +147,15 @@ impl PowerButton {
     pub fn arm() -> Option<PowerButton> {
         let fadt = find(b"FACP")?;
         let (status, len): (u32, u8) = (read(fadt + 56), read(fadt + 88));
-        apic::route(read::<u16>(fadt + 46).into(), PowerButton::SCI_VECTOR);
+        let line = read::<u8>(fadt + 46);
+        apic::route(line.into(), PowerButton::SCI_VECTOR);
         output(status as u16 + u16::from(len / 2), PowerButton::BIT);
-        Some(PowerButton { status: status as u16 })
+        Some(PowerButton { status: status as u16, line })
+    }
+
+    /// The ISA line that it interrupts on.
+    pub fn line(&self) -> u8 {
+        self.line
     }
 
     /// Whether it was pressed since the last look.

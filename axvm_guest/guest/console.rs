@@ -11,7 +11,9 @@
 //! | `work N` | N times: such a line, then the proof of each disk |
 //! | `size` | columns and rows of hvc0; then waits for other ones |
 //! | `button` | waits for the power button, then powers off |
+//! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
 //! | `off`, `reset`, `triple`, `panic`, `hang` | ends in that way |
+//! | `vector` | sends the second processor to FFFF:0000, as old ways to reboot do |
 //!
 //! The checksum is `sum.rotate_left(5) ^ byte` over 32 bits.
 //! While nothing is typed, the processor sleeps. A control byte is echoed as its number: `<3>` is Ctrl-C.
@@ -21,7 +23,7 @@
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
-use crate::{acpi, apic};
+use crate::{acpi, apic, clock, pic};
 
 const UART_VECTOR: u8 = 36;
 /// IER and FCR: received data interrupts, from so many bytes on.
@@ -73,11 +75,13 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"work" => work(console, number, answer),
         b"size" => size(console, answer),
         b"button" => button(console),
+        b"pic-button" => pic_button(console),
         b"off" => acpi::power_off(),
         b"reset" => acpi::reset(),
         b"triple" => cpu::triple_fault(),
         b"panic" => output(0x505, 1_u8),
         b"hang" => cpu::stop(),
+        b"vector" => jump_to_the_reset_vector(),
         _ => {}
     }
     for &byte in word {
@@ -156,6 +160,31 @@ fn button(console: &mut Console) {
     sleep_until(|| button.was_pressed());
     console.print(b"pressed\n");
     acpi::power_off();
+}
+
+/// The same through the PIC.
+fn pic_button(console: &mut Console) {
+    let Some(button) = acpi::PowerButton::arm() else { return };
+    let vector = pic::take_level(button.line());
+    console.print(b"waiting\n");
+    let (mut pressed, before) = (false, apic::count(vector));
+    sleep_until(|| {
+        pressed |= button.was_pressed();
+        pic::end_of_interrupt();
+        pressed && apic::count(vector) != before
+    });
+    console.print(b"pressed\n");
+    acpi::power_off();
+}
+
+/// The second processor does, which starts in real mode.
+fn jump_to_the_reset_vector() {
+    // ljmp $0xffff, $0; the page is RAM that nothing else uses.
+    const PAGE: u64 = 0x7_0000;
+    cpu::write(PAGE, 0xffff_0000_ea_u64);
+    apic::send(1, apic::INIT);
+    apic::send(1, apic::STARTUP | (PAGE >> 12) as u32);
+    clock::sleep(10_000_000);
 }
 
 /// Sleeps from interrupt to interrupt until `condition` holds. None is missed: between the look and the sleep they wait.

@@ -20,6 +20,7 @@ mod cpu;
 mod hostile;
 mod ipi;
 mod journal;
+mod pic;
 mod processors;
 mod report;
 mod runtime;

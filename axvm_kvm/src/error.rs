@@ -103,6 +103,14 @@ pub enum KvmError {
         /// What the ioctl said.
         source: io::Error,
     },
+    /// An interrupt line could not be taken.
+    #[error("Cannot take interrupt line {gsi}: no more descriptors (see ulimit -n)")]
+    LevelLine {
+        /// Global system interrupt.
+        gsi: u32,
+        /// What the host said.
+        source: io::Error,
+    },
     /// A doorbell could not be connected.
     #[error("Cannot connect an eventfd to writes of {len} bytes at {gpa} (KVM_IOEVENTFD); widths are 0, 1, 2 or 4")]
     IoEventFd {

@@ -34,4 +34,4 @@ pub use kick::Kicker;
 pub use state::{VcpuState, VmState};
 pub use system::Kvm;
 pub use vcpu::{KvmVcpu, VcpuSetup};
-pub use vm::Vm;
+pub use vm::{LevelLine, Vm};

@@ -14,7 +14,7 @@
 //! Left out: MSIs, level-triggered lines, memory slots that come or go.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -33,6 +33,7 @@ const PIC_PINS: u32 = 16;
 const CASCADE: u32 = 2;
 
 vmm_sys_util::ioctl_iow_nr!(kvm_irqfd, kvm::KVMIO, 0x76, kvm::kvm_irqfd);
+vmm_sys_util::ioctl_iow_nr!(kvm_irq_line, kvm::KVMIO, 0x61, kvm::kvm_irq_level);
 vmm_sys_util::ioctl_iow_nr!(kvm_ioeventfd, kvm::KVMIO, 0x79, kvm::kvm_ioeventfd);
 vmm_sys_util::ioctl_io_nr!(kvm_get_tsc_khz, kvm::KVMIO, 0xa3);
 
@@ -88,6 +89,14 @@ impl Vm {
         self.connect(gsi, fd)?;
         self.irqfds().push(ConnectedLine { gsi, given: fd.as_raw_fd(), fd: kept });
         Ok(())
+    }
+
+    /// Interrupt line `gsi` as a level, for a device that has it alone.
+    pub fn level_line(&self, gsi: u32) -> Result<LevelLine, KvmError> {
+        // SAFETY: the descriptor is this VM's and open while it is borrowed.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) };
+        let vm = fd.try_clone_to_owned().map_err(|source| KvmError::LevelLine { gsi, source })?;
+        Ok(LevelLine { vm, gsi })
     }
 
     /// Disconnects `fd` from line `gsi`; edges that it had raised are in the interrupt controllers when this returns.
@@ -166,6 +175,26 @@ impl Vm {
         // SAFETY: the ioctl takes no argument.
         let khz = unsafe { ioctl(&self.fd, kvm_get_tsc_khz()) };
         u32::try_from(khz).ok().filter(|&khz| khz > 0)
+    }
+}
+
+/// An interrupt line that stays as it is set: `KVM_IRQ_LINE`.
+///
+/// An edge that is not taken in time is gone; a level waits for a PIC or an IOAPIC that is told to look at levels.
+#[derive(Debug)]
+pub struct LevelLine {
+    vm: OwnedFd,
+    gsi: u32,
+}
+
+impl LevelLine {
+    /// Raises or lowers the line.
+    pub fn set(&self, level: bool) {
+        let mut line = kvm::kvm_irq_level { level: level.into(), ..Default::default() };
+        line.__bindgen_anon_1.irq = self.gsi;
+        // SAFETY: the ioctl reads the structure, which lives through the call, and nothing else of ours. It fails for a VM
+        // without interrupt controllers, and each of ours has them.
+        let _ = unsafe { ioctl_with_ref(&self.vm, kvm_irq_line(), &line) };
     }
 }
 

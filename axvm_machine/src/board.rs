@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
-use axvm_devices::{AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550};
+use axvm_devices::{
+    AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
+};
 use axvm_kvm::Vm;
 use axvm_virtio::balloon::Balloon;
 use axvm_virtio::block::Block;
@@ -59,7 +61,7 @@ impl<'a> Board<'a> {
             Kind::Uart => Chip::Uart(Uart16550::new(self.line(part)?, self.consoles.com1.clone())),
             Kind::Rtc => Chip::Rtc(Arc::new(Rtc::new(self.line(part)?).map_err(MachineError::host("the RTC"))?)),
             Kind::I8042 => Chip::I8042(Arc::new(I8042::new(stop()))),
-            Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.line(part)?, stop()))),
+            Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.level_line(part)?, stop()))),
             Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop()))),
             Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
             Kind::Virtio(kind) => self.virtio(part, kind)?,
@@ -126,5 +128,11 @@ impl<'a> Board<'a> {
             self.vm.irqfd(gsi, irq.event_fd())?;
         }
         Ok(irq)
+    }
+
+    /// The same for a part that holds its line up.
+    fn level_line(&self, part: &Part) -> Result<LevelIrq, MachineError> {
+        let line = part.line.map(|gsi| self.vm.level_line(gsi)).transpose()?;
+        Ok(LevelIrq::new(move |level| line.iter().for_each(|line| line.set(level))))
     }
 }

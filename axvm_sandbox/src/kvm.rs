@@ -3,6 +3,7 @@
 //! ```text
 //!   main     makes a machine at each start, restores one     create, set, connect
 //!   vcpuN    runs its vCPU, saves what it is told to         run, get, flush interrupts
+//!   console, api, main    press the power button             set a line
 //! ```
 //!
 //! A request that is not here stops the thread. So a thread of a vCPU that a guest has taken over cannot give the guest
@@ -16,6 +17,7 @@ pub(crate) const VCPU: &[u64] = &[
     0xae80,      // KVM_RUN
     0x8004_ae98, // KVM_GET_MP_STATE: whether an AP was started
     0xaead,      // KVM_KVMCLOCK_CTRL: after a pause
+    0x4008_ae61, // KVM_IRQ_LINE: a guest that enables or clears a reason of the SCI
     // To save, from the vCPU's own thread.
     0x8090_ae81, // KVM_GET_REGS
     0x8138_ae83, // KVM_GET_SREGS
@@ -32,6 +34,9 @@ pub(crate) const VCPU: &[u64] = &[
     0x8030_ae7c, // KVM_GET_CLOCK
     0x4020_ae76, // KVM_IRQFD: taken off and put back, all edges have arrived then
 ];
+
+/// Of each thread that may press the power button: KVM_IRQ_LINE.
+pub(crate) const BUTTON: &[u64] = &[0x4008_ae61];
 
 /// Of main alone: a new machine at a reset, or one that was saved.
 pub(crate) const MAKER: &[u64] = &[

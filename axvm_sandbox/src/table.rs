@@ -140,6 +140,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_setsockopt, CONSOLE | API, OneOf(2, TIME_LIMITS), "time limits"),
     // KVM and terminals.
     Row(libc::SYS_ioctl, VCPU, OneOf(1, kvm::VCPU), "KVM_RUN first: the call that counts"),
+    Row(libc::SYS_ioctl, MAIN | CONSOLE | API, OneOf(1, kvm::BUTTON), "the power button's interrupt"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
     Row(libc::SYS_ioctl, MAIN, OneOf(1, kvm::MAKER), "the next machine"),

@@ -5,7 +5,7 @@
 //!  type 0   processor with an APIC id below 255      UID, id      one of these
 //!  type 9   processor with any other APIC id         UID, id      for each vCPU
 //!  type 1   IOAPIC: GSI 0 to 23
-//!  type 2   override: ISA IRQ 0 -> GSI 2 (the PIT), IRQ 9 -> GSI 9 as an edge (the SCI)
+//!  type 2   override: ISA IRQ 0 -> GSI 2 (the PIT), IRQ 9 -> GSI 9 as a level (the SCI)
 //!  type 4   NMI on LINT1 of all processors; type 10 the same for those of type 9
 //! ```
 //!
@@ -32,8 +32,8 @@ const IOAPIC_ID: u8 = 0;
 
 /// MPS INTI flags: as the bus does (ISA: edge, active high).
 const CONFORMING: u16 = 0;
-/// MPS INTI flags: active high, edge.
-const HIGH_EDGE: u16 = 0b01_01;
+/// MPS INTI flags: level, active high.
+const HIGH_LEVEL: u16 = 0b11_01;
 
 /// The local APIC input where a PC's NMI arrives.
 const LINT1: u8 = 1;
@@ -48,7 +48,7 @@ pub(super) fn madt(apic_ids: &[u32]) -> Vec<u8> {
     }
     ioapic(&mut body);
     source_override(&mut body, gsi::TIMER as u8, gsi::TIMER_PIN, CONFORMING);
-    source_override(&mut body, gsi::SCI as u8, gsi::SCI, HIGH_EDGE);
+    source_override(&mut body, gsi::SCI as u8, gsi::SCI, HIGH_LEVEL);
     nmi(&mut body);
     if apic_ids.last().is_some_and(|&id| id > LAST_XAPIC_ID) {
         x2apic_nmi(&mut body);

@@ -18,6 +18,7 @@ mod error;
 mod handover;
 pub mod initrd;
 mod placement;
+mod reset_vector;
 mod start_info;
 mod zero_page;
 
@@ -157,6 +158,7 @@ pub fn prepare(
     } else {
         write(ram, "the zero page", layout::ZERO_PAGE, &zero_page::build(&header, place.file.gpa, &handover))?;
     }
+    write(ram, "the reset vector", layout::RESET_VECTOR, &reset_vector::CODE)?;
     write(ram, "the GDT", layout::GDT, &entry::gdt(entry))?;
     if entry == Entry::Bits64 {
         write(ram, "the page tables", layout::PAGE_TABLES, &entry::page_tables())?;

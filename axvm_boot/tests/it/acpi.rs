@@ -140,13 +140,13 @@ fn the_madt_lists_each_apic_id_once_in_the_entry_that_can_hold_it() {
 fn the_madt_says_how_interrupts_are_wired() {
     let ioapic = vec![1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0];
     let timer_at_pin_2 = vec![2, 10, 0, 0, 2, 0, 0, 0, 0, 0];
-    let sci_is_an_edge = vec![2, 10, 0, 9, 9, 0, 0, 0, 0b0101, 0];
+    let sci_is_a_level = vec![2, 10, 0, 9, 9, 0, 0, 0, 0b1101, 0];
     let nmi_at_lint1 = vec![4, 6, 0xff, 0, 0, 1];
     let x2apic_nmi_at_lint1 = vec![10, 12, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0];
 
     let small = madt(vec![0]);
     assert_eq!((u32_at(&small, 36), u32_at(&small, 40)), (0xfee0_0000, 1));
-    let mut entries = vec![ioapic, timer_at_pin_2, sci_is_an_edge, nmi_at_lint1];
+    let mut entries = vec![ioapic, timer_at_pin_2, sci_is_a_level, nmi_at_lint1];
     assert_eq!(madt_entries(&small).1, entries);
     entries.push(x2apic_nmi_at_lint1);
     assert_eq!(madt_entries(&madt(vec![0, 255])).1, entries);

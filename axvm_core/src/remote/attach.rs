@@ -91,6 +91,7 @@ fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
         }),
         on_warning: Box::new(tell),
         quit: "leaves the machine running",
+        has_break: false,
     }
 }
 

@@ -63,6 +63,20 @@ fn a_kernel_needs_no_option() {
 }
 
 #[test]
+fn a_jump_to_the_reset_vector_is_a_reset() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for acpi in ["", "--no-acpi"] {
+        let words = "run --kernel guest.elf --memory 32M --cpus 2 --api-sock api --on-reboot exit --append shell";
+        let (axvm, talk) = place.talking(place.axvm(&format!("{words} {acpi}")));
+        talk.say("vector\n");
+        axvm.ends_with(3);
+    }
+}
+
+#[test]
 fn what_axvm_says_needs_no_reader() {
     if !has_kvm() {
         return;
@@ -206,6 +220,26 @@ fn a_crash_restarts_the_guest_and_is_told() {
     talk.say("off\n");
     let end = axvm.ends_with(0);
     assert!(end.errors.contains("guest: crashed (triple fault) and starts again"), "{end:?}");
+}
+
+#[test]
+fn a_guest_that_takes_the_sci_for_a_level_gets_the_button_from_signals_and_clients() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for by_signal in [true, false] {
+        let (axvm, mut talk) = place.shell("--grace 50");
+        talk.say("pic-button\n");
+        talk.hear("waiting\n");
+        match by_signal {
+            true => axvm.signal(Signal::TERM),
+            false => assert_eq!(place.run("ctl ./api power-button").0, 0),
+        }
+        talk.hear("pressed\n");
+        let end = axvm.end();
+        assert!([0, 143].contains(&end.code), "{end:?}");
+    }
 }
 
 #[test]

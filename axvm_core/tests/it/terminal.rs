@@ -65,6 +65,8 @@ fn restored_on_every_way_out() {
         act(&axvm, &mut talk);
         let end = axvm.end();
         assert_eq!(end.code, *code, "{name}: {end:?}");
+        assert_eq!(end.errors.matches("axvm: Ctrl-A h tells the keys\n").count(), 1, "{name}: {end:?}");
+        assert_eq!(end.errors.ends_with("axvm: Ended by Ctrl-A x\n"), name.starts_with("Ctrl-A x"), "{name}: {end:?}");
         assert_eq!(terminal.settings(), before, "{name}");
     }
 }
@@ -162,8 +164,11 @@ fn keys_for_axvm_are_its_own_and_all_others_are_the_guests() {
     let (axvm, mut talk) = terminal.talking(&place, &place.machine("shell", ""));
     talk.say("\x03\x1a\x1c\x01\x01");
     talk.hear("<3><26><28><1>");
+    talk.say("\x01b");
+    talk.hear("<0>");
     talk.say("\x01h");
     talk.hear("axvm: Ctrl-A x");
+    talk.hear("Ctrl-A b sends BREAK");
     talk.hear("\r\n");
     talk.say("\r");
     talk.answer();

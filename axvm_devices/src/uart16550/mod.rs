@@ -14,7 +14,7 @@
 //! in front of an 8-bit chip.
 //!
 //! Spec: National Semiconductor PC16550D "Universal Asynchronous Receiver/Transmitter with FIFOs" (1995).
-//! Left out: baud rates (bytes arrive at once), breaks, line errors, modem lines that move, DMA.
+//! Left out: baud rates (bytes arrive at once), breaks that the guest sends, other line errors, modem lines that move, DMA.
 
 #[cfg(test)]
 mod properties;

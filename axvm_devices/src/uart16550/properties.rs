@@ -11,6 +11,7 @@ enum Step {
     Write(u64, u8),
     Handle,
     Type(usize),
+    Break,
     Take,
 }
 
@@ -24,6 +25,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(|value| Step::Write(DATA, value)),
         2 => Just(Step::Handle),
         4 => (0..40usize).prop_map(Step::Type),
+        1 => Just(Step::Break),
         1 => Just(Step::Take),
     ]
 }
@@ -41,6 +43,10 @@ fn act(bench: &Bench, step: &Step) -> Vec<u8> {
         }
         Step::Type(count) => {
             bench.typed(&vec![count as u8; count]);
+            Vec::new()
+        }
+        Step::Break => {
+            bench.typed_with_break(b"", b"");
             Vec::new()
         }
         Step::Take => bench.output(),
@@ -85,6 +91,10 @@ proptest! {
                     let bytes: Vec<u8> = (0..count).map(|_| { next = next.wrapping_add(1); next }).collect();
                     bench.typed(&bytes);
                     typed.extend(bytes);
+                }
+                Step::Break => {
+                    bench.typed_with_break(b"", b"");
+                    typed.push(0);
                 }
                 Step::Take => _ = bench.port.take(&mut arrived),
             }

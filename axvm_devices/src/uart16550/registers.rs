@@ -64,7 +64,10 @@ pub(super) mod mcr {
 mod lsr {
     pub(super) const DATA_READY: u8 = 1 << 0;
     pub(super) const OVERRUN: u8 = 1 << 1;
+    pub(super) const BREAK: u8 = 1 << 4;
     pub(super) const THR_EMPTY: u8 = 1 << 5;
+    /// With FIFOs: a byte in the receiver's came with a break.
+    pub(super) const FIFO_ERROR: u8 = 1 << 7;
     pub(super) const TRANSMITTER_EMPTY: u8 = 1 << 6;
 }
 
@@ -88,7 +91,7 @@ const DIVISOR: u16 = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Cause {
-    /// An overrun.
+    /// An overrun, or a break.
     LineStatus = 0b0110,
     /// As many bytes as the trigger level asks for.
     ReceivedData = 0b0100,
@@ -107,6 +110,8 @@ pub(super) struct Registers {
     pub(super) port: Port,
     /// The receiver's FIFO; one byte of it counts while FIFOs are off.
     pub(super) received: VecDeque<u8>,
+    /// Which of them, by bit, are the NUL of a break that LSR did not tell yet.
+    pub(super) breaks: u16,
     /// The port may hold more input.
     pub(super) more: bool,
     /// Bytes that the port has room for, as far as we know: only this chip uses that room up. 0: the host is behind.
@@ -134,6 +139,7 @@ impl Registers {
         Registers {
             port,
             received: VecDeque::with_capacity(FIFO_LEN),
+            breaks: 0,
             more: true,
             credit,
             ier,
@@ -238,12 +244,14 @@ impl Registers {
         // The FIFO keeps what it has, the single register the last byte.
         if !self.has_fifos() {
             self.received[0] = byte;
+            self.breaks = 0;
         }
     }
 
     fn read_data(&mut self) -> u8 {
         self.pull_if_empty();
         let byte = self.received.pop_front();
+        self.breaks >>= 1;
         if self.received.is_empty() {
             self.pull_if_awaited();
         }
@@ -253,7 +261,12 @@ impl Registers {
     fn read_line_status(&mut self) -> u8 {
         self.pull_if_empty();
         let flag = |is: bool, bits: u8| if is { bits } else { 0 };
-        flag(!self.received.is_empty(), lsr::DATA_READY)
+        let breaks = self.breaks;
+        // A break is told with its byte at the top, once.
+        self.breaks &= !1;
+        flag(breaks & 1 != 0, lsr::BREAK)
+            | flag(breaks != 0 && self.has_fifos(), lsr::FIFO_ERROR)
+            | flag(!self.received.is_empty(), lsr::DATA_READY)
             | flag(std::mem::take(&mut self.overrun), lsr::OVERRUN)
             | flag(self.is_thr_empty(), lsr::THR_EMPTY | lsr::TRANSMITTER_EMPTY)
     }
@@ -283,6 +296,7 @@ impl Registers {
         self.fcr = if value & fcr::ENABLE != 0 { value } else { 0 };
         if switched || self.fcr & fcr::CLEAR_RECEIVER != 0 {
             self.received.clear();
+            self.breaks = 0;
             self.more = true;
             self.pull_if_awaited();
         }
@@ -313,7 +327,7 @@ impl Registers {
     /// The pending interrupt of the highest priority.
     fn cause(&self) -> Cause {
         let enabled = |bit: u8| self.ier & bit != 0;
-        if self.overrun && enabled(ier::LINE_STATUS) {
+        if (self.overrun || self.breaks & 1 != 0) && enabled(ier::LINE_STATUS) {
             Cause::LineStatus
         } else if !self.received.is_empty() && enabled(ier::RECEIVED_DATA) {
             if self.received.len() >= self.trigger() { Cause::ReceivedData } else { Cause::CharacterTimeout }
@@ -346,7 +360,8 @@ impl Registers {
         if !self.more || self.loops() || room == 0 {
             return;
         }
-        let count = self.port.receive(&mut bytes[..room]);
+        let (count, breaks) = self.port.receive_with_breaks(&mut bytes[..room]);
+        self.breaks |= (breaks as u16) << self.received.len();
         self.received.extend(&bytes[..count]);
         self.more = count == room;
         self.renewed |= count > 0;

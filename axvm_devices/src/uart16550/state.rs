@@ -22,6 +22,9 @@ use crate::state::Check;
 pub struct UartState {
     /// Bytes in the receiver's FIFO: 16 at most, and 1 while FIFOs are off.
     pub received: HexBytes,
+    /// Which of them, by bit, are the NUL of a break that was not told yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub breaks: u16,
     /// Interrupt enable register.
     pub ier: u8,
     /// FIFO control register; 0 while FIFOs are off.
@@ -44,11 +47,16 @@ pub struct UartState {
     pub transmitter_busy: bool,
 }
 
+fn is_zero(bits: &u16) -> bool {
+    *bits == 0
+}
+
 impl Registers {
     /// The registers as a value.
     pub(super) fn state(&self) -> UartState {
         UartState {
             received: HexBytes(self.received.iter().copied().collect()),
+            breaks: self.breaks,
             ier: self.ier,
             fcr: self.fcr,
             lcr: self.lcr,
@@ -72,6 +80,7 @@ impl Registers {
         check.that(state.fcr == 0 || fifos_on, "fcr", state.fcr, "odd (FIFOs on) or 0")?;
         let (len, limit) = (state.received.0.len(), if fifos_on { FIFO_LEN } else { 1 });
         check.that(len <= limit, "the length of received", len, format_args!("{limit} at most"))?;
+        check.bits("breaks", state.breaks, (1 << len) - 1)?;
 
         (self.ier, self.fcr, self.lcr, self.mcr) = (state.ier, state.fcr, state.lcr, state.mcr);
         (self.scr, self.divisor) = (state.scr, state.divisor);
@@ -79,6 +88,7 @@ impl Registers {
         self.thr_emptied = state.transmitter_emptied;
         self.received.clear();
         self.received.extend(&state.received.0);
+        self.breaks = state.breaks;
         // One byte will do: the port is asked when it is used up.
         self.credit = usize::from(!state.transmitter_busy).min(self.port.room());
         Ok(())

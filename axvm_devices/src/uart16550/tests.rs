@@ -104,6 +104,12 @@ impl Bench {
         bytes
     }
 
+    pub(super) fn typed_with_break(&self, before: &[u8], after: &[u8]) {
+        self.typed(before);
+        self.port.put_break();
+        self.typed(after);
+    }
+
     pub(super) fn typed(&self, bytes: &[u8]) {
         assert_eq!(self.port.put(bytes), bytes.len());
     }
@@ -451,4 +457,23 @@ fn two_vcpus_and_a_host_lose_nothing() {
         assert!(got == text && sent == text);
     });
     assert_eq!(bench.port.lost(), 0);
+}
+
+#[test]
+fn a_break_is_a_nul_that_line_status_tells_of_once_and_in_its_place() {
+    const BREAK: u8 = 0x10;
+    const FIFO_ERROR: u8 = 0x80;
+    let bench = Bench::opened(RECEIVED | LINE);
+    bench.interrupted();
+    bench.typed_with_break(b"a", b"h");
+    assert!(bench.interrupted());
+    assert_eq!(bench.get(LSR) & (BREAK | FIFO_ERROR | READY), FIFO_ERROR | READY, "it is behind the a");
+    let bench = bench.carried();
+    assert_eq!(bench.get(DATA), b'a');
+    assert!(bench.interrupted(), "the break is at the top");
+    assert_eq!(bench.cause(), IS_LINE);
+    assert_eq!(bench.get(LSR) & (BREAK | FIFO_ERROR | READY), BREAK | FIFO_ERROR | READY);
+    assert_eq!(bench.get(LSR) & (BREAK | FIFO_ERROR | READY), READY, "told once");
+    assert_eq!((bench.get(DATA), bench.get(DATA)), (0, b'h'));
+    assert_eq!(bench.get(LSR) & (BREAK | FIFO_ERROR | READY), 0);
 }

@@ -71,6 +71,66 @@ fn an_irqfd_wakes_a_halted_guest_through_the_pic() {
 }
 
 guest!(
+    waits_for_line_9_as_an_edge,
+    ".code32",
+    "mov al, 0x11", // ICW1 to 4 for both, as above
+    "out 0x20, al",
+    "out 0xa0, al",
+    "mov al, 0x20",
+    "out 0x21, al",
+    "mov al, 0x28",
+    "out 0xa1, al",
+    "mov al, 0x04",
+    "out 0x21, al",
+    "mov al, 0x02",
+    "out 0xa1, al",
+    "mov al, 0x01",
+    "out 0x21, al",
+    "out 0xa1, al",
+    "mov al, 0xfb", // the cascade, and line 9
+    "out 0x21, al",
+    "mov al, 0xfd",
+    "out 0xa1, al",
+    "mov al, 1",
+    "out 0x80, al",
+    "sti",
+    "2: hlt",
+    "jmp 2b",
+);
+guest!(
+    sets_line_9_to_level,
+    ".code32",
+    "mov dx, 0x4d1", // ELCR of the second PIC
+    "mov al, 2",
+    "out dx, al",
+);
+guest!(takes_line_9, ".code32", "mov al, 9", "out 0x80, al", "2: hlt", "jmp 2b",);
+guest!(takes_a_spurious_interrupt, ".code32", "mov al, 15", "out 0x80, al", "2: hlt", "jmp 2b",);
+
+/// A level reaches the second PIC whether its line is told to look at edges or at levels.
+#[test]
+fn a_level_wakes_a_halted_guest_through_the_pic_in_either_mode() {
+    for code in
+        [waits_for_line_9_as_an_edge().to_vec(), [sets_line_9_to_level(), waits_for_line_9_as_an_edge()].concat()]
+    {
+        let mut bench = Bench::new(&kvm_or_skip!(), &code);
+        bench.interrupt_gate(0x29, 0x2000);
+        bench.place(0x2000, takes_line_9());
+        bench.interrupt_gate(0x2f, 0x3000);
+        bench.place(0x3000, takes_a_spurious_interrupt());
+        let line = bench.vm.level_line(9).unwrap();
+        assert_eq!(bench.run_to_report(), 1);
+        let device = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            line.set(true);
+            line
+        });
+        assert_eq!(bench.run_to_report(), 9);
+        device.join().unwrap();
+    }
+}
+
+guest!(
     waits_for_the_ioapic,
     ".code32",
     "mov dword ptr [0xfec00000], 0x38", // redirection entry of pin 20, low half

@@ -29,6 +29,7 @@ impl Calls {
                 warnings.warnings.lock().unwrap().push(text);
             }),
             quit: "ends the machine",
+            has_break: true,
         }
     }
 }
