@@ -70,7 +70,7 @@ settings! {
         #[arg(short = 'p', long, value_name = "TEXT", allow_hyphen_values = true)]
         pub append: Option<String> = String::new(),
 
-        /// Where the serial console (ttyS0) goes: stdio, file=PATH, pty, unix=PATH or none [default: stdio]
+        /// Where the serial console (ttyS0) goes: stdio, file=PATH[,limit=SIZE], pty, unix=PATH or none [default: stdio]
         #[arg(long, value_name = "WHERE", help_heading = CONTROL)]
         pub console: Option<BackEnd>,
 
