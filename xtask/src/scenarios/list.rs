@@ -110,6 +110,7 @@ fn resets() -> Vec<Scenario> {
         scenario("reset-acpi", twice("reboot=acpi")),
         scenario("reset-i8042", twice("reboot=kbd")),
         scenario("reset-triple-fault", twice("reboot=triple")),
+        scenario("reset-vector", twice("reboot=bios")),
         scenario("reset-ends", end),
     ]
 }
@@ -159,8 +160,13 @@ fn life() -> Vec<Scenario> {
         matches!(kib[..], [before, after] if before > 512 << 10 && after + (400 << 10) < before)
     };
     let proofs = vec![Proof::CleanDisk, Proof::Seen("AxVM 400 MiB smaller within 12 s", shrunk)];
+    // Without the IOAPIC the SCI reaches the guest through the PIC; the log has warnings of its own then.
+    let on_the_pic = |append| Boot { checks: "button", append, ..button };
     vec![
         scenario("power-button", button),
+        scenario("power-button-noapic", on_the_pic("noapic")),
+        scenario("power-button-nosmp", on_the_pic("nosmp")),
+        scenario("power-button-noirq", on_the_pic("acpi=noirq")),
         Scenario { name: "panic", boots: vec![panic], proofs: Vec::new() },
         Scenario { name: "memory-comes-back", boots: vec![spare], proofs },
     ]

@@ -37,6 +37,7 @@ pub struct Scenario {
 }
 
 /// One start of AxVM.
+#[derive(Clone, Copy)]
 pub struct Boot {
     /// Arguments beside kernel, initrd and command line; `DISK` stands for the scenario's root disk.
     pub arguments: &'static str,
