@@ -106,7 +106,7 @@ fn serve(end: UnixStream, eventfd: i32) {
 
 fn eventfd() -> i32 {
     // SAFETY: eventfd takes numbers.
-    unsafe { libc::eventfd(0, 0) }
+    unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) }
 }
 
 fn turn(end: &mut UnixStream, number: usize) -> std::io::Result<f64> {

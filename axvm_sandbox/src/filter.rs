@@ -19,11 +19,15 @@ use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
+    sock_filter,
 };
 
 use crate::report::Protection;
 use crate::table::{REFUSED, Row, TABLE, When};
-use crate::{Role, SandboxError};
+use crate::{Role, SandboxError, kvm};
+
+/// Not in the libc crate.
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -57,7 +61,7 @@ pub(crate) fn probe() -> Protection {
 /// First the calls that get an error, then the rows. Calls that only other roles get an error for, and that this one has
 /// no row for, are trapped.
 fn of_role(role: Role) -> Result<BpfProgram, BackendError> {
-    let mut whole = BpfProgram::new();
+    let mut whole = if matches!(role, Role::Main | Role::Vcpu) { enter_guest().to_vec() } else { BpfProgram::new() };
     for (errno, roles, calls) in REFUSED {
         if roles & (1 << role as u8) != 0 {
             let rules = calls.iter().map(|&call| (call, Vec::new())).collect();
@@ -65,6 +69,25 @@ fn of_role(role: Role) -> Result<BpfProgram, BackendError> {
         }
     }
     Ok(join(whole, program(allowed(role)?, SeccompAction::Trap, SeccompAction::Allow)?))
+}
+
+/// Each way into the guest passes the programs of main and of the vCPU: they allow it before they look at anything else.
+/// What is not KVM_RUN comes through to the last instruction, as in each program that is joined.
+fn enter_guest() -> [sock_filter; 8] {
+    let step = |code: u32, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
+    let load = |offset| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, offset);
+    let equals = |k, or_skip| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, or_skip, k);
+    // Offsets in `seccomp_data`: number, architecture, the low half of the second argument.
+    [
+        load(4),
+        equals(AUDIT_ARCH_X86_64, 5),
+        load(0),
+        equals(libc::SYS_ioctl as u32, 3),
+        load(24),
+        equals(kvm::VCPU[0] as u32, 1),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 /// What `first` does not decide, `second` does. A program's last instruction answers all that came through to it.
