@@ -72,7 +72,7 @@ fn main() {
 
 /// Every device gets every kind of request, and answers it, while `call` gives `errno` in every thread.
 fn serve_with(call: c_long, errno: i32) {
-    let memory = File::from(memfd_create("disk", MemfdFlags::empty()).unwrap());
+    let memory = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).unwrap());
     (&memory).write_all(&vec![0x5a; Disk::SIZE as usize]).unwrap();
     let (file, memory_path) = (Disk::file(), format!("/proc/self/fd/{}", memory.as_raw_fd()));
     // On a file system that can make zeroes, if the host's is one, and on tmpfs, which cannot.
