@@ -78,6 +78,9 @@ pub enum SaveError {
     /// It moves.
     #[error("Cannot save a machine that runs; pause it first")]
     NotPaused,
+    /// A vCPU has come to an end, and the reason waits until the machine is resumed.
+    #[error("Cannot save a machine whose guest has reset or crashed just before the pause; resume it first")]
+    Ended,
     /// KVM does not give the state.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -131,9 +134,9 @@ impl Machine {
         let parts = self.inventory().save().ok_or(SaveError::NotPaused)?;
         // Only threads of vCPUs may call KVM.
         let vm = Arc::clone(self.vm());
-        let vm = self.visit_held(0, move |_| vm.save()).ok_or(SaveError::NotPaused)??;
+        let vm = self.visit_held(0, move |_| vm.save()).ok_or(SaveError::Ended)??;
         let vcpus = (0..self.vcpu_count()).map(|index| {
-            let saved = self.visit_held(index, KvmVcpu::save).ok_or(SaveError::NotPaused)?;
+            let saved = self.visit_held(index, KvmVcpu::save).ok_or(SaveError::Ended)?;
             Ok(saved?)
         });
         let command_line = self.command_line().to_owned();

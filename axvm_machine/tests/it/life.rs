@@ -1,6 +1,6 @@
 //! Start, end, reset, pause, visits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axvm_devices::StopReason;
 use axvm_machine::{PauseError, WaitOutcome};
@@ -118,4 +118,25 @@ fn a_visit_comes_to_a_paused_vcpu_and_to_no_other() {
     assert_eq!(machine.visit(2, move |_| thread()), None, "there is no such vCPU");
     machine.resume(soon()).unwrap();
     assert_eq!(machine.stop(soon()), (StopReason::Quit, Ok(())));
+}
+
+#[test]
+fn a_machine_whose_vcpu_has_ended_is_not_saved() {
+    if !has_kvm() {
+        return;
+    }
+    let lab = Lab::new(1, "shell");
+    let machine = lab.build();
+    lab.wait_until_said(&machine, "> ");
+    lab.ports.com1.put(b"triple\r");
+    let deadline = soon();
+    while machine.stop_switch().reason().is_none() {
+        assert!(Instant::now() < deadline, "the guest does not crash");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    machine.pause(soon()).unwrap();
+    let refusal = machine.save().unwrap_err().to_string();
+    assert!(refusal.contains("has reset or crashed just before the pause"), "{refusal}");
+    machine.resume(soon()).unwrap();
+    assert_eq!(end(&machine), StopReason::TripleFault);
 }
