@@ -159,6 +159,7 @@ impl Run {
                 let received = HexBytes(received.clone());
                 let _ = self.uart.restore(&UartState {
                     received,
+                    breaks: u16::from(flags >> 3),
                     ier,
                     fcr,
                     lcr,
