@@ -98,13 +98,18 @@ impl Lab {
         {
             eprintln!("The lab's outer machine failed, trying once more: {}", why.lines().next().unwrap_or_default());
             let first_try = Some(why.clone());
-            {
-                let _lock = crate::assets::lock()?;
-                self.outer.ensure_state()?;
-            }
-            report = LabReport { first_try, ..session::run(&self.outer, job)? };
+            report = LabReport { first_try, ..self.run_once(job)? };
         }
         Ok(report)
+    }
+
+    /// Runs a job, whatever becomes of the outer machine.
+    pub fn run_once(&self, job: &LabJob) -> Result<LabReport> {
+        {
+            let _lock = crate::assets::lock()?;
+            self.outer.ensure_state()?;
+        }
+        session::run(&self.outer, job)
     }
 }
 

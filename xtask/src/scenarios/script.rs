@@ -6,7 +6,7 @@ use crate::lab::quoted;
 const LIBRARY: &str = include_str!("../../files/lab/scenarios.sh");
 
 /// The job: the library, then one `boot` line for each boot.
-pub(super) fn job(scenarios: &[Scenario]) -> String {
+pub(super) fn job(scenarios: &[&Scenario]) -> String {
     let mut job = LIBRARY.to_owned();
     job.push_str("truncate -s 1M second.img; printf 'host was here' | dd of=second.img conv=notrunc 2>/dev/null\n");
     // The pool of huge pages that one of them needs; early, while memory is in one piece.
@@ -44,7 +44,8 @@ mod tests {
 
     #[test]
     fn job_is_a_script_that_the_shell_understands() {
-        let job = job(&super::super::all());
+        let all = super::super::all();
+        let job = job(&all.iter().collect::<Vec<_>>());
         let path = std::env::temp_dir().join(format!("axvm-job-{}", std::process::id()));
         std::fs::write(&path, &job).unwrap();
         let checked = crate::tool::output(crate::tool::tool("sh").arg("-n").arg(&path));
