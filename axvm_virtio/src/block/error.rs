@@ -129,3 +129,8 @@ pub enum DiskError {
         source: io::Error,
     },
 }
+
+/// Whether the host cannot do this at all.
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+}

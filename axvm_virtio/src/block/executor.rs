@@ -28,7 +28,8 @@ use axvm_memory::{GuestRam, GuestRange};
 
 use super::QUEUE_SIZE;
 use super::disk_config::SERIAL_LEN;
-use super::image::{DiskImage, SyncError, is_unsupported};
+use super::error::is_unsupported;
+use super::image::{DiskImage, SyncError};
 use super::request::{Extent, Header, Segment, Segments, kind, status, status_byte, target};
 use crate::queue::Chain;
 use crate::signals::FaultReporter;

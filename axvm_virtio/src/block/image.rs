@@ -22,7 +22,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, pwritev};
 
 use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, SERIAL_LEN};
-use super::error::DiskError;
+use super::error::{DiskError, is_unsupported};
 use super::format::looks_like;
 use super::lock::{LockError, lock, loop_device};
 
@@ -193,11 +193,6 @@ impl DiskImage {
         }
         Ok(())
     }
-}
-
-/// Whether the host cannot do this at all.
-pub(super) fn is_unsupported(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported
 }
 
 fn serial(config: &DiskConfig) -> Result<[u8; SERIAL_LEN], DiskError> {

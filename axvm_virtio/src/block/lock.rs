@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, fcntl_lock, fstatfs};
 use rustix::io::Errno;
 
-use super::image::is_unsupported;
+use super::error::is_unsupported;
 
 /// How long a lock of another process is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
