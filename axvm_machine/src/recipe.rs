@@ -10,7 +10,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axvm_arch::msr;
 use axvm_arch::registers::CpuState;
+use axvm_boot::cpu::Explained;
 use axvm_boot::plan::Plan;
 use axvm_boot::read_at::ReadAt;
 use axvm_boot::{acpi, command_line, cpu, linux};
@@ -190,15 +192,24 @@ impl Resources {
         if let Some(name) = cpuinfo::processor_name() {
             cpu::put_name(&mut supported, &name);
         }
-        let msrs = cpu::msrs(&self.kvm.supported_msrs()?);
-        let config =
-            cpu::CpuConfig { template: spec.cpu, tsc_deadline: capabilities.tsc_deadline, tsc_khz: vm.tsc_khz() };
+        let supported_msrs = self.kvm.supported_msrs()?;
+        let msrs = cpu::msrs(&supported_msrs);
+        let config = cpu::CpuConfig {
+            template: spec.cpu,
+            tsc_deadline: capabilities.tsc_deadline,
+            tsc_khz: vm.tsc_khz(),
+            tsc_aux: supported_msrs.contains(&msr::TSC_AUX),
+        };
         let missing = cpu::missing_features(&supported, spec.cpu);
         if !missing.is_empty() {
             self.events.warn(|| Event::Warning {
                 from: "--cpu ivybridge",
                 message: format!("this host lacks {}; the guest does without", missing.join(", ")),
             });
+        }
+        let groundless = cpu::groundless(&supported, &config);
+        if !groundless.is_empty() {
+            Steps::start(&self.events).done("cpuid", || format!("guests are not told of {}", Explained(&groundless)));
         }
         let create = |(n, &id): (usize, &u32)| {
             let cpuid = cpu::leaves(&supported, &spec.topology, n as u32, &config);
