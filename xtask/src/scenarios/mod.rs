@@ -75,7 +75,7 @@ pub enum Proof {
 }
 
 /// How often the lab is begun anew when its outer machine dies.
-const ATTEMPTS: u32 = 10;
+const ATTEMPTS: u32 = 3;
 
 /// All scenarios on one kernel.
 pub struct Campaign {
