@@ -34,6 +34,18 @@ pub fn few() -> Vec<Scenario> {
     scenarios
 }
 
+/// A distribution as it is: it mounts its disk, no unit fails, and it powers off.
+pub fn distribution() -> Vec<Scenario> {
+    let boot = Boot {
+        arguments: "--disk DISK --memory 1G --cpus 2",
+        checks: "systemd,root",
+        append: "root=/dev/vda rw",
+        limit: 300,
+        ..PLAIN
+    };
+    vec![scenario("systemd", boot)]
+}
+
 fn scenario(name: &'static str, boot: Boot) -> Scenario {
     Scenario { name, boots: vec![boot], proofs: vec![Proof::CleanDisk] }
 }

@@ -2,10 +2,9 @@
 //!
 //! ```text
 //!   6.1 (cloud)     all scenarios      6.1-generic, 6.1-rt      a few
-//!   6.12 (cloud)    all scenarios      6.12-generic, 6.12-rt    a few
+//!   6.12 (cloud)    all scenarios      6.12-generic, 6.12-rt    a few      debian: its own kernel, initrd and systemd
 //! ```
 
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,8 +21,14 @@ const LABS: usize = 2;
 
 /// All kernels with the scenarios that the filters leave; a layer's name, outcome and time for each.
 pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
-    let mut queue = vec![(Wanted::V6_1, scenarios::all()), (Wanted::V6_12, scenarios::all())];
-    queue.extend(Wanted::OTHERS.map(|wanted| (wanted, scenarios::few())));
+    let mut queue = vec![(Some(Wanted::V6_1), scenarios::all()), (Some(Wanted::V6_12), scenarios::all())];
+    queue.push((None, scenarios::distribution()));
+    queue.extend(Wanted::OTHERS.map(|wanted| (Some(wanted), scenarios::few())));
+    for (_, scenarios) in &mut queue {
+        let named = |scenario: &Scenario| filters.iter().any(|filter| scenario.name.contains(filter.as_str()));
+        scenarios.retain(|scenario| filters.is_empty() || named(scenario));
+    }
+    queue.retain(|(_, scenarios)| !scenarios.is_empty());
     let lab = match lab::build(true).and_then(|axvm| Ok((Lab::open()?, axvm))) {
         Ok(ready) => ready,
         Err(error) => {
@@ -37,9 +42,16 @@ pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
     let work = || {
         let mut done = Vec::new();
         while let Some((wanted, scenarios)) = next() {
-            let started = Instant::now();
-            let outcome = campaign(&wanted, scenarios, filters, lab, axvm);
-            done.push((format!("lab-{}", wanted.name), outcome, started.elapsed()));
+            let (started, name) = (Instant::now(), wanted.as_ref().map_or("debian", |wanted| wanted.name));
+            let campaign = match &wanted {
+                Some(wanted) => Campaign::new(wanted, scenarios),
+                None => Campaign::debian(scenarios),
+            };
+            let outcome = match campaign {
+                Ok(campaign) => outcome(name, campaign.run(lab, axvm)),
+                Err(error) => Outcome::skip(format!("{error:#}")),
+            };
+            done.push((format!("lab-{name}"), outcome, started.elapsed()));
         }
         done
     };
@@ -55,21 +67,13 @@ pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
     })
 }
 
-fn campaign(wanted: &Wanted, scenarios: Vec<Scenario>, filters: &[String], lab: &Lab, axvm: &Path) -> Outcome {
-    match Campaign::new(wanted, scenarios, filters) {
-        Ok(campaign) if campaign.is_empty() => Outcome::default(),
-        Ok(campaign) => outcome(wanted.name, campaign.run(lab, axvm.to_owned())),
-        Err(error) => Outcome::skip(format!("{error:#}")),
-    }
-}
-
-fn outcome(series: &str, verdicts: Result<Vec<Verdict>>) -> Outcome {
+fn outcome(name: &str, verdicts: Result<Vec<Verdict>>) -> Outcome {
     let verdicts = match verdicts {
         Ok(verdicts) => verdicts,
         Err(error) => return Outcome::of(Err(error)),
     };
     let mut outcome = Outcome::default();
-    let mut table = format!("\nLinux {series} in the lab       to init   in all   (seconds)\n");
+    let mut table = format!("\n{:31} to init   in all   (seconds)\n", format!("{name} in the lab"));
     for verdict in &verdicts {
         let boot = verdict.boot_seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.1}"));
         let word = if verdict.failures.is_empty() { "ok" } else { "FAILED" };
