@@ -94,6 +94,8 @@ pub mod port {
     pub const PM1A_EVENT: u16 = 0x600;
     /// ACPI PM1a control block, 2 bytes.
     pub const PM1A_CONTROL: u16 = 0x604;
+    /// ACPI power management timer, 4 bytes.
+    pub const PM_TIMER: u16 = 0x608;
     /// PCI configuration address; data follows at 0xcfc.
     pub const PCI: u16 = 0xcf8;
     /// Reset control register, named by the FADT; writing [`RESET_VALUE`] resets the machine.

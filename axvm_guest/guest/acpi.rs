@@ -133,24 +133,33 @@ pub fn reset() {
     clock::sleep(1_000_000);
 }
 
-/// The fixed power button: PM1a status and enable, and the SCI.
-pub struct PowerButton {
-    status: u16,
-    line: u8,
+/// The PM timer's port; `None` without tables, or where they name none.
+pub fn timer_port() -> Option<u16> {
+    let fadt = find(b"FACP")?;
+    let (port, len): (u32, u8) = (read(fadt + 76), read(fadt + 91));
+    (len == 4).then_some(port as u16)
 }
 
-impl PowerButton {
-    const BIT: u16 = 1 << 8;
+/// A fixed event: PM1a status and enable, and the SCI.
+pub struct FixedEvent {
+    status: u16,
+    line: u8,
+    bit: u16,
+}
+
+impl FixedEvent {
+    pub const POWER_BUTTON: u16 = 1 << 8;
+    pub const ALARM: u16 = 1 << 10;
     const SCI_VECTOR: u8 = 37;
 
     /// Has it interrupt. `None` without tables.
-    pub fn arm() -> Option<PowerButton> {
+    pub fn arm(bit: u16) -> Option<FixedEvent> {
         let fadt = find(b"FACP")?;
         let (status, len): (u32, u8) = (read(fadt + 56), read(fadt + 88));
         let line = read::<u8>(fadt + 46);
-        apic::route(line.into(), PowerButton::SCI_VECTOR);
-        output(status as u16 + u16::from(len / 2), PowerButton::BIT);
-        Some(PowerButton { status: status as u16, line })
+        apic::route(line.into(), FixedEvent::SCI_VECTOR);
+        output(status as u16 + u16::from(len / 2), bit);
+        Some(FixedEvent { status: status as u16, line, bit })
     }
 
     /// The ISA line that it interrupts on.
@@ -158,13 +167,13 @@ impl PowerButton {
         self.line
     }
 
-    /// Whether it was pressed since the last look.
-    pub fn was_pressed(&self) -> bool {
-        let pressed = input::<u16>(self.status) & PowerButton::BIT != 0;
+    /// Whether it happened since the last look.
+    pub fn has_happened(&self) -> bool {
+        let happened = input::<u16>(self.status) & self.bit != 0;
         // One that comes between look and clearing would be lost.
-        if pressed {
-            output(self.status, PowerButton::BIT);
+        if happened {
+            output(self.status, self.bit);
         }
-        pressed
+        happened
     }
 }

@@ -80,6 +80,7 @@ fn selftest(clock: &str) {
     prove("ioapic", chips::ioapic);
     prove("pit", chips::pit);
     prove("rtc", chips::rtc);
+    prove("pm-timer", chips::pm_timer);
     prove("pvpanic", chips::pvpanic);
     prove("smp", processors::start_all);
     virtio::prove_all();

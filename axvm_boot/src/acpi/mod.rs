@@ -18,8 +18,8 @@
 //! This is a full ACPI machine, not a hardware-reduced one: the fixed registers exist
 //! (`axvm_devices::AcpiPm`), and so do PIC, PIT and RTC.
 //!
-//! Spec: ACPI 6.5, 5.2 "ACPI System Description Tables". Left out: PM timer and HPET (kvmclock and
-//! the TSC tell time), GPEs and hotplug, PCI (no MCFG, no root bridge), NUMA (SRAT), sleep states
+//! Spec: ACPI 6.5, 5.2 "ACPI System Description Tables". Left out: HPET (kvmclock, the TSC and
+//! the PM timer tell time), GPEs and hotplug, PCI (no MCFG, no root bridge), NUMA (SRAT), sleep states
 //! other than S5.
 
 mod dsdt;

@@ -1,6 +1,7 @@
 //! The program, tried as a user tries it: one binary, so that it is linked once.
 #![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
 
+mod clock;
 mod common;
 mod console;
 mod control;
