@@ -10,6 +10,7 @@
 use crate::apic;
 use crate::clock;
 use crate::cpu::{input, output, read};
+use crate::mp;
 use crate::report::{Line, Verdict};
 use crate::start_info;
 
@@ -25,11 +26,11 @@ const HEADER_LEN: u64 = 36;
 pub struct Madt {
     pub processors: u32,
     pub io_apics: u32,
-    /// The GSI on which ISA line 0, the PIT, arrives; 2, as in every PC, where there are no tables.
+    /// The GSI on which ISA line 0, the PIT, arrives.
     pub timer_gsi: u32,
 }
 
-fn sums_to_zero(address: u64, len: u64) -> bool {
+pub fn sums_to_zero(address: u64, len: u64) -> bool {
     (0..len).fold(0_u8, |sum, at| sum.wrapping_add(read(address + at))) == 0
 }
 
@@ -58,9 +59,12 @@ fn madt_entries(mut see: impl FnMut(u8, u64)) {
     }
 }
 
+/// The MADT, or the MP table where there is none.
 pub fn madt() -> Madt {
-    let no_tables = start_info::rsdp() == 0;
-    let mut madt = Madt { processors: 0, io_apics: 0, timer_gsi: if no_tables { 2 } else { 0 } };
+    if start_info::rsdp() == 0 {
+        return mp::listed();
+    }
+    let mut madt = Madt { processors: 0, io_apics: 0, timer_gsi: 0 };
     madt_entries(|kind, at| match kind {
         0 if read::<u8>(at + 4) & 1 != 0 => madt.processors += 1,
         9 if read::<u8>(at + 8) & 1 != 0 => madt.processors += 1,
@@ -73,6 +77,9 @@ pub fn madt() -> Madt {
 
 /// Calls `see` with the local APIC id of every processor that has a short one.
 pub fn processor_ids(mut see: impl FnMut(u8)) {
+    if start_info::rsdp() == 0 {
+        return mp::processor_ids(see);
+    }
     madt_entries(|kind, at| {
         if kind == 0 && read::<u8>(at + 4) & 1 != 0 {
             see(read(at + 3));

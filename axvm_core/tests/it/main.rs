@@ -12,6 +12,7 @@ mod hang;
 mod images;
 mod life;
 mod pause;
+mod processors;
 mod sandbox;
 mod settings;
 mod terminal;
