@@ -1,7 +1,7 @@
 //! The PC's own chips, and the bus they sit on.
 //!
 //! ```text
-//!   vCPU --address--> Bus --offset--> UART, RTC, PM1, i8042, pvpanic, PCI host bridge --Irq--> KVM
+//!   vCPU --address--> Bus --offset--> UART, RTC, PM1, PM timer, i8042, pvpanic, PCI host bridge --Irq--> KVM
 //!                                       |                    \--StopSwitch--> main thread
 //!                                       +--state(), restore()
 //! ```
@@ -18,6 +18,7 @@ mod bus;
 mod i8042;
 mod irq;
 mod pci;
+mod pm_timer;
 mod pvpanic;
 mod rtc;
 mod state;
@@ -29,6 +30,7 @@ pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
 pub use i8042::I8042;
 pub use irq::{Irq, LevelIrq};
 pub use pci::{PciHost, PciHostState};
+pub use pm_timer::{PmTimer, PmTimerState};
 pub use pvpanic::Pvpanic;
 pub use rtc::{Rtc, RtcState};
 pub use state::ChipStateError;

@@ -59,9 +59,10 @@ impl<'a> Board<'a> {
             // KVM made them with the VM.
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => return Ok(()),
             Kind::Uart => Chip::Uart(Uart16550::new(self.line(part)?, self.consoles.com1.clone())),
-            Kind::Rtc => Chip::Rtc(Arc::new(Rtc::new(self.line(part)?).map_err(MachineError::host("the RTC"))?)),
+            Kind::Rtc => Chip::Rtc(Arc::new(self.rtc(part)?)),
             Kind::I8042 => Chip::I8042(Arc::new(I8042::new(stop()))),
             Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.level_line(part)?, stop()))),
+            Kind::PmTimer => Chip::PmTimer(Arc::default()),
             Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop()))),
             Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
             Kind::Virtio(kind) => self.virtio(part, kind)?,
@@ -74,6 +75,16 @@ impl<'a> Board<'a> {
     /// Freezes the buses, ports first, and ends the board.
     pub(crate) fn finish(self) -> (Bus, Bus, Inventory) {
         (self.ports.finish(), self.mmio.finish(), Inventory::new(self.inventory))
+    }
+
+    /// The clock, whose alarm is told in the power management registers. The plan has these before it.
+    fn rtc(&self, part: &Part) -> Result<Rtc, MachineError> {
+        let pm = self.inventory.iter().find_map(|item| match &item.chip {
+            Chip::AcpiPm(pm) => Some(Arc::clone(pm)),
+            _ => None,
+        });
+        let on_alarm = move || pm.iter().for_each(|pm| pm.alarm());
+        Rtc::new(self.line(part)?, on_alarm).map_err(MachineError::host("the RTC"))
     }
 
     fn virtio(&self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {

@@ -1,8 +1,8 @@
 //! The inventory: every part of a machine that this program provides, by name.
 //!
 //! ```text
-//!   Inventory   i8042  RTC  COM1  pvpanic  "ACPI PM1a"  "PCI host"  vda  rng  balloon ...
-//!                 |     |    |       |         |            |        |    |     |
+//!   Inventory   i8042  "ACPI PM1a"  "ACPI timer"  RTC  COM1  pvpanic  "PCI host"  vda  rng  balloon ...
+//!                 |         |             |        |    |       |         |        |    |     |
 //!   pause, resume, stop, status: one walk over all of them, an exhaustive match in each step
 //! ```
 //!
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_boot::plan::Part;
-use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, Pvpanic, Rtc, Uart16550};
+use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, PmTimer, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::{Busy, StillBusy};
@@ -41,6 +41,8 @@ pub enum Chip {
     I8042(Arc<I8042>),
     /// The power management registers.
     AcpiPm(Arc<AcpiPm>),
+    /// The power management timer.
+    PmTimer(Arc<PmTimer>),
     /// The panic notifier.
     Pvpanic(Arc<Pvpanic>),
     /// The configuration ports of PCI.
@@ -59,6 +61,7 @@ impl Chip {
             Chip::Rtc(chip) => chip.clone(),
             Chip::I8042(chip) => chip.clone(),
             Chip::AcpiPm(chip) => chip.clone(),
+            Chip::PmTimer(chip) => chip.clone(),
             Chip::Pvpanic(chip) => chip.clone(),
             Chip::PciHost(chip) => chip.clone(),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.clone(),
@@ -68,14 +71,25 @@ impl Chip {
     /// Asks it to come to rest, and waits for nothing: a pause or a stop follows.
     fn begin_stop(&self) {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {}
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::PmTimer(_) => {}
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.begin_stop(),
         }
     }
 
-    /// Holds it still; no vCPU runs. The PC's own chips act only when a vCPU or the main thread calls them.
+    /// Holds it still; no vCPU runs. The PC's own chips act only when a vCPU or the main thread calls
+    /// them; the timer counts by itself.
     fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self {
+            Chip::PmTimer(timer) => {
+                timer.pause();
+                Ok(())
+            }
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
                 Ok(())
             }
@@ -86,6 +100,10 @@ impl Chip {
     /// Lets it go on.
     fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self {
+            Chip::PmTimer(timer) => {
+                timer.resume();
+                Ok(())
+            }
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
                 Ok(())
             }
@@ -96,9 +114,13 @@ impl Chip {
     /// Ends it: every request that it took is completed, or back in its ring.
     fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::PmTimer(_) => Ok(()),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.stop(deadline),
         }
     }
@@ -106,9 +128,13 @@ impl Chip {
     /// What it has in the host now. Waits for nothing.
     fn busy(&self) -> Vec<Busy> {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Vec::new()
-            }
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::PmTimer(_) => Vec::new(),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.busy(),
         }
     }

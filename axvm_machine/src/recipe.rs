@@ -15,7 +15,7 @@ use axvm_arch::registers::CpuState;
 use axvm_boot::cpu::Explained;
 use axvm_boot::plan::Plan;
 use axvm_boot::read_at::ReadAt;
-use axvm_boot::{acpi, command_line, cpu, linux};
+use axvm_boot::{acpi, command_line, cpu, linux, mp};
 use axvm_console::Port;
 use axvm_devices::{Bus, StopSwitch};
 use axvm_events::Event;
@@ -73,14 +73,29 @@ impl Resources {
 
         // 7  The guest's memory at power-on.
         let mut steps = Steps::start(&self.events);
+        let mp = mp::build(&apic_ids);
         let start = self.place(spec, &wired.plan, &apic_ids)?;
+        mp.place(&self.ram).map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })?;
         self.load(&start, asked)?;
         steps.done("boot", || describe(&start));
         steps.done("command line", || start.command_line.clone());
 
         // 8, 9  vCPUs.
         let vcpus = self.create_vcpus(spec, &wired.vm, &apic_ids, &start.state)?;
-        steps.done("vcpus", || format!("{} created, APIC ids up to {}", vcpus.len(), apic_ids[apic_ids.len() - 1]));
+        let listed = if wired.plan.acpi() { vcpus.len() } else { 0 };
+        let last = apic_ids[apic_ids.len() - 1];
+        steps.done("vcpus", || {
+            let (count, in_mp) = (vcpus.len(), mp.processors());
+            format!(
+                "{count} created, APIC ids up to {last}; the kernel finds {listed} by ACPI, {in_mp} by the MP table"
+            )
+        });
+        if listed.max(mp.processors()) < vcpus.len() {
+            let (count, found) = (vcpus.len(), mp.processors());
+            let message =
+                format!("without ACPI the kernel finds {found} of {count} vCPUs: an MP table has no room for more");
+            self.events.warn(|| Event::Warning { from: "--cpus", message });
+        }
         self.start(wired, vcpus, start.command_line, Order::Run)
     }
 

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use axvm_console::{PortState, PortStateError};
-use axvm_devices::{ChipStateError, PciHostState, Pm1State, RtcState, UartState};
+use axvm_devices::{ChipStateError, PciHostState, Pm1State, PmTimerState, RtcState, UartState};
 use axvm_kvm::{KvmError, KvmVcpu, VcpuState, Vm, VmState};
 use axvm_virtio::state::{RestoreError, TransportState};
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,8 @@ pub enum ChipState {
     I8042,
     /// The power management registers.
     AcpiPm(Pm1State),
+    /// The power management timer.
+    PmTimer(PmTimerState),
     /// The panic notifier keeps nothing.
     Pvpanic,
     /// The configuration ports of PCI.
@@ -185,6 +187,7 @@ impl Chip {
             Chip::Rtc(chip) => ChipState::Rtc(chip.state()),
             Chip::I8042(_) => ChipState::I8042,
             Chip::AcpiPm(chip) => ChipState::AcpiPm(chip.state()),
+            Chip::PmTimer(chip) => ChipState::PmTimer(chip.state()),
             Chip::Pvpanic(_) => ChipState::Pvpanic,
             Chip::PciHost(chip) => ChipState::PciHost(chip.state()),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => ChipState::Virtio(transport.state()?),
@@ -197,6 +200,7 @@ impl Chip {
             (Chip::Uart(chip), ChipState::Uart(state)) => chip.restore(state),
             (Chip::Rtc(chip), ChipState::Rtc(state)) => chip.restore(state),
             (Chip::AcpiPm(chip), ChipState::AcpiPm(state)) => chip.restore(state),
+            (Chip::PmTimer(chip), ChipState::PmTimer(state)) => chip.restore(state),
             (Chip::PciHost(chip), ChipState::PciHost(state)) => chip.restore(state),
             (Chip::I8042(_), ChipState::I8042) | (Chip::Pvpanic(_), ChipState::Pvpanic) => Ok(()),
             (Chip::Virtio(transport) | Chip::Balloon(transport, _), ChipState::Virtio(state)) => {
@@ -208,6 +212,7 @@ impl Chip {
                 | Chip::Rtc(_)
                 | Chip::I8042(_)
                 | Chip::AcpiPm(_)
+                | Chip::PmTimer(_)
                 | Chip::Pvpanic(_)
                 | Chip::PciHost(_)
                 | Chip::Virtio(_)

@@ -111,7 +111,7 @@ settings! {
         #[arg(long, value_name = "LIST", help_heading = HARDWARE)]
         pub pin: Option<Pins>,
 
-        /// Build no ACPI tables; announce devices on the kernel command line instead (then one vCPU is used)
+        /// Build no ACPI tables; announce devices on the kernel command line, and vCPUs in the MP table
         #[arg(long, switch(), help_heading = HARDWARE)]
         pub no_acpi: Option<bool> = false,
 

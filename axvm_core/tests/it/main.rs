@@ -1,6 +1,7 @@
 //! The program, tried as a user tries it: one binary, so that it is linked once.
 #![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
 
+mod clock;
 mod common;
 mod console;
 mod control;
@@ -11,6 +12,7 @@ mod hang;
 mod images;
 mod life;
 mod pause;
+mod processors;
 mod sandbox;
 mod settings;
 mod terminal;

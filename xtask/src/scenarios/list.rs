@@ -21,7 +21,7 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), hosts_view(), life(), memory(), control()]
+    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control()]
         .into_iter()
         .flatten()
         .collect()
@@ -132,6 +132,13 @@ fn resets() -> Vec<Scenario> {
         scenario("reset-vector", twice("reboot=bios")),
         scenario("reset-ends", end),
     ]
+}
+
+/// Sleep and time: the clock's alarm wakes a guest that has suspended to idle, and there is a clock beside KVM's.
+fn sleeps() -> Vec<Scenario> {
+    let freeze = Boot { checks: "clocksource:acpi_pm,freeze:4,disk", ..PLAIN };
+    let plain_clock = Boot { checks: "clocksource:acpi_pm,clock:NOW:30,disk", append: "no-kvmclock", ..PLAIN };
+    vec![scenario("wakes-by-alarm", freeze), scenario("no-kvmclock", plain_clock)]
 }
 
 /// What the host sees of a running guest: huge pages behind its memory, threads with names; and what a person does.
