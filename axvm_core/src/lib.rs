@@ -24,6 +24,7 @@ pub mod config;
 mod consoles;
 mod current;
 mod doctor;
+mod end;
 pub mod error;
 mod narrator;
 mod notify;

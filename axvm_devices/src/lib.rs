@@ -29,7 +29,7 @@ pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
 pub use i8042::I8042;
 pub use irq::{Irq, LevelIrq};
 pub use pci::{PciHost, PciHostState};
-pub use pvpanic::Pvpanic;
+pub use pvpanic::{PanicAnswer, Pvpanic};
 pub use rtc::{Rtc, RtcState};
 pub use state::ChipStateError;
 pub use stop::{StopReason, StopSwitch};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
 use axvm_devices::{
-    AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
+    AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
 };
 use axvm_kvm::Vm;
 use axvm_virtio::balloon::Balloon;
@@ -36,6 +36,8 @@ pub(crate) struct Board<'a> {
     resources: &'a Resources,
     stop: &'a Arc<StopSwitch>,
     consoles: &'a Ports,
+    /// Whether a panic of the guest's kernel stops the machine.
+    panic_stops: bool,
     ports: BusBuilder,
     mmio: BusBuilder,
     inventory: Vec<Item>,
@@ -47,9 +49,10 @@ impl<'a> Board<'a> {
         resources: &'a Resources,
         stop: &'a Arc<StopSwitch>,
         consoles: &'a Ports,
+        panic_stops: bool,
     ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, stop, consoles, ports, mmio, inventory: Vec::new() }
+        Board { vm, resources, stop, consoles, panic_stops, ports, mmio, inventory: Vec::new() }
     }
 
     /// Makes a part and puts it in its place.
@@ -62,7 +65,7 @@ impl<'a> Board<'a> {
             Kind::Rtc => Chip::Rtc(Arc::new(Rtc::new(self.line(part)?).map_err(MachineError::host("the RTC"))?)),
             Kind::I8042 => Chip::I8042(Arc::new(I8042::new(stop()))),
             Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.level_line(part)?, stop()))),
-            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop()))),
+            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop(), self.panic_answer()))),
             Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
             Kind::Virtio(kind) => self.virtio(part, kind)?,
         };
@@ -74,6 +77,10 @@ impl<'a> Board<'a> {
     /// Freezes the buses, ports first, and ends the board.
     pub(crate) fn finish(self) -> (Bus, Bus, Inventory) {
         (self.ports.finish(), self.mmio.finish(), Inventory::new(self.inventory))
+    }
+
+    fn panic_answer(&self) -> PanicAnswer {
+        if self.panic_stops { PanicAnswer::Stop } else { PanicAnswer::Note(self.resources.events.clone()) }
     }
 
     fn virtio(&self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {

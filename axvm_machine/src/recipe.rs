@@ -114,7 +114,7 @@ impl Resources {
 
         // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
         let plan = spec.plan()?;
-        let mut board = Board::new(&vm, self, &stop, ports);
+        let mut board = Board::new(&vm, self, &stop, ports, spec.panic_stops);
         for part in plan.parts() {
             board.wire(part)?;
         }

@@ -4,6 +4,7 @@
 mod common;
 mod console;
 mod control;
+mod endings;
 mod errors;
 mod faults;
 mod guests;

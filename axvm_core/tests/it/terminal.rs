@@ -29,7 +29,7 @@ const WAYS: &[(&str, Way)] = &[
     ("Ctrl-A x while the guest hangs", ("", |_, talk| talk.say("hang\r\x01x"), 0)),
     ("reset, with --on-reboot exit", ("--on-reboot exit", |_, talk| talk.say("reset\r"), 3)),
     ("guest panic", ("", |_, talk| talk.say("panic\r"), 4)),
-    ("guest crash", ("--on-reboot exit", |_, talk| talk.say("triple\r"), 5)),
+    ("guest crash", ("", |_, talk| talk.say("triple\r"), 5)),
     ("SIGTERM twice", ("", |axvm, _| twice(axvm, Signal::TERM), 143)),
     ("SIGINT twice", ("", |axvm, _| twice(axvm, Signal::INT), 130)),
     ("SIGHUP twice", ("", |axvm, _| twice(axvm, Signal::HUP), 129)),
