@@ -35,6 +35,7 @@ mod run;
 mod selftest;
 mod serve;
 pub mod settings;
+mod signs;
 mod speech;
 
 use std::process::ExitCode;

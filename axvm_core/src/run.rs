@@ -29,6 +29,7 @@ use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
 use crate::serve::{Limits, Signals, see_off, serve};
 use crate::settings::Time;
+use crate::signs::Signs;
 use crate::speech;
 
 /// Runs a machine to its end; the exit code.
@@ -104,6 +105,7 @@ impl Starts<'_> {
     pub fn run(&self, tell: impl Fn(ServiceState)) -> Result<End> {
         let Starts { config, resources, consoles, current, limits } = self;
         let mut restarts = Restarts::new(config.settings.restart_limit());
+        let signs = Signs::of(config, resources.events());
         loop {
             let machine = match self.set_up()? {
                 Ok(machine) => Arc::new(machine),
@@ -111,7 +113,7 @@ impl Starts<'_> {
             };
             current.install(Arc::clone(&machine));
             tell(ServiceState::Ready);
-            let served = serve(&machine, current, consoles, limits);
+            let served = serve(&machine, current, consoles, limits, &signs);
             let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
             let reason = current.remove().unwrap_or(reason);
             let (mut end, asked_by) = (End::of(reason, machine.stop_switch()), served?);

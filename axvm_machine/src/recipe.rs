@@ -21,6 +21,7 @@ use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 
 use crate::board::Board;
 use crate::gate::{Gate, Order};
+use crate::halt::Activity;
 use crate::image::Asked;
 use crate::inventory::Inventory;
 use crate::machine::Built;
@@ -138,6 +139,7 @@ impl Resources {
             mmio: AddressSpace::new("mmio", mmio_bus, &self.events),
             stop,
             gate: Arc::new(Gate::new(order)),
+            activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
         };
         let shared = Arc::new(shared);
         Machine::start(Built { plan, inventory, command_line, ports, shared, vcpus, vm }, &pins)
