@@ -93,14 +93,14 @@ impl End {
             }
             StopReason::Panic => Some(match panic_time(&settings.append()) {
                 Some(time) => format!(
-                    "The guest's kernel panicked; its last words are on the console above. It was told to reset itself \
+                    "The guest's kernel panicked; its last words are on its console. It was told to reset itself \
                      then ({time}): --on-panic continue lets it"
                 ),
-                None => "The guest's kernel panicked; its last words are on the console above".into(),
+                None => "The guest's kernel panicked; its last words are on its console".into(),
             }),
-            StopReason::Reset(_) if self.panicked => Some(
-                "The guest's kernel panicked and reset the machine; its last words are on the console above".into(),
-            ),
+            StopReason::Reset(_) if self.panicked => {
+                Some("The guest's kernel panicked and reset the machine; its last words are on its console".into())
+            }
             StopReason::TripleFault => Some(
                 "The guest crashed: triple fault. If that is how it resets (reboot=t), give --on-crash restart".into(),
             ),

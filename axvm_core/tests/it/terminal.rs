@@ -247,3 +247,31 @@ fn ctl_console_gives_its_terminal_back_and_leaves_the_machine_running() {
     control.ends_with(0);
     assert_eq!(terminal.settings(), before, "the machine's end");
 }
+
+#[test]
+fn ctl_console_sends_a_break_on_a_serial_port_and_none_on_hvc0() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for (machine, serial) in
+        [(place.machine("shell", ""), true), (place.machine("shell=hvc0", "--virtio-console stdio"), false)]
+    {
+        let (axvm, shell) = place.talking(machine);
+        let terminal = Terminal::new();
+        let (control, mut talk) = terminal.talking(&place, &place.axvm("ctl ./api console"));
+        until("the terminal is raw", || terminal.is_raw());
+        // What follows a BREAK stays behind it, even if all comes at once.
+        talk.say("\x01bab");
+        talk.hear(if serial { "<0>ab" } else { "ab" });
+        talk.say("\x01b\x01bc");
+        talk.hear(if serial { "<0><0>c" } else { "c" });
+        talk.say("\x01h");
+        let help = talk.hear("Ctrl-A Ctrl-A sends");
+        assert_eq!(help.contains("BREAK"), serial, "{help}");
+        talk.say("\x01x");
+        control.ends_with(0);
+        shell.say("\noff\n");
+        axvm.ends_with(0);
+    }
+}
