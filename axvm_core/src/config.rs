@@ -19,7 +19,7 @@ use axvm_virtio::block::DiskConfig;
 
 use crate::cli::RunArgs;
 use crate::error::ConfigError;
-use crate::settings::{Cpus, Memory, Name, Pins, Settings};
+use crate::settings::{Cpus, Memory, Name, OnPanic, Pins, Settings};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
 /// opened.
@@ -76,6 +76,7 @@ impl Config {
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
+            panic_stops: settings.on_panic() != OnPanic::Continue,
             ..MachineSpec::new(KernelSource::File(kernel))
         };
         machine.plan()?;

@@ -31,7 +31,7 @@ pub use i8042::I8042;
 pub use irq::{Irq, LevelIrq};
 pub use pci::{PciHost, PciHostState};
 pub use pm_timer::{PmTimer, PmTimerState};
-pub use pvpanic::Pvpanic;
+pub use pvpanic::{PanicAnswer, Pvpanic};
 pub use rtc::{Rtc, RtcState};
 pub use state::ChipStateError;
 pub use stop::{StopReason, StopSwitch};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
 use axvm_devices::{
-    AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
+    AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
 };
 use axvm_kvm::Vm;
 use axvm_virtio::balloon::Balloon;
@@ -36,6 +36,8 @@ pub(crate) struct Board<'a> {
     resources: &'a Resources,
     stop: &'a Arc<StopSwitch>,
     consoles: &'a Ports,
+    /// Whether a panic of the guest's kernel stops the machine.
+    panic_stops: bool,
     ports: BusBuilder,
     mmio: BusBuilder,
     inventory: Vec<Item>,
@@ -47,9 +49,10 @@ impl<'a> Board<'a> {
         resources: &'a Resources,
         stop: &'a Arc<StopSwitch>,
         consoles: &'a Ports,
+        panic_stops: bool,
     ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, stop, consoles, ports, mmio, inventory: Vec::new() }
+        Board { vm, resources, stop, consoles, panic_stops, ports, mmio, inventory: Vec::new() }
     }
 
     /// Makes a part and puts it in its place.
@@ -63,7 +66,7 @@ impl<'a> Board<'a> {
             Kind::I8042 => Chip::I8042(Arc::new(I8042::new(stop()))),
             Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.level_line(part)?, stop()))),
             Kind::PmTimer => Chip::PmTimer(Arc::default()),
-            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop()))),
+            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop(), self.panic_answer()))),
             Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
             Kind::Virtio(kind) => self.virtio(part, kind)?,
         };
@@ -85,6 +88,10 @@ impl<'a> Board<'a> {
         });
         let on_alarm = move || pm.iter().for_each(|pm| pm.alarm());
         Rtc::new(self.line(part)?, on_alarm).map_err(MachineError::host("the RTC"))
+    }
+
+    fn panic_answer(&self) -> PanicAnswer {
+        if self.panic_stops { PanicAnswer::Stop } else { PanicAnswer::Note(self.resources.events.clone()) }
     }
 
     fn virtio(&self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {

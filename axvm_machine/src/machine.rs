@@ -24,6 +24,7 @@ use axvm_virtio::{Busy, StillBusy};
 use thiserror::Error;
 
 use crate::gate::Order;
+use crate::halt::Watch;
 use crate::inventory::Inventory;
 use crate::vcpu::{self, VcpuHandle, VcpuShared};
 use crate::{MachineError, Ports};
@@ -33,8 +34,10 @@ pub struct Machine {
     plan: Plan,
     inventory: Inventory,
     command_line: String,
-    shared: Arc<VcpuShared>,
+    pub(crate) shared: Arc<VcpuShared>,
     vcpus: Vec<VcpuHandle>,
+    /// When to look whether it has halted.
+    pub(crate) watch: Mutex<Watch>,
     /// One pause, resume, visit or stop at a time. It may take as long as a disk does.
     change: Mutex<Threads>,
     /// What holds now; locked for a moment only, so that a status never waits.
@@ -71,10 +74,13 @@ pub(crate) struct Built {
 }
 
 /// What ended a [`Machine::wait`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitOutcome {
     /// The machine has a reason to stop: call [`Machine::stop`].
     Stopped,
+    /// The guest has halted for good, where the text says: nothing will happen but by an NMI, a reset or a stop. Told
+    /// once, until it does something again.
+    Halted(String),
     /// The caller's own descriptor is readable.
     Readable,
     /// The time is over.
@@ -103,9 +109,10 @@ impl Machine {
         let paused = shared.gate.current() == Order::Pause;
         let mode = if paused { Mode::Paused(Instant::now()) } else { Mode::Running };
         let (change, mode) = (Mutex::default(), Mutex::new(mode));
+        let watch = Mutex::new(Watch::new(Instant::now()));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
         let mut machine =
-            Machine { plan, inventory, command_line, shared, vcpus, change, mode, ports, vm: Arc::new(vm) };
+            Machine { plan, inventory, command_line, shared, vcpus, watch, change, mode, ports, vm: Arc::new(vm) };
         for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
             let pin = pins.get(vcpu as usize).copied();
             let error = |source| MachineError::VcpuThread { vcpu, source };
@@ -128,15 +135,20 @@ impl Machine {
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<WaitOutcome> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let rtc = self.inventory.rtc();
-        let stop = self.shared.stop.event_fd().as_fd();
-        // What the caller waits for is the last.
-        let sources: Vec<_> = [Some(stop), rtc.map(|rtc| rtc.timer_fd()), other].into_iter().flatten().collect();
+        let (stop, activity) = (self.shared.stop.event_fd().as_fd(), self.shared.activity.event_fd().as_fd());
+        // The guest's activity is the second, what the caller waits for is the last.
+        let sources = [Some(stop), Some(activity), rtc.map(|rtc| rtc.timer_fd()), other];
+        let sources: Vec<_> = sources.into_iter().flatten().collect();
         loop {
-            let ready = wait_any(&sources, deadline)?;
+            let look = lock(&self.watch).next();
+            let ready = wait_any(&sources, deadline.into_iter().chain(look).min())?;
             if self.takes_up_a_stop() {
                 return Ok(WaitOutcome::Stopped);
             }
             rtc.inspect(|rtc| rtc.tick());
+            if let Some(place) = self.look_for_halt(ready.get(1) == Some(&true)) {
+                return Ok(WaitOutcome::Halted(place));
+            }
             if other.is_some() && ready.last() == Some(&true) {
                 return Ok(WaitOutcome::Readable);
             }
@@ -294,15 +306,46 @@ impl Machine {
         let _change = self.change();
         if matches!(self.mode(), Mode::Pausing | Mode::Paused(_)) {
             self.inventory.resume(deadline)?;
-            self.vcpus.iter().for_each(VcpuHandle::release);
-            self.shared.gate.order(Order::Run);
+            self.let_go();
             // Unless a stop came first.
             let _ = self.change_mode(Mode::Running);
+            self.shared.activity.note();
             if self.shared.stop.reason().is_some() {
                 self.shared.stop.event_fd().signal();
             }
         }
         Ok(())
+    }
+
+    /// Holds the vCPUs of a running machine while `act` looks at them. `None` if it does not run, one does not come, or
+    /// a stop comes first.
+    pub(crate) fn holding_vcpus<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let _change = self.change();
+        if self.mode() != Mode::Running {
+            return None;
+        }
+        self.shared.gate.order(Order::Pause);
+        self.vcpus.iter().for_each(VcpuHandle::kick);
+        let all_came = self.shared.gate.wait_until_still(Instant::now() + BRIEFLY);
+        let answer = (all_came && self.shared.gate.current() == Order::Pause).then(act);
+        self.let_go();
+        answer
+    }
+
+    /// Lets the vCPUs run that were held, or were to be.
+    fn let_go(&self) {
+        self.vcpus.iter().for_each(VcpuHandle::release);
+        self.shared.gate.order(Order::Run);
+        // The kick of a stop that came meanwhile was taken back too.
+        if self.shared.gate.current() == Order::Stop {
+            self.vcpus.iter().for_each(VcpuHandle::kick);
+        }
+    }
+
+    /// Gives the first vCPU a non-maskable interrupt, as the NMI button of a PC does: its kernel may tell what hangs.
+    /// `None` if the machine does not run, or that vCPU does not come.
+    pub fn nmi(&self) -> Option<io::Result<()>> {
+        self.holding_vcpus(|| self.visit_held(0, |vcpu| vcpu.nmi())).flatten()
     }
 
     /// Stops vCPUs, then devices: when it succeeds, every completed request is in its file, and no thread is left. Says
@@ -354,6 +397,9 @@ impl Drop for Machine {
         let _ = self.stop(Instant::now() + PATIENCE);
     }
 }
+
+/// How long a look at the vCPUs waits for one that asks the host for something.
+const BRIEFLY: Duration = Duration::from_millis(500);
 
 /// How long a machine that is dropped without a [`Machine::stop`] waits for its devices.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -23,6 +23,7 @@ use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 
 use crate::board::Board;
 use crate::gate::{Gate, Order};
+use crate::halt::Activity;
 use crate::image::Asked;
 use crate::inventory::Inventory;
 use crate::machine::Built;
@@ -131,7 +132,7 @@ impl Resources {
 
         // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
         let plan = spec.plan()?;
-        let mut board = Board::new(&vm, self, &stop, ports);
+        let mut board = Board::new(&vm, self, &stop, ports, spec.panic_stops);
         for part in plan.parts() {
             board.wire(part)?;
         }
@@ -155,6 +156,7 @@ impl Resources {
             mmio: AddressSpace::new("mmio", mmio_bus, &self.events),
             stop,
             gate: Arc::new(Gate::new(order)),
+            activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
         };
         let shared = Arc::new(shared);
         Machine::start(Built { plan, inventory, command_line, ports, shared, vcpus, vm }, &pins)

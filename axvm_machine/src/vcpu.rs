@@ -21,6 +21,7 @@ use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
 use crate::gate::{Gate, Order, Passage};
+use crate::halt::Activity;
 
 /// What all vCPUs of a machine share.
 pub(crate) struct VcpuShared {
@@ -29,6 +30,8 @@ pub(crate) struct VcpuShared {
     pub(crate) stop: Arc<StopSwitch>,
     /// Where vCPUs are held and let go.
     pub(crate) gate: Arc<Gate>,
+    /// Whether the guest does something.
+    pub(crate) activity: Activity,
 }
 
 /// A bus, and where to report an access that no chip answers.
@@ -159,13 +162,17 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
 fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
-    let VcpuShared { ports, mmio, stop, gate } = shared;
+    let VcpuShared { ports, mmio, stop, gate, activity } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
             Err(error) => return stop.request(refused(index, &error)),
         };
-        exits.count();
+        // A kick is none of the guest's.
+        if !matches!(exit, Exit::Interrupted) {
+            exits.count();
+            activity.note();
+        }
         match exit {
             // A string instruction gives several elements at once: one access each.
             Exit::IoIn { port, size, data } => {
@@ -276,6 +283,7 @@ mod tests {
             mmio: AddressSpace::new("mmio", mmio.finish(), &events),
             stop,
             gate: Arc::new(Gate::new(Order::Run)),
+            activity: Activity::new().unwrap(),
         }
     }
 

@@ -11,17 +11,24 @@ use crate::settings::mebibytes;
 
 /// `axvm ctl`.
 #[derive(Debug, Args)]
+// So that `axvm ctl --all pause` has one meaning. A machine that is called `pause` has a process id, too.
+#[command(subcommand_precedence_over_arg = true)]
 #[command(after_help = "\
 Examples:
   axvm ctl web status                     by name (--name, or the kernel's file name)
   axvm ctl 4711 shutdown                  by process id
   axvm ctl ./web.api balloon 1G           by control socket (--api-sock): 1 GiB back to the host
   axvm ctl web console                    Ctrl-A x leaves the machine running
+  axvm ctl --all shutdown                 each machine that runs
 
 `axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/status")]
 pub struct CtlArgs {
     /// The machine: path of its control socket, process id, or name
-    pub machine: String,
+    #[arg(required_unless_present = "all")]
+    pub machine: Option<String>,
+    /// All machines of yours that run, one after the other
+    #[arg(long, conflicts_with = "machine")]
+    pub all: bool,
     /// What to do.
     #[command(subcommand)]
     pub action: CtlAction,
@@ -39,6 +46,10 @@ pub enum CtlAction {
     /// Press the power button: the guest shuts itself down
     #[command(visible_alias = "power-button")]
     Shutdown,
+    /// Press the NMI button: a kernel that hangs may say where
+    Nmi,
+    /// Send a BREAK on the serial port: Linux takes the next key as a SysRq
+    Break,
     /// Press the reset button: a new start, without asking the guest
     Reset,
     /// End the machine now, without asking the guest
@@ -62,7 +73,7 @@ pub enum CtlAction {
 Examples:
   axvm ps
   axvm ps --json | jq '.[].name'
-  axvm ps -q | xargs -I{} axvm ctl {} shutdown      all of them")]
+  axvm ps -q | wc -l             how many")]
 pub struct PsArgs {
     /// Print process ids only, one a line
     #[arg(short, long, conflicts_with = "json")]

@@ -12,9 +12,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::text::is_text;
 
 /// The size of guest RAM in bytes: one that a guest can have.
@@ -200,16 +197,6 @@ impl fmt::Display for Pins {
         };
         to.write_str(&self.0.iter().map(show).collect::<Vec<_>>().join(","))
     }
-}
-
-/// What a reset by the guest does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnReboot {
-    /// Start the machine again, in place
-    Restart,
-    /// End AxVM with exit code 3
-    Exit,
 }
 
 is_text!(Name, Pins, Size, Time);

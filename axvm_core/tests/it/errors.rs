@@ -105,6 +105,23 @@ fn judge(output: &Output, code: i32, words: &[&str]) -> Result<(), String> {
 }
 
 #[test]
+fn what_follows_an_end_is_one_of_a_few_words() {
+    let directory = tempfile::tempdir().unwrap();
+    check(
+        directory.path(),
+        USAGE,
+        &[
+            ("-k k --on-reboot panic", &["'panic'", "possible values: restart, end"]),
+            ("-k k --on-crash exit", &["'exit'", "possible values: end, restart"]),
+            ("-k k --on-panic no", &["'no'", "possible values: end, restart, continue"]),
+            ("-k k --on-halt no", &["'no'", "possible values: end, wait"]),
+            ("-k k --restart-limit -1", &["--restart-limit -1", "-1 is not in 0..=4294967295"]),
+            ("-k k --silence never", &["--silence never", "not a whole number"]),
+        ],
+    );
+}
+
+#[test]
 fn usage_errors_name_option_value_and_what_would_be_right() {
     let directory = tempfile::tempdir().unwrap();
     check(
@@ -116,7 +133,6 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("--kernel", &["--kernel <FILE>", "value is required"]),
             ("-k k --entry 16", &["'16'", "--entry", "possible values: 32, 64, pvh"]),
             ("-k k --cpu pentium", &["'pentium'", "possible values: host, ivybridge"]),
-            ("-k k --on-reboot panic", &["'panic'", "possible values: restart, exit"]),
             ("-k k --grace soon", &["--grace soon", "not a whole number"]),
             ("-k k --grace -1", &["--grace -1", "0..=4294967295"]),
             ("-k k --timeout soon", &["--timeout soon", "not a time", "90s or 5m"]),

@@ -30,7 +30,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 42] = [
+const OPTIONS: [&[&str]; 51] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -62,7 +62,16 @@ const OPTIONS: [&[&str]; 42] = [
     &["--no-acpi"],
     &["--no-acpi=off"],
     &["--on-reboot", "restart"],
-    &["--on-reboot", "exit"],
+    &["--on-reboot", "end"],
+    &["--on-crash", "end"],
+    &["--on-crash", "restart"],
+    &["--on-panic", "end"],
+    &["--on-panic", "restart"],
+    &["--on-panic", "continue"],
+    &["--on-halt", "end"],
+    &["--on-halt", "wait"],
+    &["--restart-limit", "0"],
+    &["--silence", "3"],
     &["--grace", "0"],
     &["--timeout", "5m"],
     &["--verbose"],
@@ -186,6 +195,14 @@ fn the_command_line_goes_before_the_file() {
 }
 
 #[test]
+fn the_former_word_for_an_end_is_understood() {
+    let ends = said(&["--on-reboot", "end"]);
+    assert_eq!(said(&["--on-reboot", "exit"]), ends);
+    assert_eq!(parse("on-reboot = 'exit'"), Ok(ends.clone()));
+    assert!(ends.write().unwrap().contains("on-reboot = \"end\""));
+}
+
+#[test]
 fn a_size_on_the_command_line_decides_about_sharing_too() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("vm.toml");
@@ -274,6 +291,8 @@ fn the_example_has_every_key_and_each_line_of_it_works() {
 fn what_help_and_example_call_a_default_is_one() {
     let (default, shown) = (Settings::default(), whole_example().1);
     assert_eq!((shown.on_reboot(), shown.grace(), shown.cpu()), (default.on_reboot(), default.grace(), default.cpu()));
+    let ends = |s: &Settings| (s.on_crash(), s.on_panic(), s.on_halt(), s.restart_limit(), s.silence());
+    assert_eq!(ends(&shown), ends(&default));
     let switches = |settings: &Settings| (settings.verbose(), settings.no_acpi(), settings.sandbox());
     assert_eq!(switches(&shown), switches(&default));
     let memory =
@@ -282,6 +301,8 @@ fn what_help_and_example_call_a_default_is_one() {
     let command = Cli::command();
     for (option, value) in [
         ("grace", default.grace().to_string()),
+        ("restart-limit", default.restart_limit().to_string()),
+        ("silence", default.silence().to_string()),
         ("cpu", default.cpu().to_string()),
         ("memory", default.memory.size().to_string()),
         ("hugepages", default.memory.hugepages().to_string()),

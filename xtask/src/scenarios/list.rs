@@ -124,11 +124,12 @@ fn disks() -> Vec<Scenario> {
 /// Every way to reset the machine, and what AxVM makes of it.
 fn resets() -> Vec<Scenario> {
     let twice = |append| Boot { checks: "boots:2,log:lab", append, rounds: 2, ..PLAIN };
-    let end = Boot { arguments: "--disk DISK --memory 512M --on-reboot exit", checks: "boots:2", exit: 3, ..PLAIN };
+    let end = Boot { arguments: "--disk DISK --memory 512M --on-reboot end", checks: "boots:2", exit: 3, ..PLAIN };
+    let crash = Boot { arguments: "--disk DISK --memory 512M --on-crash restart", ..twice("reboot=triple") };
     vec![
         scenario("reset-acpi", twice("reboot=acpi")),
         scenario("reset-i8042", twice("reboot=kbd")),
-        scenario("reset-triple-fault", twice("reboot=triple")),
+        scenario("reset-triple-fault", crash),
         scenario("reset-vector", twice("reboot=bios")),
         scenario("reset-ends", end),
     ]
