@@ -84,6 +84,10 @@ pub mod port {
     pub const ELCR: u16 = 0x4d0;
     /// COM1, 8 registers.
     pub const COM1: u16 = 0x3f8;
+    /// The debug console, 1 byte.
+    pub const DEBUG_CONSOLE: u16 = 0xe9;
+    /// Ports of the debug-exit device, wherever it is.
+    pub const DEBUG_EXIT_COUNT: u16 = 4;
     /// i8042 data register; the command/status register is at 0x64.
     pub const I8042: u16 = 0x60;
     /// CMOS/RTC index register; data follows at 0x71.

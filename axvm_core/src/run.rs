@@ -176,6 +176,12 @@ impl End {
                 .settings
                 .timeout
                 .map(|time| format!("The time is over: the machine was ended after {time} (--timeout)")),
+            StopReason::DebugExit(value) if !is_guests_own(*value) => {
+                let (port, code) = (config.settings.debug_exit.map_or(0, |port| port.0), debug_exit_code(*value));
+                Some(format!(
+                    "The guest wrote {value:#x} to its debug-exit port {port:#x}; exit code {code} has other meanings, too"
+                ))
+            }
             StopReason::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
             StopReason::TripleFault => Some("The guest crashed: triple fault".into()),
             StopReason::Crash(why) => Some(format!("The guest crashed: {why}")),
@@ -190,11 +196,22 @@ impl End {
             StopReason::Reset(_) => Ok(3),
             StopReason::Panic => Ok(4),
             StopReason::TripleFault | StopReason::Crash(_) => Ok(5),
+            StopReason::DebugExit(value) => Ok(debug_exit_code(*value)),
             StopReason::TimeOver => Ok(124),
             StopReason::Signal(signal) => Ok(128 + *signal as u8),
             StopReason::HostError(why) => anyhow::bail!("The host failed the guest: {why}"),
         }
     }
+}
+
+/// What a process can say of a value at the debug-exit port: as with QEMU, the lower eight bits of this formula.
+fn debug_exit_code(value: u32) -> u8 {
+    (value << 1 | 1) as u8
+}
+
+/// Whether the exit code of `value` at the debug-exit port says all of it, and has no other meaning (docs/life-cycle.md).
+fn is_guests_own(value: u32) -> bool {
+    (3..0x40).contains(&value)
 }
 
 /// The control sockets: the user's, and the one by which `axvm ps` finds the machine. The second may be missing.
@@ -219,7 +236,8 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
 /// From here on the process can do what its threads need, and nothing else. All files are open; what is left are
 /// sockets to remove at the end, and the program's side of a pseudo-terminal, opened again for each program.
 pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> Result<()> {
-    let consoles = || [Some(&config.console), config.virtio_console.as_ref()].into_iter().flatten();
+    let others = [config.virtio_console.as_ref(), config.debug_console.as_ref()];
+    let consoles = || std::iter::once(&config.console).chain(others.into_iter().flatten());
     let console_sockets = consoles().filter_map(|end| match end {
         BackEnd::Unix(path) => Some(path.as_path()),
         _ => None,

@@ -15,6 +15,8 @@
 
 mod acpi_pm;
 mod bus;
+mod debug_console;
+mod debug_exit;
 mod i8042;
 mod irq;
 mod pci;
@@ -26,6 +28,8 @@ mod uart16550;
 
 pub use acpi_pm::{AcpiPm, Pm1State};
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
+pub use debug_console::DebugConsole;
+pub use debug_exit::DebugExit;
 pub use i8042::I8042;
 pub use irq::{Irq, LevelIrq};
 pub use pci::{PciHost, PciHostState};

@@ -25,6 +25,8 @@ pub enum StopReason {
     TripleFault,
     /// The guest's kernel panicked and said so (pvpanic).
     Panic,
+    /// The guest ended the machine through the debug-exit port, with this value.
+    DebugExit(u32),
     /// The guest cannot go on; the text says why.
     Crash(String),
     /// The host failed the guest (a KVM call went wrong); the text says how.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_boot::plan::Part;
-use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, Pvpanic, Rtc, Uart16550};
+use axvm_devices::{AcpiPm, BusDevice, DebugConsole, DebugExit, I8042, PciHost, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::{Busy, StillBusy};
@@ -45,6 +45,10 @@ pub enum Chip {
     Pvpanic(Arc<Pvpanic>),
     /// The configuration ports of PCI.
     PciHost(Arc<PciHost>),
+    /// The debug-exit port.
+    DebugExit(Arc<DebugExit>),
+    /// The debug console.
+    DebugConsole(Arc<DebugConsole>),
     /// A virtio device behind its transport.
     Virtio(Arc<MmioTransport>),
     /// A balloon, with the handle that sets its size.
@@ -61,6 +65,8 @@ impl Chip {
             Chip::AcpiPm(chip) => chip.clone(),
             Chip::Pvpanic(chip) => chip.clone(),
             Chip::PciHost(chip) => chip.clone(),
+            Chip::DebugExit(chip) => chip.clone(),
+            Chip::DebugConsole(chip) => chip.clone(),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.clone(),
         }
     }
@@ -68,7 +74,14 @@ impl Chip {
     /// Asks it to come to rest, and waits for nothing: a pause or a stop follows.
     fn begin_stop(&self) {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {}
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => {}
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.begin_stop(),
         }
     }
@@ -76,9 +89,14 @@ impl Chip {
     /// Holds it still; no vCPU runs. The PC's own chips act only when a vCPU or the main thread calls them.
     fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => Ok(()),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.pause(deadline),
         }
     }
@@ -86,9 +104,14 @@ impl Chip {
     /// Lets it go on.
     fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => Ok(()),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.resume(deadline),
         }
     }
@@ -96,9 +119,14 @@ impl Chip {
     /// Ends it: every request that it took is completed, or back in its ring.
     fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => Ok(()),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.stop(deadline),
         }
     }
@@ -106,9 +134,14 @@ impl Chip {
     /// What it has in the host now. Waits for nothing.
     fn busy(&self) -> Vec<Busy> {
         match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Vec::new()
-            }
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => Vec::new(),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.busy(),
         }
     }

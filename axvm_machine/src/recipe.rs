@@ -51,6 +51,8 @@ pub struct Ports {
     pub com1: Port,
     /// The virtio console's, if the specification has one.
     pub hvc0: Option<Port>,
+    /// The debug console's, if the specification has one.
+    pub debug: Option<Port>,
 }
 
 impl Resources {

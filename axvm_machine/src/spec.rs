@@ -44,6 +44,10 @@ pub struct MachineSpec {
     pub virtio_console: bool,
     /// Whether the kernel's own console is that one.
     pub kernel_uses_virtio_console: bool,
+    /// The first port of debug exit, if there is one.
+    pub debug_exit: Option<u16>,
+    /// Whether there is a debug console.
+    pub debug_console: bool,
 }
 
 /// Where a kernel comes from.
@@ -71,6 +75,8 @@ impl MachineSpec {
             disks: Vec::new(),
             virtio_console: false,
             kernel_uses_virtio_console: false,
+            debug_exit: None,
+            debug_console: false,
         }
     }
 
@@ -86,7 +92,7 @@ impl MachineSpec {
         if self.virtio_console {
             virtio.push(VirtioKind::Console);
         }
-        Plan::new(&virtio, self.acpi)
+        Plan::new(&virtio, self.acpi)?.with_debug(self.debug_exit, self.debug_console)
     }
 
     /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.

@@ -39,7 +39,7 @@ pub use file::{SettingsFault, parse, read};
 pub use parts::{Amount, Cpus, Memory};
 pub use schema::schema;
 pub use setting::Setting;
-pub use value::{Name, OnReboot, Pins, Size, Time, mebibytes};
+pub use value::{IoPort, Name, OnReboot, Pins, Size, Time, mebibytes};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -78,6 +78,16 @@ settings! {
         /// With stdio, ttyS0 goes nowhere and hvc0 is the kernel's console [default: no such device]
         #[arg(long, value_name = "WHERE", help_heading = CONTROL, verbatim_doc_comment)]
         pub virtio_console: Option<BackEnd>,
+
+        /// A debug console at port 0xe9, which takes letters without a driver: stdio, file=PATH, pty, unix=PATH or none.
+        /// With stdio, ttyS0 goes nowhere [default: no such port]
+        #[arg(long, value_name = "WHERE", help_heading = CONTROL, verbatim_doc_comment)]
+        pub debugcon: Option<BackEnd>,
+
+        /// A port, such as 0xf4, by which the guest ends the machine: AxVM's exit code is (value << 1) | 1
+        /// [default: no such port]
+        #[arg(long, value_name = "PORT", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub debug_exit: Option<IoPort>,
 
         /// Control socket, HTTP: for `axvm ctl`, curl and others [default: none]
         #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = CONTROL)]

@@ -17,7 +17,7 @@ use axvm_console::BackEnd;
 use axvm_memory::PageSize;
 use axvm_virtio::block::DiskConfig;
 
-use super::value::{Name, OnReboot, Pins, Size, Time};
+use super::value::{IoPort, Name, OnReboot, Pins, Size, Time};
 
 /// A setting, or a struct of them.
 pub trait Setting {
@@ -69,7 +69,7 @@ macro_rules! without_paths {
     ($($type:ty),*) => { $(impl Value for $type {})* };
 }
 
-without_paths!(bool, u32, String, Name, Pins, Size, Time, Entry, CpuTemplate, PageSize, OnReboot);
+without_paths!(bool, u32, String, IoPort, Name, Pins, Size, Time, Entry, CpuTemplate, PageSize, OnReboot);
 
 impl Value for PathBuf {
     fn move_to(&mut self, directory: &Path) {

@@ -10,6 +10,7 @@ mod guests;
 mod hang;
 mod images;
 mod life;
+mod own_kernels;
 mod pause;
 mod sandbox;
 mod settings;

@@ -30,7 +30,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 42] = [
+const OPTIONS: [&[&str]; 44] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -71,6 +71,8 @@ const OPTIONS: [&[&str]; 42] = [
     &["--console", "file=a=b"],
     &["--virtio-console", "unix=s", "--console", "pty"],
     &["--virtio-console", "none"],
+    &["--debugcon", "file=debug.log"],
+    &["--debug-exit", "0xf4"],
     &["--api-sock", "web.api"],
     &["--sandbox", "off"],
 ];
