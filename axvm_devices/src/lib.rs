@@ -25,6 +25,7 @@ mod rtc;
 mod state;
 mod stop;
 mod uart16550;
+mod unclaimed;
 
 pub use acpi_pm::{AcpiPm, Pm1State};
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
@@ -38,3 +39,4 @@ pub use rtc::{Rtc, RtcState};
 pub use state::ChipStateError;
 pub use stop::{StopReason, StopSwitch};
 pub use uart16550::{Uart16550, UartState};
+pub use unclaimed::port_elsewhere;

@@ -26,6 +26,7 @@ use crate::inventory::Inventory;
 use crate::machine::Built;
 use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
+use crate::unclaimed::Space;
 use crate::vcpu::{AddressSpace, VcpuShared};
 use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo};
 
@@ -136,8 +137,8 @@ impl Resources {
     ) -> Result<Machine, MachineError> {
         let Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins } = wired;
         let shared = VcpuShared {
-            ports: AddressSpace::new("port", port_bus, &self.events),
-            mmio: AddressSpace::new("mmio", mmio_bus, &self.events),
+            ports: AddressSpace::new(Space::Port, port_bus, &self.events),
+            mmio: AddressSpace::new(Space::Mmio, mmio_bus, &self.events),
             stop,
             gate: Arc::new(Gate::new(order)),
         };

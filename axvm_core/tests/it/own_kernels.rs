@@ -111,3 +111,37 @@ fn a_debug_console_goes_where_consoles_go() {
     let (code, said, errors) = run(&place, &code, "--debug-exit 0xf4");
     assert_eq!((code, said.as_str()), (0xff, "serial\n"), "{errors}");
 }
+
+#[test]
+fn a_write_that_no_chip_answers_is_told_once_with_its_value() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let code = Code::default().word(0xb004, 0x2000).byte(0xb004, 1).byte(0xf4, 7).copy(0x1234, 0x3f8).end();
+    let (code, _, errors) = run(&place, &code, "-v");
+    assert_eq!(code, 3, "{errors}");
+    let lines: Vec<_> = errors.lines().filter_map(|line| line.strip_prefix("axvm: ")).collect();
+    let line = |begin: &str| *lines.iter().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{errors}"));
+    let words = line("write of 0x2000 (16 bits) to port 0xb004 by vCPU 0 at rip 0x2000");
+    assert!(
+        words.ends_with(
+            "; elsewhere it is how Bochs and old QEMU are powered off; here outw(0x604, 0x2000) does, or --debug-exit"
+        ),
+        "{words}"
+    );
+    let words = line("write of 0x7 (8 bits) to port 0xf4 by vCPU 0 at rip 0x2000");
+    assert!(words.ends_with("elsewhere it is debug exit; here with --debug-exit 0xf4"), "{words}");
+    line("read (8 bits) from port 0x1234 by vCPU 0 at rip 0x2000");
+    line("port 0xb004: 2 accesses in all, no device there");
+    assert_eq!(lines.iter().filter(|line| line.contains("0xb004")).count(), 2, "{errors}");
+}
+
+#[test]
+fn qemus_way_to_power_off_does_here() {
+    if !has_kvm() {
+        return;
+    }
+    let (code, _, errors) = run(&Place::new(), &Code::default().word(0x604, 0x2000).end(), "");
+    assert_eq!(code, 0, "{errors}");
+}
