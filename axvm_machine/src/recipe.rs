@@ -158,6 +158,7 @@ impl Resources {
         };
         let config = linux::LinuxConfig {
             command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
+            plain_command_line: spec.append.trim().to_owned(),
             initrd_len: self.initrd.as_ref().map(ReadAt::len),
             entry: spec.entry,
         };
@@ -172,6 +173,9 @@ impl Resources {
         }
         let (Some(initrd), Some(at)) = (&self.initrd, start.initrd_at) else { return Ok(()) };
         initrd.load(&self.ram, 0, at, asked)?;
+        if start.entry == linux::Entry::Multiboot {
+            return Ok(());
+        }
         if let Some(doubt) = linux::initrd::doubt(&initrd.head(linux::initrd::HEAD_LEN)?) {
             let message = format!("Linux will find nothing in {}: {doubt}", initrd.name());
             self.events.warn(|| Event::Warning { from: "--initrd", message });

@@ -58,7 +58,7 @@ settings! {
         #[arg(long, value_name = "NAME")]
         pub name: Option<Name>,
 
-        /// Linux kernel: a bzImage, or an ELF vmlinux (with --entry pvh or 64) [default: bzImage, here or in ..]
+        /// Kernel: a Linux bzImage or vmlinux, any with a PVH note or a Multiboot header [default: bzImage, here or in ..]
         #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         pub kernel: Option<PathBuf>,
 
@@ -109,7 +109,7 @@ settings! {
         #[arg(short, long, switch(), help_heading = CONTROL)]
         pub verbose: Option<bool> = false,
 
-        /// CPU mode at the kernel's first instruction [default: 32 for a bzImage, pvh for a vmlinux]
+        /// How the kernel is entered [default: 32 for a bzImage, pvh for an ELF file, multiboot if that is the only way]
         #[arg(long, value_parser = words::<Entry>(), help_heading = HARDWARE)]
         pub entry: Option<Entry>,
 

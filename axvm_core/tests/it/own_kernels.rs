@@ -145,3 +145,103 @@ fn qemus_way_to_power_off_does_here() {
     let (code, _, errors) = run(&Place::new(), &Code::default().word(0x604, 0x2000).end(), "");
     assert_eq!(code, 0, "{errors}");
 }
+
+/// Where the segment of the Multiboot kernel goes.
+const MULTIBOOT_GPA: u32 = 2 << 20;
+
+/// The bytes of the one segment of the Multiboot kernel.
+fn multiboot_segment() -> Vec<u8> {
+    let elf = axvm_guest::multiboot();
+    let word = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().unwrap()) as usize;
+    elf[word(64 + 8)..][..word(64 + 32)].to_vec()
+}
+
+/// Where the header with this magic number begins.
+fn header_at(image: &[u8], magic: u32) -> usize {
+    image.chunks_exact(4).position(|word| word == magic.to_le_bytes()).unwrap() * 4
+}
+
+const ONE: u32 = 0x1bad_b002;
+const TWO: u32 = 0xe852_50d6;
+
+/// Leaves one header only.
+fn without(mut image: Vec<u8>, magic: u32) -> Vec<u8> {
+    let at = header_at(&image, magic);
+    image[at] ^= 1;
+    image
+}
+
+#[test]
+fn both_versions_of_multiboot_hand_over_what_their_kernels_ask_for() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("module"), "eight B.").unwrap();
+    let elf = axvm_guest::multiboot().to_vec();
+    // As a flat file: the flags say that the addresses count, and so does the checksum.
+    let mut flat = without(multiboot_segment(), TWO);
+    let at = header_at(&flat, ONE);
+    let flags = 1 << 16 | 3_u32;
+    flat[at + 4..at + 8].copy_from_slice(&flags.to_le_bytes());
+    flat[at + 8..at + 12].copy_from_slice(&0_u32.wrapping_sub(ONE).wrapping_sub(flags).to_le_bytes());
+    let elf_32 = |image| images::wrapped(MULTIBOOT_GPA, image);
+    let start = u32::from_le_bytes(axvm_guest::multiboot()[24..28].try_into().unwrap());
+    for (kernel, number) in [
+        (elf.clone(), 2),
+        (without(elf.clone(), ONE), 2),
+        (without(elf, TWO), 1),
+        (elf_32((multiboot_segment(), start)), 2),
+        (elf_32((without(multiboot_segment(), TWO), start)), 1),
+        (flat, 1),
+    ] {
+        fs::write(place.path("kernel"), kernel).unwrap();
+        let words = "run -k kernel -m 32M --cpus 1 --debug-exit 0xf4 --timeout 60s -i module --append words";
+        let (code, said, errors) = place.run(words);
+        assert_eq!(code, 33, "{said}{errors}");
+        let mut lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines.remove(0), format!("multiboot {number}"));
+        lines.sort_unstable();
+        let mut expected = vec!["RAM: 01f9fc00", "command line: words", "loader: AxVM", "module: initrd eight B."];
+        expected.extend((number == 2).then_some("RSDP: RSD PTR "));
+        expected.extend(["upper KiB: 00007c00"]);
+        expected.sort_unstable();
+        assert_eq!(lines, expected, "{errors}");
+        assert!(!errors.contains("Linux will find nothing"), "{errors}");
+    }
+}
+
+#[test]
+fn a_kernel_with_another_way_in_keeps_it_and_may_be_asked_for_multiboot() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let run = |options: &str| place.run(&format!("run -k kernel -m 32M --cpus 1 --debug-exit 0xf4 -v {options}"));
+    // The only way in, by default and by its name; and no other.
+    fs::write(place.path("kernel"), axvm_guest::multiboot()).unwrap();
+    for options in ["", "--entry multiboot"] {
+        let (code, _, errors) = run(options);
+        assert!(code == 33 && errors.contains("Multiboot 2 at 0x200000"), "{code}: {errors}");
+    }
+    let (code, _, errors) = run("--entry pvh");
+    assert!(code == 1 && errors.contains("has no PVH entry point"), "{code}: {errors}");
+    // The self-test has a PVH note and no header.
+    let words = "run -k guest.elf -m 32M --cpus 1 --entry multiboot";
+    let (code, _, errors) = place.run(words);
+    assert!(code == 1 && errors.contains("an ELF file without one: use --entry pvh or --entry 64"), "{code}: {errors}");
+}
+
+#[test]
+fn programs_that_need_a_bios_are_named() {
+    let place = Place::new();
+    let mut bios = images::bzimage();
+    bios[0x214..0x218].fill(0);
+    let mut rom = vec![0; 64 << 10];
+    rom[0xfff0..0xfff5].copy_from_slice(&[0xea, 0x5b, 0xe0, 0, 0xf0]);
+    for (kernel, words) in [(bios, "has only a real-mode entry"), (rom, "is a firmware image")] {
+        fs::write(place.path("kernel"), kernel).unwrap();
+        let (code, _, errors) = place.run("run -k kernel -m 32M --cpus 1");
+        assert!(code == 1 && errors.contains(words) || errors.contains("/dev/kvm"), "{code}: {errors}");
+    }
+}

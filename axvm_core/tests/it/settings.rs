@@ -30,7 +30,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 44] = [
+const OPTIONS: [&[&str]; 45] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -56,6 +56,7 @@ const OPTIONS: [&[&str]; 44] = [
     &["--entry", "32"],
     &["--entry", "64"],
     &["--entry", "pvh"],
+    &["--entry", "multiboot"],
     &["--cpu", "host"],
     &["--cpu", "ivybridge"],
     &["--pin", "0-9,20,1023"],

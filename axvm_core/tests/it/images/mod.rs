@@ -4,6 +4,7 @@
 //!   bzimage:  0 boot sector | 0x200 setup header | 0x400 hlt hlt hlt ... | 0x4400
 //!   elf:      the 64 bytes of an ELF header, without segments
 //!   segments: ELF header | PT_LOAD ... | 4 KiB that all of them load
+//!   wrapped:  ELF header of 32 bits | PT_LOAD | what it loads
 //!   upper:    ELF header | PT_LOAD, PT_NOTE | code that writes a letter and resets | the note of PVH
 //! ```
 //!
@@ -56,6 +57,20 @@ pub fn segments(places: &[u64]) -> Vec<u8> {
     }
     image.resize(image.len() + 4096 * places.len().min(2), 0xf4);
     image
+}
+
+/// A kernel of 32 bits whose one segment is `content`, at `gpa` with 4 KiB of zeroes behind it; and its entry.
+pub fn wrapped(gpa: u32, (content, entry): (Vec<u8>, u32)) -> Vec<u8> {
+    // A Multiboot 2 header in it is aligned to 8.
+    const CONTENT: u32 = 96;
+    let mut image = elf(1, 3);
+    image.truncate(24);
+    let len = content.len() as u32;
+    let header = [entry, 52, 0, 0, 32 << 16 | 52, 1, 0];
+    let part = [1, CONTENT, gpa, gpa, len, len + 4096, 7, 4];
+    image.extend(header.iter().chain(&part).flat_map(|word| word.to_le_bytes()));
+    image.resize(CONTENT as usize, 0);
+    [image, content].concat()
 }
 
 /// A kernel linked for the upper half, of `class` 1 or 2. It writes `K` to COM1 and resets by the i8042, alike in 32-bit
