@@ -91,6 +91,12 @@ impl End {
             StopReason::TimeOver => {
                 settings.timeout.map(|time| format!("The time is over: the machine was ended after {time} (--timeout)"))
             }
+            StopReason::DebugExit(value) if !is_guests_own(*value) => {
+                let (port, code) = (settings.debug_exit.map_or(0, |port| port.0), debug_exit_code(*value));
+                Some(format!(
+                    "The guest wrote {value:#x} to its debug-exit port {port:#x}; exit code {code} has other meanings, too"
+                ))
+            }
             StopReason::Panic => Some(match panic_time(&settings.append()) {
                 Some(time) => format!(
                     "The guest's kernel panicked; its last words are on its console. It was told to reset itself \
@@ -122,11 +128,22 @@ impl End {
             StopReason::Reset(_) => Ok(3),
             StopReason::TripleFault | StopReason::Crash(_) => Ok(5),
             StopReason::Halted(_) => Ok(6),
+            StopReason::DebugExit(value) => Ok(debug_exit_code(*value)),
             StopReason::TimeOver => Ok(124),
             StopReason::Signal(signal) => Ok(128 + *signal as u8),
             StopReason::HostError(why) => anyhow::bail!("The host failed the guest: {why}"),
         }
     }
+}
+
+/// What a process can say of a value at the debug-exit port: as with QEMU, the lower eight bits of this formula.
+fn debug_exit_code(value: u32) -> u8 {
+    (value << 1 | 1) as u8
+}
+
+/// Whether the exit code of `value` at the debug-exit port says all of it, and has no other meaning (docs/life-cycle.md).
+fn is_guests_own(value: u32) -> bool {
+    (3..0x40).contains(&value)
 }
 
 /// The word of a kernel command line that has the kernel reset the machine some time after a panic.

@@ -178,7 +178,8 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
 /// From here on the process can do what its threads need, and nothing else. All files are open; what is left are
 /// sockets to remove at the end, and the program's side of a pseudo-terminal, opened again for each program.
 pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> Result<()> {
-    let consoles = || [Some(&config.console), config.virtio_console.as_ref()].into_iter().flatten();
+    let others = [config.virtio_console.as_ref(), config.debug_console.as_ref()];
+    let consoles = || std::iter::once(&config.console).chain(others.into_iter().flatten());
     let console_sockets = consoles().filter_map(|end| match end {
         BackEnd::Unix(path) => Some(path.as_path()),
         _ => None,

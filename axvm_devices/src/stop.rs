@@ -26,6 +26,8 @@ pub enum StopReason {
     TripleFault,
     /// The guest's kernel panicked and said so (pvpanic).
     Panic,
+    /// The guest ended the machine through the debug-exit port, with this value.
+    DebugExit(u32),
     /// The guest cannot go on; the text says why.
     Crash(String),
     /// Every vCPU is halted for good; the text says where.

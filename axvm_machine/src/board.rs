@@ -16,7 +16,8 @@ use std::sync::Arc;
 use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
 use axvm_devices::{
-    AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
+    AcpiPm, Bus, BusBuilder, BusDevice, DebugConsole, DebugExit, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic, Rtc,
+    StopSwitch, Uart16550,
 };
 use axvm_kvm::Vm;
 use axvm_virtio::balloon::Balloon;
@@ -68,6 +69,11 @@ impl<'a> Board<'a> {
             Kind::PmTimer => Chip::PmTimer(Arc::default()),
             Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop(), self.panic_answer()))),
             Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
+            Kind::DebugExit => Chip::DebugExit(Arc::new(DebugExit::new(stop()))),
+            Kind::DebugConsole => {
+                let port = self.consoles.debug.clone().ok_or(MachineError::NoPort)?;
+                Chip::DebugConsole(Arc::new(DebugConsole::new(port)))
+            }
             Kind::Virtio(kind) => self.virtio(part, kind)?,
         };
         self.plug(part, chip.device())?;

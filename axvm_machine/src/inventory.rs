@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_boot::plan::Part;
-use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, PmTimer, Pvpanic, Rtc, Uart16550};
+use axvm_devices::{AcpiPm, BusDevice, DebugConsole, DebugExit, I8042, PciHost, PmTimer, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::{Busy, StillBusy};
@@ -47,6 +47,10 @@ pub enum Chip {
     Pvpanic(Arc<Pvpanic>),
     /// The configuration ports of PCI.
     PciHost(Arc<PciHost>),
+    /// The debug-exit port.
+    DebugExit(Arc<DebugExit>),
+    /// The debug console.
+    DebugConsole(Arc<DebugConsole>),
     /// A virtio device behind its transport.
     Virtio(Arc<MmioTransport>),
     /// A balloon, with the handle that sets its size.
@@ -64,6 +68,8 @@ impl Chip {
             Chip::PmTimer(chip) => chip.clone(),
             Chip::Pvpanic(chip) => chip.clone(),
             Chip::PciHost(chip) => chip.clone(),
+            Chip::DebugExit(chip) => chip.clone(),
+            Chip::DebugConsole(chip) => chip.clone(),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.clone(),
         }
     }
@@ -77,7 +83,9 @@ impl Chip {
             | Chip::AcpiPm(_)
             | Chip::Pvpanic(_)
             | Chip::PciHost(_)
-            | Chip::PmTimer(_) => {}
+            | Chip::PmTimer(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => {}
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.begin_stop(),
         }
     }
@@ -90,9 +98,14 @@ impl Chip {
                 timer.pause();
                 Ok(())
             }
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => Ok(()),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.pause(deadline),
         }
     }
@@ -104,9 +117,14 @@ impl Chip {
                 timer.resume();
                 Ok(())
             }
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
+            Chip::Uart(_)
+            | Chip::Rtc(_)
+            | Chip::I8042(_)
+            | Chip::AcpiPm(_)
+            | Chip::Pvpanic(_)
+            | Chip::PciHost(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => Ok(()),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.resume(deadline),
         }
     }
@@ -120,7 +138,9 @@ impl Chip {
             | Chip::AcpiPm(_)
             | Chip::Pvpanic(_)
             | Chip::PciHost(_)
-            | Chip::PmTimer(_) => Ok(()),
+            | Chip::PmTimer(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => Ok(()),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.stop(deadline),
         }
     }
@@ -134,7 +154,9 @@ impl Chip {
             | Chip::AcpiPm(_)
             | Chip::Pvpanic(_)
             | Chip::PciHost(_)
-            | Chip::PmTimer(_) => Vec::new(),
+            | Chip::PmTimer(_)
+            | Chip::DebugExit(_)
+            | Chip::DebugConsole(_) => Vec::new(),
             Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.busy(),
         }
     }

@@ -29,6 +29,7 @@ mod recipe;
 mod resources;
 mod saved;
 mod spec;
+mod unclaimed;
 mod vcpu;
 
 pub use error::MachineError;

@@ -26,7 +26,7 @@ use thiserror::Error;
 use crate::gate::Order;
 use crate::halt::Watch;
 use crate::inventory::Inventory;
-use crate::vcpu::{self, VcpuHandle, VcpuShared};
+use crate::vcpu::{self, AddressSpace, VcpuHandle, VcpuShared};
 use crate::{MachineError, Ports};
 
 /// A machine whose vCPUs run, wait, or have stopped.
@@ -367,6 +367,7 @@ impl Machine {
         if left {
             // A panic was already reported as the reason to stop.
             threads.drain(..).for_each(|thread| _ = thread.join());
+            [&self.shared.ports, &self.shared.mmio].into_iter().for_each(AddressSpace::tell_counts);
         }
         let stopped = self.inventory.stop(deadline);
         (self.shared.stop.reason().unwrap_or(StopReason::Quit), stopped)

@@ -29,6 +29,7 @@ use crate::inventory::Inventory;
 use crate::machine::Built;
 use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
+use crate::unclaimed::Space;
 use crate::vcpu::{AddressSpace, VcpuShared};
 use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo};
 
@@ -54,6 +55,8 @@ pub struct Ports {
     pub com1: Port,
     /// The virtio console's, if the specification has one.
     pub hvc0: Option<Port>,
+    /// The debug console's, if the specification has one.
+    pub debug: Option<Port>,
 }
 
 impl Resources {
@@ -152,8 +155,8 @@ impl Resources {
     ) -> Result<Machine, MachineError> {
         let Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins } = wired;
         let shared = VcpuShared {
-            ports: AddressSpace::new("port", port_bus, &self.events),
-            mmio: AddressSpace::new("mmio", mmio_bus, &self.events),
+            ports: AddressSpace::new(Space::Port, port_bus, &self.events),
+            mmio: AddressSpace::new(Space::Mmio, mmio_bus, &self.events),
             stop,
             gate: Arc::new(Gate::new(order)),
             activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
@@ -174,6 +177,7 @@ impl Resources {
         };
         let config = linux::LinuxConfig {
             command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
+            plain_command_line: spec.append.trim().to_owned(),
             initrd_len: self.initrd.as_ref().map(ReadAt::len),
             entry: spec.entry,
         };
@@ -188,6 +192,9 @@ impl Resources {
         }
         let (Some(initrd), Some(at)) = (&self.initrd, start.initrd_at) else { return Ok(()) };
         initrd.load(&self.ram, 0, at, asked)?;
+        if start.entry == linux::Entry::Multiboot {
+            return Ok(());
+        }
         if let Some(doubt) = linux::initrd::doubt(&initrd.head(linux::initrd::HEAD_LEN)?) {
             let message = format!("Linux will find nothing in {}: {doubt}", initrd.name());
             self.events.warn(|| Event::Warning { from: "--initrd", message });

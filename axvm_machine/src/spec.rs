@@ -46,6 +46,10 @@ pub struct MachineSpec {
     pub kernel_uses_virtio_console: bool,
     /// Whether a panic of the guest's kernel stops the machine; otherwise it is told, and the guest goes on.
     pub panic_stops: bool,
+    /// The first port of debug exit, if there is one.
+    pub debug_exit: Option<u16>,
+    /// Whether there is a debug console.
+    pub debug_console: bool,
 }
 
 /// Where a kernel comes from.
@@ -74,6 +78,8 @@ impl MachineSpec {
             virtio_console: false,
             kernel_uses_virtio_console: false,
             panic_stops: true,
+            debug_exit: None,
+            debug_console: false,
         }
     }
 
@@ -89,7 +95,7 @@ impl MachineSpec {
         if self.virtio_console {
             virtio.push(VirtioKind::Console);
         }
-        Plan::new(&virtio, self.acpi)
+        Plan::new(&virtio, self.acpi)?.with_debug(self.debug_exit, self.debug_console)
     }
 
     /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.

@@ -41,7 +41,7 @@ pub use parts::{Amount, Cpus, Memory};
 pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
 pub use setting::Setting;
-pub use value::{Name, Pins, Size, Time, mebibytes};
+pub use value::{IoPort, Name, Pins, Size, Time, mebibytes};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -60,7 +60,7 @@ settings! {
         #[arg(long, value_name = "NAME")]
         pub name: Option<Name>,
 
-        /// Linux kernel: a bzImage, or an ELF vmlinux (with --entry pvh or 64) [default: bzImage, here or in ..]
+        /// Kernel: a Linux bzImage or vmlinux, any with a PVH note or a Multiboot header [default: bzImage, here or in ..]
         #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         pub kernel: Option<PathBuf>,
 
@@ -80,6 +80,16 @@ settings! {
         /// With stdio, ttyS0 goes nowhere and hvc0 is the kernel's console [default: no such device]
         #[arg(long, value_name = "WHERE", help_heading = CONTROL, verbatim_doc_comment)]
         pub virtio_console: Option<BackEnd>,
+
+        /// A debug console at port 0xe9, which takes letters without a driver: stdio, file=PATH, pty, unix=PATH or none.
+        /// With stdio, ttyS0 goes nowhere [default: no such port]
+        #[arg(long, value_name = "WHERE", help_heading = CONTROL, verbatim_doc_comment)]
+        pub debugcon: Option<BackEnd>,
+
+        /// A port, such as 0xf4, by which the guest ends the machine: AxVM's exit code is (value << 1) | 1
+        /// [default: no such port]
+        #[arg(long, value_name = "PORT", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub debug_exit: Option<IoPort>,
 
         /// Control socket, HTTP: for `axvm ctl`, curl and others [default: none]
         #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = CONTROL)]
@@ -121,7 +131,7 @@ settings! {
         #[arg(short, long, switch(), help_heading = CONTROL)]
         pub verbose: Option<bool> = false,
 
-        /// CPU mode at the kernel's first instruction [default: 32 for a bzImage, pvh for a vmlinux]
+        /// How the kernel is entered [default: 32 for a bzImage, pvh for an ELF file, multiboot if that is the only way]
         #[arg(long, value_parser = words::<Entry>(), help_heading = HARDWARE)]
         pub entry: Option<Entry>,
 

@@ -18,7 +18,7 @@ use axvm_memory::PageSize;
 use axvm_virtio::block::DiskConfig;
 
 use super::policy::{OnCrash, OnHalt, OnPanic, OnReboot};
-use super::value::{Name, Pins, Size, Time};
+use super::value::{IoPort, Name, Pins, Size, Time};
 
 /// A setting, or a struct of them.
 pub trait Setting {
@@ -70,7 +70,7 @@ macro_rules! without_paths {
     ($($type:ty),*) => { $(impl Value for $type {})* };
 }
 
-without_paths!(bool, u32, String, Name, Pins, Size, Time, Entry, CpuTemplate, PageSize);
+without_paths!(bool, u32, String, IoPort, Name, Pins, Size, Time, Entry, CpuTemplate, PageSize);
 without_paths!(OnReboot, OnCrash, OnPanic, OnHalt);
 
 impl Value for PathBuf {

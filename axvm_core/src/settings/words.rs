@@ -1,7 +1,7 @@
 //! How the command line takes values that are one of a few words.
 //!
 //! ```text
-//!   enum Entry { /// help  Bits32 ("32"), ... } --schema--> "32", "64", "pvh", each with its help --> clap
+//!   enum Entry { /// help  Bits32 ("32"), ... } --schema--> "32", "64", "pvh" ..., each with its help --> clap
 //!                                               <--serde---                              the word typed
 //! ```
 //!

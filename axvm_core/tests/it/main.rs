@@ -12,6 +12,7 @@ mod guests;
 mod hang;
 mod images;
 mod life;
+mod own_kernels;
 mod pause;
 mod processors;
 mod sandbox;

@@ -30,7 +30,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 51] = [
+const OPTIONS: [&[&str]; 54] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -56,6 +56,7 @@ const OPTIONS: [&[&str]; 51] = [
     &["--entry", "32"],
     &["--entry", "64"],
     &["--entry", "pvh"],
+    &["--entry", "multiboot"],
     &["--cpu", "host"],
     &["--cpu", "ivybridge"],
     &["--pin", "0-9,20,1023"],
@@ -80,6 +81,8 @@ const OPTIONS: [&[&str]; 51] = [
     &["--console", "file=a=b"],
     &["--virtio-console", "unix=s", "--console", "pty"],
     &["--virtio-console", "none"],
+    &["--debugcon", "file=debug.log"],
+    &["--debug-exit", "0xf4"],
     &["--api-sock", "web.api"],
     &["--sandbox", "off"],
 ];

@@ -75,7 +75,7 @@ impl Lab {
 
 /// Ports that nothing has come through yet.
 pub fn fresh_ports() -> Ports {
-    Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()) }
+    Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()), debug: None }
 }
 
 /// Serves `machine` until it has a reason to stop, and stops it.
