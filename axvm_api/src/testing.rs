@@ -41,7 +41,7 @@ impl Control for FakeMachine {
             paused_s: None,
             cpus: 2,
             memory: Memory { size: 128 << 20, resident },
-            disks: vec![Disk { name: "vda".into(), path: "/disk.img".into(), read_only: true }],
+            disks: vec![Disk { name: "vda".into(), path: "/disk.img".into(), read_only: true, full: None }],
             parts: Vec::new(),
             busy: Vec::new(),
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },

@@ -339,6 +339,23 @@ pub struct Disk {
     pub path: PathBuf,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// What waits for room on the host, if something does: the machine is paused, and tries again when it is resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<FullStorage>,
+}
+
+/// A request that the host has no room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FullStorage {
+    /// What is to be done, such as `write`.
+    pub action: String,
+    /// The file whose file system is full.
+    #[serde(serialize_with = "readable")]
+    pub path: PathBuf,
+    /// What the host said.
+    pub error: String,
+    /// Bytes that are free there now; none for a block device.
+    pub free: Option<u64>,
 }
 
 /// A part of the machine.

@@ -66,6 +66,7 @@ impl Panel {
             name: disk_name(n),
             path: disk.path.clone(),
             read_only: disk.read_only,
+            full: None,
         });
         let facts = Facts {
             name: config.name.clone(),
@@ -103,6 +104,20 @@ impl Panel {
         act(balloon)
     }
 
+    fn disks(&self, machine: Option<&Machine>) -> Vec<types::Disk> {
+        let mut disks = self.facts.disks.clone();
+        let handles = machine.iter().flat_map(|machine| machine.inventory().disks());
+        for (disk, (_, handle)) in disks.iter_mut().zip(handles) {
+            disk.full = handle.full().map(|full| types::FullStorage {
+                action: full.action.into(),
+                path: full.path,
+                error: full.error,
+                free: full.free,
+            });
+        }
+        disks
+    }
+
     fn exits(&self, per_vcpu: Vec<u64>) -> types::Exits {
         let total: u64 = per_vcpu.iter().sum();
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,7 +151,7 @@ impl Control for Panel {
             uptime_s: self.started.elapsed().as_secs_f64(),
             cpus: self.facts.config.machine_config.vcpu_count,
             memory: types::Memory { size: self.ram.size(), resident },
-            disks: self.facts.disks.clone(),
+            disks: self.disks(machine.as_deref()),
             parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
             busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),

@@ -19,6 +19,7 @@ use axvm_devices::{
     AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
 };
 use axvm_kvm::Vm;
+use axvm_sync::EventFd;
 use axvm_virtio::balloon::Balloon;
 use axvm_virtio::block::Block;
 use axvm_virtio::console::Console;
@@ -35,6 +36,7 @@ pub(crate) struct Board<'a> {
     vm: &'a Vm,
     resources: &'a Resources,
     stop: &'a Arc<StopSwitch>,
+    attention: &'a Arc<EventFd>,
     consoles: &'a Ports,
     ports: BusBuilder,
     mmio: BusBuilder,
@@ -46,10 +48,11 @@ impl<'a> Board<'a> {
         vm: &'a Vm,
         resources: &'a Resources,
         stop: &'a Arc<StopSwitch>,
+        attention: &'a Arc<EventFd>,
         consoles: &'a Ports,
     ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, stop, consoles, ports, mmio, inventory: Vec::new() }
+        Board { vm, resources, stop, attention, consoles, ports, mmio, inventory: Vec::new() }
     }
 
     /// Makes a part and puts it in its place.
@@ -80,7 +83,9 @@ impl<'a> Board<'a> {
         Ok(match kind {
             VirtioKind::Block(number) => {
                 let image = Arc::clone(&self.resources.disks[number]);
-                Chip::Virtio(self.transport(part, Box::new(Block::new(image)))?)
+                let block = Block::calling(image, Some(Arc::clone(self.attention)));
+                let handle = block.handle();
+                Chip::Disk(self.transport(part, Box::new(block))?, handle)
             }
             VirtioKind::Entropy => Chip::Virtio(self.transport(part, Box::new(Rng::default()))?),
             VirtioKind::Balloon => {

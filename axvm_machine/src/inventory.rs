@@ -14,6 +14,7 @@ use std::time::Instant;
 use axvm_boot::plan::Part;
 use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
+use axvm_virtio::block::{DiskHandle, FullStorage};
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::{Busy, StillBusy};
 
@@ -47,6 +48,8 @@ pub enum Chip {
     PciHost(Arc<PciHost>),
     /// A virtio device behind its transport.
     Virtio(Arc<MmioTransport>),
+    /// A disk, with the handle that says what it waits for.
+    Disk(Arc<MmioTransport>, DiskHandle),
     /// A balloon, with the handle that sets its size.
     Balloon(Arc<MmioTransport>, Target),
 }
@@ -61,7 +64,7 @@ impl Chip {
             Chip::AcpiPm(chip) => chip.clone(),
             Chip::Pvpanic(chip) => chip.clone(),
             Chip::PciHost(chip) => chip.clone(),
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.clone(),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => transport.clone(),
         }
     }
 
@@ -69,7 +72,7 @@ impl Chip {
     fn begin_stop(&self) {
         match self {
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {}
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.begin_stop(),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => transport.begin_stop(),
         }
     }
 
@@ -79,7 +82,9 @@ impl Chip {
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
                 Ok(())
             }
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.pause(deadline),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
+                transport.pause(deadline)
+            }
         }
     }
 
@@ -89,7 +94,9 @@ impl Chip {
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
                 Ok(())
             }
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.resume(deadline),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
+                transport.resume(deadline)
+            }
         }
     }
 
@@ -99,7 +106,9 @@ impl Chip {
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
                 Ok(())
             }
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.stop(deadline),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
+                transport.stop(deadline)
+            }
         }
     }
 
@@ -109,7 +118,7 @@ impl Chip {
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
                 Vec::new()
             }
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.busy(),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => transport.busy(),
         }
     }
 }
@@ -137,6 +146,19 @@ impl Inventory {
     /// The balloon's handle, if the machine has one.
     pub(crate) fn balloon(&self) -> Option<&Target> {
         self.chips().find_map(|chip| if let Chip::Balloon(_, target) = chip { Some(target) } else { None })
+    }
+
+    /// The disks by name, with their handles, /dev/vda first.
+    pub fn disks(&self) -> impl Iterator<Item = (&Arc<str>, &DiskHandle)> {
+        self.items.iter().filter_map(|item| match &item.chip {
+            Chip::Disk(_, handle) => Some((&item.part.name, handle)),
+            _ => None,
+        })
+    }
+
+    /// The disks with a request that waits for room on the host.
+    pub(crate) fn full(&self) -> Vec<(Arc<str>, FullStorage)> {
+        self.disks().filter_map(|(name, disk)| Some((Arc::clone(name), disk.full()?))).collect()
     }
 
     /// Asks every part to come to rest, and waits for none.

@@ -187,7 +187,9 @@ impl Chip {
             Chip::AcpiPm(chip) => ChipState::AcpiPm(chip.state()),
             Chip::Pvpanic(_) => ChipState::Pvpanic,
             Chip::PciHost(chip) => ChipState::PciHost(chip.state()),
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => ChipState::Virtio(transport.state()?),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
+                ChipState::Virtio(transport.state()?)
+            }
         })
     }
 
@@ -199,7 +201,10 @@ impl Chip {
             (Chip::AcpiPm(chip), ChipState::AcpiPm(state)) => chip.restore(state),
             (Chip::PciHost(chip), ChipState::PciHost(state)) => chip.restore(state),
             (Chip::I8042(_), ChipState::I8042) | (Chip::Pvpanic(_), ChipState::Pvpanic) => Ok(()),
-            (Chip::Virtio(transport) | Chip::Balloon(transport, _), ChipState::Virtio(state)) => {
+            (
+                Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _),
+                ChipState::Virtio(state),
+            ) => {
                 return Ok(transport.restore(state)?);
             }
             // Each kind by name: a new one must say how it is restored.
@@ -211,6 +216,7 @@ impl Chip {
                 | Chip::Pvpanic(_)
                 | Chip::PciHost(_)
                 | Chip::Virtio(_)
+                | Chip::Disk(..)
                 | Chip::Balloon(..),
                 _,
             ) => return Err(MismatchError::Kind(name.to_owned())),

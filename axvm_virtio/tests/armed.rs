@@ -23,7 +23,7 @@ use std::process::Command;
 
 use axvm_sandbox::Files;
 use axvm_virtio::balloon::{Balloon, BalloonConfig};
-use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage};
+use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage, OnFull};
 use axvm_virtio::device::feature;
 use axvm_virtio::rng::Rng;
 use axvm_virtio::testing::{Buffer, FakeDriver};
@@ -78,7 +78,9 @@ fn serve_with(call: c_long, errno: i32) {
     // On a file system that can make zeroes, if the host's is one, and on tmpfs, which cannot.
     let configs = [(Cache::WriteBack, file.path()), (Cache::WriteThrough, Path::new(&memory_path))];
     let disks = configs.map(|(cache, path)| {
-        let image = DiskImage::open(&DiskConfig { cache, ..DiskConfig::new(path) }).unwrap();
+        // Kept requests have no answer.
+        let config = DiskConfig { cache, on_full: OnFull::Report, ..DiskConfig::new(path) };
+        let image = DiskImage::open(&config).unwrap();
         (Machine::new(Box::new(Block::new(image.clone()))), image)
     });
     // Inside, no file can be removed.

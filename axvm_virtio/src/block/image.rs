@@ -18,11 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs};
 use rustix::io::{Errno, pwritev};
 
-use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, SERIAL_LEN};
-use super::error::{DiskError, is_unsupported};
+use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, OnFull, SERIAL_LEN};
+use super::error::{DiskError, is_full, is_unsupported};
 use super::format::looks_like;
 use super::lock::{LockError, lock, loop_device};
 
@@ -111,6 +111,18 @@ impl DiskImage {
         self.config.cache
     }
 
+    /// What happens when the host has no room.
+    pub fn on_full(&self) -> OnFull {
+        self.config.on_full
+    }
+
+    /// Bytes that are free on the file system of the image; `None` for a block device.
+    pub(super) fn free(&self) -> Option<u64> {
+        let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let about = fstatvfs(&self.file).ok().filter(|_| is_file)?;
+        Some(about.f_bavail.saturating_mul(about.f_frsize))
+    }
+
     /// Logical block size in bytes.
     pub fn block_size(&self) -> u32 {
         self.block_size
@@ -150,10 +162,11 @@ impl DiskImage {
         })
     }
 
-    /// Gives the space of a range back to the host: a hint, which a block device may not take at this alignment.
+    /// Gives the space of a range back to the host: a hint, which a block device may not take at this alignment, nor a
+    /// file system that is too full to note a hole.
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput || is_full(&error) => Ok(()),
             result => result,
         }
     }
@@ -162,8 +175,9 @@ impl DiskImage {
     pub(super) fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let how = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
         match self.allocate(how, offset, len) {
-            // EOPNOTSUPP: this file system cannot. EINVAL: this block device cannot at this alignment.
-            Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::InvalidInput => {
+            // EOPNOTSUPP: this file system cannot. EINVAL: this block device cannot at this alignment. ENOSPC: there may
+            // still be room where the image has some already.
+            Err(error) if is_unsupported(&error) || is_full(&error) || error.kind() == io::ErrorKind::InvalidInput => {
                 self.write_zeroes(offset, len)
             }
             result => result,

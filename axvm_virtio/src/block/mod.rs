@@ -3,7 +3,7 @@
 //! ```text
 //!   DiskImage (opened and locked once)  <--- Block (one for each start of the guest)
 //!        ^ preadv, pwritev, fdatasync,         |  features, configuration space (config)
-//!        | fallocate (image)                   '--start--> worker vda-q0
+//!        | fallocate (image)                   '--start--> worker vda-q0          DiskHandle: no room? (handle)
 //!        '---------------- RequestExecutor: one chain, one request (request, executor)
 //! ```
 //!
@@ -15,6 +15,7 @@ mod disk_config;
 mod error;
 mod executor;
 mod format;
+mod handle;
 mod image;
 mod lock;
 mod request;
@@ -27,13 +28,16 @@ use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
 use crate::state::{BlockState, DeviceState, StateError};
 use crate::worker::{Serving, StillBusy, Worker};
+use axvm_sync::EventFd;
 
-pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format};
+pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format, OnFull};
 pub use error::DiskError;
+pub use handle::{DiskHandle, FullStorage};
 pub use image::DiskImage;
 
 use config::{BlockConfig, feature};
 use executor::RequestExecutor;
+use handle::DiskLink;
 
 /// Entries of the one queue.
 const QUEUE_SIZE: u16 = 256;
@@ -41,6 +45,7 @@ const QUEUE_SIZE: u16 = 256;
 /// A virtio block device over an image that outlives it.
 pub struct Block {
     image: Arc<DiskImage>,
+    link: Arc<DiskLink>,
     config: BlockConfig,
     /// The writeback field of the configuration space, which the worker reads too.
     writeback: Arc<AtomicBool>,
@@ -50,8 +55,20 @@ pub struct Block {
 impl Block {
     /// A device at power-on.
     pub fn new(image: Arc<DiskImage>) -> Block {
+        Block::calling(image, None)
+    }
+
+    /// The same; it signals `attention` when a request must wait for room on the host: pausing and resuming the device
+    /// has it tried again.
+    pub fn calling(image: Arc<DiskImage>, attention: Option<Arc<EventFd>>) -> Block {
         let config = BlockConfig::new(&image, QUEUE_SIZE);
-        Block { image, config, writeback: Arc::default(), worker: None }
+        let link = DiskLink::new(Arc::clone(&image), attention);
+        Block { image, link, config, writeback: Arc::default(), worker: None }
+    }
+
+    /// The user's handle on it.
+    pub fn handle(&self) -> DiskHandle {
+        DiskHandle(Arc::clone(&self.link))
     }
 
     /// Relaxed, as are the loads: the worker sees it through the ring, other vCPUs through the transport's lock.
@@ -89,7 +106,8 @@ impl VirtioDevice for Block {
     }
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
-        let executor = RequestExecutor::new(&self.image, &live.ram, &self.writeback, &live.fault);
+        self.link.forget();
+        let executor = RequestExecutor::new(&self.link, &live.ram, &self.writeback, &live.fault);
         let queues = std::mem::take(&mut live.queues);
         self.worker = live.spawn(format!("{}-q0", live.name), queues, Serving(executor))?;
         Ok(())
@@ -100,6 +118,7 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
+        self.link.forget();
         self.set_writeback(false);
     }
 

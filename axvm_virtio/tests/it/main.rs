@@ -5,6 +5,7 @@ mod balloon;
 mod balloon_statistics;
 mod block;
 mod block_faults;
+mod block_full;
 mod block_host;
 mod block_hostile;
 mod common;
