@@ -102,6 +102,17 @@ pub struct Drive {
     pub cache_type: CacheType,
 }
 
+/// `PATCH /drives/{drive_id}`: the disk's image is measured again.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DriveUpdate {
+    /// Its name in the guest, such as `vda`.
+    pub drive_id: String,
+    /// The image; it must be the one that the disk has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_on_host: Option<PathBuf>,
+}
+
 /// When a completed write is on the host's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CacheType {
@@ -339,6 +350,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Its size in bytes, as the guest is told.
+    pub size: u64,
     /// What waits for room on the host, if something does: the machine is paused, and tries again when it is resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full: Option<FullStorage>,

@@ -106,7 +106,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_ftruncate, CONSOLE, Always, "a console file at its limit starts over"),
     Row(libc::SYS_preadv, WORK, Always, "disks, kernel and initrd, straight into RAM"),
     Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
-    Row(libc::SYS_lseek, MAIN, Always, "the list of mappings, for a backtrace"),
+    Row(libc::SYS_lseek, API, Always, "the size of a disk that grew; the list of mappings, for a backtrace"),
     Row(libc::SYS_fdatasync, WORK, Always, "flush"),
     Row(libc::SYS_fallocate, WORK | RAM, Always, "discard, write zeroes, clear RAM"),
     Row(libc::SYS_fstat, CONSOLE | API, Always, "[musl] what a descriptor is"),

@@ -9,10 +9,10 @@
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
-use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, Status, VmUpdate, WantedState};
+use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, DriveUpdate, Status, VmUpdate, WantedState};
 use axvm_api::{Client, ClientError};
 
-use crate::cli::{CtlAction, CtlArgs};
+use crate::cli::{CtlAction, CtlArgs, DiskAction};
 use crate::speech::print;
 
 use super::ps::{duration, mebibytes, resident, state};
@@ -37,10 +37,31 @@ pub fn ctl(args: &CtlArgs) -> Result<u8> {
         CtlAction::Balloon { mib } => {
             client.patch("/balloon", &BalloonUpdate { amount_mib: mib })?;
         }
+        CtlAction::Disk { ref name, action: DiskAction::Resize } => {
+            resize(&mut client, name)?;
+        }
         CtlAction::Console => return attach::attach(client.console()?, socket),
         CtlAction::Events => events(client)?,
     }
     Ok(0)
+}
+
+fn resize(client: &mut Client, name: &str) -> Result<()> {
+    let size = |client: &mut Client| {
+        let status: Status = client.get("/status")?;
+        let size = status.disks.iter().find(|disk| disk.name == *name).map(|disk| disk.size);
+        size.with_context(|| {
+            format!("There is no disk {name} in this machine; `axvm ctl {} status` lists them", status.name)
+        })
+    };
+    let before = size(client)?;
+    let update = DriveUpdate { drive_id: name.to_owned(), path_on_host: None };
+    client.patch(&format!("/drives/{name}"), &update)?;
+    print(match size(client)? {
+        after if after == before => format!("{name}: {after} bytes, as before\n"),
+        after => format!("{name}: {after} bytes, {before} before\n"),
+    })?;
+    Ok(())
 }
 
 fn change(client: &mut Client, state: WantedState) -> Result<(), ClientError> {
@@ -130,8 +151,8 @@ mod tests {
             cpus: 4,
             memory: Memory { size: 1 << 30, resident: Resident { small: 1 << 20, ..Resident::default() } },
             disks: vec![
-                Disk { name: "vda".into(), path: "root.img".into(), read_only: true, full: None },
-                Disk { name: "vdb".into(), path: "d.img".into(), read_only: false, full: Some(full) },
+                Disk { name: "vda".into(), path: "root.img".into(), read_only: true, size: 512, full: None },
+                Disk { name: "vdb".into(), path: "d.img".into(), read_only: false, size: 512, full: Some(full) },
             ],
             parts: vec![part("vda", Some(5)), part("COM1", Some(4)), part("i8042", None)],
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],

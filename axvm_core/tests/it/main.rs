@@ -4,6 +4,7 @@
 mod common;
 mod console;
 mod control;
+mod disks;
 mod errors;
 mod faults;
 mod guests;

@@ -61,6 +61,19 @@ pub enum DiskError {
         /// Block size in bytes.
         block_size: u32,
     },
+    /// It has fewer bytes than the guest was told.
+    #[error(
+        "Cannot resize {path}: it has {here} bytes on the host now, and the guest was told {was}. A disk only grows \
+         while its machine runs, and what was cut off is lost: make it as long again (truncate -s {was} {path})"
+    )]
+    Shrunk {
+        /// The image.
+        path: PathBuf,
+        /// Its size in bytes.
+        here: u64,
+        /// What the guest was told.
+        was: u64,
+    },
     /// Not a raw image, by the look of it.
     #[error(
         "Disk image {path} is {what}, and AxVM takes raw images: the guest would destroy what is in it. {remedy}. Only \

@@ -3,9 +3,10 @@
 //! ```text
 //!   worker: no room on the host --keep--> kept, attention --> the machine pauses; full() says why
 //!           the worker starts anew <--------- resume ---------'     forget: it tries again
+//!   user:   resize --> the image is measured again: it grew --> config interrupt, capacity --> driver
 //! ```
 //!
-//! Source: fstatfs(2).
+//! Spec: virtio 1.2, 5.2.4 "Device configuration layout". Source: fstatfs(2), lseek(2).
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_sync::EventFd;
 
+use super::error::DiskError;
 use super::image::DiskImage;
+use crate::notice::ConfigNotice;
 
 /// A request that waits for room on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +45,21 @@ impl DiskHandle {
     }
 }
 
+impl DiskHandle {
+    /// What the guest is told, in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.image.size()
+    }
+
+    /// Tells the guest of an image that grew on the host; of one that did not, nothing.
+    pub fn resize(&self) -> Result<(), DiskError> {
+        if self.0.image.remeasure()? {
+            self.0.notice.changed();
+        }
+        Ok(())
+    }
+}
+
 /// Between a disk and its worker.
 pub(super) struct DiskLink {
     pub(super) image: Arc<DiskImage>,
@@ -49,11 +67,13 @@ pub(super) struct DiskLink {
     kept: Mutex<Option<(&'static str, String)>>,
     /// Signalled when a request is kept.
     attention: Option<Arc<EventFd>>,
+    /// The way to the driver.
+    pub(super) notice: ConfigNotice,
 }
 
 impl DiskLink {
     pub(super) fn new(image: Arc<DiskImage>, attention: Option<Arc<EventFd>>) -> Arc<DiskLink> {
-        Arc::new(DiskLink { image, kept: Mutex::default(), attention })
+        Arc::new(DiskLink { image, kept: Mutex::default(), attention, notice: ConfigNotice::default() })
     }
 
     /// For the worker: a request must wait for room.

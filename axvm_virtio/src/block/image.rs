@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Raw images only: byte n of the file is byte n of the disk. Regular files and block devices. The
-//! size is taken once; a file that shrinks later gives I/O errors, which the guest sees as such.
+//! size is taken at the start, and again when the user asks for it; a file that shrinks gives I/O errors, which the guest
+//! sees as such.
 //!
 //! Source: flock(2), preadv(2), fallocate(2), fdatasync(2).
 
@@ -36,7 +37,8 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 pub struct DiskImage {
     file: File,
     config: DiskConfig,
-    size: u64,
+    /// What the guest is told. Only grows.
+    size: AtomicU64,
     block_size: u32,
     serial: [u8; SERIAL_LEN],
     syncs: AtomicU64,
@@ -73,9 +75,7 @@ impl DiskImage {
             LockError::Taken(holder) => DiskError::Locked { path: path.clone(), holder },
             LockError::Host(source) => DiskError::Host { action: "lock", path: path.clone(), source },
         })?;
-        // Unlike the metadata, the end is right for block devices too.
-        let size = file.seek(SeekFrom::End(0));
-        let size = size.map_err(|source| DiskError::Host { action: "measure", path: path.clone(), source })?;
+        let size = measure(config, &file)?;
         // The format first: what is said of a size is meant for raw images, and destroys others.
         check_format(config, &mut file, size)?;
         let block_size = config.block_size.unwrap_or_else(|| own_block_size(&file));
@@ -83,7 +83,7 @@ impl DiskImage {
         Ok(Arc::new(DiskImage {
             file,
             config: config.clone(),
-            size,
+            size: AtomicU64::new(size),
             block_size,
             serial,
             syncs: AtomicU64::new(0),
@@ -98,7 +98,19 @@ impl DiskImage {
 
     /// Size in bytes, a multiple of the block size.
     pub fn size(&self) -> u64 {
-        self.size
+        // Relaxed, as the store: a driver sees it by the configuration's generation, a worker by the ring.
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the size again, for an image that grew on the host. Whether it did.
+    pub(super) fn remeasure(&self) -> Result<bool, DiskError> {
+        let (was, here) = (self.size(), measure(&self.config, &self.file)?);
+        if here < was {
+            return Err(DiskError::Shrunk { path: self.config.path.clone(), here, was });
+        }
+        check_size(&self.config, &self.file, here, self.block_size)?;
+        self.size.store(here, Ordering::Relaxed);
+        Ok(here > was)
     }
 
     /// Whether the guest may only read.
@@ -207,6 +219,12 @@ impl DiskImage {
         }
         Ok(())
     }
+}
+
+/// Unlike the metadata, the end is right for block devices too.
+fn measure(config: &DiskConfig, mut file: &File) -> Result<u64, DiskError> {
+    let size = file.seek(SeekFrom::End(0));
+    size.map_err(|source| DiskError::Host { action: "measure", path: config.path.clone(), source })
 }
 
 fn serial(config: &DiskConfig) -> Result<[u8; SERIAL_LEN], DiskError> {

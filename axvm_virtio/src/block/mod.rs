@@ -96,7 +96,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.config.read(self.writeback.load(Ordering::Relaxed), offset, data);
+        self.config.read(self.image.size(), self.writeback.load(Ordering::Relaxed), offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -110,11 +110,14 @@ impl VirtioDevice for Block {
         let executor = RequestExecutor::new(&self.link, &live.ram, &self.writeback, &live.fault);
         let queues = std::mem::take(&mut live.queues);
         self.worker = live.spawn(format!("{}-q0", live.name), queues, Serving(executor))?;
+        self.link.notice.connect(live.config);
         Ok(())
     }
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
-        Ok(Worker::take(&mut self.worker, deadline)?.queues)
+        let ended = Worker::take(&mut self.worker, deadline)?;
+        self.link.notice.disconnect();
+        Ok(ended.queues)
     }
 
     fn reset(&mut self) {
@@ -123,8 +126,9 @@ impl VirtioDevice for Block {
     }
 
     fn state(&self) -> DeviceState {
-        let (size, block_size) = (self.image.size(), self.image.block_size());
-        DeviceState::Block(BlockState { size, block_size, writeback: self.writeback.load(Ordering::Relaxed) })
+        let (size, block_size, missed) = (self.image.size(), self.image.block_size(), self.link.notice.missed());
+        let writeback = self.writeback.load(Ordering::Relaxed);
+        DeviceState::Block(BlockState { size, block_size, writeback, missed })
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
@@ -141,6 +145,7 @@ impl VirtioDevice for Block {
             }
         }
         self.set_writeback(state.writeback);
+        self.link.notice.set_missed(state.missed);
         Ok(())
     }
 }
