@@ -45,6 +45,7 @@ impl Control for FakeMachine {
                 name: "vda".into(),
                 path: "/disk.img".into(),
                 read_only: true,
+                ephemeral: false,
                 size: 1 << 20,
                 full: None,
             }],

@@ -350,6 +350,9 @@ pub struct Disk {
     pub path: PathBuf,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether what the guest writes is gone when AxVM ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
     /// Its size in bytes, as the guest is told.
     pub size: u64,
     /// What waits for room on the host, if something does: the machine is paused, and tries again when it is resumed.

@@ -67,6 +67,7 @@ impl Panel {
             name: disk_name(n),
             path: disk.path.clone(),
             read_only: disk.read_only,
+            ephemeral: disk.ephemeral,
             size: 0,
             full: None,
         });

@@ -81,6 +81,12 @@ pub enum SaveError {
     /// A vCPU has come to an end, and the reason waits until the machine is resumed.
     #[error("Cannot save a machine whose guest has reset or crashed just before the pause; resume it first")]
     Ended,
+    /// What the guest wrote to a disk would stay behind.
+    #[error(
+        "Cannot save a machine with an ephemeral disk ({0}): what its guest wrote is in a temporary file, and gone with \
+         this process. Start it without ephemeral, on a copy of the image"
+    )]
+    Ephemeral(String),
     /// KVM does not give the state.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -129,6 +135,9 @@ impl Machine {
     pub fn save(&self) -> Result<SavedMachine, SaveError> {
         // Held until the end: no other thread lets the machine go on meanwhile.
         let _still = self.hold().ok_or(SaveError::NotPaused)?;
+        if let Some((name, _)) = self.inventory().disks().find(|(_, disk)| disk.is_ephemeral()) {
+            return Err(SaveError::Ephemeral(name.to_string()));
+        }
         let ports = self.ports();
         let (com1, hvc0) = (ports.com1.state(), ports.hvc0.as_ref().map(|port| port.state()));
         let parts = self.inventory().save().ok_or(SaveError::NotPaused)?;

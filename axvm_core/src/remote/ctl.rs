@@ -106,7 +106,12 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
         row("balloon", format!("{}M wanted", balloon.amount_mib));
     }
     for disk in &status.disks {
-        row(&disk.name, format!("{}{}", disk.path.display(), if disk.read_only { " (read-only)" } else { "" }));
+        let how = match (disk.read_only, disk.ephemeral) {
+            (true, _) => " (read-only)",
+            (_, true) => " (ephemeral)",
+            _ => "",
+        };
+        row(&disk.name, format!("{}{how}", disk.path.display()));
     }
     for (name, full) in status.disks.iter().filter_map(|disk| Some((&disk.name, disk.full.as_ref()?))) {
         let free = full.free.map(|free| format!("; {} KiB are free", free / 1024)).unwrap_or_default();
@@ -151,8 +156,22 @@ mod tests {
             cpus: 4,
             memory: Memory { size: 1 << 30, resident: Resident { small: 1 << 20, ..Resident::default() } },
             disks: vec![
-                Disk { name: "vda".into(), path: "root.img".into(), read_only: true, size: 512, full: None },
-                Disk { name: "vdb".into(), path: "d.img".into(), read_only: false, size: 512, full: Some(full) },
+                Disk {
+                    name: "vda".into(),
+                    path: "root.img".into(),
+                    read_only: true,
+                    ephemeral: false,
+                    size: 512,
+                    full: None,
+                },
+                Disk {
+                    name: "vdb".into(),
+                    path: "d.img".into(),
+                    read_only: false,
+                    ephemeral: true,
+                    size: 512,
+                    full: Some(full),
+                },
             ],
             parts: vec![part("vda", Some(5)), part("COM1", Some(4)), part("i8042", None)],
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
@@ -163,7 +182,7 @@ mod tests {
         let text = describe(&status, Some(&Balloon { amount_mib: 64, ..Balloon::default() }));
         let expected = "web (process 7): paused for 5s, up 1m01s, AxVM 1.2.3\n  vCPUs    4; 12 exits, 3 a second\n  \
                         memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
-                        vdb      d.img\n  \
+                        vdb      d.img (ephemeral)\n  \
                         full     vdb has no room to write in d.img: No space left on device; 4 KiB are free; make room, then resume\n  \
                         console  stdio\n  lines    4 COM1, 5 vda\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";

@@ -66,3 +66,50 @@ fn the_api_looks_at_a_disk_again_and_gives_it_no_other_image() {
     assert!(error.contains("A disk keeps its image while the machine runs"), "{error}");
     assert_eq!(axvm.status().disks[0].size, 2 << 20);
 }
+
+#[test]
+fn what_a_guest_writes_to_an_ephemeral_disk_is_gone_at_the_end() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let bytes: Vec<u8> = (0..1_u32 << 20).map(|n| (n / 512) as u8).collect();
+    fs::write(place.path("disk.img"), &bytes).unwrap();
+    let words =
+        "run --kernel guest.elf --memory 32M --cpus 1 --append journal=30 --on-reboot exit --disk disk.img,ephemeral";
+    // Beside one that reads the image, and one more that writes.
+    let (reader, _one) = place.shell("--disk disk.img,ro");
+    let (writer, _two) = place
+        .talking(place.axvm(
+            "run --kernel guest.elf --memory 32M --cpus 1 --append shell --name other --disk disk.img,ephemeral",
+        ));
+    let (code, said, errors) = place.run(words);
+    assert!(code == 0 && said.contains("AXVM flushed 30") && !said.contains("refused"), "{code} {said} {errors}");
+    assert!(place.run("ctl other status").1.contains("vda      disk.img (ephemeral)"));
+    let (code, _, errors) = place.run("ctl other disk vda resize");
+    assert!(code == 1 && errors.contains("attached as ephemeral"), "{errors}");
+    let (code, _, errors) = place.run(&words.replace(",ephemeral", ""));
+    assert!(code == 1 && errors.contains("is in use"), "{errors}");
+    drop((reader, writer));
+    assert!(fs::read(place.path("disk.img")).unwrap() == bytes, "the image has changed");
+}
+
+#[test]
+fn the_temporary_file_of_an_ephemeral_disk_is_where_the_user_says() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let words =
+        "run --kernel guest.elf --memory 32M --cpus 1 --append journal=3 --on-reboot exit --disk disk.img,ephemeral";
+    let run = |directory: &str| {
+        let output = place.axvm(words).env("TMPDIR", place.path(directory)).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, errors) = run("nowhere");
+    assert!(code == 1 && errors.contains("Cannot make a temporary file in") && errors.contains("nowhere"), "{errors}");
+    assert!(errors.contains("TMPDIR=DIRECTORY"), "{errors}");
+    fs::create_dir(place.path("somewhere")).unwrap();
+    assert_eq!(run("somewhere").0, 0);
+    assert_eq!(fs::read_dir(place.path("somewhere")).unwrap().count(), 0);
+}

@@ -116,6 +116,9 @@ pub struct DiskConfig {
     /// The guest may only read it.
     #[serde(rename = "ro", default, skip_serializing_if = "ops::Not::not")]
     pub read_only: bool,
+    /// The guest may write, and the image is not changed: what it writes is gone when AxVM ends.
+    #[serde(default, skip_serializing_if = "ops::Not::not")]
+    pub ephemeral: bool,
     /// Serial number that the guest reads: up to 20 bytes.
     #[serde(default, deserialize_with = "fitting", skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
@@ -137,7 +140,13 @@ impl DiskConfig {
     /// A writable disk with the usual settings.
     pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
         let (path, cache, on_full) = (path.into(), Cache::default(), OnFull::default());
-        DiskConfig { path, read_only: false, serial: None, cache, format: None, block_size: None, on_full }
+        let (read_only, ephemeral) = (false, false);
+        DiskConfig { path, read_only, ephemeral, serial: None, cache, format: None, block_size: None, on_full }
+    }
+
+    /// Whether what the guest writes gets into the image.
+    pub(super) fn changes_image(&self) -> bool {
+        !self.read_only && !self.ephemeral
     }
 }
 
@@ -164,7 +173,7 @@ pub enum DiskConfigError {
     Serial(usize),
     /// A word that says nothing about disks.
     #[error(
-        "option '{0}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough, format=raw, \
+        "option '{0}' is unknown; there are path=FILE, ro, ephemeral, serial=TEXT, cache=writeback|writethrough, format=raw, \
          block=512|4096, on-full=pause|report; a comma in a name is written twice"
     )]
     Unknown(String),
@@ -189,7 +198,7 @@ fn escaped(part: impl fmt::Display) -> String {
     part.to_string().replace(',', ",,")
 }
 
-/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, `on-full=CHOICE`, with commas
+/// `FILE` or `path=FILE`, and `ro`, `ephemeral`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, `on-full=CHOICE`, with commas
 /// between them; a comma in a name is written twice.
 impl FromStr for DiskConfig {
     type Err = DiskConfigError;
@@ -206,6 +215,7 @@ impl FromStr for DiskConfig {
                 Some(("format", value)) => return Err(DiskConfigError::Format(value.to_owned())),
                 Some(("block", value)) => disk.block_size = Some(block_size(value)?),
                 None if part == "ro" => disk.read_only = true,
+                None if part == "ephemeral" => disk.ephemeral = true,
                 _ if n == 0 => disk.path = part.into(),
                 _ => return Err(DiskConfigError::Unknown(part.to_owned())),
             }
@@ -223,6 +233,9 @@ impl fmt::Display for DiskConfig {
         write!(f, "path={}", escaped(self.path.display()))?;
         if self.read_only {
             f.write_str(",ro")?;
+        }
+        if self.ephemeral {
+            f.write_str(",ephemeral")?;
         }
         if let Some(serial) = &self.serial {
             write!(f, ",serial={}", escaped(serial))?;
@@ -323,9 +336,9 @@ mod tests {
     #[test]
     fn a_table_has_the_words_of_the_option() {
         let disk: DiskConfig =
-            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report".parse().unwrap();
+            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report,ephemeral".parse().unwrap();
         assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
-        let table = serde_json::json!({ "path": "a.img", "ro": true, "serial": "X1", "cache": "writethrough",
+        let table = serde_json::json!({ "path": "a.img", "ro": true, "ephemeral": true, "serial": "X1", "cache": "writethrough",
             "format": "raw", "block": 4096, "on-full": "report" });
         assert_eq!(serde_json::to_value(&disk).unwrap(), table);
         assert_eq!(serde_json::from_value::<DiskConfig>(table).unwrap(), disk);

@@ -18,7 +18,7 @@
 //! flush: what it could not bring to the medium is lost.
 //!
 //! Nothing here allocates memory for a read, a write or a flush, once the vectors have grown; they never hold more
-//! ranges than the queue has entries.
+//! ranges than the queue has entries. (An ephemeral disk's reads do.)
 //!
 //! Spec: virtio 1.2, 5.2.6 "Device Operation", 5.2.6.2 "Device Requirements: Device Operation".
 //! Left out: the rings (`worker`). Another engine can call this one.
@@ -233,7 +233,7 @@ impl RequestExecutor {
 
     /// Tells the user of what the host refused.
     fn warn(&self, action: &str, error: &io::Error) {
-        let path = self.image.path().display();
+        let path = if action == "read" { self.image.path() } else { self.image.storage() }.display();
         self.fault.warn(format_args!("cannot {action} {path}: {error}; the guest sees an I/O error"));
     }
 }

@@ -23,7 +23,7 @@ use crate::notice::ConfigNotice;
 pub struct FullStorage {
     /// What is to be done: "write", "zero".
     pub action: &'static str,
-    /// The file whose file system is full.
+    /// The file, or the directory of the temporary file, whose file system is full.
     pub path: PathBuf,
     /// What the host said.
     pub error: String,
@@ -40,7 +40,7 @@ impl DiskHandle {
     pub fn full(&self) -> Option<FullStorage> {
         let link = &self.0;
         let (action, error) = link.lock().clone()?;
-        let (path, free) = (link.image.path().to_owned(), link.image.free());
+        let (path, free) = (link.image.storage().to_owned(), link.image.free());
         Some(FullStorage { action, path, error, free })
     }
 }
@@ -49,6 +49,11 @@ impl DiskHandle {
     /// What the guest is told, in bytes.
     pub fn size(&self) -> u64 {
         self.0.image.size()
+    }
+
+    /// Whether what the guest writes is gone when AxVM ends.
+    pub fn is_ephemeral(&self) -> bool {
+        self.0.image.is_ephemeral()
     }
 
     /// Tells the guest of an image that grew on the host; of one that did not, nothing.

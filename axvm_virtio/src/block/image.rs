@@ -3,6 +3,7 @@
 //! ```text
 //!   open: kind of file -> permission -> can the device write? -> does the host use it? -> lock -> format -> size
 //!                                                     writer: exclusive lock      reader: shared lock
+//!   an ephemeral disk is a reader of its image; its writes go to an Overlay
 //! ```
 //!
 //! Raw images only: byte n of the file is byte n of the disk. Regular files and block devices. The
@@ -26,6 +27,8 @@ use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, OnFull, SERIAL_
 use super::error::{DiskError, is_full, is_unsupported};
 use super::format::looks_like;
 use super::lock::{LockError, lock, loop_device};
+use super::overlay::Overlay;
+use crate::signals::whole;
 
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
 pub(super) const HOST_PAGE: u32 = 4096;
@@ -36,6 +39,8 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 #[derive(Debug)]
 pub struct DiskImage {
     file: File,
+    /// Where the writes to an ephemeral disk go.
+    overlay: Option<Overlay>,
     config: DiskConfig,
     /// What the guest is told. Only grows.
     size: AtomicU64,
@@ -59,19 +64,22 @@ impl DiskImage {
     pub fn open(config: &DiskConfig) -> Result<Arc<DiskImage>, DiskError> {
         let path = &config.path;
         let serial = serial(config)?;
+        if config.read_only && config.ephemeral {
+            return Err(DiskError::Contradiction(path.clone()));
+        }
         if let Some(block_size) = config.block_size.filter(|size| !BLOCK_SIZES.contains(size)) {
             return Err(DiskError::BlockSize { path: path.clone(), block_size });
         }
         // Of a block device the host keeps account itself: one exclusive user, as a mount is.
-        let alone = if check_kind(config)? && !config.read_only { OFlags::EXCL } else { OFlags::empty() };
+        let alone = if check_kind(config)? && config.changes_image() { OFlags::EXCL } else { OFlags::empty() };
         let options =
-            OpenOptions::new().read(true).write(!config.read_only).custom_flags(alone.bits() as i32).open(path);
+            OpenOptions::new().read(true).write(config.changes_image()).custom_flags(alone.bits() as i32).open(path);
         let mut file = options.map_err(|error| open_error(config, error))?;
         check_device(config, &file)?;
-        if let Some(device) = loop_device(&file).filter(|_| !config.read_only) {
+        if let Some(device) = loop_device(&file).filter(|_| config.changes_image()) {
             return Err(DiskError::LoopDevice { path: path.clone(), device });
         }
-        lock(&file, config.read_only).map_err(|error| match error {
+        lock(&file, !config.changes_image()).map_err(|error| match error {
             LockError::Taken(holder) => DiskError::Locked { path: path.clone(), holder },
             LockError::Host(source) => DiskError::Host { action: "lock", path: path.clone(), source },
         })?;
@@ -80,8 +88,13 @@ impl DiskImage {
         check_format(config, &mut file, size)?;
         let block_size = config.block_size.unwrap_or_else(|| own_block_size(&file));
         check_size(config, &file, size, block_size)?;
+        let overlay = config.ephemeral.then(|| Overlay::new(size)).transpose();
+        let temporary =
+            |(directory, source)| DiskError::Temporary { path: path.clone(), directory, why: whole(&source) };
+        let overlay = overlay.map_err(temporary)?;
         Ok(Arc::new(DiskImage {
             file,
+            overlay,
             config: config.clone(),
             size: AtomicU64::new(size),
             block_size,
@@ -104,6 +117,9 @@ impl DiskImage {
 
     /// Looks at the size again, for an image that grew on the host. Whether it did.
     pub(super) fn remeasure(&self) -> Result<bool, DiskError> {
+        if self.is_ephemeral() {
+            return Err(DiskError::Ephemeral(self.config.path.clone()));
+        }
         let (was, here) = (self.size(), measure(&self.config, &self.file)?);
         if here < was {
             return Err(DiskError::Shrunk { path: self.config.path.clone(), here, was });
@@ -128,10 +144,31 @@ impl DiskImage {
         self.config.on_full
     }
 
-    /// Bytes that are free on the file system of the image; `None` for a block device.
+    /// Whether what the guest writes is gone when AxVM ends.
+    pub fn is_ephemeral(&self) -> bool {
+        self.overlay.is_some()
+    }
+
+    /// Where it is that the guest's writes take room.
+    pub(super) fn storage(&self) -> &Path {
+        self.overlay.as_ref().map_or(&self.config.path, Overlay::directory)
+    }
+
+    /// The file that changes when the guest writes.
+    fn written(&self) -> &File {
+        self.overlay.as_ref().map_or(&self.file, |overlay| &overlay.file)
+    }
+
+    /// A range has changed.
+    fn note(&self, offset: u64, len: u64) {
+        self.overlay.iter().for_each(|overlay| overlay.note(offset, len));
+    }
+
+    /// Bytes that are free on the file system where the guest's writes go; `None` for a block device.
     pub(super) fn free(&self) -> Option<u64> {
-        let is_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let about = fstatvfs(&self.file).ok().filter(|_| is_file)?;
+        let file = self.written();
+        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let about = fstatvfs(file).ok().filter(|_| is_file)?;
         Some(about.f_bavail.saturating_mul(about.f_frsize))
     }
 
@@ -152,17 +189,27 @@ impl DiskImage {
 
     /// Fills guest memory from the image.
     pub(super) fn read(&self, ram: &GuestRam, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
-        ram.read_exact_at(&self.file, ranges, offset)
+        match &self.overlay {
+            Some(overlay) => overlay.read(&self.file, ram, ranges, offset),
+            None => ram.read_exact_at(&self.file, ranges, offset),
+        }
     }
 
     /// Writes guest memory to the image.
     pub(super) fn write(&self, ram: &GuestRam, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
-        ram.write_all_at(&self.file, ranges, offset)
+        ram.write_all_at(self.written(), ranges, offset)?;
+        if let Some(overlay) = &self.overlay {
+            overlay.note(offset, ranges.iter().map(|range| range.len() as u64).sum());
+        }
+        Ok(())
     }
 
-    /// Makes everything written so far safe. After a failure it cannot any more: the host's kernel has dropped what it
+    /// Makes everything written so far safe; of an ephemeral disk nothing is to be. After a failure it cannot any more: the host's kernel has dropped what it
     /// could not write, and says so to the first who asks only; an fdatasync after that would succeed.
     pub(super) fn sync(&self) -> Result<(), SyncError> {
+        if self.is_ephemeral() {
+            return Ok(());
+        }
         // Relaxed: one worker serves an image, and it is joined before the next one starts.
         if self.sync_failed.load(Ordering::Relaxed) {
             return Err(SyncError::Earlier);
@@ -179,26 +226,27 @@ impl DiskImage {
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput || is_full(&error) => Ok(()),
-            result => result,
+            result => result.map(|()| self.note(offset, len)),
         }
     }
 
     /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host cannot.
     pub(super) fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let how = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
-        match self.allocate(how, offset, len) {
+        let zeroed = match self.allocate(how, offset, len) {
             // EOPNOTSUPP: this file system cannot. EINVAL: this block device cannot at this alignment. ENOSPC: there may
             // still be room where the image has some already.
             Err(error) if is_unsupported(&error) || is_full(&error) || error.kind() == io::ErrorKind::InvalidInput => {
                 self.write_zeroes(offset, len)
             }
             result => result,
-        }
+        };
+        zeroed.map(|()| self.note(offset, len))
     }
 
     fn allocate(&self, how: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
         loop {
-            match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
+            match fallocate(self.written(), how | FallocateFlags::KEEP_SIZE, offset, len) {
                 Err(Errno::INTR) => {}
                 result => return Ok(result?),
             }
@@ -210,7 +258,7 @@ impl DiskImage {
         let end = offset + len;
         while offset < end {
             let count = (end - offset).min(ZEROES.len() as u64);
-            match pwritev(&self.file, &[IoSlice::new(&ZEROES[..count as usize])], offset) {
+            match pwritev(self.written(), &[IoSlice::new(&ZEROES[..count as usize])], offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => offset += written as u64,
                 Err(Errno::INTR) => {}
@@ -253,9 +301,9 @@ fn check_kind(config: &DiskConfig) -> Result<bool, DiskError> {
 
 fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
     let path = config.path.clone();
-    let (access, remedy) = match config.read_only {
-        true => ("reading", "Change its mode or owner (chmod, chown)"),
-        false => ("reading and writing", "Change its mode or owner (chmod, chown), or attach it read-only (ro)"),
+    let (access, remedy) = match config.changes_image() {
+        false => ("reading", "Change its mode or owner (chmod, chown)"),
+        true => ("reading and writing", "Change its mode or owner (chmod, chown), or attach it read-only (ro)"),
     };
     match source.kind() {
         io::ErrorKind::NotFound => DiskError::Missing(path),
@@ -276,7 +324,7 @@ fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
 /// sysfs there is no answer, and the first write has it.
 fn check_device(config: &DiskConfig, file: &File) -> Result<(), DiskError> {
     match attribute(file, "ro") {
-        Some(1) if !config.read_only => Err(DiskError::ReadOnlyStorage(config.path.clone())),
+        Some(1) if config.changes_image() => Err(DiskError::ReadOnlyStorage(config.path.clone())),
         _ => Ok(()),
     }
 }
@@ -300,7 +348,7 @@ fn check_format(config: &DiskConfig, file: &mut File, size: u64) -> Result<(), D
     if config.format == Some(Format::Raw) {
         return Ok(());
     }
-    match looks_like(file, &config.path, size, config.read_only) {
+    match looks_like(file, &config.path, size, !config.changes_image()) {
         Some((what, remedy)) => Err(DiskError::Format { path: config.path.clone(), what, remedy }),
         None => Ok(()),
     }

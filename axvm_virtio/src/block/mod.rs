@@ -18,6 +18,7 @@ mod format;
 mod handle;
 mod image;
 mod lock;
+mod overlay;
 mod request;
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 mod balloon;
 mod balloon_statistics;
 mod block;
+mod block_ephemeral;
 mod block_faults;
 mod block_full;
 mod block_host;
