@@ -57,7 +57,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
-    let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
+    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));
     let server = bound.serve(Arc::new(panel), feed)?;
     let limits = Limits::of(&config, &signals);
     let starts =

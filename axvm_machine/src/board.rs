@@ -20,6 +20,7 @@ use axvm_devices::{
     StopSwitch, Uart16550,
 };
 use axvm_kvm::Vm;
+use axvm_sync::EventFd;
 use axvm_virtio::balloon::Balloon;
 use axvm_virtio::block::Block;
 use axvm_virtio::console::Console;
@@ -36,6 +37,7 @@ pub(crate) struct Board<'a> {
     vm: &'a Vm,
     resources: &'a Resources,
     stop: &'a Arc<StopSwitch>,
+    attention: &'a Arc<EventFd>,
     consoles: &'a Ports,
     /// Whether a panic of the guest's kernel stops the machine.
     panic_stops: bool,
@@ -49,11 +51,12 @@ impl<'a> Board<'a> {
         vm: &'a Vm,
         resources: &'a Resources,
         stop: &'a Arc<StopSwitch>,
+        attention: &'a Arc<EventFd>,
         consoles: &'a Ports,
         panic_stops: bool,
     ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, stop, consoles, panic_stops, ports, mmio, inventory: Vec::new() }
+        Board { vm, resources, stop, attention, consoles, panic_stops, ports, mmio, inventory: Vec::new() }
     }
 
     /// Makes a part and puts it in its place.
@@ -104,7 +107,9 @@ impl<'a> Board<'a> {
         Ok(match kind {
             VirtioKind::Block(number) => {
                 let image = Arc::clone(&self.resources.disks[number]);
-                Chip::Virtio(self.transport(part, Box::new(Block::new(image)))?)
+                let block = Block::calling(image, Some(Arc::clone(self.attention)));
+                let handle = block.handle();
+                Chip::Disk(self.transport(part, Box::new(block))?, handle)
             }
             VirtioKind::Entropy => Chip::Virtio(self.transport(part, Box::new(Rng::default()))?),
             VirtioKind::Balloon => {

@@ -20,6 +20,7 @@ use axvm_console::Port;
 use axvm_devices::{Bus, StopSwitch};
 use axvm_events::Event;
 use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
+use axvm_sync::EventFd;
 
 use crate::board::Board;
 use crate::gate::{Gate, Order};
@@ -42,6 +43,7 @@ struct Wired {
     plan: Plan,
     inventory: Inventory,
     stop: Arc<StopSwitch>,
+    attention: Arc<EventFd>,
     port_bus: Bus,
     mmio_bus: Bus,
     ports: Ports,
@@ -125,6 +127,7 @@ impl Resources {
     fn wire(&self, spec: &MachineSpec, ports: &Ports, x2apic_ids: bool) -> Result<Wired, MachineError> {
         let mut steps = Steps::start(&self.events);
         let stop = Arc::new(StopSwitch::new().map_err(MachineError::host("the stop switch"))?);
+        let attention = Arc::new(EventFd::new().map_err(MachineError::host("an event for the disks"))?);
 
         // 3  The VM: memory slots, interrupt controllers, PIT.
         let vm = self.kvm.create_vm(&self.ram)?;
@@ -135,14 +138,14 @@ impl Resources {
 
         // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
         let plan = spec.plan()?;
-        let mut board = Board::new(&vm, self, &stop, ports, spec.panic_stops);
+        let mut board = Board::new(&vm, self, &stop, &attention, ports, spec.panic_stops);
         for part in plan.parts() {
             board.wire(part)?;
         }
         let (port_bus, mmio_bus, inventory) = board.finish();
         steps.done("board", || plan.parts().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         let (ports, pins) = (ports.clone(), spec.pins.clone());
-        Ok(Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins })
+        Ok(Wired { vm, plan, inventory, stop, attention, port_bus, mmio_bus, ports, pins })
     }
 
     /// Lets the vCPUs begin, under a first order.
@@ -153,7 +156,7 @@ impl Resources {
         command_line: String,
         order: Order,
     ) -> Result<Machine, MachineError> {
-        let Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins } = wired;
+        let Wired { vm, plan, inventory, stop, attention, port_bus, mmio_bus, ports, pins } = wired;
         let shared = VcpuShared {
             ports: AddressSpace::new(Space::Port, port_bus, &self.events),
             mmio: AddressSpace::new(Space::Mmio, mmio_bus, &self.events),
@@ -162,7 +165,8 @@ impl Resources {
             activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
         };
         let shared = Arc::new(shared);
-        Machine::start(Built { plan, inventory, command_line, ports, shared, vcpus, vm }, &pins)
+        let events = self.events.clone();
+        Machine::start(Built { plan, inventory, command_line, ports, shared, attention, events, vcpus, vm }, &pins)
     }
 
     /// Step 7, the small part: tables and command line in guest RAM, and what else goes where.

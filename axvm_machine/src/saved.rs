@@ -89,6 +89,12 @@ pub enum SaveError {
     /// A vCPU has come to an end, and the reason waits until the machine is resumed.
     #[error("Cannot save a machine whose guest has reset or crashed just before the pause; resume it first")]
     Ended,
+    /// What the guest wrote to a disk would stay behind.
+    #[error(
+        "Cannot save a machine with an ephemeral disk ({0}): what its guest wrote is in a temporary file, and gone with \
+         this process. Start it without ephemeral, on a copy of the image"
+    )]
+    Ephemeral(String),
     /// KVM does not give the state.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -137,6 +143,9 @@ impl Machine {
     pub fn save(&self) -> Result<SavedMachine, SaveError> {
         // Held until the end: no other thread lets the machine go on meanwhile.
         let _still = self.hold().ok_or(SaveError::NotPaused)?;
+        if let Some((name, _)) = self.inventory().disks().find(|(_, disk)| disk.is_ephemeral()) {
+            return Err(SaveError::Ephemeral(name.to_string()));
+        }
         let ports = self.ports();
         let state = |port: &Option<Port>| port.as_ref().map(Port::state);
         let (com1, hvc0, debug) = (ports.com1.state(), state(&ports.hvc0), state(&ports.debug));
@@ -201,7 +210,9 @@ impl Chip {
             Chip::PciHost(chip) => ChipState::PciHost(chip.state()),
             Chip::DebugExit(_) => ChipState::DebugExit,
             Chip::DebugConsole(_) => ChipState::DebugConsole,
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => ChipState::Virtio(transport.state()?),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
+                ChipState::Virtio(transport.state()?)
+            }
         })
     }
 
@@ -217,7 +228,10 @@ impl Chip {
             | (Chip::Pvpanic(_), ChipState::Pvpanic)
             | (Chip::DebugExit(_), ChipState::DebugExit)
             | (Chip::DebugConsole(_), ChipState::DebugConsole) => Ok(()),
-            (Chip::Virtio(transport) | Chip::Balloon(transport, _), ChipState::Virtio(state)) => {
+            (
+                Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _),
+                ChipState::Virtio(state),
+            ) => {
                 return Ok(transport.restore(state)?);
             }
             // Each kind by name: a new one must say how it is restored.
@@ -232,6 +246,7 @@ impl Chip {
                 | Chip::DebugExit(_)
                 | Chip::DebugConsole(_)
                 | Chip::Virtio(_)
+                | Chip::Disk(..)
                 | Chip::Balloon(..),
                 _,
             ) => return Err(MismatchError::Kind(name.to_owned())),

@@ -21,7 +21,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args, Id, Parser, Subcommand};
 
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
+pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 

@@ -18,6 +18,7 @@ Examples:
   axvm ctl web status                     by name (--name, or the kernel's file name)
   axvm ctl 4711 shutdown                  by process id
   axvm ctl ./web.api balloon 1G           by control socket (--api-sock): 1 GiB back to the host
+  axvm ctl web disk vda resize            truncate -s 20G made its image longer before
   axvm ctl web console                    Ctrl-A x leaves the machine running
   axvm ctl --all shutdown                 each machine that runs
 
@@ -61,10 +62,26 @@ pub enum CtlAction {
         #[arg(value_name = "SIZE", value_parser = mebibytes)]
         mib: u32,
     },
+    /// Look at a disk again that has changed on the host
+    Disk {
+        /// Its name in the guest, such as vda
+        #[arg(value_name = "DISK")]
+        name: String,
+        /// What to do.
+        #[command(subcommand)]
+        action: DiskAction,
+    },
     /// Attach this terminal to the guest's console
     Console,
     /// Print events as they happen, one JSON object a line
     Events,
+}
+
+/// What can be done with a disk of a running machine.
+#[derive(Debug, Subcommand)]
+pub enum DiskAction {
+    /// Tell the guest of an image that grew
+    Resize,
 }
 
 /// `axvm ps`.

@@ -5,6 +5,7 @@ mod clock;
 mod common;
 mod console;
 mod control;
+mod disks;
 mod endings;
 mod errors;
 mod faults;
