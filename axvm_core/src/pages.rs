@@ -77,5 +77,5 @@ fn sections(notes: &str) -> String {
 
 /// Prints a page.
 fn print(what: &'static str, page: &[u8]) -> Result<u8, ConfigError> {
-    speech::print(page).map(|()| 0).map_err(|source| ConfigError::Output { what, source })
+    speech::write(page).map(|()| 0).map_err(|source| ConfigError::Output { what, source })
 }

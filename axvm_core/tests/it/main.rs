@@ -13,4 +13,5 @@ mod life;
 mod pause;
 mod sandbox;
 mod settings;
+mod shown;
 mod terminal;

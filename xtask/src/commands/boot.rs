@@ -34,7 +34,7 @@ pub struct Boot {
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
     cpus: u32,
-    /// Guest RAM: a number with M or G
+    /// Guest RAM: a number with K, M, G or T (without: MiB)
     #[arg(long, value_name = "SIZE", default_value = "512M")]
     memory: String,
     /// A kernel instead of ./bzImage
@@ -194,8 +194,13 @@ fn hardware() -> std::result::Result<(), String> {
 /// `512M` or `2G` in MiB; what AxVM will refuse is 0.
 fn mebibytes(size: &str) -> u64 {
     let (number, unit) = size.split_at(size.trim_end_matches(|c: char| c.is_alphabetic()).len());
-    let factor = if unit.to_ascii_uppercase().starts_with('G') { 1024 } else { 1 };
-    number.parse::<u64>().unwrap_or(0) * factor
+    let shift = match unit.to_ascii_uppercase().chars().next() {
+        Some('K') => 0,
+        Some('G') => 20,
+        Some('T') => 30,
+        _ => 10,
+    };
+    (number.parse::<u64>().unwrap_or(0) << shift) >> 10
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -261,6 +266,7 @@ mod tests {
         assert_eq!(mebibytes("512M"), 512);
         assert_eq!(mebibytes("3G"), 3072);
         assert_eq!(mebibytes("128"), 128);
+        assert_eq!((mebibytes("1T"), mebibytes("524288K")), (1 << 20, 512));
         assert_eq!(mebibytes("lots"), 0);
     }
 }
