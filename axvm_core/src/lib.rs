@@ -9,7 +9,8 @@
 //!                 |    serve, current                the main thread meanwhile; the machine of the moment
 //!                 '--> consoles, control, notify     terminals and sockets; the API; the service manager
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
-//!   printed:    pages, doctor --> axvm_inspect       about AxVM, about the host
+//!   printed:    pages, completions                   about AxVM
+//!               doctor --> axvm_inspect              about the host
 //!               speech, narrator, error              how answers, events and mistakes are said
 //! ```
 //!
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod completions;
 pub mod config;
 mod consoles;
 mod current;
@@ -63,7 +65,7 @@ fn command(cli: Cli) -> Result<u8> {
         Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Config(args)) => pages::config(args).map_err(Into::into),
-        Some(Command::Completions(args)) => pages::completions(&args).map_err(Into::into),
+        Some(Command::Completions(args)) => completions::completions(&args).map_err(Into::into),
         Some(Command::Man(args)) => pages::man(&args).map_err(Into::into),
         None => run::run(cli.run),
     }

@@ -25,7 +25,7 @@ use crate::error::ConfigError;
 
 /// A hypervisor you can read like a book and run like a product.
 #[derive(Debug, Parser)]
-#[command(name = "axvm", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(name = "axvm", version = env!("AXVM_VERSION"), args_conflicts_with_subcommands = true, max_term_width = 100)]
 #[command(help_template = "{about-with-newline}\n{usage-heading} axvm [OPTIONS of axvm run]\n       axvm COMMAND\n
 Commands:\n{subcommands}{after-help}")]
 #[command(after_help = "\
@@ -142,8 +142,12 @@ fn options_of_run() -> Vec<Id> {
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
     /// The shell that is to complete
-    #[arg(value_enum)]
-    pub shell: clap_complete::Shell,
+    #[arg(value_enum, required_unless_present = "machines")]
+    pub shell: Option<clap_complete::Shell>,
+
+    /// What the scripts ask at each Tab: print the names of the machines that run
+    #[arg(long, hide = true, conflicts_with = "shell")]
+    pub machines: bool,
 }
 
 /// `axvm man`.

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
 
 mod common;
+mod completions;
 mod console;
 mod control;
 mod errors;
