@@ -19,6 +19,7 @@ use clap::Args;
 use crate::assets::{self, Kernel, Wanted};
 use crate::checks::{self, Check};
 use crate::lab::{self, Console, End, LabJob, quoted};
+use crate::program;
 use crate::project;
 use crate::tool;
 
@@ -92,7 +93,7 @@ impl Boot {
     }
 
     fn here(&self, files: &Files) -> Result<ExitCode> {
-        let axvm = lab::build(false)?;
+        let axvm = program::build()?;
         let mut command = Command::new(axvm);
         command.args(["run", "--kernel"]).arg(&files.kernel).arg("--initrd").arg(&files.initrd);
         command.arg("--disk").arg(format!("path={}", files.disk.display()));
@@ -115,7 +116,7 @@ impl Boot {
             );
         }
         let named = |file: &Path, name: &str| (file.to_owned(), name.to_owned());
-        let axvm = lab::build(true)?;
+        let axvm = program::build()?;
         let list = self.checks(":lab");
         let words = ["exec", "axvm", "run", "--kernel", "bzImage", "--initrd", "initrd.img", "--disk", "disk.img"];
         let mut words: Vec<String> = words.map(str::to_owned).to_vec();
@@ -134,7 +135,9 @@ impl Boot {
             console: if self.check { Console::Kept } else { Console::Attached },
             note: &|_| {},
         };
-        let run = lab::Lab::open()?.run(&job)?;
+        let lab = lab::Lab::open()?;
+        eprintln!("Starting the lab, AxVM in it and Linux in AxVM: the first line comes after ten seconds or more");
+        let run = lab.run(&job)?;
         let code = match &run.end {
             End::Exit(code) => *code,
             End::TimeLimit(limit) => {

@@ -8,13 +8,14 @@ use anyhow::Result;
 
 use super::Outcome;
 use crate::assets::Wanted;
-use crate::lab::{self, Lab};
+use crate::lab::Lab;
+use crate::program;
 use crate::scenarios::{Campaign, Verdict};
 
 /// Both series with the scenarios that the filters leave; a layer's name, outcome and time for each.
 pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
     let series = [Wanted::V6_1, Wanted::V6_12];
-    let lab = match lab::build(true).and_then(|axvm| Ok((Lab::open()?, axvm))) {
+    let lab = match program::build().and_then(|axvm| Ok((Lab::open()?, axvm))) {
         Ok(ready) => ready,
         Err(error) => {
             let outcome = Outcome::of(Err(error.context("Cannot prepare the lab")));
