@@ -16,8 +16,8 @@ use std::sync::Arc;
 use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
 use axvm_devices::{
-    AcpiPm, Bus, BusBuilder, BusDevice, DebugConsole, DebugExit, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic, Rtc,
-    StopSwitch, Uart16550,
+    AcpiPm, Bus, BusBuilder, BusDevice, DebugConsole, DebugExit, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic,
+    Rtc, StopSwitch, Uart16550,
 };
 use axvm_kvm::Vm;
 use axvm_sync::EventFd;

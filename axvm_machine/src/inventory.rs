@@ -80,7 +80,9 @@ impl Chip {
     /// What in it acts by itself. Each kind by name: a new one must say so.
     fn engine(&self) -> Engine<'_> {
         match self {
-            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => Engine::Threads(transport),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
+                Engine::Threads(transport)
+            }
             Chip::PmTimer(timer) => Engine::Counter(timer),
             // They act only when a vCPU or the main thread calls them.
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) => Engine::None,

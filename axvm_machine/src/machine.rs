@@ -146,8 +146,7 @@ impl Machine {
         let rtc = self.inventory.rtc();
         let (stop, activity) = (self.shared.stop.event_fd().as_fd(), self.shared.activity.event_fd().as_fd());
         // The guest's activity is the second, what the caller waits for is the last.
-        let sources =
-            [Some(stop), Some(activity), Some(self.attention.as_fd()), rtc.map(|rtc| rtc.timer_fd()), other];
+        let sources = [Some(stop), Some(activity), Some(self.attention.as_fd()), rtc.map(|rtc| rtc.timer_fd()), other];
         let sources: Vec<_> = sources.into_iter().flatten().collect();
         loop {
             let look = lock(&self.watch).next();
