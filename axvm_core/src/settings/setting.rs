@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
+use axvm_boot::acpi::Acpi;
 use axvm_boot::cpu::CpuTemplate;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
@@ -69,7 +70,7 @@ macro_rules! without_paths {
     ($($type:ty),*) => { $(impl Value for $type {})* };
 }
 
-without_paths!(bool, u32, String, Name, Pins, Size, Time, Entry, CpuTemplate, PageSize, OnReboot);
+without_paths!(bool, u32, String, Name, Pins, Size, Time, Acpi, Entry, CpuTemplate, PageSize, OnReboot);
 
 impl Value for PathBuf {
     fn move_to(&mut self, directory: &Path) {
