@@ -60,6 +60,10 @@ pub enum Kind {
     Pvpanic,
     /// The configuration ports of PCI, with the reset register among them.
     PciHost,
+    /// The port by which a guest ends its machine with a code.
+    DebugExit,
+    /// The port that takes letters.
+    DebugConsole,
     /// A virtio device.
     Virtio(VirtioKind),
 }
@@ -110,6 +114,16 @@ pub enum PlanError {
         /// What its ACPI tables list; for devices on the command line there are fewer.
         acpi: Acpi,
     },
+    /// A port that the user chose belongs to another part.
+    #[error("{name} at {place}: {} is at {} already; 0xf4 and 0x501 are usual and free", .other.name, .other.places_text())]
+    Taken {
+        /// The part that would be there.
+        name: &'static str,
+        /// Where.
+        place: Place,
+        /// The part that is there.
+        other: Box<Part>,
+    },
 }
 
 fn few_lines(acpi: Acpi) -> &'static str {
@@ -145,6 +159,21 @@ impl Plan {
             line: Some(line),
         });
         Ok(Plan { parts: platform().into_iter().chain(devices).collect(), acpi })
+    }
+
+    /// The same with the ports for kernels that test themselves: debug exit from port `exit` on, and a debug console.
+    pub fn with_debug(mut self, exit: Option<u16>, console: bool) -> Result<Plan, PlanError> {
+        let exit = exit.map(|first| ("debug exit", Kind::DebugExit, first, port::DEBUG_EXIT_COUNT));
+        let console = console.then_some(("debug console", Kind::DebugConsole, port::DEBUG_CONSOLE, 1));
+        for (name, kind, first, count) in console.into_iter().chain(exit) {
+            let place = Place::Ports { first, count };
+            let is_taken = |part: &&Part| part.places.iter().any(|other| other.overlaps(&place));
+            if let Some(other) = self.parts.iter().find(is_taken) {
+                return Err(PlanError::Taken { name, place, other: Box::new(other.clone()) });
+            }
+            self.parts.push(Part { name: name.into(), kind, places: vec![place], line: None });
+        }
+        Ok(self)
     }
 
     /// Every part: the PC's own, then the virtio devices in their order.
@@ -199,7 +228,27 @@ fn platform() -> Vec<Part> {
     ]
 }
 
+impl Place {
+    /// First and last, and whether they are ports.
+    fn span(&self) -> (bool, u64, u64) {
+        match *self {
+            Place::Ports { first, count } => (true, first.into(), u64::from(first) + u64::from(count.max(1)) - 1),
+            Place::Mmio { base, len } => (false, base.0, base.0.saturating_add(len.max(1) - 1)),
+        }
+    }
+
+    fn overlaps(&self, other: &Place) -> bool {
+        let ((ports, first, last), (other_ports, other_first, other_last)) = (self.span(), other.span());
+        ports == other_ports && first <= other_last && other_first <= last
+    }
+}
+
 impl Part {
+    /// Where its registers are, for people.
+    fn places_text(&self) -> String {
+        self.places.iter().map(Place::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// The registers in guest-physical memory, if that is where they are: first byte and length.
     pub fn window(&self) -> Option<(Gpa, u64)> {
         self.places.iter().find_map(|place| match *place {
@@ -215,8 +264,7 @@ impl Kind {
         match self {
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => true,
             Kind::Uart | Kind::Rtc | Kind::I8042 | Kind::AcpiPm | Kind::PmTimer => false,
-            Kind::Pvpanic | Kind::PciHost => false,
-            Kind::Virtio(_) => false,
+            Kind::Pvpanic | Kind::PciHost | Kind::DebugExit | Kind::DebugConsole | Kind::Virtio(_) => false,
         }
     }
 }
@@ -258,6 +306,8 @@ impl fmt::Display for Kind {
             Kind::PmTimer => "acpi-pm-timer",
             Kind::Pvpanic => "pvpanic",
             Kind::PciHost => "pci-host",
+            Kind::DebugExit => "debug-exit",
+            Kind::DebugConsole => "debug-console",
             Kind::Virtio(VirtioKind::Block(_)) => "virtio-blk",
             Kind::Virtio(VirtioKind::Entropy) => "virtio-rng",
             Kind::Virtio(VirtioKind::Balloon) => "virtio-balloon",
@@ -279,8 +329,7 @@ impl fmt::Display for Place {
 /// One line for people: `vda: virtio-blk at 0xd0000000-0xd00001ff, line 5`.
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let places: Vec<_> = self.places.iter().map(Place::to_string).collect();
-        write!(f, "{}: {} at {}", self.name, self.kind, places.join(", "))?;
+        write!(f, "{}: {} at {}", self.name, self.kind, self.places_text())?;
         self.line.map_or(Ok(()), |line| write!(f, ", line {line}"))
     }
 }
@@ -343,6 +392,22 @@ mod tests {
         for (acpi, why) in [(Acpi::Off, "without ACPI"), (Acpi::Cpus, "on its command line (--acpi cpus)")] {
             let error = Plan::new(&disks(6), acpi).unwrap_err().to_string();
             assert!(error.contains("has 6 for them, because ") && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_debug_port_is_where_no_other_part_is() {
+        let plan = |exit| full().with_debug(exit, true);
+        for exit in [0xf4, 0x501, 0xe5, 0xea, 0xfffc] {
+            let plan = plan(Some(exit)).unwrap();
+            assert_eq!(plan.find(Kind::DebugExit).unwrap().places, [Place::Ports { first: exit, count: 4 }]);
+        }
+        assert_eq!(plan(None).unwrap().find(Kind::DebugExit), None);
+        for (exit, name) in
+            [(0x604, "ACPI PM1a is at ports 0x600-0x605"), (0x502, "pvpanic is at"), (0xe6, "debug con")]
+        {
+            let text = plan(Some(exit)).unwrap_err().to_string();
+            assert!(text.starts_with("debug exit at ports 0x") && text.contains(name), "{text}");
         }
     }
 

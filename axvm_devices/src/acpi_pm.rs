@@ -126,6 +126,12 @@ impl AcpiPm {
     }
 }
 
+/// Whether SLP_TYP is that of S5: what the ACPI tables say, or 0, which it is on the PC that QEMU makes. Kernels without
+/// ACPI are written for that one: `outw(0x604, 0x2000)`.
+fn is_soft_off(value: u16) -> bool {
+    [0, SLEEP_TYPE_S5.into()].contains(&((value & SLP_TYP) >> SLP_TYP_SHIFT))
+}
+
 impl BusDevice for AcpiPm {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let bytes = self.pm1().bytes();
@@ -146,7 +152,7 @@ impl BusDevice for AcpiPm {
                 1 => pm1.enable = pm1.enable & !mask | value,
                 _ => {
                     pm1.control = pm1.control & !mask | value & CNT_KEPT;
-                    if value & SLP_EN != 0 && value & SLP_TYP == u16::from(SLEEP_TYPE_S5) << SLP_TYP_SHIFT {
+                    if value & SLP_EN != 0 && is_soft_off(value) {
                         self.stop.request(StopReason::Off);
                     }
                 }
@@ -196,7 +202,7 @@ mod tests {
 
     #[test]
     fn soft_off_turns_the_machine_off_at_every_width() {
-        for data in [&S5.to_le_bytes()[..], &u32::from(S5).to_le_bytes()] {
+        for data in [&S5.to_le_bytes()[..], &u32::from(S5).to_le_bytes(), &0x2000_u16.to_le_bytes()] {
             let board = Board::new();
             board.pm.write(CNT, data);
             assert_eq!(board.stop.reason(), Some(StopReason::Off));
@@ -209,7 +215,7 @@ mod tests {
     #[test]
     fn other_sleep_states_and_a_mere_type_do_nothing() {
         let board = Board::new();
-        for kind in (0..8).filter(|&kind| kind != u16::from(SLEEP_TYPE_S5)) {
+        for kind in [1, 2, 3, 4, 6, 7] {
             board.write(CNT, SLP_EN | kind << SLP_TYP_SHIFT);
         }
         board.write(CNT, S5 & !SLP_EN);

@@ -15,6 +15,8 @@
 
 mod acpi_pm;
 mod bus;
+mod debug_console;
+mod debug_exit;
 mod i8042;
 mod irq;
 mod pci;
@@ -24,15 +26,19 @@ mod rtc;
 mod state;
 mod stop;
 mod uart16550;
+mod unclaimed;
 
 pub use acpi_pm::{AcpiPm, Pm1State};
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
+pub use debug_console::DebugConsole;
+pub use debug_exit::DebugExit;
 pub use i8042::I8042;
 pub use irq::{Irq, LevelIrq};
 pub use pci::{PciHost, PciHostState};
 pub use pm_timer::{PmTimer, PmTimerState};
-pub use pvpanic::Pvpanic;
+pub use pvpanic::{PanicAnswer, Pvpanic};
 pub use rtc::{Rtc, RtcState};
 pub use state::ChipStateError;
 pub use stop::{StopReason, StopSwitch};
 pub use uart16550::{Uart16550, UartState};
+pub use unclaimed::port_elsewhere;

@@ -10,6 +10,7 @@
 //! | `flood N` | prints N lines of 1 KiB: number, alphabet, alphabet ... |
 //! | `work N` | N times: such a line, then the proof of each disk |
 //! | `size` | columns and rows of hvc0; then waits for other ones |
+//! | `sectors` | capacity of the first disk; then waits for another one |
 //! | `button` | waits for the power button, then powers off |
 //! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
 //! | `alarm` | sleeps until the clock's interrupt, then with that one masked until the clock's ACPI event |
@@ -76,6 +77,7 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"flood" => flood(console, number, answer),
         b"work" => work(console, number, answer),
         b"size" => size(console, answer),
+        b"sectors" => sectors(console, answer),
         b"button" => button(console),
         b"pic-button" => pic_button(console),
         b"alarm" => alarm(answer),
@@ -154,6 +156,22 @@ fn size(console: &mut Console, answer: &mut Line) {
 
 fn show_size(line: &mut Line, config: u32) {
     line.text("size ").decimal((config & 0xffff).into()).text("x").decimal((config >> 16).into()).text(" ");
+}
+
+fn sectors(console: &mut Console, answer: &mut Line) {
+    let Some(device) = virtio::devices().find(|device| device.kind == kind::BLOCK) else { return };
+    if device.start(virtio::FLUSH, 1, answer).is_err() {
+        return;
+    }
+    let before = device.read(register::CONFIG);
+    let mut line = Line::new();
+    line.text("sectors ").decimal(before.into()).text("\n");
+    console.print(line.bytes());
+    sleep_until(|| {
+        device.acknowledge();
+        device.read(register::CONFIG) != before
+    });
+    answer.decimal(device.read(register::CONFIG).into()).text(" ");
 }
 
 /// As an operating system would: SCI, status bit, acknowledge, power off.

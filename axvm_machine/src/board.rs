@@ -16,9 +16,11 @@ use std::sync::Arc;
 use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
 use axvm_devices::{
-    AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
+    AcpiPm, Bus, BusBuilder, BusDevice, DebugConsole, DebugExit, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic,
+    Rtc, StopSwitch, Uart16550,
 };
 use axvm_kvm::Vm;
+use axvm_sync::EventFd;
 use axvm_virtio::balloon::Balloon;
 use axvm_virtio::block::Block;
 use axvm_virtio::console::Console;
@@ -35,7 +37,10 @@ pub(crate) struct Board<'a> {
     vm: &'a Vm,
     resources: &'a Resources,
     stop: &'a Arc<StopSwitch>,
+    attention: &'a Arc<EventFd>,
     consoles: &'a Ports,
+    /// Whether a panic of the guest's kernel stops the machine.
+    panic_stops: bool,
     ports: BusBuilder,
     mmio: BusBuilder,
     inventory: Vec<Item>,
@@ -46,10 +51,12 @@ impl<'a> Board<'a> {
         vm: &'a Vm,
         resources: &'a Resources,
         stop: &'a Arc<StopSwitch>,
+        attention: &'a Arc<EventFd>,
         consoles: &'a Ports,
+        panic_stops: bool,
     ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, stop, consoles, ports, mmio, inventory: Vec::new() }
+        Board { vm, resources, stop, attention, consoles, panic_stops, ports, mmio, inventory: Vec::new() }
     }
 
     /// Makes a part and puts it in its place.
@@ -63,8 +70,13 @@ impl<'a> Board<'a> {
             Kind::I8042 => Chip::I8042(Arc::new(I8042::new(stop()))),
             Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.level_line(part)?, stop()))),
             Kind::PmTimer => Chip::PmTimer(Arc::default()),
-            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop()))),
+            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop(), self.panic_answer()))),
             Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
+            Kind::DebugExit => Chip::DebugExit(Arc::new(DebugExit::new(stop()))),
+            Kind::DebugConsole => {
+                let port = self.consoles.debug.clone().ok_or(MachineError::NoPort)?;
+                Chip::DebugConsole(Arc::new(DebugConsole::new(port)))
+            }
             Kind::Virtio(kind) => self.virtio(part, kind)?,
         };
         self.plug(part, chip.device())?;
@@ -87,11 +99,17 @@ impl<'a> Board<'a> {
         Rtc::new(self.line(part)?, on_alarm).map_err(MachineError::host("the RTC"))
     }
 
+    fn panic_answer(&self) -> PanicAnswer {
+        if self.panic_stops { PanicAnswer::Stop } else { PanicAnswer::Note(self.resources.events.clone()) }
+    }
+
     fn virtio(&self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {
         Ok(match kind {
             VirtioKind::Block(number) => {
                 let image = Arc::clone(&self.resources.disks[number]);
-                Chip::Virtio(self.transport(part, Box::new(Block::new(image)))?)
+                let block = Block::calling(image, Some(Arc::clone(self.attention)));
+                let handle = block.handle();
+                Chip::Disk(self.transport(part, Box::new(block))?, handle)
             }
             VirtioKind::Entropy => Chip::Virtio(self.transport(part, Box::new(Rng::default()))?),
             VirtioKind::Balloon => {

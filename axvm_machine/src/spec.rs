@@ -46,6 +46,12 @@ pub struct MachineSpec {
     pub virtio_console: bool,
     /// Whether the kernel's own console is that one.
     pub kernel_uses_virtio_console: bool,
+    /// Whether a panic of the guest's kernel stops the machine; otherwise it is told, and the guest goes on.
+    pub panic_stops: bool,
+    /// The first port of debug exit, if there is one.
+    pub debug_exit: Option<u16>,
+    /// Whether there is a debug console.
+    pub debug_console: bool,
 }
 
 /// Where a kernel comes from.
@@ -73,6 +79,9 @@ impl MachineSpec {
             disks: Vec::new(),
             virtio_console: false,
             kernel_uses_virtio_console: false,
+            panic_stops: true,
+            debug_exit: None,
+            debug_console: false,
         }
     }
 
@@ -88,7 +97,7 @@ impl MachineSpec {
         if self.virtio_console {
             virtio.push(VirtioKind::Console);
         }
-        Plan::new(&virtio, self.acpi)
+        Plan::new(&virtio, self.acpi)?.with_debug(self.debug_exit, self.debug_console)
     }
 
     /// What in the kernel command line contradicts this machine: one sentence for each such word.

@@ -53,6 +53,7 @@ fn devices(processors: usize, plan: &Plan) -> Vec<u8> {
         match part.kind {
             Kind::Uart => com1(&mut devices, part),
             Kind::Rtc => device(&mut devices, "RTC_", &[&name("_HID", &EISAName::new("PNP0B00")), &resources(part)]),
+            Kind::DebugExit | Kind::DebugConsole => {}
             Kind::Pvpanic => device(&mut devices, "PEVT", &[&name("_HID", &"QEMU0001"), &resources(part)]),
             Kind::Virtio(_) => windows.by_ref().take(1).for_each(|uid| virtio_mmio(&mut devices, uid, part)),
             // Found by looking, by the MADT or by the FADT.

@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 45] = [
+const OPTIONS: [&[&str]; 57] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -57,6 +57,7 @@ const OPTIONS: [&[&str]; 45] = [
     &["--entry", "32"],
     &["--entry", "64"],
     &["--entry", "pvh"],
+    &["--entry", "multiboot"],
     &["--cpu", "host"],
     &["--cpu", "ivybridge"],
     &["--pin", "0-9,20,1023"],
@@ -66,7 +67,16 @@ const OPTIONS: [&[&str]; 45] = [
     &["--no-acpi"],
     &["--no-acpi=off"],
     &["--on-reboot", "restart"],
-    &["--on-reboot", "exit"],
+    &["--on-reboot", "end"],
+    &["--on-crash", "end"],
+    &["--on-crash", "restart"],
+    &["--on-panic", "end"],
+    &["--on-panic", "restart"],
+    &["--on-panic", "continue"],
+    &["--on-halt", "end"],
+    &["--on-halt", "wait"],
+    &["--restart-limit", "0"],
+    &["--silence", "3"],
     &["--grace", "0"],
     &["--timeout", "5m"],
     &["--verbose"],
@@ -75,6 +85,8 @@ const OPTIONS: [&[&str]; 45] = [
     &["--console", "file=a=b"],
     &["--virtio-console", "unix=s", "--console", "pty"],
     &["--virtio-console", "none"],
+    &["--debugcon", "file=debug.log"],
+    &["--debug-exit", "0xf4"],
     &["--api-sock", "web.api"],
     &["--sandbox", "off"],
 ];
@@ -191,6 +203,14 @@ fn the_command_line_goes_before_the_file() {
 }
 
 #[test]
+fn the_former_word_for_an_end_is_understood() {
+    let ends = said(&["--on-reboot", "end"]);
+    assert_eq!(said(&["--on-reboot", "exit"]), ends);
+    assert_eq!(parse("on-reboot = 'exit'"), Ok(ends.clone()));
+    assert!(ends.write().unwrap().contains("on-reboot = \"end\""));
+}
+
+#[test]
 fn a_size_on_the_command_line_decides_about_sharing_too() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("vm.toml");
@@ -282,6 +302,8 @@ fn what_help_and_example_call_a_default_is_one() {
         (shown.on_reboot(), shown.grace(), shown.cpu(), shown.acpi()),
         (default.on_reboot(), default.grace(), default.cpu(), default.acpi())
     );
+    let ends = |s: &Settings| (s.on_crash(), s.on_panic(), s.on_halt(), s.restart_limit(), s.silence());
+    assert_eq!(ends(&shown), ends(&default));
     let switches = |settings: &Settings| (settings.verbose(), settings.no_acpi(), settings.sandbox());
     assert_eq!(switches(&shown), switches(&default));
     let memory =
@@ -290,6 +312,8 @@ fn what_help_and_example_call_a_default_is_one() {
     let command = Cli::command();
     for (option, value) in [
         ("grace", default.grace().to_string()),
+        ("restart-limit", default.restart_limit().to_string()),
+        ("silence", default.silence().to_string()),
         ("cpu", default.cpu().to_string()),
         ("acpi", default.acpi().to_string()),
         ("memory", default.memory.size().to_string()),

@@ -129,7 +129,7 @@ fn all_ports(noise: &mut Noise) {
 /// Sleep types that there are not, halves of the write that powers off, resets that are none.
 fn power(noise: &mut Noise) {
     for _ in 0..ROUNDS {
-        let kind = one_of([0, 1, 2, 3, 4, 6, 7], noise);
+        let kind = one_of([1, 2, 3, 4, 6, 7], noise);
         output(PM1A_CONTROL, kind << 10 | SLEEP_ENABLE);
         output(PM1A_CONTROL, SOFT_OFF << 10);
         output(PM1A_CONTROL, 0_u16);
