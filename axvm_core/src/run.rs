@@ -42,7 +42,6 @@ pub fn run(args: RunArgs) -> Result<u8> {
     if config.by_default {
         speech::tell(taken(&config));
     }
-    warn_about_host(&events);
 
     let (sockets, bound) = bind(&config, &events)?;
     let resources = Resources::open(&config.machine, events.clone())?;
@@ -62,7 +61,13 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let limits = Limits::of(&config, &signals);
     let starts =
         Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
-    let end = starts.run(|state| tell(&notifier, state, &events));
+    let warned = Cell::new(false);
+    let end = starts.run(|state| {
+        if !warned.replace(true) {
+            warn_about_host(&events);
+        }
+        tell(&notifier, state, &events);
+    });
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     let quit = consoles.were_quit();
@@ -222,7 +227,7 @@ fn taken(config: &Config) -> String {
     format!("taking {}", files.join(", "))
 }
 
-/// A KVM without hardware behind it runs Linux too slowly to wait for: say so before the wait.
+/// A KVM without hardware behind it runs Linux too slowly to wait for: say so before the wait, when a machine runs.
 fn warn_about_host(events: &Events) {
     if !cpuinfo::has_virtualization() {
         events.warn(|| Event::Warning {

@@ -438,7 +438,7 @@ fn each_fault_of_a_host_is_found_with_its_remedy() {
 
 /// Every host's table is at most 100 columns wide, and no command in it is broken.
 fn fits(host: &Host, rows: &[Row]) {
-    let text = table(rows, &summary(host, rows), Style { colour: false });
+    let text = table(rows, &summary(host, rows), Style { colour: false, columns: Some(100) });
     let wide: Vec<_> = text.lines().filter(|line| line.chars().count() > 100).collect();
     assert!(wide.is_empty(), "{wide:#?}");
     let whole = |line: &str| text.lines().any(|shown| shown.ends_with(line));

@@ -57,7 +57,7 @@ pub enum CtlAction {
     Stop,
     /// Ask the guest to give memory back
     Balloon {
-        /// How much the guest is to give back, all in all: a number with M or G (without: MiB); 0 lets it have
+        /// How much the guest is to give back, all in all: a number with K, M, G or T (without: MiB); 0 lets it have
         /// everything again
         #[arg(value_name = "SIZE", value_parser = mebibytes)]
         mib: u32,

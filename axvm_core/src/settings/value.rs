@@ -38,7 +38,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         "t" | "tb" | "tib" => Some(40),
         _ => None,
     };
-    let shift = shift.ok_or("not a size; write a number with K, M or G, such as 512M or 4G")?;
+    let shift = shift.ok_or("not a size; write a number with K, M, G or T, such as 512M or 4G")?;
     Ok(number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).unwrap_or(u64::MAX))
 }
 

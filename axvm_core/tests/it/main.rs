@@ -3,6 +3,7 @@
 
 mod clock;
 mod common;
+mod completions;
 mod console;
 mod control;
 mod disks;
@@ -18,4 +19,5 @@ mod pause;
 mod processors;
 mod sandbox;
 mod settings;
+mod shown;
 mod terminal;

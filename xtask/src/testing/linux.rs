@@ -13,7 +13,8 @@ use anyhow::Result;
 
 use super::Outcome;
 use crate::assets::Wanted;
-use crate::lab::{self, Lab};
+use crate::lab::Lab;
+use crate::program;
 use crate::scenarios::{self, Campaign, Scenario, Verdict};
 
 /// How many labs run at a time.
@@ -29,7 +30,7 @@ pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
         scenarios.retain(|scenario| filters.is_empty() || named(scenario));
     }
     queue.retain(|(_, scenarios)| !scenarios.is_empty());
-    let lab = match lab::build(true).and_then(|axvm| Ok((Lab::open()?, axvm))) {
+    let lab = match program::build().and_then(|axvm| Ok((Lab::open()?, axvm))) {
         Ok(ready) => ready,
         Err(error) => {
             let outcome = Outcome::of(Err(error.context("Cannot prepare the lab")));
