@@ -63,7 +63,7 @@ fn a_choice_of_acpi_tables_goes_together_with_the_devices_and_with_its_old_name(
     let seven = "-d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --acpi cpus";
     for (words, parts) in [
         (seven, ["has 6 for them", "on its command line (--acpi cpus)", "Leave out 3"]),
-        ("--acpi on", ["'on'", "--acpi", "possible values: full, cpus, off"]),
+        ("--acpi on", ["--acpi on", "not one of", "full, cpus, off"]),
         ("--acpi cpus --no-acpi", ["--acpi cpus", "--no-acpi says off", "give one of them"]),
         ("--acpi off --no-acpi=off", ["--acpi off", "--no-acpi=off says full", "give one of them"]),
     ] {
