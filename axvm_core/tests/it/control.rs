@@ -250,8 +250,8 @@ fn ctl_asks_one_machine_or_all() {
     for (words, told) in [
         ("ctl --all console", "--all console: a terminal takes one machine at a time"),
         ("ctl --all events", "--all events: "),
-        ("ctl --all one status", "cannot be used with"),
-        ("ctl status", "<MACHINE>"),
+        ("ctl --all one status", "--all: does not go together with MACHINE"),
+        ("ctl status", "MACHINE"),
         ("ctl one", "axvm ctl"),
     ] {
         let (code, _, errors) = place.run(words);
