@@ -15,7 +15,9 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+mod acpi_extent;
 pub mod command_line;
+pub mod contradiction;
 pub mod cpu;
 pub mod e820;
 pub mod kernel;

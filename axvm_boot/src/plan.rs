@@ -20,6 +20,8 @@ use axvm_arch::Gpa;
 use axvm_arch::layout::{self, gsi, port};
 use thiserror::Error;
 
+use crate::acpi_extent::Acpi;
+
 /// One part of a machine: a chip of the PC, or a virtio device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -103,14 +105,14 @@ pub enum Place {
 pub enum PlanError {
     /// More devices than interrupt lines.
     #[error("{} devices need an interrupt line each: {}; this machine has {lines} for them{}. Leave out {}",
-        .names.len(), .names.join(", "), without_acpi(*.acpi), .names.len() - .lines)]
+        .names.len(), .names.join(", "), few_lines(*.acpi), .names.len() - .lines)]
     Lines {
         /// All that need one, in the order in which they are served.
         names: Vec<String>,
         /// How many lines there are.
         lines: usize,
-        /// Whether the machine has ACPI; without it there are fewer.
-        acpi: bool,
+        /// What its ACPI tables list; for devices on the command line there are fewer.
+        acpi: Acpi,
     },
     /// A port that the user chose belongs to another part.
     #[error("{name} at {place}: {} is at {} already; 0xf4 and 0x501 are usual and free", .other.name, .other.places_text())]
@@ -124,21 +126,28 @@ pub enum PlanError {
     },
 }
 
-fn without_acpi(acpi: bool) -> &'static str {
-    if acpi { "" } else { ", because without ACPI a guest knows the first 16 lines only" }
+fn few_lines(acpi: Acpi) -> &'static str {
+    match acpi {
+        Acpi::Full => "",
+        Acpi::Cpus => {
+            ", because a guest that finds devices on its command line (--acpi cpus) knows the first 16 lines only"
+        }
+        Acpi::Off => ", because without ACPI a guest knows the first 16 lines only",
+    }
 }
 
 /// All parts of a machine and their places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     parts: Vec<Part>,
-    acpi: bool,
+    acpi: Acpi,
 }
 
 impl Plan {
     /// A PC with these virtio devices, which get their lines in this order.
-    pub fn new(virtio: &[VirtioKind], acpi: bool) -> Result<Plan, PlanError> {
-        let lines: Vec<u32> = gsi::VIRTIO.into_iter().filter(|&line| acpi || line < gsi::ISA_COUNT).collect();
+    pub fn new(virtio: &[VirtioKind], acpi: Acpi) -> Result<Plan, PlanError> {
+        let lines: Vec<u32> =
+            gsi::VIRTIO.into_iter().filter(|&line| acpi.has_devices() || line < gsi::ISA_COUNT).collect();
         if virtio.len() > lines.len() {
             let names = virtio.iter().map(|kind| kind.name()).collect();
             return Err(PlanError::Lines { names, lines: lines.len(), acpi });
@@ -185,8 +194,8 @@ impl Plan {
         self.parts.iter().find(|part| part.kind == kind)
     }
 
-    /// Whether ACPI tables describe the parts to the guest. Where none do, the command line announces them.
-    pub fn acpi(&self) -> bool {
+    /// What ACPI tables tell the guest of the parts. Where they do not list the devices, the command line announces them.
+    pub fn acpi(&self) -> Acpi {
         self.acpi
     }
 }
@@ -333,12 +342,12 @@ mod tests {
 
     fn full() -> Plan {
         let disks = (0..gsi::VIRTIO.len()).map(VirtioKind::Block).collect::<Vec<_>>();
-        Plan::new(&disks, true).unwrap()
+        Plan::new(&disks, Acpi::Full).unwrap()
     }
 
     #[test]
     fn the_first_disk_is_on_irq_5() {
-        let plan = Plan::new(&[VirtioKind::Block(0), VirtioKind::Entropy], true).unwrap();
+        let plan = Plan::new(&[VirtioKind::Block(0), VirtioKind::Entropy], Acpi::Full).unwrap();
         let (_, disk) = plan.virtio().next().unwrap();
         assert_eq!(disk.to_string(), "vda: virtio-blk at 0xd0000000-0xd00001ff, line 5");
         assert_eq!(plan.find(Kind::Virtio(VirtioKind::Entropy)).unwrap().line, Some(10));
@@ -375,13 +384,15 @@ mod tests {
     #[test]
     fn a_machine_with_too_few_lines_says_which_parts_want_them() {
         let disks = |count| (0..count).map(VirtioKind::Block).chain([VirtioKind::Entropy]).collect::<Vec<_>>();
-        assert!(Plan::new(&disks(13), true).is_ok());
-        let error = Plan::new(&disks(14), true).unwrap_err().to_string();
+        assert!(Plan::new(&disks(13), Acpi::Full).is_ok());
+        let error = Plan::new(&disks(14), Acpi::Full).unwrap_err().to_string();
         assert!(error.starts_with("15 devices need an interrupt line each: vda, vdb, "), "{error}");
         assert!(error.ends_with(", vdn, rng; this machine has 14 for them. Leave out 1"), "{error}");
-        assert!(Plan::new(&disks(5), false).is_ok());
-        let error = Plan::new(&disks(6), false).unwrap_err().to_string();
-        assert!(error.contains("has 6 for them, because without ACPI"), "{error}");
+        assert!(Plan::new(&disks(5), Acpi::Off).is_ok());
+        for (acpi, why) in [(Acpi::Off, "without ACPI"), (Acpi::Cpus, "on its command line (--acpi cpus)")] {
+            let error = Plan::new(&disks(6), acpi).unwrap_err().to_string();
+            assert!(error.contains("has 6 for them, because ") && error.contains(why), "{error}");
+        }
     }
 
     #[test]

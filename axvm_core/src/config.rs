@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use axvm_arch::cpuid::Topology;
+use axvm_boot::acpi::Acpi;
 use axvm_console::BackEnd;
 use axvm_machine::{KernelSource, MachineSpec};
 use axvm_memory::RamConfig;
@@ -79,7 +80,7 @@ impl Config {
             cpu: settings.cpu(),
             pins,
             memory: memory(&settings.memory)?,
-            acpi: !settings.no_acpi(),
+            acpi: acpi(&settings)?,
             disks,
             virtio_console: virtio_console.is_some(),
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
@@ -98,6 +99,20 @@ impl Config {
 /// `name` in the current directory or the one above: users start in `axvm_core`, files lie in the root.
 fn find(name: &str) -> Option<PathBuf> {
     [Path::new(".").join(name), Path::new("..").join(name)].into_iter().find(|path| path.exists())
+}
+
+/// What --acpi says, or its old name.
+fn acpi(said: &Settings) -> Result<Acpi, ConfigError> {
+    match (said.acpi, said.no_acpi) {
+        (Some(acpi @ (Acpi::Full | Acpi::Cpus)), Some(true)) => {
+            Err(ConfigError::option("--acpi", acpi, "--no-acpi says off; give one of them"))
+        }
+        (Some(Acpi::Off), Some(false)) => {
+            Err(ConfigError::option("--acpi", Acpi::Off, "--no-acpi=off says full; give one of them"))
+        }
+        (None, Some(true)) => Ok(Acpi::Off),
+        _ => Ok(said.acpi()),
+    }
 }
 
 fn topology(cpus: Option<Cpus>) -> Result<Topology, ConfigError> {
@@ -214,6 +229,25 @@ mod tests {
         let error = memory(&said(513, PageSize::Huge2M)).unwrap_err().to_string();
         assert!(error.contains("--memory 513M") && error.contains("multiple of 2M"), "{error}");
         assert!(memory(&said(514, PageSize::Huge1G)).is_err());
+    }
+
+    #[test]
+    fn the_old_name_of_acpi_says_the_same_and_contradicts_nothing() {
+        let said = |acpi, no_acpi| acpi_of(&Settings { acpi, no_acpi, ..Settings::default() });
+        fn acpi_of(said: &Settings) -> Result<Acpi, String> {
+            acpi(said).map_err(|error| error.to_string())
+        }
+        assert_eq!((said(None, None), said(None, Some(false))), (Ok(Acpi::Full), Ok(Acpi::Full)));
+        assert_eq!((said(None, Some(true)), said(Some(Acpi::Off), Some(true))), (Ok(Acpi::Off), Ok(Acpi::Off)));
+        assert_eq!(
+            (said(Some(Acpi::Cpus), None), said(Some(Acpi::Cpus), Some(false))),
+            (Ok(Acpi::Cpus), Ok(Acpi::Cpus))
+        );
+        assert_eq!(
+            said(Some(Acpi::Cpus), Some(true)).unwrap_err(),
+            "--acpi cpus: --no-acpi says off; give one of them"
+        );
+        assert!(said(Some(Acpi::Off), Some(false)).is_err());
     }
 
     #[test]

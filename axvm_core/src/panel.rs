@@ -199,7 +199,7 @@ impl Control for Panel {
     fn power_button(&self) -> Result<(), ControlError> {
         match self.awake()?.press_power_button() {
             true => Ok(()),
-            false => Err("The machine has no power button: it runs without ACPI (--no-acpi). \
+            false => Err("The machine has no power button: it runs without ACPI (--acpi off). \
                           To end it without asking the guest: axvm ctl MACHINE stop"
                 .into()),
         }

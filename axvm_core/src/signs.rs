@@ -10,6 +10,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use axvm_boot::acpi::Acpi;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::Machine;
@@ -81,8 +82,10 @@ fn advice(config: &Config) -> String {
     if config.virtio_console.is_none() {
         ways.push("one without with --virtio-console stdio");
     }
-    if config.machine.acpi {
-        ways.push("one made for microVMs may need --no-acpi");
+    match config.machine.acpi {
+        Acpi::Full => ways.push("one made for microVMs may need --acpi cpus or --acpi off"),
+        Acpi::Cpus => ways.push("one made for microVMs may need --acpi off"),
+        Acpi::Off => {}
     }
     format!("Try: {}; `axvm ctl {} status` tells whether its vCPUs do anything", ways.join(", "), config.name)
 }

@@ -209,7 +209,7 @@ impl Machine {
     /// the button then.
     pub fn press_power_button(&self) -> bool {
         let pressed = self.inventory.acpi_pm().inspect(|pm| pm.press_power_button()).is_some();
-        pressed && self.plan.acpi()
+        pressed && self.plan.acpi().has_tables()
     }
 
     /// The balloon's handle, if the machine has one.

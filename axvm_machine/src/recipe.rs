@@ -88,7 +88,7 @@ impl Resources {
 
         // 8, 9  vCPUs.
         let vcpus = self.create_vcpus(spec, &wired.vm, &apic_ids, &start.state)?;
-        let listed = if wired.plan.acpi() { vcpus.len() } else { 0 };
+        let listed = if wired.plan.acpi().has_tables() { vcpus.len() } else { 0 };
         let last = apic_ids[apic_ids.len() - 1];
         steps.done("vcpus", || {
             let (count, in_mp) = (vcpus.len(), mp.processors());
@@ -171,7 +171,7 @@ impl Resources {
 
     /// Step 7, the small part: tables and command line in guest RAM, and what else goes where.
     fn place(&self, spec: &MachineSpec, plan: &Plan, apic_ids: &[u32]) -> Result<linux::LinuxStart, MachineError> {
-        let rsdp = match plan.acpi() {
+        let rsdp = match plan.acpi().has_tables() {
             true => Some(acpi::build(apic_ids, plan)?.place(&self.ram)?),
             false => None,
         };

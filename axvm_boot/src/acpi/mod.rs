@@ -9,7 +9,7 @@
 //!
 //!   FADT  the power-management registers, how to reset, what a PC part is missing
 //!   MADT  processors, IOAPIC, which interrupt line arrives where
-//!   DSDT  devices by name, in AML: processors, COM1, RTC, virtio-mmio, S5
+//!   DSDT  devices by name, in AML: processors, COM1, RTC, virtio-mmio, S5; with `cpus` only S5
 //! ```
 //!
 //! [`build`] computes bytes and addresses; [`Tables::place`] copies them. A table names others by
@@ -32,6 +32,8 @@ use axvm_memory::{AccessError, GuestRam};
 use thiserror::Error;
 
 use crate::plan::Plan;
+
+pub use crate::acpi_extent::{Acpi, UnknownAcpi};
 
 /// Names of the form `C000` to `CFFF` that the DSDT has for processors.
 const NAMES: usize = 0x1000;
@@ -156,7 +158,7 @@ mod tests {
     use super::*;
 
     fn processors(apic_ids: Vec<u32>) -> Result<Tables, AcpiError> {
-        build(&apic_ids, &Plan::new(&[], true).unwrap())
+        build(&apic_ids, &Plan::new(&[], Acpi::Full).unwrap())
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //!   XCR0 5, 6, 7       XCR0 2    XCR0 0, 1    (leaf 0xD)
 //! ```
 //!
-//! A host can be inconsistent: an emulated processor without XSAVE that still reports AVX, or a hypervisor that masks one
-//! bit of a pair. Kernels check few of these: Linux runs its AVX code for RAID 6 and AES in such a guest, and dies of an
+//! A host can be inconsistent: an emulated processor without XSAVE that still reports AVX, a hypervisor that masks one
+//! bit of a pair, a KVM that reports AMX and keeps back its state, for which a program has to ask first. Kernels check few of these: Linux runs its AVX code for RAID 6 and AES in such a guest, and dies of an
 //! invalid opcode. What goes can only be said less of, never more: nothing here adds a feature.
 //!
 //! Spec: Intel SDM volume 2A, CPUID; volume 1, 13.2 "Enumeration of CPU Support for XSAVE Instructions and
@@ -411,6 +411,17 @@ mod tests {
         assert!(taken.contains(&Groundless { feature: "avx512f", lacks: "state in XCR0" }), "{taken:?}");
         assert_eq!(user_state(&leaves) & OPMASK_ZMM, 0, "a part of the group is of no use");
         assert!(AVX2.is_in(&leaves));
+    }
+
+    #[test]
+    fn amx_goes_where_kvm_keeps_its_state_back() {
+        let mut host = complete();
+        host.iter_mut().find(|entry| (entry.function, entry.index) == (0xd, 0)).unwrap().eax &= !(TILES as u32);
+        host.retain(|entry| entry.function != 0xd || !(17..=18).contains(&entry.index));
+        let (leaves, taken) = closed(&host);
+        let expected = "amx_tile (no state in XCR0); amx_bf16, amx_int8, amx_fp16, amx_complex (no amx_tile)";
+        assert_eq!(Explained(&taken).to_string(), expected);
+        assert!(leaves.get(0x1d, 0).is_none() && AVX512F.is_in(&leaves));
     }
 
     #[test]

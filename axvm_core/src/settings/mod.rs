@@ -26,6 +26,7 @@ mod words;
 
 use std::path::PathBuf;
 
+use axvm_boot::acpi::Acpi;
 use axvm_boot::cpu::CpuTemplate;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
@@ -143,7 +144,11 @@ settings! {
         #[arg(long, value_name = "LIST", help_heading = HARDWARE)]
         pub pin: Option<Pins>,
 
-        /// Build no ACPI tables; announce devices on the kernel command line, and vCPUs in the MP table
+        /// What ACPI tables tell the guest [default: full]
+        #[arg(long, value_parser = words::<Acpi>(), help_heading = HARDWARE)]
+        pub acpi: Option<Acpi> = Acpi::Full,
+
+        /// The same as --acpi off
         #[arg(long, switch(), help_heading = HARDWARE)]
         pub no_acpi: Option<bool> = false,
 

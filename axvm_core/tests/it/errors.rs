@@ -266,7 +266,7 @@ fn settings_errors_name_file_line_and_key() {
             ),
             ("--config some.json", &["settings some.json:1:1", "JSON, perhaps another program's", "TOML"]),
             ("--config key", &["settings key:2:1", "unknown key 'kernal'", "did you mean 'kernel'?"]),
-            ("--config far", &["settings far:1:1", "unknown key 'frobnicate'", "known are api-sock, append"]),
+            ("--config far", &["settings far:1:1", "unknown key 'frobnicate'", "known are acpi, api-sock, append"]),
             ("--config table", &["settings table:2:1", "unknown key 'hugepages'", "belongs to [memory]"]),
             ("--config inner", &["settings inner:3:1", "'hugpages' in [memory]", "did you mean 'hugepages'?"]),
             ("--config disk", &["settings disk:3:1", "'file' in [[disk]]", "path"]),

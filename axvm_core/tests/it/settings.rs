@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use axvm_boot::acpi::Acpi;
 use axvm_core::cli::{Cli, RunArgs};
 use axvm_core::config::Config;
 use axvm_core::settings::{Settings, parse};
@@ -30,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 54] = [
+const OPTIONS: [&[&str]; 57] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -60,6 +61,9 @@ const OPTIONS: [&[&str]; 54] = [
     &["--cpu", "host"],
     &["--cpu", "ivybridge"],
     &["--pin", "0-9,20,1023"],
+    &["--acpi", "full"],
+    &["--acpi", "cpus"],
+    &["--acpi", "off"],
     &["--no-acpi"],
     &["--no-acpi=off"],
     &["--on-reboot", "restart"],
@@ -182,19 +186,20 @@ fn the_command_line_goes_before_the_file() {
     };
     let plain = config(&[]);
     assert_eq!(
-        (plain.settings.grace(), plain.settings.verbose(), plain.machine.acpi, plain.machine.disks.len()),
+        (plain.settings.grace(), plain.settings.verbose(), plain.machine.acpi.has_tables(), plain.machine.disks.len()),
         (3, true, false, 2)
     );
     assert_eq!((plain.machine.topology.count(), plain.machine.topology.threads), (4, 2));
     assert!(plain.machine.memory.shared && plain.machine.memory.size == 1 << 30 && !plain.by_default);
     let other = config(&["-c", "3", "-m", "2G", "-d", "c", "-v=off", "--no-acpi=off", "--grace", "9"]);
     assert_eq!(
-        (other.settings.grace(), other.settings.verbose(), other.machine.acpi, other.machine.disks.len()),
+        (other.settings.grace(), other.settings.verbose(), other.machine.acpi.has_tables(), other.machine.disks.len()),
         (9, false, true, 1)
     );
     assert_eq!((other.machine.topology.count(), other.machine.topology.threads), (3, 1));
     assert!(!other.machine.memory.shared && other.machine.memory.size == 2 << 30);
     assert_eq!(other.machine.memory.pages, plain.machine.memory.pages);
+    assert_eq!(config(&["--acpi", "cpus"]).machine.acpi, Acpi::Cpus, "over the file's no-acpi");
 }
 
 #[test]
@@ -293,7 +298,10 @@ fn the_example_has_every_key_and_each_line_of_it_works() {
 #[test]
 fn what_help_and_example_call_a_default_is_one() {
     let (default, shown) = (Settings::default(), whole_example().1);
-    assert_eq!((shown.on_reboot(), shown.grace(), shown.cpu()), (default.on_reboot(), default.grace(), default.cpu()));
+    assert_eq!(
+        (shown.on_reboot(), shown.grace(), shown.cpu(), shown.acpi()),
+        (default.on_reboot(), default.grace(), default.cpu(), default.acpi())
+    );
     let ends = |s: &Settings| (s.on_crash(), s.on_panic(), s.on_halt(), s.restart_limit(), s.silence());
     assert_eq!(ends(&shown), ends(&default));
     let switches = |settings: &Settings| (settings.verbose(), settings.no_acpi(), settings.sandbox());
@@ -307,6 +315,7 @@ fn what_help_and_example_call_a_default_is_one() {
         ("restart-limit", default.restart_limit().to_string()),
         ("silence", default.silence().to_string()),
         ("cpu", default.cpu().to_string()),
+        ("acpi", default.acpi().to_string()),
         ("memory", default.memory.size().to_string()),
         ("hugepages", default.memory.hugepages().to_string()),
         ("sandbox", if default.sandbox() { "on".into() } else { "off".into() }),

@@ -168,7 +168,7 @@ fn cpuid(survey: &Survey) -> Row {
     }
     Row::ok(PART, "CPUID", format!("reports {}", Explained(&groundless))).note(
         "guests are not told of these features, and do without",
-        "in a virtual machine: give it another processor model, such as -cpu host",
+        "none is needed; in a virtual machine, try another processor model",
     )
 }
 

@@ -54,7 +54,7 @@ fn scenario(name: &'static str, boot: Boot) -> Scenario {
 fn processors() -> Vec<Scenario> {
     let one = Boot {
         arguments: "--disk DISK --memory 128M --cpus 1",
-        checks: "cpus:1,memory:128,irq:virtio0:5,flags:+bmi1:+movbe:+hypervisor,write:proof,disk,clock:NOW:30,log:lab",
+        checks: "cpus:1,memory:128,irq:virtio0:5,flags:+bmi1:+movbe:+hypervisor,consistent,write:proof,disk,clock:NOW:30,log:lab",
         ..PLAIN
     };
     let two = Boot {
