@@ -11,6 +11,7 @@ mod guests;
 mod hang;
 mod images;
 mod life;
+mod messages;
 mod pause;
 mod sandbox;
 mod settings;
