@@ -18,7 +18,7 @@ use axvm_sync::EventFd;
 
 use crate::config::Config;
 use crate::current::Current;
-use crate::speech::tell;
+use crate::speech::{tell, try_tell};
 
 /// A console's two ends.
 struct Line {
@@ -153,6 +153,7 @@ fn hooks(current: &Arc<Current>, events: &Events, quit: &Arc<AtomicBool>, has_br
             Key::PowerButton => current.press_power_button(),
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
+        on_help: Box::new(|words| _ = try_tell(words)),
         quit: "ends the machine",
         has_break,
     }

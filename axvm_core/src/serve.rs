@@ -34,7 +34,7 @@ use vmm_sys_util::signal::unblock_signal;
 use crate::consoles::Consoles;
 use crate::current::Current;
 use crate::signs::Signs;
-use crate::speech::tell;
+use crate::speech::try_tell;
 
 /// Signals that ask for an end: the guest is told first.
 const POLITE: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
@@ -152,7 +152,7 @@ pub fn serve(
                     let pressed = machine.press_power_button();
                     if !grace.is_zero() {
                         let what = if pressed { "power button pressed" } else { "no power button without ACPI" };
-                        tell(format_args!("{what}; ending in {} s, a second signal ends now", grace.as_secs()));
+                        try_tell(format_args!("{what}; ending in {} s, a second signal ends now", grace.as_secs()));
                     }
                     ending = Some(Ending { signal, deadline: Instant::now() + grace });
                 }

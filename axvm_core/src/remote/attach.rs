@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::serve::heeded;
-use crate::speech::tell;
+use crate::speech::{tell, try_tell};
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 << 10;
@@ -89,6 +89,7 @@ fn hooks(stream: UnixStream, socket: PathBuf, has_break: bool) -> Hooks {
             Key::PowerButton => request(&socket, Action::PowerButton),
         }),
         on_warning: Box::new(tell),
+        on_help: Box::new(|words| _ = try_tell(words)),
         quit: "leaves the machine running",
         has_break,
     }

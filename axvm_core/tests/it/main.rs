@@ -14,6 +14,7 @@ mod guests;
 mod hang;
 mod images;
 mod life;
+mod messages;
 mod own_kernels;
 mod pause;
 mod processors;
