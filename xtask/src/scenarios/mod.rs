@@ -36,6 +36,13 @@ pub struct Scenario {
     pub proofs: Vec<Proof>,
 }
 
+impl Scenario {
+    /// The kernels that are not Linux.
+    fn others(&self) -> impl Iterator<Item = OtherKernel> {
+        self.boots.iter().filter_map(|boot| boot.other)
+    }
+}
+
 /// One start of AxVM.
 #[derive(Clone, Copy)]
 pub struct Boot {
@@ -43,6 +50,8 @@ pub struct Boot {
     pub arguments: &'static str,
     /// The ELF kernel instead of the bzImage.
     pub elf: bool,
+    /// Another kernel instead, without an initrd; it is asked for nothing, and its console must say something.
+    pub other: Option<OtherKernel>,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
@@ -55,6 +64,27 @@ pub struct Boot {
     pub limit: u64,
     /// When the console says this, the outer machine runs the shell line, with `$pid` of AxVM.
     pub on: Option<(&'static str, &'static str)>,
+}
+
+/// A kernel that is not Linux.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherKernel {
+    /// Its name in the lab.
+    pub name: &'static str,
+    /// The package that has it.
+    pub package: &'static str,
+    /// Where it is in there.
+    pub path: &'static str,
+    /// Its command line.
+    pub append: &'static str,
+    /// What its console must say.
+    pub says: &'static [&'static str],
+}
+
+impl OtherKernel {
+    fn get(&self) -> Result<PathBuf> {
+        assets::packaged(self.package, self.path)
+    }
 }
 
 /// What must be true on the host, afterwards.
@@ -92,6 +122,10 @@ impl Campaign {
         let mut scenarios = all();
         scenarios.retain(|scenario| {
             filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+        });
+        scenarios.retain(|scenario| {
+            let missing = scenario.others().find_map(|other| other.get().err());
+            missing.inspect(|why| eprintln!("The lab goes without {}: {why:#}", scenario.name)).is_none()
         });
         Ok(Self { kernel: Kernel::get(wanted)?, series: wanted.name, scenarios })
     }
@@ -161,6 +195,9 @@ impl Campaign {
             (assets::initrd(&[&self.kernel])?, "initrd.img".to_owned()),
         ];
         let disk = assets::root_disk()?;
+        for other in open.iter().flat_map(|scenario| scenario.others()) {
+            files.push((other.get()?, other.name.to_owned()));
+        }
         files.extend(open.iter().map(|scenario| (disk.clone(), format!("disks/{}.img", scenario.name))));
         Ok(files)
     }
