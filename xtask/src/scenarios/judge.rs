@@ -176,7 +176,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("axvm-judge-other-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("exit"), "124\n").unwrap();
-        let mut failures = |console: &str| {
+        let failures = |console: &str| {
             fs::write(dir.join("console"), console).unwrap();
             boot_failures(&boot, &dir)
         };
