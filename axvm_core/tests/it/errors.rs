@@ -105,6 +105,25 @@ fn judge(output: &Output, code: i32, words: &[&str]) -> Result<(), String> {
 }
 
 #[test]
+fn usage_errors_about_debug_ports_name_what_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    check(
+        directory.path(),
+        USAGE,
+        &[
+            ("-k k --debug-exit exit", &["--debug-exit exit", "not a port", "0xf4 or 0x501"]),
+            ("-k k --debug-exit 0xfffd", &["--debug-exit 0xfffd", "up to 0xfffc"]),
+            (
+                "-k k --debug-exit 0x3f8",
+                &["debug exit at ports 0x3f8-0x3fb", "COM1 is at ports 0x3f8-0x3ff already", "0xf4"],
+            ),
+            ("-k k --debugcon nowhere", &["--debugcon nowhere", "stdio, file=PATH, pty, unix=PATH or none"]),
+            ("-k k --debugcon file=a --console file=a", &["--debugcon file=a", "--console goes there too"]),
+        ],
+    );
+}
+
+#[test]
 fn usage_errors_name_option_value_and_what_would_be_right() {
     let directory = tempfile::tempdir().unwrap();
     check(

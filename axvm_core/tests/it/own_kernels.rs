@@ -107,6 +107,13 @@ fn a_debug_console_goes_where_consoles_go() {
     assert_eq!(said, "debug\n", "{errors}");
     let (_, said, errors) = run(&place, &code, "--debug-exit 0xf4 --debugcon stdio --console file=debug.log");
     assert_eq!((said.as_str(), log().as_str()), ("debug\n", "debug\nserial\n"), "{errors}");
+    // What is made for it is gone at the end, though the sandbox is closed by then.
+    for (place_of_it, left) in [("unix=debug.sock", false), ("pty", false), ("none", false), ("file=new.log", true)] {
+        let (code, said, errors) = run(&place, &code, &format!("--debug-exit 0xf4 --debugcon {place_of_it}"));
+        assert_eq!((code, said.as_str()), (0xd3, "serial\n"), "{place_of_it}: {errors}");
+        let path = place_of_it.split_once('=').map(|(_, path)| place.path(path));
+        assert_eq!(path.is_some_and(|path| path.exists()), left, "{place_of_it}");
+    }
     // Without it the port is not there.
     let (code, said, errors) = run(&place, &code, "--debug-exit 0xf4");
     assert_eq!((code, said.as_str()), (0xff, "serial\n"), "{errors}");
