@@ -145,6 +145,22 @@ fn a_write_that_no_chip_answers_is_told_once_with_its_value() {
 }
 
 #[test]
+fn an_address_without_a_device_is_told_and_the_guest_goes_on() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut code = Code::default().say(0x3f8, "a");
+    code.0.extend(b"\xb8\x78\x56\x34\x12\xa3\x10\0\xf0\xd0"); // mov $0x12345678, %eax; mov %eax, 0xd0f00010
+    code.0.extend(b"\xa1\x20\0\xf0\xd0\xe7\xf4"); // mov 0xd0f00020, %eax; out %eax, $0xf4
+    let (code, said, errors) = run(&place, &code.end(), "-v --debug-exit 0xf4");
+    assert_eq!((code, said.as_str()), (0xff, "a"), "a read gives all ones: {errors}");
+    let words = "write of 0x12345678 (32 bits) to mmio 0xd0f00010 by vCPU 0 at rip 0x2000";
+    assert!(errors.contains(words) && !errors.contains("0xd0f00020"), "{errors}");
+    assert!(errors.contains("mmio 0xd0f00000: 2 accesses in all"), "{errors}");
+}
+
+#[test]
 fn qemus_way_to_power_off_does_here() {
     if !has_kvm() {
         return;
