@@ -11,6 +11,7 @@
 //!  0x0003_0000  Multiboot information        /
 //!  0x0009_fc00  end of low RAM (EBDA, reserved)
 //!  0x000e_0000  RSDP and ACPI tables (e820: ACPI data)
+//!  0x000f_d000  MP table (in the same range of e820)
 //!  0x000f_f000  FACS (e820: ACPI NVS)
 //!  0x000f_fff0    a jump here resets
 //!  0x0010_0000  high RAM: kernel, initrd
@@ -50,7 +51,10 @@ pub const MULTIBOOT_INFO: Gpa = Gpa(0x3_0000);
 pub const LOW_RAM_END: Gpa = Gpa(0x9_fc00);
 /// RSDP, followed by the other ACPI tables. On a 16-byte boundary in 0xe0000..0xfffff, so scanning finds it.
 pub const ACPI_TABLES: Gpa = Gpa(0xe_0000);
-/// End (exclusive) of the room for ACPI tables, and the address of the FACS.
+/// The MP table's pointer, then the table: on a 16-byte boundary in 0xf0000..0xfffff, so scanning finds it. The room for
+/// ACPI tables ends here.
+pub const MP_TABLE: Gpa = Gpa(0xf_d000);
+/// The FACS, behind the room for the MP table.
 pub const FACS: Gpa = Gpa(0xf_f000);
 /// FFFF:0000, where a processor of a PC starts in real mode, 16 bytes.
 pub const RESET_VECTOR: Gpa = Gpa(0xf_fff0);
@@ -104,6 +108,8 @@ pub mod port {
     pub const PM1A_EVENT: u16 = 0x600;
     /// ACPI PM1a control block, 2 bytes.
     pub const PM1A_CONTROL: u16 = 0x604;
+    /// ACPI power management timer, 4 bytes.
+    pub const PM_TIMER: u16 = 0x608;
     /// PCI configuration address; data follows at 0xcfc.
     pub const PCI: u16 = 0xcf8;
     /// Reset control register, named by the FADT; writing [`RESET_VALUE`] resets the machine.

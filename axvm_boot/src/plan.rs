@@ -52,6 +52,8 @@ pub enum Kind {
     I8042,
     /// ACPI's power management registers.
     AcpiPm,
+    /// ACPI's power management timer.
+    PmTimer,
     /// The panic notifier.
     Pvpanic,
     /// The configuration ports of PCI, with the reset register among them.
@@ -207,10 +209,12 @@ fn platform() -> Vec<Part> {
         part("IOAPIC", Kind::IoApic, vec![page(layout::IOAPIC)], None),
         part("local APIC", Kind::LocalApic, vec![page(layout::LAPIC)], None),
         part("i8042", Kind::I8042, vec![ports(port::I8042 + 4, 1)], None),
+        // Before the RTC, whose alarm is told here.
+        part("ACPI PM1a", Kind::AcpiPm, vec![ports(port::PM1A_EVENT, 6)], Some(gsi::SCI)),
+        part("ACPI timer", Kind::PmTimer, vec![ports(port::PM_TIMER, 4)], None),
         part("RTC", Kind::Rtc, vec![ports(port::RTC, 2)], Some(gsi::RTC)),
         part("COM1", Kind::Uart, vec![ports(port::COM1, 8)], Some(gsi::COM1)),
         part("pvpanic", Kind::Pvpanic, vec![ports(port::PVPANIC, 1)], None),
-        part("ACPI PM1a", Kind::AcpiPm, vec![ports(port::PM1A_EVENT, 6)], Some(gsi::SCI)),
         part("PCI host", Kind::PciHost, vec![ports(port::PCI, 8)], None),
     ]
 }
@@ -250,8 +254,8 @@ impl Kind {
     pub fn is_in_kvm(self) -> bool {
         match self {
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => true,
-            Kind::Uart | Kind::Rtc | Kind::I8042 | Kind::AcpiPm | Kind::Pvpanic | Kind::PciHost => false,
-            Kind::DebugExit | Kind::DebugConsole | Kind::Virtio(_) => false,
+            Kind::Uart | Kind::Rtc | Kind::I8042 | Kind::AcpiPm | Kind::PmTimer => false,
+            Kind::Pvpanic | Kind::PciHost | Kind::DebugExit | Kind::DebugConsole | Kind::Virtio(_) => false,
         }
     }
 }
@@ -290,6 +294,7 @@ impl fmt::Display for Kind {
             Kind::Rtc => "mc146818",
             Kind::I8042 => "i8042",
             Kind::AcpiPm => "acpi-pm",
+            Kind::PmTimer => "acpi-pm-timer",
             Kind::Pvpanic => "pvpanic",
             Kind::PciHost => "pci-host",
             Kind::DebugExit => "debug-exit",

@@ -16,10 +16,12 @@ use axvm_console::BackEnd;
 use axvm_machine::{KernelSource, MachineSpec};
 use axvm_memory::RamConfig;
 use axvm_virtio::block::DiskConfig;
+use rustix::io::Errno;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::cli::RunArgs;
 use crate::error::ConfigError;
-use crate::settings::{Cpus, IoPort, Memory, Name, Pins, Settings};
+use crate::settings::{Cpus, IoPort, Memory, Name, OnPanic, Pins, Settings};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
 /// opened.
@@ -83,6 +85,7 @@ impl Config {
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
+            panic_stops: settings.on_panic() != OnPanic::Continue,
             debug_exit: said.debug_exit.map(|IoPort(first)| first),
             debug_console: debug_console.is_some(),
             ..MachineSpec::new(KernelSource::File(kernel))
@@ -108,7 +111,8 @@ fn topology(cpus: Option<Cpus>) -> Result<Topology, ConfigError> {
 fn host_cpus(pins: Option<Pins>, topology: &Topology) -> Result<Vec<usize>, ConfigError> {
     match pins {
         Some(pins) => {
-            let each = pins.each(topology.count()).and_then(|cpus| online(&cpus).map(|()| cpus));
+            let each =
+                pins.each(topology.count()).and_then(|cpus| online(&cpus).and_then(|()| allowed(&cpus)).map(|()| cpus));
             each.map_err(|why| ConfigError::option("--pin", pins, why))
         }
         None => Ok(Vec::new()),
@@ -121,6 +125,31 @@ fn online(cpus: &[usize]) -> Result<(), String> {
     let Ok(known) = text.trim().parse::<Pins>() else { return Ok(()) };
     match cpus.iter().find(|&&cpu| !known.contains(cpu)) {
         Some(cpu) => Err(format!("this host has no CPU {cpu} online; it has {known}")),
+        None => Ok(()),
+    }
+}
+
+/// Whether this process may run on all of them. Only trying tells: what `taskset` chose may be left, a cpuset may not.
+fn allowed(cpus: &[usize]) -> Result<(), String> {
+    let Ok(before) = sched_getaffinity(None) else { return Ok(()) };
+    let is_refused = |cpu: &&usize| {
+        let mut only = CpuSet::new();
+        only.set(**cpu);
+        sched_setaffinity(None, &only) == Err(Errno::INVAL)
+    };
+    let refused = cpus.iter().find(is_refused);
+    // What was possible before is possible again.
+    let _ = sched_setaffinity(None, &before);
+    match refused {
+        Some(cpu) => {
+            let may: Vec<String> =
+                (0..CpuSet::MAX_CPU).filter(|&cpu| before.is_set(cpu)).map(|cpu| cpu.to_string()).collect();
+            Err(format!(
+                "this process may not run on CPU {cpu}: a cpuset (of a container or a service) keeps it on CPUs {}; \
+                 name those, or widen it",
+                may.join(",")
+            ))
+        }
         None => Ok(()),
     }
 }

@@ -107,6 +107,11 @@ impl Consoles {
         }
     }
 
+    /// Whether the guest has shown anything on any of them, since AxVM started.
+    pub fn have_spoken(&self) -> bool {
+        self.lines().any(|line| line.port.has_spoken())
+    }
+
     /// The terminal has another size.
     pub fn resized(&self) {
         self.lines().for_each(|line| line.console.resized());

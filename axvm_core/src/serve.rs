@@ -33,6 +33,7 @@ use vmm_sys_util::signal::unblock_signal;
 
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::signs::Signs;
 use crate::speech::tell;
 
 /// Signals that ask for an end: the guest is told first.
@@ -114,22 +115,34 @@ pub struct Limits<'a> {
 }
 
 /// Serves `machine`, which is the current one, until its power switch is pressed. Gives the signal that asked the
-/// guest to end, if one did.
+/// guest to end, if one did. Meanwhile it watches for `signs` of life.
 ///
 /// A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or `grace` without power-off,
 /// ends the machine. Other signals do at once, and so does the end of the time that it has.
-pub fn serve(machine: &Machine, current: &Current, consoles: &Consoles, limits: &Limits<'_>) -> Result<Option<i32>> {
+pub fn serve(
+    machine: &Machine,
+    current: &Current,
+    consoles: &Consoles,
+    limits: &Limits<'_>,
+    signs: &Signs<'_>,
+) -> Result<Option<i32>> {
     let Limits { signals, grace, end } = *limits;
     let mut ending: Option<Ending> = None;
+    let mut look = signs.first_look();
     loop {
+        if look.is_some_and(|look| Instant::now() >= look) {
+            look = signs.look(machine, consoles);
+        }
         if end.is_some_and(|end| Instant::now() >= end) {
             machine.stop_switch().insist(StopReason::TimeOver);
         }
-        let deadline = ending.as_ref().map(|ending| ending.deadline).into_iter().chain(end).min();
+        let deadline = ending.as_ref().map(|ending| ending.deadline).into_iter().chain(end).chain(look).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let outcome = machine.wait(Some(signals.as_fd()), left).context("Cannot wait for events")?;
-        if outcome == WaitOutcome::Stopped {
-            return Ok(ending.map(|ending| ending.signal));
+        match outcome {
+            WaitOutcome::Stopped => return Ok(ending.map(|ending| ending.signal)),
+            WaitOutcome::Halted(place) => signs.halted(machine, place),
+            WaitOutcome::Readable | WaitOutcome::TimedOut => {}
         }
         for signal in signals.arrived() {
             match (signal, &ending) {

@@ -70,6 +70,19 @@ pub enum Event {
         /// Which rule, for people.
         reason: String,
     },
+    /// The host has no room for what the guest writes to a disk: the machine is paused, and the request is kept.
+    DiskFull {
+        /// Device name.
+        device: Arc<str>,
+        /// What is to be done: "write", "zero".
+        action: &'static str,
+        /// The file whose file system is full.
+        path: String,
+        /// What the host said.
+        error: String,
+        /// Bytes that are free there; `None` for a block device.
+        free: Option<u64>,
+    },
     /// Something the user should know, not fatal.
     Warning {
         /// Which part of AxVM warns.
@@ -104,6 +117,7 @@ impl Event {
             Event::UnclaimedCount { .. } => "unclaimed_count",
             Event::VirtioStatus { .. } => "virtio_status",
             Event::VirtioNeedsReset { .. } => "virtio_needs_reset",
+            Event::DiskFull { .. } => "disk_full",
             Event::Warning { .. } => "warning",
             Event::Power { .. } => "power",
         }
@@ -133,6 +147,11 @@ impl Event {
                 vec![("device", Text(device)), ("from", Number((*from).into())), ("to", Number((*to).into()))]
             }
             Event::VirtioNeedsReset { device, reason } => vec![("device", Text(device)), ("reason", Text(reason))],
+            Event::DiskFull { device, action, path, error, free } => {
+                let fields =
+                    [("device", Text(device)), ("action", Text(action)), ("path", Text(path)), ("error", Text(error))];
+                fields.into_iter().chain(free.map(|free| ("free", Number(free)))).collect()
+            }
             Event::Warning { from, message } => vec![("from", Text(from)), ("message", Text(message))],
             Event::Power { reason } => vec![("reason", Text(reason))],
         }
@@ -166,6 +185,15 @@ impl fmt::Display for Event {
             }
             Event::VirtioNeedsReset { device, reason } => {
                 write!(f, "{device}: needs reset: {reason}")
+            }
+            Event::DiskFull { device, action, path, error, free } => {
+                let free = free.map(|free| format!("; {free} bytes are free")).unwrap_or_default();
+                write!(
+                    f,
+                    "{device}: no room to {action} in {path}: {error}{free}. The machine is paused, and nothing is \
+                     lost: make room, then resume it (axvm ctl MACHINE resume). With on-full=report the guest gets an \
+                     I/O error instead"
+                )
             }
             Event::Warning { from, message } => write!(f, "{from}: {message}"),
             Event::Power { reason } => write!(f, "power: {reason}"),
@@ -317,6 +345,10 @@ mod tests {
 
     #[test]
     fn programs_get_a_name_and_the_facts() {
+        let (device, path) = ("vda".into(), "a.img".into());
+        let full = Event::DiskFull { device, action: "write", path, error: "No space".into(), free: Some(7) };
+        assert_eq!((full.kind(), full.fields().last()), ("disk_full", Some(&("free", Value::Number(7)))));
+        assert!(full.to_string().starts_with("vda: no room to write in a.img: No space; 7 bytes are free. "), "{full}");
         let (written, rip) = (Some(0x12), Some(0x1000));
         let event =
             Event::UnclaimedAddress { space: "port", address: 0x80, written, width: 1, vcpu: 2, rip, elsewhere: None };

@@ -21,6 +21,7 @@ mod board;
 pub mod cpuinfo;
 mod error;
 mod gate;
+mod halt;
 mod image;
 mod inventory;
 mod machine;

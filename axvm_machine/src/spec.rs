@@ -44,6 +44,8 @@ pub struct MachineSpec {
     pub virtio_console: bool,
     /// Whether the kernel's own console is that one.
     pub kernel_uses_virtio_console: bool,
+    /// Whether a panic of the guest's kernel stops the machine; otherwise it is told, and the guest goes on.
+    pub panic_stops: bool,
     /// The first port of debug exit, if there is one.
     pub debug_exit: Option<u16>,
     /// Whether there is a debug console.
@@ -75,6 +77,7 @@ impl MachineSpec {
             disks: Vec::new(),
             virtio_console: false,
             kernel_uses_virtio_console: false,
+            panic_stops: true,
             debug_exit: None,
             debug_console: false,
         }

@@ -21,6 +21,7 @@ use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
 use crate::gate::{Gate, Order, Passage};
+use crate::halt::Activity;
 use crate::unclaimed::{Access, Space, Unclaimed};
 
 /// What all vCPUs of a machine share.
@@ -30,6 +31,8 @@ pub(crate) struct VcpuShared {
     pub(crate) stop: Arc<StopSwitch>,
     /// Where vCPUs are held and let go.
     pub(crate) gate: Arc<Gate>,
+    /// Whether the guest does something.
+    pub(crate) activity: Activity,
 }
 
 /// A bus, and what is known of accesses that no chip on it answers.
@@ -160,13 +163,17 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
 fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
-    let VcpuShared { ports, mmio, stop, gate } = shared;
+    let VcpuShared { ports, mmio, stop, gate, activity } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
             Err(error) => return stop.request(refused(index, &error)),
         };
-        exits.count();
+        // A kick is none of the guest's.
+        if !matches!(exit, Exit::Interrupted) {
+            exits.count();
+            activity.note();
+        }
         let unclaimed = match exit {
             // A string instruction gives several elements at once: one access each.
             Exit::IoIn { port, size, data } => {
@@ -287,6 +294,7 @@ mod tests {
             mmio: AddressSpace::new(Space::Mmio, mmio.finish(), &events),
             stop,
             gate: Arc::new(Gate::new(Order::Run)),
+            activity: Activity::new().unwrap(),
         }
     }
 

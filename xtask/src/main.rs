@@ -12,8 +12,11 @@ use xtask::commands;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
     Boot(commands::boot::Boot),
+    Build(commands::build::Build),
+    Clean(commands::clean::Clean),
     Fuzz(commands::fuzz::Fuzz),
     Lab(commands::lab::Lab),
+    Package(commands::package::Package),
     Test(commands::test::Test),
     Tidy(commands::tidy::Tidy),
 }
@@ -21,8 +24,11 @@ enum Command {
 fn main() -> ExitCode {
     let end = match Command::parse() {
         Command::Boot(boot) => boot.run(),
+        Command::Build(build) => build.run(),
+        Command::Clean(clean) => clean.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Lab(lab) => lab.run(),
+        Command::Package(package) => package.run(),
         Command::Test(test) => test.run(),
         Command::Tidy(tidy) => tidy.run(),
     };

@@ -1,10 +1,10 @@
-//! What a person sees while something takes long: a bar or spinner on a terminal, plain lines elsewhere.
+//! What a person sees while something takes long: a bar or spinner on a terminal, plain lines elsewhere and on a dumb one.
 
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// One piece of work in progress; dropping it takes the bar away.
 pub struct Progress {
@@ -34,9 +34,10 @@ impl Progress {
     }
 
     fn announce(what: &str, bar: ProgressBar) -> ProgressBar {
-        if std::io::stderr().is_terminal() {
+        if can_draw() {
             bar.enable_steady_tick(Duration::from_millis(100));
         } else {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
             eprintln!("{what}");
         }
         bar.with_message(what.to_owned())
@@ -65,6 +66,11 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Whether a bar can be drawn, and drawn over.
+fn can_draw() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|kind| kind != "dumb")
 }
 
 fn style(template: &str) -> ProgressStyle {

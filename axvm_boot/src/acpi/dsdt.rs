@@ -44,7 +44,7 @@ pub(super) fn dsdt(processors: usize, plan: &Plan) -> Vec<u8> {
             Kind::Virtio(_) => windows.by_ref().take(1).for_each(|uid| virtio_mmio(&mut devices, uid, part)),
             // Found by looking, by the MADT or by the FADT.
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => {}
-            Kind::I8042 | Kind::AcpiPm | Kind::PciHost => {}
+            Kind::I8042 | Kind::AcpiPm | Kind::PmTimer | Kind::PciHost => {}
         }
     }
     let mut body = Scope::raw("_SB_".into(), devices);

@@ -98,7 +98,9 @@ fn tables_neither_overlap_nor_leave_their_room() {
     assert_eq!(ranges[0].0, layout::ACPI_TABLES.0);
     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:x?}");
     assert!(ranges.last().unwrap().1 <= layout::HIGH_RAM.0);
-    assert!(tables.iter().all(|table| table.name == "FACS" || table.gpa < layout::FACS));
+    assert!(
+        tables.iter().all(|table| table.name == "FACS" || table.gpa.0 + table.bytes.len() as u64 <= layout::MP_TABLE.0)
+    );
 }
 
 /// Entry type, UID and APIC id.
@@ -162,20 +164,20 @@ fn the_fadt_says_which_registers_a_machine_has() {
     let fadt = fadt(vec![0]);
     assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 5), "length and version 6.5");
     assert_eq!((fadt[46], u32_at(&fadt, 48)), (9, 0), "SCI; no SMI command port: always in ACPI mode");
-    let blocks = [(56, 88, 148, 0x600_u32, 4), (64, 89, 172, 0x604, 2)];
-    for (port_at, len_at, extended_at, port, len) in blocks {
+    let blocks = [(56, 88, 148, 0x600_u32, 4, 2), (64, 89, 172, 0x604, 2, 2), (76, 91, 208, 0x608, 4, 3)];
+    for (port_at, len_at, extended_at, port, len, access) in blocks {
         assert_eq!((u32_at(&fadt, port_at), fadt[len_at]), (port, len));
-        assert_eq!(fadt[extended_at..extended_at + 4], [1, len * 8, 0, 2], "I/O, bits, offset, word access");
+        assert_eq!(fadt[extended_at..extended_at + 4], [1, len * 8, 0, access], "I/O, bits, offset, access");
         assert_eq!(u64_at(&fadt, extended_at + 4), u64::from(port));
     }
     assert_eq!((&fadt[116..120], u64_at(&fadt, 120), fadt[128]), (&[1, 8, 0, 1][..], 0xcf9, 6), "reset");
     assert_eq!((fadt[96], fadt[98], fadt[99]), (101, 0xe9, 3), "neither C2 nor C3");
     assert_eq!(fadt[108], 0x32, "century");
     assert_eq!(fadt[109..111], [0b101, 0], "ISA devices, no 8042, no VGA");
-    let flags = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 10;
-    assert_eq!(u32_at(&fadt, 112), flags, "WBINVD, PROC_C1, SLP_BUTTON, FIX_RTC, RESET_REG_SUP");
-    let others = [60, 68, 72, 76, 80, 84].map(|at| u32_at(&fadt, at));
-    assert_eq!(others, [0; 6], "no PM1b, PM2, PM timer, GPE");
+    let flags = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 8 | 1 << 10;
+    assert_eq!(u32_at(&fadt, 112), flags, "WBINVD, PROC_C1, SLP_BUTTON, TMR_VAL_EXT, RESET_REG_SUP; fixed RTC");
+    let others = [60, 68, 72, 80, 84].map(|at| u32_at(&fadt, at));
+    assert_eq!(others, [0; 5], "no PM1b, PM2, GPE");
 }
 
 #[test]
@@ -306,6 +308,7 @@ fn fixed_hardware_is_where_the_plan_says() {
     let fadt = table("FADT");
     assert_eq!(u32::from(fadt[46]), plan.find(Kind::AcpiPm).unwrap().line.unwrap(), "SCI_INT");
     assert_eq!(u32_at(fadt, 56), first_port(Kind::AcpiPm), "PM1a_EVT_BLK");
+    assert_eq!(u32_at(fadt, 76), first_port(Kind::PmTimer), "PM_TMR_BLK");
     let reset = u64_at(fadt, 120) as u32;
     assert!(plan.find(Kind::PciHost).unwrap().places[0] == Place::Ports { first: 0xcf8, count: 8 } && reset == 0xcf9);
     let madt = table("MADT");

@@ -5,29 +5,27 @@
 //!   axvm config ...   this file    what is printed and ends
 //!   axvm ctl ...      tools.rs     about machines that run, and about the host
 //!   axvm -hda ...     habits.rs    what other programs' words mean here
+//!   axvm --cpus x     mistakes.rs  what is wrong, in one line
 //! ```
 //!
 //! Two stages: [`crate::settings::Settings`] is what was said, here or in a file; [`crate::config::Config`] is what will
 //! be done.
 
 mod habits;
+mod mistakes;
 mod run;
 mod tools;
 
-use std::error::Error as _;
-use std::num::ParseIntError;
-
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args, Id, Parser, Subcommand};
 
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
+pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 
 /// A hypervisor you can read like a book and run like a product.
 #[derive(Debug, Parser)]
-#[command(name = "axvm", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(name = "axvm", version = env!("AXVM_VERSION"), args_conflicts_with_subcommands = true, max_term_width = 100)]
 #[command(help_template = "{about-with-newline}\n{usage-heading} axvm [OPTIONS of axvm run]\n       axvm COMMAND\n
 Commands:\n{subcommands}{after-help}")]
 #[command(after_help = "\
@@ -45,8 +43,8 @@ Examples:
   axvm run --help                                      every option
 
 Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted
-(with --on-reboot exit), 4 the guest's kernel panicked, 5 the guest crashed, 124 its time was over
-(--timeout), 128+N by signal N.
+(with --on-reboot end), 4 the guest's kernel panicked, 5 the guest crashed, 6 it halted for good,
+124 its time was over (--timeout), 128+N by signal N.
 
 A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace
 seconds, ends the machine.")]
@@ -144,8 +142,12 @@ fn options_of_run() -> Vec<Id> {
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
     /// The shell that is to complete
-    #[arg(value_enum)]
-    pub shell: clap_complete::Shell,
+    #[arg(value_enum, required_unless_present = "machines")]
+    pub shell: Option<clap_complete::Shell>,
+
+    /// What the scripts ask at each Tab: print the names of the machines that run
+    #[arg(long, hide = true, conflicts_with = "shell")]
+    pub machines: bool,
 }
 
 /// `axvm man`.
@@ -156,28 +158,15 @@ pub struct ManArgs {
 }
 
 impl Cli {
-    /// Reads the command line of this process. A value that its option cannot have is an error in our own words; for
-    /// all else that clap finds (unknown options, help, version) it prints its page, and the process ends.
+    /// Reads the command line of this process. A mistake is an error in our own words; for help and version clap prints
+    /// its page, and the process ends.
     pub fn read() -> Result<Cli, ConfigError> {
         let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
         if let Some(error) = habits::meant(&words) {
             return Err(error);
         }
-        Cli::try_parse().map_err(|error| wrong_value(&error).unwrap_or_else(|| error.exit()))
+        Cli::try_parse().map_err(|error| mistakes::told(&error, &words).unwrap_or_else(|| error.exit()))
     }
-}
-
-/// The option, its value and why it cannot be, if that is the error.
-fn wrong_value(error: &clap::Error) -> Option<ConfigError> {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    // As help shows it: `--cpus <N>` or `--verbose[=<on|off>]`.
-    let option = context(ContextKind::InvalidArg)?.split([' ', '[', '=']).next()?;
-    let why = error.source().filter(|_| error.kind() == ErrorKind::ValueValidation && option.starts_with("--"))?;
-    let why = if why.is::<ParseIntError>() { "not a whole number".into() } else { habits::with_hint(why.to_string()) };
-    Some(ConfigError::option(option, context(ContextKind::InvalidValue)?, why))
 }
 
 #[cfg(test)]
@@ -188,19 +177,5 @@ mod tests {
     fn the_command_line_is_what_clap_wants() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_wrong_value_is_told_with_its_option() {
-        let told = |words: &[&str]| {
-            let error = Cli::try_parse_from(["axvm"].iter().chain(words)).unwrap_err();
-            wrong_value(&error).map(|error| error.to_string())
-        };
-        assert_eq!(told(&["-c", "0"]).unwrap(), "--cpus 0: a machine needs at least one vCPU");
-        assert_eq!(told(&["--grace=ten"]).unwrap(), "--grace ten: not a whole number");
-        assert_eq!(told(&["selftest", "-c", "256"]).unwrap(), "--cpus 256: 256 is not in 1..=255");
-        for clap_s in [&["--entry", "16"][..], &["--kernal", "k"], &["--name"], &["ctl", "web", "balloon", "x"]] {
-            assert_eq!(told(clap_s), None, "{clap_s:?}");
-        }
     }
 }

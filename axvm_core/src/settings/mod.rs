@@ -17,6 +17,7 @@
 
 mod file;
 mod parts;
+mod policy;
 mod schema;
 mod setting;
 mod text;
@@ -37,9 +38,10 @@ use words::{Switch, on_off, words};
 
 pub use file::{SettingsFault, parse, read};
 pub use parts::{Amount, Cpus, Memory};
+pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
 pub use setting::Setting;
-pub use value::{IoPort, Name, OnReboot, Pins, Size, Time, mebibytes};
+pub use value::{IoPort, Name, Pins, Size, Time, mebibytes};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -97,6 +99,26 @@ settings! {
         #[arg(long, value_parser = words::<OnReboot>(), help_heading = CONTROL)]
         pub on_reboot: Option<OnReboot> = OnReboot::Restart,
 
+        /// What a crash of the guest does: a triple fault, or what KVM cannot run [default: end]
+        #[arg(long, value_parser = words::<OnCrash>(), help_heading = CONTROL)]
+        pub on_crash: Option<OnCrash> = OnCrash::End,
+
+        /// What a panic of the guest's kernel does, as it tells pvpanic [default: end]
+        #[arg(long, value_parser = words::<OnPanic>(), help_heading = CONTROL)]
+        pub on_panic: Option<OnPanic> = OnPanic::End,
+
+        /// What a guest does whose vCPUs are all halted with interrupts off [default: end]
+        #[arg(long, value_parser = words::<OnHalt>(), help_heading = CONTROL)]
+        pub on_halt: Option<OnHalt> = OnHalt::End,
+
+        /// Starts by the guest within one second that are a loop and end AxVM; 0: no limit [default: 5]
+        #[arg(long, value_name = "N", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub restart_limit: Option<u32> = 5,
+
+        /// Say once that a guest has shown nothing and touched no device for so long; 0: never [default: 10]
+        #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub silence: Option<u32> = 10,
+
         /// Seconds that a guest has to power off after a first signal [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
         pub grace: Option<u32> = 10,
@@ -121,7 +143,7 @@ settings! {
         #[arg(long, value_name = "LIST", help_heading = HARDWARE)]
         pub pin: Option<Pins>,
 
-        /// Build no ACPI tables; announce devices on the kernel command line instead (then one vCPU is used)
+        /// Build no ACPI tables; announce devices on the kernel command line, and vCPUs in the MP table
         #[arg(long, switch(), help_heading = HARDWARE)]
         pub no_acpi: Option<bool> = false,
 
@@ -140,8 +162,9 @@ settings! {
         #[command(flatten)]
         pub memory: Memory,
 
-        /// Disk image, raw: FILE or path=FILE, then ,ro ,serial=TEXT ,format=raw
-        /// ,cache=writeback|writethrough ,block=512|4096.
+        /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
+        /// ,cache=writeback|writethrough ,block=512|4096
+        /// ,on-full=pause|report.
         /// The first becomes /dev/vda, the next /dev/vdb ... [default: disk.img, if kernel is by default]
         #[arg(short, long, value_name = "FILE[,ro][,serial=TEXT]", verbatim_doc_comment)]
         #[arg(value_hint = ValueHint::FilePath)]

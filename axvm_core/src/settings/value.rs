@@ -12,9 +12,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::text::is_text;
 
 /// The size of guest RAM in bytes: one that a guest can have.
@@ -41,7 +38,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         "t" | "tb" | "tib" => Some(40),
         _ => None,
     };
-    let shift = shift.ok_or("not a size; write a number with K, M or G, such as 512M or 4G")?;
+    let shift = shift.ok_or("not a size; write a number with K, M, G or T, such as 512M or 4G")?;
     Ok(number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).unwrap_or(u64::MAX))
 }
 
@@ -223,16 +220,6 @@ impl fmt::Display for Pins {
         };
         to.write_str(&self.0.iter().map(show).collect::<Vec<_>>().join(","))
     }
-}
-
-/// What a reset by the guest does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnReboot {
-    /// Start the machine again, in place
-    Restart,
-    /// End AxVM with exit code 3
-    Exit,
 }
 
 is_text!(IoPort, Name, Pins, Size, Time);

@@ -85,11 +85,19 @@ fn a_guest_ends_with_a_code_of_its_own() {
 }
 
 #[test]
-fn a_debug_exit_where_another_chip_is_does_not_start() {
+fn usage_errors_about_debug_ports_name_what_is_there() {
     let place = Place::new();
-    let (code, _, errors) = run(&place, &[], "--debug-exit 0x604");
-    assert_eq!(code, 2, "{errors}");
-    assert!(errors.contains("debug exit at ports 0x604-0x607: ACPI PM1a is at ports 0x600-0x605 already"), "{errors}");
+    for (options, words) in [
+        ("--debug-exit 0x604", "debug exit at ports 0x604-0x607: ACPI PM1a is at ports 0x600-0x605 already"),
+        ("--debug-exit 0x3f8", "COM1 is at ports 0x3f8-0x3ff already; 0xf4 and 0x501 are usual"),
+        ("--debug-exit exit", "--debug-exit exit: not a port; write a number up to 0xfffc, such as 0xf4 or 0x501"),
+        ("--debug-exit 0xfffd", "--debug-exit 0xfffd: not a port"),
+        ("--debugcon nowhere", "--debugcon nowhere: unknown; say stdio, file=PATH, pty, unix=PATH or none"),
+        ("--debugcon file=a --console file=a", "--debugcon file=a: --console goes there too"),
+    ] {
+        let (code, _, errors) = run(&place, &[], options);
+        assert!(code == 2 && errors.contains(words), "{options}: {code}, {errors}");
+    }
 }
 
 #[test]

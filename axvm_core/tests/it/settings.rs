@@ -30,7 +30,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 45] = [
+const OPTIONS: [&[&str]; 54] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -63,7 +63,16 @@ const OPTIONS: [&[&str]; 45] = [
     &["--no-acpi"],
     &["--no-acpi=off"],
     &["--on-reboot", "restart"],
-    &["--on-reboot", "exit"],
+    &["--on-reboot", "end"],
+    &["--on-crash", "end"],
+    &["--on-crash", "restart"],
+    &["--on-panic", "end"],
+    &["--on-panic", "restart"],
+    &["--on-panic", "continue"],
+    &["--on-halt", "end"],
+    &["--on-halt", "wait"],
+    &["--restart-limit", "0"],
+    &["--silence", "3"],
     &["--grace", "0"],
     &["--timeout", "5m"],
     &["--verbose"],
@@ -189,6 +198,14 @@ fn the_command_line_goes_before_the_file() {
 }
 
 #[test]
+fn the_former_word_for_an_end_is_understood() {
+    let ends = said(&["--on-reboot", "end"]);
+    assert_eq!(said(&["--on-reboot", "exit"]), ends);
+    assert_eq!(parse("on-reboot = 'exit'"), Ok(ends.clone()));
+    assert!(ends.write().unwrap().contains("on-reboot = \"end\""));
+}
+
+#[test]
 fn a_size_on_the_command_line_decides_about_sharing_too() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("vm.toml");
@@ -277,6 +294,8 @@ fn the_example_has_every_key_and_each_line_of_it_works() {
 fn what_help_and_example_call_a_default_is_one() {
     let (default, shown) = (Settings::default(), whole_example().1);
     assert_eq!((shown.on_reboot(), shown.grace(), shown.cpu()), (default.on_reboot(), default.grace(), default.cpu()));
+    let ends = |s: &Settings| (s.on_crash(), s.on_panic(), s.on_halt(), s.restart_limit(), s.silence());
+    assert_eq!(ends(&shown), ends(&default));
     let switches = |settings: &Settings| (settings.verbose(), settings.no_acpi(), settings.sandbox());
     assert_eq!(switches(&shown), switches(&default));
     let memory =
@@ -285,6 +304,8 @@ fn what_help_and_example_call_a_default_is_one() {
     let command = Cli::command();
     for (option, value) in [
         ("grace", default.grace().to_string()),
+        ("restart-limit", default.restart_limit().to_string()),
+        ("silence", default.silence().to_string()),
         ("cpu", default.cpu().to_string()),
         ("memory", default.memory.size().to_string()),
         ("hugepages", default.memory.hugepages().to_string()),
@@ -349,7 +370,8 @@ fn manual_pages_tell_every_option_without_a_warning() {
     let commands = program.get_subcommands().filter(|command| command.get_name() != "help");
     for (name, command) in [whole].into_iter().chain(commands.map(|command| (Some(command.get_name()), command))) {
         let page = axvm(&["man"].into_iter().chain(name).collect::<Vec<_>>());
-        for option in command.get_arguments().filter_map(|option| option.get_long()) {
+        let shown = command.get_arguments().filter(|option| !option.is_hide_set());
+        for option in shown.filter_map(|option| option.get_long()) {
             assert!(page.contains(&option.replace('-', "\\-")), "axvm man {name:?} lacks --{option}");
         }
         let Some(output) = judged_by(&["groff", "-man", "-Tutf8", "-ww", "-z"], &page) else { return };

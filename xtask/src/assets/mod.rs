@@ -6,6 +6,7 @@
 //!   modules + busybox     -->  cache/initrd-KEY.img                                 initrd
 //!   busybox + our scripts -->  cache/disk-KEY.img                                   disk
 //!   apt                        cache/packaged/PACKAGE/FILE                          kernels that are not Linux
+//!   mmdebstrap            -->  cache/debian-KEY/{vmlinuz, initrd.img, disk.img}      debian
 //! ```
 //!
 //! KEY is a fingerprint of the inputs, so a changed script makes a new image and an unchanged one costs nothing. Nothing
@@ -13,6 +14,7 @@
 
 mod apt;
 mod busybox;
+mod debian;
 mod disk;
 mod initrd;
 mod kernel;
@@ -25,6 +27,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use busybox::busybox;
+pub use debian::Debian;
 pub use disk::{make_ext4, root_disk};
 pub use initrd::{add_modules, initrd, is_our_initrd, skeleton};
 pub use kernel::{Kernel, Wanted};

@@ -19,6 +19,7 @@ use clap::Args;
 use crate::assets::{self, Kernel, Wanted};
 use crate::checks::{self, Check};
 use crate::lab::{self, Console, End, LabJob, quoted};
+use crate::program;
 use crate::project;
 use crate::tool;
 
@@ -34,7 +35,7 @@ pub struct Boot {
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
     cpus: u32,
-    /// Guest RAM: a number with M or G
+    /// Guest RAM: a number with K, M, G or T (without: MiB)
     #[arg(long, value_name = "SIZE", default_value = "512M")]
     memory: String,
     /// A kernel instead of ./bzImage
@@ -92,7 +93,7 @@ impl Boot {
     }
 
     fn here(&self, files: &Files) -> Result<ExitCode> {
-        let axvm = lab::build(false)?;
+        let axvm = program::build()?;
         let mut command = Command::new(axvm);
         command.args(["run", "--kernel"]).arg(&files.kernel).arg("--initrd").arg(&files.initrd);
         command.arg("--disk").arg(format!("path={}", files.disk.display()));
@@ -115,7 +116,7 @@ impl Boot {
             );
         }
         let named = |file: &Path, name: &str| (file.to_owned(), name.to_owned());
-        let axvm = lab::build(true)?;
+        let axvm = program::build()?;
         let list = self.checks(":lab");
         let words = ["exec", "axvm", "run", "--kernel", "bzImage", "--initrd", "initrd.img", "--disk", "disk.img"];
         let mut words: Vec<String> = words.map(str::to_owned).to_vec();
@@ -134,7 +135,9 @@ impl Boot {
             console: if self.check { Console::Kept } else { Console::Attached },
             note: &|_| {},
         };
-        let run = lab::Lab::open()?.run(&job)?;
+        let lab = lab::Lab::open()?;
+        eprintln!("Starting the lab, AxVM in it and Linux in AxVM: the first line comes after ten seconds or more");
+        let run = lab.run(&job)?;
         let code = match &run.end {
             End::Exit(code) => *code,
             End::TimeLimit(limit) => {
@@ -194,8 +197,13 @@ fn hardware() -> std::result::Result<(), String> {
 /// `512M` or `2G` in MiB; what AxVM will refuse is 0.
 fn mebibytes(size: &str) -> u64 {
     let (number, unit) = size.split_at(size.trim_end_matches(|c: char| c.is_alphabetic()).len());
-    let factor = if unit.to_ascii_uppercase().starts_with('G') { 1024 } else { 1 };
-    number.parse::<u64>().unwrap_or(0) * factor
+    let shift = match unit.to_ascii_uppercase().chars().next() {
+        Some('K') => 0,
+        Some('G') => 20,
+        Some('T') => 30,
+        _ => 10,
+    };
+    (number.parse::<u64>().unwrap_or(0) << shift) >> 10
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -261,6 +269,7 @@ mod tests {
         assert_eq!(mebibytes("512M"), 512);
         assert_eq!(mebibytes("3G"), 3072);
         assert_eq!(mebibytes("128"), 128);
+        assert_eq!((mebibytes("1T"), mebibytes("524288K")), (1 << 20, 512));
         assert_eq!(mebibytes("lots"), 0);
     }
 }
