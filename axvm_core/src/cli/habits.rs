@@ -197,9 +197,9 @@ pub fn with_hint(why: String) -> String {
     }
 }
 
-/// A kernel, perhaps: a path, or a file that is here.
+/// A kernel, perhaps: a path, what is no text (and was made one), or a file that is here.
 fn is_file(word: &str) -> bool {
-    word.contains('/') || Path::new(word).exists()
+    word.contains(['/', char::REPLACEMENT_CHARACTER]) || Path::new(word).exists()
 }
 
 /// Neither a command nor a file, nor a word of another program.

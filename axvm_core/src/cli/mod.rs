@@ -15,6 +15,7 @@ mod run;
 mod tools;
 
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::num::ParseIntError;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -163,9 +164,40 @@ impl Cli {
         if let Some(error) = habits::meant(&words) {
             return Err(error);
         }
-        Cli::try_parse().map_err(|error| wrong_value(&error).unwrap_or_else(|| error.exit()))
+        Cli::try_parse().map_err(|error| {
+            let no_text =
+                (error.kind() == ErrorKind::InvalidUtf8).then(|| no_text(std::env::args_os().skip(1))).flatten();
+            no_text.or_else(|| wrong_value(&error)).unwrap_or_else(|| error.exit())
+        })
     }
 }
+
+/// The first word that is not UTF-8 though it must be, with its option. What has none is a kernel or a machine.
+fn no_text(words: impl Iterator<Item = OsString>) -> Option<ConfigError> {
+    let mut before = None;
+    for word in words {
+        let text = word.to_string_lossy().into_owned();
+        let (option, value) = match text.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (Some(name.to_owned()), value),
+            _ if text.starts_with("--") => (Some(text.clone()), ""),
+            _ => match text.split_at_checked(2).filter(|(name, _)| name.starts_with('-')) {
+                Some((name, value)) => (Some(name.to_owned()), value),
+                None => (before.take(), &*text),
+            },
+        };
+        if word.to_str().is_none()
+            && let Some(option) = option.as_ref().filter(|option| !ANY_BYTES.contains(&&***option))
+        {
+            let why = "not UTF-8; only the file names of --kernel, --initrd, --disk, --api-sock and --config may be so";
+            return Some(ConfigError::option(option, value, why));
+        }
+        before = option.filter(|_| text.starts_with('-') && value.is_empty());
+    }
+    None
+}
+
+/// Options whose values are names of files, in whatever bytes the host has.
+const ANY_BYTES: [&str; 8] = ["--kernel", "--initrd", "--disk", "--api-sock", "--config", "-k", "-i", "-d"];
 
 /// The option, its value and why it cannot be, if that is the error.
 fn wrong_value(error: &clap::Error) -> Option<ConfigError> {
@@ -188,6 +220,24 @@ mod tests {
     fn the_command_line_is_what_clap_wants() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_must_be_text_and_is_not_is_told_with_its_option() {
+        use std::os::unix::ffi::OsStringExt;
+        let told = |words: &[&[u8]]| {
+            let error = no_text(words.iter().map(|word| OsString::from_vec(word.to_vec())));
+            error.map(|error| error.to_string().split("; ").next().unwrap().to_owned())
+        };
+        for words in
+            [&[&b"run"[..], b"k\xff", b"-p", b"x\xff"][..], &[b"-dk\xff", b"-px\xff"], &[b"-d", b"k\xff", b"-px\xff"]]
+        {
+            assert_eq!(told(words).unwrap(), "-p x\u{fffd}: not UTF-8", "{words:?}");
+        }
+        assert_eq!(told(&[b"--console=file=\xff"]).unwrap(), "--console file=\u{fffd}: not UTF-8");
+        assert_eq!(told(&[b"--append", b"a", b"--name", b"\xff"]).unwrap(), "--name \u{fffd}: not UTF-8");
+        assert_eq!(told(&[b"-v", b"man", b"\xff"]), None);
+        assert!(ANY_BYTES[..5].iter().all(|option| told(&[option.as_bytes(), b"\xff"]).is_none()));
     }
 
     #[test]

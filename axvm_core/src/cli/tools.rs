@@ -5,6 +5,8 @@
 //!   axvm selftest, axvm doctor         this host
 //! ```
 
+use std::ffi::OsString;
+
 use clap::{Args, Subcommand};
 
 use crate::settings::mebibytes;
@@ -22,7 +24,7 @@ Examples:
 `axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/status")]
 pub struct CtlArgs {
     /// The machine: path of its control socket, process id, or name
-    pub machine: String,
+    pub machine: OsString,
     /// What to do.
     #[command(subcommand)]
     pub action: CtlAction,
