@@ -17,6 +17,7 @@
 
 mod file;
 mod parts;
+mod peers;
 mod schema;
 mod setting;
 mod text;
