@@ -5,6 +5,8 @@
 //!   axvm selftest, axvm doctor         this host
 //! ```
 
+use std::ffi::OsString;
+
 use clap::{Args, Subcommand};
 
 use crate::settings::mebibytes;
@@ -26,7 +28,7 @@ Examples:
 pub struct CtlArgs {
     /// The machine: path of its control socket, process id, or name
     #[arg(required_unless_present = "all")]
-    pub machine: Option<String>,
+    pub machine: Option<OsString>,
     /// All machines of yours that run, one after the other
     #[arg(long, conflicts_with = "machine")]
     pub all: bool,
