@@ -10,11 +10,11 @@ use crate::assets::{self, Kernel, Wanted};
 use crate::progress::Progress;
 use crate::testing::changed::Changed;
 use crate::testing::{self, Outcome, cargo, fuzz, linux, pages, tree};
-use crate::{project, tidy, tool};
+use crate::{packages, program, project, tidy, tool};
 
 /// Run every test of every layer, with its set-up
 ///
-/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), lab (Linux 6.1 and 6.12), tree. A FILTER is
+/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), package (`cargo xtask package --check`), lab (Linux 6.1 and 6.12), tree. A FILTER is
 /// the name of a layer, or part of the name of a lab scenario; or `quick` alone, for the round between two edits: what
 /// needs no machine, and of the crates that changed and those that depend on them only. What cannot run on this machine is
 /// listed as skipped, with the reason.
@@ -30,8 +30,21 @@ pub struct Test {
 
 type Row = (String, Outcome, Duration);
 
-const LAYERS: [&str; 12] =
-    ["format", "lints", "docs", "tidy", "locks", "unit", "bare-metal", "pages", "fuzz", "boot", "lab", "tree"];
+const LAYERS: [&str; 13] = [
+    "format",
+    "lints",
+    "docs",
+    "tidy",
+    "locks",
+    "unit",
+    "bare-metal",
+    "pages",
+    "fuzz",
+    "boot",
+    "package",
+    "lab",
+    "tree",
+];
 const QUICK: &str = "quick";
 /// Crates whose `tests` start machines.
 const STARTING_MACHINES: [&str; 3] = ["axvm_core", "axvm_kvm", "axvm_machine"];
@@ -118,6 +131,7 @@ impl Test {
                     Err(anyhow::anyhow!("cargo xtask boot --check:\n{said}"))
                 }))
             }
+            "package" => package(),
             _ => fuzz::smoke(self.fuzz_seconds),
         }
     }
@@ -129,6 +143,15 @@ fn timed(name: &str, layer: impl FnOnce() -> Result<Outcome>) -> Row {
     let _progress = Progress::spinner(&format!("Testing: {name}"));
     let outcome = layer().unwrap_or_else(|error| Outcome::of(Err(error)));
     (name.to_owned(), outcome, started.elapsed())
+}
+
+/// Packages are made, and tried in an empty root.
+fn package() -> Result<Outcome> {
+    if let Some(missing) = ["dpkg-deb", "unshare"].iter().find(|name| tool::find(name).is_none()) {
+        return Ok(Outcome::skip(format!("no {missing} to make or try packages with")));
+    }
+    let held = packages::try_out(&packages::make(&program::build()?)?)?;
+    Ok(Outcome { passed: held.len(), ..Outcome::default() })
 }
 
 /// The tests of these crates that start no machine: what lies beside the code, and `tests` of the others.
