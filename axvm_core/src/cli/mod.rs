@@ -145,8 +145,8 @@ pub struct CompletionsArgs {
     #[arg(value_enum, required_unless_present = "machines")]
     pub shell: Option<clap_complete::Shell>,
 
-    /// What the scripts ask at each Tab: print the names of the machines that run
-    #[arg(long, hide = true, conflicts_with = "shell")]
+    /// Print the names of the machines that run: what the scripts ask at each Tab
+    #[arg(long, conflicts_with = "shell")]
     pub machines: bool,
 }
 

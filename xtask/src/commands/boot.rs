@@ -20,6 +20,7 @@ use crate::assets::{self, Kernel, Wanted};
 use crate::checks::{self, Check};
 use crate::lab::{self, Console, End, LabJob, quoted};
 use crate::program;
+use crate::progress::say;
 use crate::project;
 use crate::tool;
 
@@ -66,7 +67,7 @@ impl Boot {
         match hardware() {
             Ok(()) => self.here(&files),
             Err(why) => {
-                eprintln!("{why}: running AxVM in the lab, an emulated machine that has it (slower, same AxVM)");
+                say(&format!("{why}: running AxVM in the lab, an emulated machine that has it (slower, same AxVM)"));
                 self.in_lab(&files)
             }
         }
@@ -136,7 +137,7 @@ impl Boot {
             note: &|_| {},
         };
         let lab = lab::Lab::open()?;
-        eprintln!("Starting the lab, AxVM in it and Linux in AxVM: the first line comes after ten seconds or more");
+        say("Starting the lab, AxVM in it and Linux in AxVM: the first line comes after ten seconds or more");
         let run = lab.run(&job)?;
         let code = match &run.end {
             End::Exit(code) => *code,
