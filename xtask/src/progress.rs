@@ -1,6 +1,7 @@
 //! What a person sees while something takes long: a bar or spinner on a terminal, plain lines elsewhere and on a dumb one.
 
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -73,6 +74,12 @@ pub fn say(words: &str) {
     let columns = std::io::stderr().is_terminal().then(|| rustix::termios::tcgetwinsize(std::io::stderr()).ok());
     let columns = columns.flatten().map_or(usize::MAX, |size| usize::from(size.ws_col).max(LEAST_COLUMNS));
     eprintln!("{}", wrapped(words, columns));
+}
+
+/// Prints an answer on standard output. A reader that has seen enough (`| head`) is no error, nor is a full disk here.
+pub fn print(answer: impl Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = write!(out, "{answer}").and_then(|()| out.flush());
 }
 
 /// Columns of the narrowest terminal that lines are broken for.

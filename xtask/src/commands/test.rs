@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::assets::{self, Kernel, Wanted};
-use crate::progress::Progress;
+use crate::progress::{Progress, print};
 use crate::testing::changed::Changed;
 use crate::testing::{self, Outcome, cargo, fuzz, linux, pages, tree};
 use crate::{packages, program, project, tidy, tool};
@@ -53,7 +53,7 @@ impl Test {
     /// Runs them.
     pub fn run(self) -> Result<ExitCode> {
         let results = if self.filters.iter().any(|filter| filter == QUICK) { self.quick()? } else { self.full() };
-        print!("{}", testing::summary(&results));
+        print(testing::summary(&results));
         let good = results.iter().all(|(_, outcome, _)| outcome.failed.is_empty());
         let any = results.iter().any(|(_, outcome, _)| outcome.passed > 0);
         Ok(if good && any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -77,7 +77,7 @@ impl Test {
     fn quick(&self) -> Result<Vec<Row>> {
         ensure!(self.filters.len() == 1, "quick is a choice of layers: give it alone");
         let changed = Changed::find().context("Cannot find out what has changed")?;
-        println!("{}", changed.line());
+        print(format_args!("{}\n", changed.line()));
         let mut results: Vec<Row> =
             ["format", "tidy", "locks"].iter().map(|layer| timed(layer, || self.layer(layer))).collect();
         let touched: Vec<&str> = changed.touched.iter().map(String::as_str).collect();
@@ -124,7 +124,7 @@ impl Test {
                 let ourselves = std::env::current_exe().context("Cannot find this program")?;
                 let (said, ended_well) =
                     cargo::all_output(tool::tool(&ourselves.to_string_lossy()).args(["boot", "--check"]))?;
-                print!("{said}");
+                print(&said);
                 Ok(Outcome::of(if ended_well {
                     Ok(())
                 } else {

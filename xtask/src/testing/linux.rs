@@ -62,6 +62,6 @@ fn outcome(series: &str, verdicts: Result<Vec<Verdict>>) -> Outcome {
             outcome.failed.push(format!("{}: {}", verdict.name, verdict.failures.join("\n    ")));
         }
     }
-    println!("{table}");
+    crate::progress::print(format_args!("{table}\n"));
     outcome
 }
