@@ -16,3 +16,4 @@ mod sandbox;
 mod settings;
 mod shown;
 mod terminal;
+mod version;
