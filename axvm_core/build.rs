@@ -16,13 +16,16 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
-    let said = commit().map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let said = manifest
+        .and_then(|manifest| commit(&manifest))
+        .map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
     println!("cargo::rustc-env=AXVM_VERSION={said}");
 }
 
-/// Commit and date. None where there is no git, or where it tells of another project, in whose directory this one lies.
-fn commit() -> Option<String> {
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR")?).parent()?.canonicalize().ok()?;
+/// Commit and date of the source that the crate at `manifest` belongs to. None where there is no git, or where it tells of another project, in whose directory this one lies.
+pub fn commit(manifest: &Path) -> Option<String> {
+    let root = manifest.parent()?.canonicalize().ok()?;
     let git = |words: &[&str]| {
         let output = Command::new("git").arg("-C").arg(&root).args(words).output().ok()?;
         let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;

@@ -116,8 +116,11 @@ struct Disk(tempfile::TempPath);
 
 impl Disk {
     fn make() -> Result<Disk> {
-        let file = tempfile::Builder::new().prefix("axvm-selftest-").tempfile().context("Cannot make a disk image")?;
-        file.as_file().set_len(DISK_LEN).context("Cannot make a disk image")?;
+        let dir = std::env::temp_dir();
+        let trouble =
+            || format!("Cannot make a disk image in {}; set TMPDIR to a directory where you may write", dir.display());
+        let file = tempfile::Builder::new().prefix("axvm-selftest-").tempfile_in(&dir).with_context(trouble)?;
+        file.as_file().set_len(DISK_LEN).with_context(trouble)?;
         Ok(Disk(file.into_temp_path()))
     }
 }

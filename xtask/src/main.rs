@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use xtask::commands;
+use xtask::{commands, progress};
 
 /// Developer commands of AxVM
 #[derive(Parser)]
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::Tidy(tidy) => tidy.run(),
     };
     end.unwrap_or_else(|error| {
-        eprintln!("Error: {error:#}");
+        progress::say(&format!("Error: {error:#}"));
         ExitCode::FAILURE
     })
 }

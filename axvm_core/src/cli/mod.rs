@@ -29,24 +29,24 @@ use crate::error::ConfigError;
 #[command(help_template = "{about-with-newline}\n{usage-heading} axvm [OPTIONS of axvm run]\n       axvm COMMAND\n
 Commands:\n{subcommands}{after-help}")]
 #[command(after_help = "\
-Without a command, axvm means `axvm run`: it takes ./bzImage, ./initrd.img and ./disk.img (or the
-same in ..) and boots them. The guest's serial console is this terminal; Ctrl-A x ends the machine,
+Without a command, axvm means `axvm run`: it takes ./bzImage, ./initrd.img and ./disk.img (or the \
+same in ..) and boots them. The guest's serial console is this terminal; Ctrl-A x ends the machine, \
 Ctrl-A h tells the other keys.
 
 Examples:
   axvm                                                 what lies here
   axvm bzImage                                         this kernel
-  axvm -k bzImage -d disk.img -c 4 -m 2G               named files, 4 vCPUs, 2 GiB
+  axvm -k bzImage -d disk.img -c 4 -m 2G               files, 4 vCPUs, 2 GiB
   axvm selftest                                        can this host run AxVM?
   axvm --config vm.toml                                what a file says
   axvm config --from-args -k bzImage -m 2G > vm.toml   write such a file
   axvm run --help                                      every option
 
-Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted
-(with --on-reboot end), 4 the guest's kernel panicked, 5 the guest crashed, 6 it halted for good,
+Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted \
+(with --on-reboot end), 4 the guest's kernel panicked, 5 the guest crashed, 6 it halted for good, \
 124 its time was over (--timeout), 128+N by signal N.
 
-A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace
+A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace \
 seconds, ends the machine.")]
 pub struct Cli {
     /// The command; none means run.
@@ -65,10 +65,10 @@ pub enum Command {
 Examples:
   axvm run bzImage
   axvm run --kernel bzImage --initrd initrd.img --disk disk.img
-  axvm run --kernel bzImage --disk disk.img --cpus 20 --memory 4G --append 'quiet'
-  axvm run --kernel bzImage --disk path=root.img,ro --disk path=data.img,serial=DATA1
+  axvm run --kernel bzImage --disk disk.img --cpus 20 --memory 4G --append quiet
+  axvm run --kernel bzImage --disk root.img,ro --disk data.img,serial=DATA1
   axvm run --kernel vmlinux --entry pvh --cpus 4,sockets=2,cores=2 --pin 0-3
-  axvm run --kernel bzImage --console unix=web.sock --api-sock web.api --name web
+  axvm run -k bzImage --console unix=web.sock --api-sock web.api --name web
   axvm run --config vm.toml --memory 8G --verbose")]
     Run(RunArgs),
 
@@ -88,9 +88,11 @@ Examples:
     #[command(after_help = "\
 Examples:
   axvm config --from-args -k bzImage -d disk.img -c 4 -m 2G > vm.toml
-  axvm config --from-args --config vm.toml -m 4G           the same machine with more memory
-  axvm config --example > vm.toml                          every key, explained
-  axvm config --schema > vm.schema.json                    for editors: #:schema ./vm.schema.json
+  axvm config --from-args --config vm.toml -m 4G     the same with more memory
+  axvm config --example > vm.toml                    every key, explained
+  axvm config --schema > vm.schema.json              for editors
+
+An editor that reads `#:schema ./vm.schema.json` in the first line completes keys and checks values.
 
 Relative paths in a settings file are taken from the directory that the file is in.")]
     Config(ConfigArgs),
@@ -145,8 +147,8 @@ pub struct CompletionsArgs {
     #[arg(value_enum, required_unless_present = "machines")]
     pub shell: Option<clap_complete::Shell>,
 
-    /// What the scripts ask at each Tab: print the names of the machines that run
-    #[arg(long, hide = true, conflicts_with = "shell")]
+    /// Print the names of the machines that run: what the scripts ask at each Tab
+    #[arg(long, conflicts_with = "shell")]
     pub machines: bool,
 }
 
@@ -172,6 +174,23 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn help_fits_a_terminal_of_80_columns() {
+        use clap::CommandFactory;
+        let program = Cli::command();
+        for command in program.get_subcommands().chain([&program]) {
+            let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for part in notes.split("\n\n") {
+                // Examples stay as they are; a paragraph is one line, which clap breaks.
+                let is_good = match part.strip_prefix("Examples:\n") {
+                    Some(examples) => examples.lines().all(|line| line.chars().count() <= 80),
+                    None => !part.contains('\n'),
+                };
+                assert!(is_good, "axvm {}: {part}", command.get_name());
+            }
+        }
+    }
 
     #[test]
     fn the_command_line_is_what_clap_wants() {

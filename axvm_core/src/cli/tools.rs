@@ -17,12 +17,12 @@ use crate::settings::mebibytes;
 #[command(subcommand_precedence_over_arg = true)]
 #[command(after_help = "\
 Examples:
-  axvm ctl web status                     by name (--name, or the kernel's file name)
-  axvm ctl 4711 shutdown                  by process id
-  axvm ctl ./web.api balloon 1G           by control socket (--api-sock): 1 GiB back to the host
-  axvm ctl web disk vda resize            truncate -s 20G made its image longer before
-  axvm ctl web console                    Ctrl-A x leaves the machine running
-  axvm ctl --all shutdown                 each machine that runs
+  axvm ctl web status               by name (--name, or the kernel's file name)
+  axvm ctl 4711 shutdown            by process id
+  axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
+  axvm ctl web disk vda resize      its image is longer now
+  axvm ctl web console              Ctrl-A x leaves the machine running
+  axvm ctl --all shutdown           each machine that runs
 
 `axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/status")]
 pub struct CtlArgs {
@@ -106,7 +106,7 @@ pub struct PsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  axvm selftest                 can this host run AxVM? device by device, within a second
+  axvm selftest                 can this host run AxVM? device by device
   axvm selftest --cpus 20       with as many vCPUs
   axvm selftest --json")]
 pub struct SelftestArgs {
@@ -122,7 +122,7 @@ pub struct SelftestArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  axvm doctor                   what this host has and lacks, what to change and why
+  axvm doctor                   what this host has and lacks, what to change
   axvm doctor --json")]
 pub struct DoctorArgs {
     /// Print JSON instead of text

@@ -512,6 +512,12 @@ fn a_pin_outside_of_the_cpuset_is_a_usage_error() {
     judge(&output, USAGE, &["--pin 0,1: this process may not run on CPU 1", "cpuset", "on CPUs 0"]).unwrap();
 }
 
+#[test]
+fn a_selftest_without_a_place_for_its_disk_says_where_it_looked() {
+    let output = run(Command::new(AXVM).arg("selftest").env("TMPDIR", "/no/such/place"));
+    judge(&output, HOST, &["disk image in /no/such/place: No such file", "; set TMPDIR"]).unwrap();
+}
+
 /// `/dev` as `script` makes it, in a mount namespace of its own: needs root.
 fn with_other_dev(test: &str, script: &str, words: &[&str]) {
     let directory = tempfile::tempdir().unwrap();

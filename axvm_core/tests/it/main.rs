@@ -22,3 +22,4 @@ mod sandbox;
 mod settings;
 mod shown;
 mod terminal;
+mod version;

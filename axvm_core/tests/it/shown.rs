@@ -12,7 +12,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use common::terminal::Terminal;
-use common::{AXVM, has_kvm, skip};
+use common::{AXVM, has_kvm};
 
 const COLUMNS: u16 = 80;
 
@@ -51,23 +51,6 @@ fn on_a_terminal_lines_end_between_words() {
             assert!(!line.trim_start().contains(' '), "axvm {words}: {line:?} in {shown}");
         }
     }
-}
-
-/// Of a clone it is the commit; a source without git has only its version.
-#[test]
-fn the_version_names_commit_and_date() {
-    let output = Command::new(AXVM).arg("--version").output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    let version = concat!("axvm ", env!("CARGO_PKG_VERSION"));
-    let git =
-        Command::new("git").args(["log", "-1", "--format=%H %cs"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-    let Some(git) = git.ok().filter(|git| git.status.success()) else {
-        assert_eq!(said.trim_end(), version);
-        return skip("no git: the commit in axvm --version");
-    };
-    let git = String::from_utf8(git.stdout).unwrap();
-    let (hash, date) = git.trim_end().split_once(' ').unwrap();
-    assert_eq!(said.trim_end(), format!("{version} ({} {date})", &hash[..12]));
 }
 
 #[test]

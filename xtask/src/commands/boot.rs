@@ -20,6 +20,7 @@ use crate::assets::{self, Kernel, Wanted};
 use crate::checks::{self, Check};
 use crate::lab::{self, Console, End, LabJob, quoted};
 use crate::program;
+use crate::progress::{print, say};
 use crate::project;
 use crate::tool;
 
@@ -66,7 +67,7 @@ impl Boot {
         match hardware() {
             Ok(()) => self.here(&files),
             Err(why) => {
-                eprintln!("{why}: running AxVM in the lab, an emulated machine that has it (slower, same AxVM)");
+                say(&format!("{why}: running AxVM in the lab, an emulated machine that has it (slower, same AxVM)"));
                 self.in_lab(&files)
             }
         }
@@ -136,7 +137,7 @@ impl Boot {
             note: &|_| {},
         };
         let lab = lab::Lab::open()?;
-        eprintln!("Starting the lab, AxVM in it and Linux in AxVM: the first line comes after ten seconds or more");
+        say("Starting the lab, AxVM in it and Linux in AxVM: the first line comes after ten seconds or more");
         let run = lab.run(&job)?;
         let code = match &run.end {
             End::Exit(code) => *code,
@@ -247,12 +248,12 @@ fn captured(mut command: Command) -> Result<(String, u8)> {
 fn report(console: &str, list: &str, code: u8) -> ExitCode {
     let checks = checks::judge(console, list);
     for Check { name, ok, detail } in checks.iter().filter(|check| check.name != "end") {
-        println!("{} {name:8} {detail}", if *ok { "ok    " } else { "FAILED" });
+        print(format_args!("{} {name:8} {detail}\n", if *ok { "ok    " } else { "FAILED" }));
     }
     if let Some(seconds) = checks::init_seconds(console) {
-        println!("       Linux ran /init {seconds} s after its start");
+        print(format_args!("       Linux ran /init {seconds} s after its start\n"));
     }
-    println!("{} power-off: AxVM exited with code {code}", if code == 0 { "ok    " } else { "FAILED" });
+    print(format_args!("{} power-off: AxVM exited with code {code}\n", if code == 0 { "ok    " } else { "FAILED" }));
     let all = code == 0 && checks.iter().all(|check| check.ok);
     if !all && std::io::stdout().is_terminal() {
         eprintln!("The guest's last words:\n{}", tool::last_lines(console, 30));

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::program;
+use crate::progress::print;
 use crate::project;
 
 /// Build AxVM as one static program, and say where it is
@@ -20,7 +21,7 @@ impl Build {
     pub fn run(self) -> Result<ExitCode> {
         let axvm = program::build()?;
         let len = axvm.metadata().with_context(|| format!("Cannot read {}", axvm.display()))?.len();
-        print!("{}", words(&axvm, len));
+        print(words(&axvm, len));
         Ok(ExitCode::SUCCESS)
     }
 }

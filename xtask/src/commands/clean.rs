@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::assets;
+use crate::progress::print;
 use crate::project;
 
 /// Remove what the developer commands keep in the cache: kernels, disks, the lab; they make it again when it is needed
@@ -41,7 +42,7 @@ impl Clean {
     pub fn run(self) -> Result<ExitCode> {
         let cache = project::cache();
         if !cache.exists() {
-            println!("Nothing to remove: {} does not exist", cache.display());
+            print(format_args!("Nothing to remove: {} does not exist\n", cache.display()));
             return Ok(ExitCode::SUCCESS);
         }
         let lock = assets::lock()?;
@@ -49,7 +50,7 @@ impl Clean {
             bail!("Cannot clean {}: process {pid} runs a lab there. End it first", cache.display());
         }
         let entries = entries(&cache)?;
-        print!("{}", words(&cache, &entries, self.dry_run));
+        print(words(&cache, &entries, self.dry_run));
         if !self.dry_run {
             for Entry { path, .. } in &entries {
                 let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::packages::{self, Packages};
 use crate::program;
+use crate::progress::print;
 
 /// Make a .deb, a tarball and the program for a container, in target/package
 ///
@@ -30,11 +31,12 @@ impl Package {
             (tarball, "sudo tar -xzf FILE -C /usr/local --strip-components=1"),
             (program, "podman build -f packaging/container/Containerfile -t axvm target/package"),
         ] {
-            println!("{}\n    {}", path.display(), use_it.replace("FILE", &path.display().to_string()));
+            let path = path.display().to_string();
+            print(format_args!("{path}\n    {}\n", use_it.replace("FILE", &path)));
         }
         if self.check {
             for line in packages::try_out(&packages)? {
-                println!("ok      {line}");
+                print(format_args!("ok      {line}\n"));
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -85,7 +85,7 @@ fn deb(dir: &Path, contents: &Contents, version: &str) -> Result<PathBuf> {
     let debian = tree.join("DEBIAN");
     fs::create_dir_all(&debian).with_context(|| format!("Cannot create {}", debian.display()))?;
     fs::write(debian.join("control"), control)?;
-    for script in ["postinst", "postrm"] {
+    for script in ["postinst", "prerm", "postrm"] {
         let from = root().join("packaging/debian").join(script);
         output(tool("install").args(["-m", "0755"]).arg(&from).arg(debian.join(script)))?;
     }

@@ -85,6 +85,6 @@ fn outcome(name: &str, verdicts: Result<Vec<Verdict>>) -> Outcome {
             outcome.failed.push(format!("{}: {}", verdict.name, verdict.failures.join("\n    ")));
         }
     }
-    println!("{table}");
+    crate::progress::print(format_args!("{table}\n"));
     outcome
 }

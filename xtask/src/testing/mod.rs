@@ -9,6 +9,7 @@
 //! | pages | /dev/kvm for most | sessions in the book, and checks of its links and options |
 //! | fuzz | nightly, cargo-fuzz | targets, each for a fixed time |
 //! | boot | QEMU, where the processor has no virtualization | one: `cargo xtask boot --check` |
+//! | package | dpkg-deb, unshare | one for each package, one for the unit |
 //! | lab-KERNEL | QEMU | scenarios; two kernels at a time |
 //! | tree | git | one: the tests leave the tree as it was |
 //!

@@ -15,7 +15,7 @@ use super::Page;
 use crate::tool;
 
 /// What other programs in the book have: cargo, curl, systemctl, podman, tar and the like.
-const OTHERS: [&str; 29] = [
+const OTHERS: [&str; 31] = [
     "--release",
     "--no-deps",
     "--open",
@@ -38,8 +38,10 @@ const OTHERS: [&str; 29] = [
     "--verify",
     "--wait",
     "--create",
+    "--customize-hook",
     "--device",
     "--group-add",
+    "--include",
     "--locked",
     "--path",
     "--rm",
