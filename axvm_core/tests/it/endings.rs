@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{Axvm, Place, Talk, has_kvm, until};
+use crate::errors::{USAGE, check};
 use crate::{images, life};
 
 #[test]
@@ -203,3 +204,20 @@ fn mute(code: &[u8]) -> Vec<u8> {
 const JUMP_TO_ITSELF: &[u8] = &[0xeb, 0xfe];
 /// `hlt`, interrupts being off from the start; and the same again after an NMI.
 const HALT: &[u8] = &[0xf4, 0xeb, 0xfd];
+
+#[test]
+fn what_follows_an_end_is_one_of_a_few_words() {
+    let directory = tempfile::tempdir().unwrap();
+    check(
+        directory.path(),
+        USAGE,
+        &[
+            ("-k k --on-reboot panic", &["--on-reboot panic: not one of restart, end"]),
+            ("-k k --on-crash exit", &["--on-crash exit: not one of end, restart"]),
+            ("-k k --on-panic no", &["--on-panic no: not one of end, restart, continue"]),
+            ("-k k --on-halt no", &["--on-halt no: not one of end, wait"]),
+            ("-k k --restart-limit -1", &["--restart-limit -1", "0..=4294967295"]),
+            ("-k k --silence never", &["--silence never", "not a whole number"]),
+        ],
+    );
+}
