@@ -140,8 +140,8 @@ fn an_idle_guest_is_none_that_has_halted_and_stays_alone() {
     }
     let place = Place::new();
     let (axvm, mut talk) = shell(&place, 2);
-    // Beyond both looks, no thread wakes any more.
-    thread::sleep(Duration::from_secs(10));
+    // Beyond both looks, which come 2 and 8 s after the last exit was noticed, no thread wakes any more.
+    thread::sleep(Duration::from_secs(14));
     let before = turns(&axvm);
     thread::sleep(Duration::from_secs(3));
     assert_eq!(turns(&axvm), before);
