@@ -111,6 +111,9 @@ impl End {
                 "The guest crashed: triple fault. If that is how it resets (reboot=t), give --on-crash restart".into(),
             ),
             StopReason::Crash(why) => Some(format!("The guest crashed: {why}")),
+            StopReason::Halted(place) if self.panicked => {
+                Some(format!("The guest's kernel panicked and halted: {place}; its last words are on its console"))
+            }
             StopReason::Halted(place) => Some(format!(
                 "The guest halted for good: {place}. A power-off needs ACPI and a driver for it; --on-halt wait keeps \
                  the machine"
@@ -124,7 +127,7 @@ impl End {
         match &self.reason {
             StopReason::Off | StopReason::Quit => Ok(0),
             StopReason::Panic => Ok(4),
-            StopReason::Reset(_) if self.panicked => Ok(4),
+            StopReason::Reset(_) | StopReason::Halted(_) if self.panicked => Ok(4),
             StopReason::Reset(_) => Ok(3),
             StopReason::TripleFault | StopReason::Crash(_) => Ok(5),
             StopReason::Halted(_) => Ok(6),

@@ -6,7 +6,7 @@
 //!   waits for INIT or a SIPI         --> not started: another processor, or nothing
 //! ```
 //!
-//! Spec: KVM API 4.38 `KVM_GET_MP_STATE`, 4.31 `KVM_GET_VCPU_EVENTS`, 4.48 `KVM_NMI`; Intel SDM volume 2, "HLT".
+//! Spec: KVM API, `KVM_GET_MP_STATE`, `KVM_GET_VCPU_EVENTS`, `KVM_NMI`; Intel SDM volume 2, "HLT".
 
 use std::io;
 

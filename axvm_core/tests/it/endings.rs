@@ -51,6 +51,13 @@ fn a_panic_ends_axvm_restarts_or_is_left_to_the_guest() {
     let end = axvm.ends_with(0);
     assert!(end.errors.contains("guest: its kernel panicked; it starts again"), "{end:?}");
 
+    // It halts after it: what ended it is the panic.
+    let (axvm, mut talk) = place.shell("--on-panic continue");
+    assert_eq!(talk.ask("panic"), "panic");
+    talk.say("hang\n");
+    let end = axvm.ends_with(4);
+    assert!(end.errors.contains("The guest's kernel panicked and halted: every vCPU"), "{end:?}");
+
     // It resets itself, as one does with panic=5: that is a reset, but it is told and coded as what it was.
     for (words, code) in [("--on-panic continue --on-reboot end", 4), ("--on-panic continue", 0)] {
         let (axvm, mut talk) = place.shell(words);
@@ -134,8 +141,8 @@ fn an_idle_guest_is_none_that_has_halted_and_stays_alone() {
     }
     let place = Place::new();
     let (axvm, mut talk) = shell(&place, 2);
-    // Beyond both looks, no thread wakes any more.
-    thread::sleep(Duration::from_secs(10));
+    // Beyond both looks, which come 2 and 8 s after the last exit was noticed, no thread wakes any more.
+    thread::sleep(Duration::from_secs(14));
     let before = turns(&axvm);
     thread::sleep(Duration::from_secs(3));
     assert_eq!(turns(&axvm), before);

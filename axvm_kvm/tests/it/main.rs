@@ -10,6 +10,7 @@ mod kicks;
 mod modes;
 mod power_on;
 mod refusals;
+mod rests;
 mod smp;
 mod state;
 mod state_interrupts;
