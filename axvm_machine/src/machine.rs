@@ -146,15 +146,15 @@ impl Machine {
             if self.takes_up_a_stop() {
                 return Ok(WaitOutcome::Stopped);
             }
+            if self.attention.take() {
+                self.pause_for_room();
+            }
             rtc.inspect(|rtc| rtc.tick());
             if other.is_some() && ready.last() == Some(&true) {
                 return Ok(WaitOutcome::Readable);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(WaitOutcome::TimedOut);
-            }
-            if self.attention.take() {
-                self.pause_for_room();
             }
         }
     }
