@@ -21,6 +21,10 @@ pub trait Control: Send + Sync {
     fn resume(&self) -> Result<(), ControlError>;
     /// Presses the power button: the guest is asked to power off.
     fn power_button(&self) -> Result<(), ControlError>;
+    /// Gives the first vCPU a non-maskable interrupt.
+    fn nmi(&self) -> Result<(), ControlError>;
+    /// Sends a BREAK on the serial port.
+    fn serial_break(&self) -> Result<(), ControlError>;
     /// Resets the machine, whether the guest likes it or not.
     fn reset(&self) -> Result<(), ControlError>;
     /// Ends the machine at once: completed flushes are on disk, the guest is not asked.

@@ -129,6 +129,8 @@ fn firecracker() -> Vec<Route> {
 fn act(control: &dyn Control, request: ActionRequest) -> Result<(), ControlError> {
     match request.action_type {
         Action::PowerButton | Action::SendCtrlAltDel => control.power_button(),
+        Action::Nmi => control.nmi(),
+        Action::Break => control.serial_break(),
         Action::Reset => control.reset(),
         Action::Stop => control.stop(),
         Action::FlushMetrics => Ok(()),

@@ -87,6 +87,14 @@ impl Control for FakeMachine {
         self.note("power button")
     }
 
+    fn nmi(&self) -> Result<(), ControlError> {
+        self.note("NMI")
+    }
+
+    fn serial_break(&self) -> Result<(), ControlError> {
+        self.note("BREAK")
+    }
+
     fn reset(&self) -> Result<(), ControlError> {
         self.note("reset")
     }

@@ -273,6 +273,10 @@ pub enum Action {
     InstanceStart,
     /// Presses the power button.
     PowerButton,
+    /// Gives the first vCPU a non-maskable interrupt, as the NMI button of a PC does.
+    Nmi,
+    /// Sends a BREAK on the serial port: Linux takes the next key as a SysRq.
+    Break,
     /// Resets the machine.
     Reset,
     /// Ends the machine without asking the guest.

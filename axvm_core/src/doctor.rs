@@ -5,13 +5,13 @@
 //!          '--> JSON, with --json                                 1: it cannot
 //! ```
 
-use std::io::{self, IsTerminal};
+use std::io;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axvm_inspect::doctor::{Host, Style, can_run, examine, summary, table};
 
 use crate::cli::DoctorArgs;
-use crate::speech::print;
+use crate::speech;
 
 /// Examines this host and prints what was found; exit code 1 when AxVM cannot run Linux here.
 pub fn doctor(args: &DoctorArgs) -> Result<u8> {
@@ -21,9 +21,9 @@ pub fn doctor(args: &DoctorArgs) -> Result<u8> {
         let report = serde_json::json!({ "can_run_linux": can_run(&rows), "rows": rows });
         format!("{report:#}\n")
     } else {
-        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        table(&rows, &summary(&host, &rows), Style { colour })
+        let columns = speech::columns(io::stdout());
+        table(&rows, &summary(&host, &rows), Style { colour: speech::colour(io::stdout()), columns })
     };
-    print(text).context("Cannot print what was found")?;
+    speech::print(text)?;
     Ok(if can_run(&rows) { 0 } else { 1 })
 }

@@ -31,6 +31,14 @@ pub enum ConfigError {
         /// What is wrong with it, and what would be right.
         why: String,
     },
+    /// The words of the command line do not go together, or not all are there.
+    #[error("{what}: {why}")]
+    Words {
+        /// The option or command.
+        what: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
     /// A word of another program, or of none.
     #[error("There is no {kind} {word}: {meant}")]
     Word {
@@ -89,6 +97,11 @@ impl ConfigError {
     /// There is no such word; this was meant.
     pub fn word(kind: &'static str, word: &str, meant: impl ToString) -> ConfigError {
         ConfigError::Word { kind, word: word.to_owned(), meant: meant.to_string() }
+    }
+
+    /// There is more or less than `what` takes.
+    pub fn words(what: impl ToString, why: impl ToString) -> ConfigError {
+        ConfigError::Words { what: what.to_string(), why: why.to_string() }
     }
 
     /// The value `text` of `option` is wrong.

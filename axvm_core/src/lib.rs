@@ -9,7 +9,8 @@
 //!                 |    serve, current                the main thread meanwhile; the machine of the moment
 //!                 '--> consoles, control, notify     terminals and sockets; the API; the service manager
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
-//!   printed:    pages, doctor --> axvm_inspect       about AxVM, about the host
+//!   printed:    pages, completions                   about AxVM
+//!               doctor --> axvm_inspect              about the host
 //!               speech, narrator, error              how answers, events and mistakes are said
 //! ```
 //!
@@ -20,10 +21,12 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod completions;
 pub mod config;
 mod consoles;
 mod current;
 mod doctor;
+mod end;
 pub mod error;
 mod narrator;
 mod notify;
@@ -34,6 +37,7 @@ mod run;
 mod selftest;
 mod serve;
 pub mod settings;
+mod signs;
 mod speech;
 
 use std::process::ExitCode;
@@ -45,6 +49,7 @@ use error::ConfigError;
 
 /// Runs `axvm` with the command line of this process; its exit code.
 pub fn main() -> ExitCode {
+    speech::begin();
     let code = Cli::read().map_err(Into::into).and_then(command).map(ExitCode::from).unwrap_or_else(|error| {
         speech::tell(chain(&error));
         ExitCode::from(error.downcast_ref().map_or(1, ConfigError::exit_code))
@@ -62,21 +67,50 @@ fn command(cli: Cli) -> Result<u8> {
         Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Config(args)) => pages::config(args).map_err(Into::into),
-        Some(Command::Completions(args)) => pages::completions(&args).map_err(Into::into),
+        Some(Command::Completions(args)) => completions::completions(&args).map_err(Into::into),
         Some(Command::Man(args)) => pages::man(&args).map_err(Into::into),
         None => run::run(cli.run),
     }
 }
 
-/// An error and its causes on one line; a cause that its parent already tells is not repeated.
+/// An error and its causes on one line: what was tried, why it failed, what to do. A cause that its parent already tells
+/// is not repeated.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
+            let what = remedy(&text);
+            text.insert_str(what, &format!(": {cause}"));
         }
     }
     text
+}
+
+/// Where in an error's words begins what to do: after a semicolon, or as a sentence of its own; else their end.
+fn remedy(text: &str) -> usize {
+    let sentence = |at: &usize| text[at + 2..].starts_with(|letter: char| letter.is_uppercase());
+    let sentence = text.match_indices(". ").map(|(at, _)| at).find(sentence);
+    text.find("; ").into_iter().chain(sentence).min().unwrap_or(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chain;
+
+    #[test]
+    fn a_cause_comes_before_what_to_do() {
+        let told = |words: &[&'static str]| {
+            let inner = anyhow::Error::msg(words[words.len() - 1]);
+            chain(&words[..words.len() - 1].iter().rev().fold(inner, |error, word| error.context(*word)))
+        };
+        assert_eq!(told(&["Cannot open f; try g", "no file"]), "Cannot open f: no file; try g");
+        assert_eq!(told(&["Cannot open e.g. f. Try g; or h", "no file"]), "Cannot open e.g. f: no file. Try g; or h");
+        assert_eq!(
+            told(&["Cannot boot", "Cannot open f; try g", "no file"]),
+            "Cannot boot: Cannot open f: no file; try g"
+        );
+        assert_eq!(told(&["Cannot open f: no file; try g", "no file"]), "Cannot open f: no file; try g");
+    }
 }

@@ -2,14 +2,14 @@
 //! types of the settings.
 //!
 //! ```text
-//!   Cli       -> completions (clap_complete), manual (clap_mangen)
+//!   Cli       -> manual (clap_mangen)
 //!   Settings  -> settings file (toml), schema (schemars)
 //! ```
 
 use clap::CommandFactory;
 use clap::builder::Resettable;
 
-use crate::cli::{Cli, CompletionsArgs, ConfigArgs, ManArgs};
+use crate::cli::{Cli, ConfigArgs, ManArgs};
 use crate::error::ConfigError;
 use crate::settings;
 use crate::speech;
@@ -28,13 +28,6 @@ pub fn config(args: ConfigArgs) -> Result<u8, ConfigError> {
 /// The published schema: what `axvm config --schema` prints.
 pub fn schema() -> String {
     format!("{:#}\n", settings::schema().as_value())
-}
-
-/// `axvm completions`.
-pub fn completions(args: &CompletionsArgs) -> Result<u8, ConfigError> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "axvm", &mut script);
-    print("the completions", &script)
 }
 
 /// `axvm man`.
@@ -77,5 +70,5 @@ fn sections(notes: &str) -> String {
 
 /// Prints a page.
 fn print(what: &'static str, page: &[u8]) -> Result<u8, ConfigError> {
-    speech::print(page).map(|()| 0).map_err(|source| ConfigError::Output { what, source })
+    speech::write(page).map(|()| 0).map_err(|source| ConfigError::Output { what, source })
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axvm_api::types::{self, CacheType, MachineState};
 use axvm_api::{Attach, Control, ControlError};
 use axvm_boot::plan::{Part, disk_name};
-use axvm_console::Attacher;
+use axvm_console::{Attacher, Port};
 use axvm_devices::StopReason;
 use axvm_machine::{BALLOON, KernelSource, Machine, PauseError, Resources};
 use axvm_memory::{GuestRam, PageSize};
@@ -40,6 +40,7 @@ pub struct Panel {
     ram: Arc<GuestRam>,
     images: Vec<Arc<DiskImage>>,
     attacher: Attacher,
+    com1: Port,
     started: Instant,
     current: Arc<Current>,
     counted: Mutex<Counted>,
@@ -80,8 +81,9 @@ impl Panel {
         let started = Instant::now();
         let counted = Mutex::new(Counted { at: started, total: 0, per_second: 0.0 });
         let attacher = consoles.for_people();
+        let com1 = consoles.ports().com1;
         let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
-        Panel { facts, ram, images, attacher, started, current, counted }
+        Panel { facts, ram, images, attacher, com1, started, current, counted }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -197,10 +199,28 @@ impl Control for Panel {
     fn power_button(&self) -> Result<(), ControlError> {
         match self.awake()?.press_power_button() {
             true => Ok(()),
-            false => Err("The machine has no power button: it runs without ACPI (--no-acpi). \
+            false => Err("The machine has no power button: it runs without ACPI (--acpi off). \
                           To end it without asking the guest: axvm ctl MACHINE stop"
                 .into()),
         }
+    }
+
+    fn nmi(&self) -> Result<(), ControlError> {
+        match self.awake()?.nmi() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(ControlError(format!("KVM does not take an NMI: {error}"))),
+            None => {
+                Err("The machine's first vCPU does not come to take it: what it asked the host for takes long, or \
+                         the machine is stopping; try again"
+                    .into())
+            }
+        }
+    }
+
+    fn serial_break(&self) -> Result<(), ControlError> {
+        self.awake()?;
+        self.com1.put_break();
+        Ok(())
     }
 
     fn reset(&self) -> Result<(), ControlError> {

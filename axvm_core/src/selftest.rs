@@ -7,7 +7,7 @@
 //! The machine is one as `axvm run` makes it, sandbox included: 64 MiB, one disk, every device. See `axvm_guest` for the
 //! lines that the guest prints.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use axvm_console::BackEnd;
 use axvm_devices::StopReason;
 use axvm_events::Events;
+use axvm_inspect::wrap::wrapped;
 use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::Role;
 use axvm_virtio::block::{DiskConfig, OnFull};
@@ -25,11 +26,12 @@ use crate::cli::SelftestArgs;
 use crate::config::Config;
 use crate::consoles::OpenedConsoles;
 use crate::current::Current;
+use crate::end::End;
 use crate::narrator::Narrator;
-use crate::run::{End, Starts, close_sandbox};
+use crate::run::{Starts, close_sandbox};
 use crate::serve::{Limits, Signals, see_off};
 use crate::settings::{OnReboot, Settings};
-use crate::speech::print;
+use crate::speech::{columns, print};
 
 /// A guest that says nothing for so long hangs; each of its own waits is shorter.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -77,7 +79,7 @@ pub fn selftest(args: &SelftestArgs) -> Result<u8> {
     };
     match args.json {
         true => print(serde_json::to_string_pretty(&report)? + "\n")?,
-        false => print(report.table())?,
+        false => print(report.table(columns(io::stdout())))?,
     }
     Ok(if report.ok { 0 } else { 1 })
 }
@@ -114,14 +116,17 @@ struct Disk(tempfile::TempPath);
 
 impl Disk {
     fn make() -> Result<Disk> {
-        let file = tempfile::Builder::new().prefix("axvm-selftest-").tempfile().context("Cannot make a disk image")?;
-        file.as_file().set_len(DISK_LEN).context("Cannot make a disk image")?;
+        let dir = std::env::temp_dir();
+        let trouble =
+            || format!("Cannot make a disk image in {}; set TMPDIR to a directory where you may write", dir.display());
+        let file = tempfile::Builder::new().prefix("axvm-selftest-").tempfile_in(&dir).with_context(trouble)?;
+        file.as_file().set_len(DISK_LEN).with_context(trouble)?;
         Ok(Disk(file.into_temp_path()))
     }
 }
 
 fn config(cpus: u32, disk: &Disk) -> Result<Config> {
-    let said = Settings { kernel: Some("selftest".into()), on_reboot: Some(OnReboot::Exit), ..Settings::default() };
+    let said = Settings { kernel: Some("selftest".into()), on_reboot: Some(OnReboot::End), ..Settings::default() };
     let mut config = Config::from_settings(said)?;
     let machine = &mut config.machine;
     machine.kernel = KernelSource::Embedded(axvm_guest::selftest());
@@ -177,7 +182,10 @@ fn parse(line: &str) -> Option<Proof> {
 fn outcome(end: &End, config: &Config) -> Option<Proof> {
     match end.code() {
         Ok(0) => None,
-        _ => Some(Proof::failed("power", end.words(config).unwrap_or_else(|| "the guest did not power off".into()))),
+        _ => Some(Proof::failed(
+            "power",
+            end.words(&config.settings).unwrap_or_else(|| "the guest did not power off".into()),
+        )),
     }
 }
 
@@ -187,10 +195,18 @@ impl Proof {
     }
 }
 
+/// Columns before what was seen.
+const INDENT: usize = 36;
+/// Columns that it has on a terminal which is narrower.
+const LEAST_COLUMNS: usize = 20;
+
 impl Report {
-    fn table(&self) -> String {
+    /// The proofs, and what follows from them; in lines of so many columns, if that is said.
+    fn table(&self, columns: Option<usize>) -> String {
         let mut text = String::new();
+        let width = |before| columns.map_or(usize::MAX, |all| all.saturating_sub(before).max(LEAST_COLUMNS));
         for Proof { name, verdict, microseconds, detail } in &self.proofs {
+            let detail = wrapped(detail, width(INDENT)).join(&format!("\n{:INDENT$}", ""));
             let line = format!("{verdict:6}  {name:14} {:>8.1} ms  {detail}", *microseconds as f64 / 1e3);
             text.push_str(line.trim_end());
             text.push('\n');
@@ -198,16 +214,16 @@ impl Report {
         let count = |verdict| self.proofs.iter().filter(|proof| proof.verdict == verdict).count();
         let (ok, failed) = (count("ok"), count("FAILED"));
         let vcpus = if self.cpus == 1 { "1 vCPU".into() } else { format!("{} vCPUs", self.cpus) };
-        text.push_str(&format!("\n{ok} proofs hold, {failed} failed, with {vcpus} in {:.2} s. ", self.seconds));
-        text.push_str(match (self.ok, self.hardware_virtualization) {
-            (false, _) => "This host has trouble with AxVM; `axvm doctor` looks at it.\n",
-            (true, true) => "This host can run AxVM.\n",
+        let follows = match (self.ok, self.hardware_virtualization) {
+            (false, _) => "This host has trouble with AxVM; `axvm doctor` looks at it.",
+            (true, true) => "This host can run AxVM.",
             (true, false) => {
-                "This host can run AxVM, but no Linux\nat a useful speed: the processor offers no virtualization; \
-                 `axvm doctor` explains.\n"
+                "This host can run AxVM, but no Linux at a useful speed: the processor offers no virtualization; \
+                 `axvm doctor` explains."
             }
-        });
-        text
+        };
+        let end = format!("{ok} proofs hold, {failed} failed, with {vcpus} in {:.2} s. {follows}", self.seconds);
+        text + "\n" + &wrapped(&end, width(0)).join("\n") + "\n"
     }
 }
 
@@ -236,10 +252,10 @@ mod tests {
             hardware_virtualization: true,
             proofs,
         };
-        let good = report(vec![parse("AXVM pit ok 5us pin 2").unwrap()]).table();
+        let good = report(vec![parse("AXVM pit ok 5us pin 2").unwrap()]).table(None);
         assert!(good.starts_with("ok      pit                 0.0 ms  pin 2\n"), "{good}");
         assert!(good.ends_with("This host can run AxVM.\n"), "{good}");
-        let bad = report(vec![Proof::failed("pit", "no interrupt".into())]).table();
+        let bad = report(vec![Proof::failed("pit", "no interrupt".into())]).table(None);
         assert!(bad.contains("0 proofs hold, 1 failed") && bad.contains("axvm doctor"), "{bad}");
     }
 }

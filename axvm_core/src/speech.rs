@@ -14,12 +14,17 @@
 //! pipe just after `poll` said that it has room, and a terminal has room for a byte and not for a line. For the same
 //! reason it must not be made non-blocking. So while a machine runs, a thread `stderr` does the waiting.
 //!
+//! A terminal gets lines that end between words; files and programs get each line whole.
+
 use std::collections::VecDeque;
+use std::env;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use axvm_inspect::wrap::wrapped;
 use axvm_sandbox::Role;
 use axvm_sync::lock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,6 +35,11 @@ const QUEUE_LEN: usize = 64 << 10;
 /// How long an important line, or the end of AxVM, waits for a reader that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Who speaks.
+const SENDER: &str = "axvm: ";
+
+/// Columns of standard error, set by [`begin`]: threads of a machine that runs may not ask.
+static COLUMNS: OnceLock<Option<usize>> = OnceLock::new();
 /// Lines on their way to standard error; set by [`start_writer`].
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 
@@ -46,6 +56,11 @@ struct LineQueue {
     len: usize,
     /// Lines that could not be written and were not asked for.
     lost: u64,
+}
+
+/// Looks where lines go, as long as that is allowed.
+pub fn begin() {
+    COLUMNS.get_or_init(|| columns(io::stderr()));
 }
 
 /// Starts the thread that writes lines. Before that, [`tell`] and [`try_tell`] write themselves.
@@ -167,23 +182,68 @@ pub fn take_lost() -> u64 {
 }
 
 fn line(words: impl Display) -> Vec<u8> {
+    let columns = COLUMNS.get().copied().flatten();
     // A raw terminal only feeds the line.
-    let end = if axvm_console::is_raw() && io::stderr().is_terminal() { "\r\n" } else { "\n" };
-    format!("axvm: {words}{end}").into_bytes()
+    let end = if axvm_console::is_raw() && columns.is_some() { "\r\n" } else { "\n" };
+    spoken(&words.to_string(), columns, end).into_bytes()
+}
+
+/// The words with their sender; on a terminal, with as many line ends as its width asks for.
+fn spoken(words: &str, columns: Option<usize>, end: &str) -> String {
+    let width = columns.map_or(usize::MAX, |columns| columns.saturating_sub(SENDER.len()).max(LEAST_COLUMNS));
+    let between = format!("{end}{:1$}", "", SENDER.len());
+    format!("{SENDER}{}{end}", wrapped(words, width).join(&between))
+}
+
+/// Columns that words have on the narrowest terminal.
+const LEAST_COLUMNS: usize = 20;
+/// Columns of a terminal that does not tell.
+const USUAL_COLUMNS: usize = 80;
+
+/// Columns of a terminal; none if it is something else.
+pub fn columns(of: impl AsFd + IsTerminal) -> Option<usize> {
+    let told = || rustix::termios::tcgetwinsize(&of).map_or(0, |size| usize::from(size.ws_col));
+    of.is_terminal().then(|| match told() {
+        0 => USUAL_COLUMNS,
+        columns => columns,
+    })
+}
+
+/// Whether what is printed there may have colours.
+pub fn colour(of: impl IsTerminal) -> bool {
+    let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    of.is_terminal() && !unwanted && env::var_os("TERM").is_some_and(|kind| kind != "dumb")
 }
 
 /// Prints an answer on standard output. A reader that has seen enough is no error.
 pub fn print(answer: impl AsRef<[u8]>) -> io::Result<()> {
+    let why = |error: io::Error| {
+        let remedy = "send standard output to a place that can be written";
+        io::Error::new(error.kind(), format!("Cannot print the answer: {error}; {remedy}"))
+    };
+    write(answer).map_err(why)
+}
+
+/// The same; what the kernel said is the error.
+pub fn write(answer: impl AsRef<[u8]>) -> io::Result<()> {
     let mut to = io::stdout().lock();
     match to.write_all(answer.as_ref()).and_then(|()| to.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| io::Error::new(error.kind(), format!("Cannot print the answer: {error}"))),
+        written => written,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_gets_short_lines_and_a_file_whole_ones() {
+        let words = "the first disk has no end";
+        assert_eq!(spoken(words, Some(26), "\r\n"), "axvm: the first disk has\r\n      no end\r\n");
+        assert_eq!(spoken(words, Some(3), "\n"), "axvm: the first disk has\n      no end\n");
+        assert_eq!(spoken(words, None, "\n"), "axvm: the first disk has no end\n");
+    }
 
     #[test]
     fn lines_wait_up_to_a_limit_and_no_caller_does() {

@@ -1,7 +1,7 @@
 //! Explaining: what AxVM knows about the place it runs in, as rows and sentences for people.
 //!
 //! ```text
-//!   the host: files, ids, what /dev/kvm says --doctor--> rows --table--> text
+//!   the host: files, ids, what /dev/kvm says --doctor--> rows --table--> text --wrap--> lines
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
@@ -9,3 +9,4 @@
 #![forbid(unsafe_code)]
 
 pub mod doctor;
+pub mod wrap;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
+use axvm_arch::cpuid::CpuidEntry;
 use axvm_inspect::doctor::{Host, Root, Row, Style, User, Verdict, can_run, examine, summary, table};
 use axvm_kvm::{CAPABILITIES, Capabilities, KvmError, Survey};
 use axvm_sandbox::{Availability, Protection, SandboxReport};
@@ -229,6 +230,17 @@ const CASES: &[Case] = &[
         true,
     ),
     Case(
+        "an emulated processor without XSAVE that reports AVX",
+        |fake| {
+            let leaf = CpuidEntry { function: 1, ecx: 1 << 28, edx: !0, ..CpuidEntry::default() };
+            fake.host.kvm = Ok(Survey { cpuid: vec![leaf], ..survey() });
+        },
+        "CPUID",
+        Verdict::Note,
+        "processor model",
+        true,
+    ),
+    Case(
         "a virtual machine without nested virtualization",
         |fake| fake.put("proc/cpuinfo", "vendor_id : GenuineIntel\nflags : fpu hypervisor constant_tsc\n"),
         "vmx or svm",
@@ -426,7 +438,7 @@ fn each_fault_of_a_host_is_found_with_its_remedy() {
 
 /// Every host's table is at most 100 columns wide, and no command in it is broken.
 fn fits(host: &Host, rows: &[Row]) {
-    let text = table(rows, &summary(host, rows), Style { colour: false });
+    let text = table(rows, &summary(host, rows), Style { colour: false, columns: Some(100) });
     let wide: Vec<_> = text.lines().filter(|line| line.chars().count() > 100).collect();
     assert!(wide.is_empty(), "{wide:#?}");
     let whole = |line: &str| text.lines().any(|shown| shown.ends_with(line));

@@ -26,8 +26,9 @@ use axvm_virtio::{Busy, StillBusy};
 use thiserror::Error;
 
 use crate::gate::Order;
+use crate::halt::Watch;
 use crate::inventory::Inventory;
-use crate::vcpu::{self, VcpuHandle, VcpuShared};
+use crate::vcpu::{self, AddressSpace, VcpuHandle, VcpuShared};
 use crate::{MachineError, Ports};
 
 /// A machine whose vCPUs run, wait, or have stopped.
@@ -35,8 +36,10 @@ pub struct Machine {
     plan: Plan,
     inventory: Inventory,
     command_line: String,
-    shared: Arc<VcpuShared>,
+    pub(crate) shared: Arc<VcpuShared>,
     vcpus: Vec<VcpuHandle>,
+    /// When to look whether it has halted.
+    pub(crate) watch: Mutex<Watch>,
     /// One pause, resume, visit or stop at a time. It may take as long as a disk does.
     change: Mutex<Threads>,
     /// What holds now; locked for a moment only, so that a status never waits.
@@ -78,10 +81,13 @@ pub(crate) struct Built {
 }
 
 /// What ended a [`Machine::wait`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitOutcome {
     /// The machine has a reason to stop: call [`Machine::stop`].
     Stopped,
+    /// The guest has halted for good, where the text says: nothing will happen but by an NMI, a reset or a stop. Told
+    /// once, until it does something again.
+    Halted(String),
     /// The caller's own descriptor is readable.
     Readable,
     /// The time is over.
@@ -110,10 +116,11 @@ impl Machine {
         let paused = shared.gate.current() == Order::Pause;
         let mode = if paused { Mode::Paused(Instant::now()) } else { Mode::Running };
         let (change, mode) = (Mutex::default(), Mutex::new(mode));
+        let watch = Mutex::new(Watch::new(Instant::now()));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
         let vm = Arc::new(vm);
         let mut machine =
-            Machine { plan, inventory, command_line, shared, vcpus, change, mode, ports, attention, events, vm };
+            Machine { plan, inventory, command_line, shared, vcpus, watch, change, mode, ports, attention, events, vm };
         for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
             let pin = pins.get(vcpu as usize).copied();
             let error = |source| MachineError::VcpuThread { vcpu, source };
@@ -137,12 +144,13 @@ impl Machine {
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<WaitOutcome> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let rtc = self.inventory.rtc();
-        let stop = self.shared.stop.event_fd().as_fd();
-        // What the caller waits for is the last.
-        let sources = [Some(stop), Some(self.attention.as_fd()), rtc.map(|rtc| rtc.timer_fd()), other];
+        let (stop, activity) = (self.shared.stop.event_fd().as_fd(), self.shared.activity.event_fd().as_fd());
+        // The guest's activity is the second, what the caller waits for is the last.
+        let sources = [Some(stop), Some(activity), Some(self.attention.as_fd()), rtc.map(|rtc| rtc.timer_fd()), other];
         let sources: Vec<_> = sources.into_iter().flatten().collect();
         loop {
-            let ready = wait_any(&sources, deadline)?;
+            let look = lock(&self.watch).next();
+            let ready = wait_any(&sources, deadline.into_iter().chain(look).min())?;
             if self.takes_up_a_stop() {
                 return Ok(WaitOutcome::Stopped);
             }
@@ -150,6 +158,9 @@ impl Machine {
                 self.pause_for_room();
             }
             rtc.inspect(|rtc| rtc.tick());
+            if let Some(place) = self.look_for_halt(ready.get(1) == Some(&true)) {
+                return Ok(WaitOutcome::Halted(place));
+            }
             if other.is_some() && ready.last() == Some(&true) {
                 return Ok(WaitOutcome::Readable);
             }
@@ -198,7 +209,7 @@ impl Machine {
     /// the button then.
     pub fn press_power_button(&self) -> bool {
         let pressed = self.inventory.acpi_pm().inspect(|pm| pm.press_power_button()).is_some();
-        pressed && self.plan.acpi()
+        pressed && self.plan.acpi().has_tables()
     }
 
     /// The balloon's handle, if the machine has one.
@@ -338,15 +349,46 @@ impl Machine {
     fn resume_held(&self, _change: &MutexGuard<'_, Threads>, deadline: Instant) -> Result<(), StillBusy> {
         if matches!(self.mode(), Mode::Pausing | Mode::Paused(_)) {
             self.inventory.resume(deadline)?;
-            self.vcpus.iter().for_each(VcpuHandle::release);
-            self.shared.gate.order(Order::Run);
+            self.let_go();
             // Unless a stop came first.
             let _ = self.change_mode(Mode::Running);
+            self.shared.activity.note();
             if self.shared.stop.reason().is_some() {
                 self.shared.stop.event_fd().signal();
             }
         }
         Ok(())
+    }
+
+    /// Holds the vCPUs of a running machine while `act` looks at them. `None` if it does not run, one does not come, or
+    /// a stop comes first.
+    pub(crate) fn holding_vcpus<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let _change = self.change();
+        if self.mode() != Mode::Running {
+            return None;
+        }
+        self.shared.gate.order(Order::Pause);
+        self.vcpus.iter().for_each(VcpuHandle::kick);
+        let all_came = self.shared.gate.wait_until_still(Instant::now() + BRIEFLY);
+        let answer = (all_came && self.shared.gate.current() == Order::Pause).then(act);
+        self.let_go();
+        answer
+    }
+
+    /// Lets the vCPUs run that were held, or were to be.
+    fn let_go(&self) {
+        self.vcpus.iter().for_each(VcpuHandle::release);
+        self.shared.gate.order(Order::Run);
+        // The kick of a stop that came meanwhile was taken back too.
+        if self.shared.gate.current() == Order::Stop {
+            self.vcpus.iter().for_each(VcpuHandle::kick);
+        }
+    }
+
+    /// Gives the first vCPU a non-maskable interrupt, as the NMI button of a PC does: its kernel may tell what hangs.
+    /// `None` if the machine does not run, or that vCPU does not come.
+    pub fn nmi(&self) -> Option<io::Result<()>> {
+        self.holding_vcpus(|| self.visit_held(0, |vcpu| vcpu.nmi())).flatten()
     }
 
     /// Stops vCPUs, then devices: when it succeeds, every completed request is in its file, and no thread is left. Says
@@ -368,6 +410,7 @@ impl Machine {
         if left {
             // A panic was already reported as the reason to stop.
             threads.drain(..).for_each(|thread| _ = thread.join());
+            [&self.shared.ports, &self.shared.mmio].into_iter().for_each(AddressSpace::tell_counts);
         }
         let stopped = self.inventory.stop(deadline);
         (self.shared.stop.reason().unwrap_or(StopReason::Quit), stopped)
@@ -399,6 +442,8 @@ impl Drop for Machine {
     }
 }
 
+/// How long a look at the vCPUs waits for one that asks the host for something.
+const BRIEFLY: Duration = Duration::from_millis(500);
 /// How long signals and the clock may wait for a pause that is for want of room.
 const MOMENT: Duration = Duration::from_millis(200);
 

@@ -1,8 +1,9 @@
-//! The developer commands of AxVM: `cargo xtask boot`, `test`, `fuzz`, `lab`, `tidy`.
+//! The developer commands of AxVM: `cargo xtask boot`, `test`, `package` and others.
 //!
 //! ```text
 //!   commands   boot, test, fuzz, .. as typed     assets    kernels, initrd, root disk
 //!   lab        AxVM on a hardware-like KVM       archive   cpio, bzImage, compression
+//!   program    AxVM itself, built               packages  .deb, tarball
 //! ```
 
 #![forbid(unsafe_code)]
@@ -12,6 +13,8 @@ pub mod assets;
 pub mod checks;
 pub mod commands;
 pub mod lab;
+pub mod packages;
+pub mod program;
 pub mod progress;
 pub mod project;
 pub mod scenarios;

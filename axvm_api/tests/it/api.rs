@@ -84,9 +84,13 @@ fn the_client_tells_status_acts_and_passes_on_refusals() {
         (status.state, status.cpus, status.memory.resident.total()),
         (MachineState::Running, 2, 4096 + (2 << 20))
     );
-    for (action_type, asked) in
-        [(Action::PowerButton, "power button"), (Action::Reset, "reset"), (Action::Stop, "stop")]
-    {
+    for (action_type, asked) in [
+        (Action::PowerButton, "power button"),
+        (Action::Nmi, "NMI"),
+        (Action::Break, "BREAK"),
+        (Action::Reset, "reset"),
+        (Action::Stop, "stop"),
+    ] {
         client.put("/actions", &ActionRequest { action_type }).unwrap();
         assert_eq!(machine.fake.asked(), [asked]);
     }

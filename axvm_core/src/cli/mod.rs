@@ -5,20 +5,17 @@
 //!   axvm config ...   this file    what is printed and ends
 //!   axvm ctl ...      tools.rs     about machines that run, and about the host
 //!   axvm -hda ...     habits.rs    what other programs' words mean here
+//!   axvm --cpus x     mistakes.rs  what is wrong, in one line
 //! ```
 //!
 //! Two stages: [`crate::settings::Settings`] is what was said, here or in a file; [`crate::config::Config`] is what will
 //! be done.
 
 mod habits;
+mod mistakes;
 mod run;
 mod tools;
 
-use std::error::Error as _;
-use std::ffi::OsString;
-use std::num::ParseIntError;
-
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgGroup, Args, Id, Parser, Subcommand};
 
 pub use run::RunArgs;
@@ -28,28 +25,28 @@ use crate::error::ConfigError;
 
 /// A hypervisor you can read like a book and run like a product.
 #[derive(Debug, Parser)]
-#[command(name = "axvm", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(name = "axvm", version = env!("AXVM_VERSION"), args_conflicts_with_subcommands = true, max_term_width = 100)]
 #[command(help_template = "{about-with-newline}\n{usage-heading} axvm [OPTIONS of axvm run]\n       axvm COMMAND\n
 Commands:\n{subcommands}{after-help}")]
 #[command(after_help = "\
-Without a command, axvm means `axvm run`: it takes ./bzImage, ./initrd.img and ./disk.img (or the
-same in ..) and boots them. The guest's serial console is this terminal; Ctrl-A x ends the machine,
+Without a command, axvm means `axvm run`: it takes ./bzImage, ./initrd.img and ./disk.img (or the \
+same in ..) and boots them. The guest's serial console is this terminal; Ctrl-A x ends the machine, \
 Ctrl-A h tells the other keys.
 
 Examples:
   axvm                                                 what lies here
   axvm bzImage                                         this kernel
-  axvm -k bzImage -d disk.img -c 4 -m 2G               named files, 4 vCPUs, 2 GiB
+  axvm -k bzImage -d disk.img -c 4 -m 2G               files, 4 vCPUs, 2 GiB
   axvm selftest                                        can this host run AxVM?
   axvm --config vm.toml                                what a file says
   axvm config --from-args -k bzImage -m 2G > vm.toml   write such a file
   axvm run --help                                      every option
 
-Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted
-(with --on-reboot exit), 4 the guest's kernel panicked, 5 the guest crashed, 124 its time was over
-(--timeout), 128+N by signal N.
+Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted \
+(with --on-reboot end), 4 the guest's kernel panicked, 5 the guest crashed, 6 it halted for good, \
+124 its time was over (--timeout), 128+N by signal N.
 
-A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace
+A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace \
 seconds, ends the machine.")]
 pub struct Cli {
     /// The command; none means run.
@@ -68,10 +65,10 @@ pub enum Command {
 Examples:
   axvm run bzImage
   axvm run --kernel bzImage --initrd initrd.img --disk disk.img
-  axvm run --kernel bzImage --disk disk.img --cpus 20 --memory 4G --append 'quiet'
-  axvm run --kernel bzImage --disk path=root.img,ro --disk path=data.img,serial=DATA1
+  axvm run --kernel bzImage --disk disk.img --cpus 20 --memory 4G --append quiet
+  axvm run --kernel bzImage --disk root.img,ro --disk data.img,serial=DATA1
   axvm run --kernel vmlinux --entry pvh --cpus 4,sockets=2,cores=2 --pin 0-3
-  axvm run --kernel bzImage --console unix=web.sock --api-sock web.api --name web
+  axvm run -k bzImage --console unix=web.sock --api-sock web.api --name web
   axvm run --config vm.toml --memory 8G --verbose")]
     Run(RunArgs),
 
@@ -91,9 +88,11 @@ Examples:
     #[command(after_help = "\
 Examples:
   axvm config --from-args -k bzImage -d disk.img -c 4 -m 2G > vm.toml
-  axvm config --from-args --config vm.toml -m 4G           the same machine with more memory
-  axvm config --example > vm.toml                          every key, explained
-  axvm config --schema > vm.schema.json                    for editors: #:schema ./vm.schema.json
+  axvm config --from-args --config vm.toml -m 4G     the same with more memory
+  axvm config --example > vm.toml                    every key, explained
+  axvm config --schema > vm.schema.json              for editors
+
+An editor that reads `#:schema ./vm.schema.json` in the first line completes keys and checks values.
 
 Relative paths in a settings file are taken from the directory that the file is in.")]
     Config(ConfigArgs),
@@ -145,8 +144,12 @@ fn options_of_run() -> Vec<Id> {
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
     /// The shell that is to complete
-    #[arg(value_enum)]
-    pub shell: clap_complete::Shell,
+    #[arg(value_enum, required_unless_present = "machines")]
+    pub shell: Option<clap_complete::Shell>,
+
+    /// Print the names of the machines that run: what the scripts ask at each Tab
+    #[arg(long, conflicts_with = "shell")]
+    pub machines: bool,
 }
 
 /// `axvm man`.
@@ -157,59 +160,15 @@ pub struct ManArgs {
 }
 
 impl Cli {
-    /// Reads the command line of this process. A value that its option cannot have is an error in our own words; for
-    /// all else that clap finds (unknown options, help, version) it prints its page, and the process ends.
+    /// Reads the command line of this process. A mistake is an error in our own words; for help and version clap prints
+    /// its page, and the process ends.
     pub fn read() -> Result<Cli, ConfigError> {
         let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
         if let Some(error) = habits::meant(&words) {
             return Err(error);
         }
-        Cli::try_parse().map_err(|error| {
-            let no_text =
-                (error.kind() == ErrorKind::InvalidUtf8).then(|| no_text(std::env::args_os().skip(1))).flatten();
-            no_text.or_else(|| wrong_value(&error)).unwrap_or_else(|| error.exit())
-        })
+        Cli::try_parse().map_err(|error| mistakes::told(&error, &words).unwrap_or_else(|| error.exit()))
     }
-}
-
-/// The first word that is not UTF-8 though it must be, with its option. What has none is a kernel or a machine.
-fn no_text(words: impl Iterator<Item = OsString>) -> Option<ConfigError> {
-    let mut before = None;
-    for word in words {
-        let text = word.to_string_lossy().into_owned();
-        let (option, value) = match text.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => (Some(name.to_owned()), value),
-            _ if text.starts_with("--") => (Some(text.clone()), ""),
-            _ => match text.split_at_checked(2).filter(|(name, _)| name.starts_with('-')) {
-                Some((name, value)) => (Some(name.to_owned()), value),
-                None => (before.take(), &*text),
-            },
-        };
-        if word.to_str().is_none()
-            && let Some(option) = option.as_ref().filter(|option| !ANY_BYTES.contains(&&***option))
-        {
-            let why = "not UTF-8; only the file names of --kernel, --initrd, --disk, --api-sock and --config may be so";
-            return Some(ConfigError::option(option, value, why));
-        }
-        before = option.filter(|_| text.starts_with('-') && value.is_empty());
-    }
-    None
-}
-
-/// Options whose values are names of files, in whatever bytes the host has.
-const ANY_BYTES: [&str; 8] = ["--kernel", "--initrd", "--disk", "--api-sock", "--config", "-k", "-i", "-d"];
-
-/// The option, its value and why it cannot be, if that is the error.
-fn wrong_value(error: &clap::Error) -> Option<ConfigError> {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    // As help shows it: `--cpus <N>` or `--verbose[=<on|off>]`.
-    let option = context(ContextKind::InvalidArg)?.split([' ', '[', '=']).next()?;
-    let why = error.source().filter(|_| error.kind() == ErrorKind::ValueValidation && option.starts_with("--"))?;
-    let why = if why.is::<ParseIntError>() { "not a whole number".into() } else { habits::with_hint(why.to_string()) };
-    Some(ConfigError::option(option, context(ContextKind::InvalidValue)?, why))
 }
 
 #[cfg(test)]
@@ -217,40 +176,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn help_fits_a_terminal_of_80_columns() {
+        use clap::CommandFactory;
+        let program = Cli::command();
+        for command in program.get_subcommands().chain([&program]) {
+            let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for part in notes.split("\n\n") {
+                // Examples stay as they are; a paragraph is one line, which clap breaks.
+                let is_good = match part.strip_prefix("Examples:\n") {
+                    Some(examples) => examples.lines().all(|line| line.chars().count() <= 80),
+                    None => !part.contains('\n'),
+                };
+                assert!(is_good, "axvm {}: {part}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
     fn the_command_line_is_what_clap_wants() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn what_must_be_text_and_is_not_is_told_with_its_option() {
-        use std::os::unix::ffi::OsStringExt;
-        let told = |words: &[&[u8]]| {
-            let error = no_text(words.iter().map(|word| OsString::from_vec(word.to_vec())));
-            error.map(|error| error.to_string().split("; ").next().unwrap().to_owned())
-        };
-        for words in
-            [&[&b"run"[..], b"k\xff", b"-p", b"x\xff"][..], &[b"-dk\xff", b"-px\xff"], &[b"-d", b"k\xff", b"-px\xff"]]
-        {
-            assert_eq!(told(words).unwrap(), "-p x\u{fffd}: not UTF-8", "{words:?}");
-        }
-        assert_eq!(told(&[b"--console=file=\xff"]).unwrap(), "--console file=\u{fffd}: not UTF-8");
-        assert_eq!(told(&[b"--append", b"a", b"--name", b"\xff"]).unwrap(), "--name \u{fffd}: not UTF-8");
-        assert_eq!(told(&[b"-v", b"man", b"\xff"]), None);
-        assert!(ANY_BYTES[..5].iter().all(|option| told(&[option.as_bytes(), b"\xff"]).is_none()));
-    }
-
-    #[test]
-    fn a_wrong_value_is_told_with_its_option() {
-        let told = |words: &[&str]| {
-            let error = Cli::try_parse_from(["axvm"].iter().chain(words)).unwrap_err();
-            wrong_value(&error).map(|error| error.to_string())
-        };
-        assert_eq!(told(&["-c", "0"]).unwrap(), "--cpus 0: a machine needs at least one vCPU");
-        assert_eq!(told(&["--grace=ten"]).unwrap(), "--grace ten: not a whole number");
-        assert_eq!(told(&["selftest", "-c", "256"]).unwrap(), "--cpus 256: 256 is not in 1..=255");
-        for clap_s in [&["--entry", "16"][..], &["--kernal", "k"], &["--name"], &["ctl", "web", "balloon", "x"]] {
-            assert_eq!(told(clap_s), None, "{clap_s:?}");
-        }
     }
 }

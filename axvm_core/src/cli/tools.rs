@@ -13,18 +13,25 @@ use crate::settings::mebibytes;
 
 /// `axvm ctl`.
 #[derive(Debug, Args)]
+// So that `axvm ctl --all pause` has one meaning. A machine that is called `pause` has a process id, too.
+#[command(subcommand_precedence_over_arg = true)]
 #[command(after_help = "\
 Examples:
-  axvm ctl web status                     by name (--name, or the kernel's file name)
-  axvm ctl 4711 shutdown                  by process id
-  axvm ctl ./web.api balloon 1G           by control socket (--api-sock): 1 GiB back to the host
-  axvm ctl web disk vda resize            truncate -s 20G made its image longer before
-  axvm ctl web console                    Ctrl-A x leaves the machine running
+  axvm ctl web status               by name (--name, or the kernel's file name)
+  axvm ctl 4711 shutdown            by process id
+  axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
+  axvm ctl web disk vda resize      its image is longer now
+  axvm ctl web console              Ctrl-A x leaves the machine running
+  axvm ctl --all shutdown           each machine that runs
 
 `axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/status")]
 pub struct CtlArgs {
     /// The machine: path of its control socket, process id, or name
-    pub machine: OsString,
+    #[arg(required_unless_present = "all")]
+    pub machine: Option<OsString>,
+    /// All machines of yours that run, one after the other
+    #[arg(long, conflicts_with = "machine")]
+    pub all: bool,
     /// What to do.
     #[command(subcommand)]
     pub action: CtlAction,
@@ -42,13 +49,17 @@ pub enum CtlAction {
     /// Press the power button: the guest shuts itself down
     #[command(visible_alias = "power-button")]
     Shutdown,
+    /// Press the NMI button: a kernel that hangs may say where
+    Nmi,
+    /// Send a BREAK on the serial port: Linux takes the next key as a SysRq
+    Break,
     /// Press the reset button: a new start, without asking the guest
     Reset,
     /// End the machine now, without asking the guest
     Stop,
     /// Ask the guest to give memory back
     Balloon {
-        /// How much the guest is to give back, all in all: a number with M or G (without: MiB); 0 lets it have
+        /// How much the guest is to give back, all in all: a number with K, M, G or T (without: MiB); 0 lets it have
         /// everything again
         #[arg(value_name = "SIZE", value_parser = mebibytes)]
         mib: u32,
@@ -81,7 +92,7 @@ pub enum DiskAction {
 Examples:
   axvm ps
   axvm ps --json | jq '.[].name'
-  axvm ps -q | xargs -I{} axvm ctl {} shutdown      all of them")]
+  axvm ps -q | wc -l             how many")]
 pub struct PsArgs {
     /// Print process ids only, one a line
     #[arg(short, long, conflicts_with = "json")]
@@ -95,7 +106,7 @@ pub struct PsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  axvm selftest                 can this host run AxVM? device by device, within a second
+  axvm selftest                 can this host run AxVM? device by device
   axvm selftest --cpus 20       with as many vCPUs
   axvm selftest --json")]
 pub struct SelftestArgs {
@@ -111,7 +122,7 @@ pub struct SelftestArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  axvm doctor                   what this host has and lacks, what to change and why
+  axvm doctor                   what this host has and lacks, what to change
   axvm doctor --json")]
 pub struct DoctorArgs {
     /// Print JSON instead of text

@@ -2,27 +2,56 @@
 //!
 //! ```text
 //!   status          GET /status, /balloon    --> a few lines
-//!   pause, resume   PATCH /vm                    shutdown, reset, stop       PUT /actions
+//!   pause, resume   PATCH /vm                    shutdown, reset, stop, nmi, break    PUT /actions
 //!   balloon         PATCH /balloon               console, events             a stream, until one side ends
 //! ```
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use axvm_api::registry::Found;
 use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, DriveUpdate, Status, VmUpdate, WantedState};
-use axvm_api::{Client, ClientError};
+use axvm_api::{Client, ClientError, Registry};
 
 use crate::cli::{CtlAction, CtlArgs, DiskAction};
-use crate::speech::print;
+use crate::error::ConfigError;
+use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
 use super::{attach, find};
 
 /// Does it; exit code 0, or 1 with the reason as an error.
 pub fn ctl(args: &CtlArgs) -> Result<u8> {
-    let socket = find(&args.machine)?;
+    match &args.machine {
+        Some(machine) => ask(find(machine)?, &args.action),
+        None => ask_all(&args.action),
+    }
+}
+
+/// Does it to each machine of the user, whatever becomes of the others: then the exit code is 1.
+fn ask_all(action: &CtlAction) -> Result<u8> {
+    if let CtlAction::Console | CtlAction::Events = action {
+        let action = if matches!(action, CtlAction::Console) { "console" } else { "events" };
+        return Err(ConfigError::option("--all", action, "a terminal takes one machine at a time; name it").into());
+    }
+    let machines = Registry::of_user().machines().context("Cannot look for machines that run")?;
+    if machines.is_empty() {
+        tell("No machine of yours runs. Start one with `axvm run`");
+    }
+    let mut code = 0;
+    for Found { socket, .. } in machines {
+        if let Err(error) = ask(socket, action) {
+            tell(format_args!("{error:#}"));
+            code = 1;
+        }
+    }
+    Ok(code)
+}
+
+fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
     let mut client = Client::connect(&socket)?;
-    match args.action {
+    match action {
         CtlAction::Status => {
             let status: Status = client.get("/status")?;
             // A machine may have no balloon.
@@ -32,15 +61,22 @@ pub fn ctl(args: &CtlArgs) -> Result<u8> {
         CtlAction::Pause => change(&mut client, WantedState::Paused)?,
         CtlAction::Resume => change(&mut client, WantedState::Resumed)?,
         CtlAction::Shutdown => act(&mut client, Action::PowerButton)?,
+        CtlAction::Nmi => act(&mut client, Action::Nmi)?,
+        CtlAction::Break => act(&mut client, Action::Break)?,
         CtlAction::Reset => act(&mut client, Action::Reset)?,
         CtlAction::Stop => act(&mut client, Action::Stop)?,
         CtlAction::Balloon { mib } => {
-            client.patch("/balloon", &BalloonUpdate { amount_mib: mib })?;
+            client.patch("/balloon", &BalloonUpdate { amount_mib: *mib })?;
         }
-        CtlAction::Disk { ref name, action: DiskAction::Resize } => {
+        CtlAction::Console => {
+            let status: Status = client.get("/status")?;
+            // People use hvc0 where there is one.
+            let is_serial = !status.parts.iter().any(|part| part.name == "hvc0");
+            return attach::attach(client.console()?, socket, is_serial);
+        }
+        CtlAction::Disk { name, action: DiskAction::Resize } => {
             resize(&mut client, name)?;
         }
-        CtlAction::Console => return attach::attach(client.console()?, socket),
         CtlAction::Events => events(client)?,
     }
     Ok(0)

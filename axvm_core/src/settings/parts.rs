@@ -101,13 +101,13 @@ settings! {
     #[serde(expecting = "a table: [memory] with size = \"4G\"")]
     pub struct Memory {
         // The command line's own; `RunArgs::settings` turns it into the two keys below.
-        /// Guest RAM: a number with K, M or G (without: MiB); ,shared makes it a memory file that other processes can
+        /// Guest RAM: a number with K, M, G or T (without: MiB); ,shared makes it a memory file that other processes can
         /// map [default: 512M]
         #[arg(short = 'm', long = "memory", value_name = "SIZE[,shared]", allow_hyphen_values = true)]
         #[serde(skip)]
         pub amount: Option<Amount>,
 
-        /// Size: a number with K, M, G or T [default: 512M]
+        /// Size: a number with K, M, G or T (without: MiB) [default: 512M]
         #[arg(skip)]
         pub size: Option<Size> = DEFAULT_SIZE,
 

@@ -19,6 +19,8 @@ use clap::Args;
 use crate::assets::{self, Kernel, Wanted};
 use crate::checks::{self, Check};
 use crate::lab::{self, Console, End, LabJob, quoted};
+use crate::program;
+use crate::progress::{print, say};
 use crate::project;
 use crate::tool;
 
@@ -34,7 +36,7 @@ pub struct Boot {
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
     cpus: u32,
-    /// Guest RAM: a number with M or G
+    /// Guest RAM: a number with K, M, G or T (without: MiB)
     #[arg(long, value_name = "SIZE", default_value = "512M")]
     memory: String,
     /// A kernel instead of ./bzImage
@@ -65,7 +67,7 @@ impl Boot {
         match hardware() {
             Ok(()) => self.here(&files),
             Err(why) => {
-                eprintln!("{why}: running AxVM in the lab, an emulated machine that has it (slower, same AxVM)");
+                say(&format!("{why}: running AxVM in the lab, an emulated machine that has it (slower, same AxVM)"));
                 self.in_lab(&files)
             }
         }
@@ -92,7 +94,7 @@ impl Boot {
     }
 
     fn here(&self, files: &Files) -> Result<ExitCode> {
-        let axvm = lab::build(false)?;
+        let axvm = program::build()?;
         let mut command = Command::new(axvm);
         command.args(["run", "--kernel"]).arg(&files.kernel).arg("--initrd").arg(&files.initrd);
         command.arg("--disk").arg(format!("path={}", files.disk.display()));
@@ -115,7 +117,7 @@ impl Boot {
             );
         }
         let named = |file: &Path, name: &str| (file.to_owned(), name.to_owned());
-        let axvm = lab::build(true)?;
+        let axvm = program::build()?;
         let list = self.checks(":lab");
         let words = ["exec", "axvm", "run", "--kernel", "bzImage", "--initrd", "initrd.img", "--disk", "disk.img"];
         let mut words: Vec<String> = words.map(str::to_owned).to_vec();
@@ -134,7 +136,9 @@ impl Boot {
             console: if self.check { Console::Kept } else { Console::Attached },
             note: &|_| {},
         };
-        let run = lab::Lab::open()?.run(&job)?;
+        let lab = lab::Lab::open()?;
+        say("Starting the lab, AxVM in it and Linux in AxVM: the first line comes after ten seconds or more");
+        let run = lab.run(&job)?;
         let code = match &run.end {
             End::Exit(code) => *code,
             End::TimeLimit(limit) => {
@@ -194,8 +198,13 @@ fn hardware() -> std::result::Result<(), String> {
 /// `512M` or `2G` in MiB; what AxVM will refuse is 0.
 fn mebibytes(size: &str) -> u64 {
     let (number, unit) = size.split_at(size.trim_end_matches(|c: char| c.is_alphabetic()).len());
-    let factor = if unit.to_ascii_uppercase().starts_with('G') { 1024 } else { 1 };
-    number.parse::<u64>().unwrap_or(0) * factor
+    let shift = match unit.to_ascii_uppercase().chars().next() {
+        Some('K') => 0,
+        Some('G') => 20,
+        Some('T') => 30,
+        _ => 10,
+    };
+    (number.parse::<u64>().unwrap_or(0) << shift) >> 10
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -239,12 +248,12 @@ fn captured(mut command: Command) -> Result<(String, u8)> {
 fn report(console: &str, list: &str, code: u8) -> ExitCode {
     let checks = checks::judge(console, list);
     for Check { name, ok, detail } in checks.iter().filter(|check| check.name != "end") {
-        println!("{} {name:8} {detail}", if *ok { "ok    " } else { "FAILED" });
+        print(format_args!("{} {name:8} {detail}\n", if *ok { "ok    " } else { "FAILED" }));
     }
     if let Some(seconds) = checks::init_seconds(console) {
-        println!("       Linux ran /init {seconds} s after its start");
+        print(format_args!("       Linux ran /init {seconds} s after its start\n"));
     }
-    println!("{} power-off: AxVM exited with code {code}", if code == 0 { "ok    " } else { "FAILED" });
+    print(format_args!("{} power-off: AxVM exited with code {code}\n", if code == 0 { "ok    " } else { "FAILED" }));
     let all = code == 0 && checks.iter().all(|check| check.ok);
     if !all && std::io::stdout().is_terminal() {
         eprintln!("The guest's last words:\n{}", tool::last_lines(console, 30));
@@ -261,6 +270,7 @@ mod tests {
         assert_eq!(mebibytes("512M"), 512);
         assert_eq!(mebibytes("3G"), 3072);
         assert_eq!(mebibytes("128"), 128);
+        assert_eq!((mebibytes("1T"), mebibytes("524288K")), (1 << 20, 512));
         assert_eq!(mebibytes("lots"), 0);
     }
 }

@@ -35,7 +35,7 @@ impl Fuzz {
         fuzz::build(&self.targets)?;
         let targets = if self.targets.is_empty() { known } else { self.targets };
         let runs = fuzz::run_all(&targets, self.seconds, self.jobs)?;
-        print!("{}", table(&runs));
+        crate::progress::print(table(&runs));
         let good = runs.iter().all(|run| run.failure.is_none());
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

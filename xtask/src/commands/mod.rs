@@ -1,7 +1,10 @@
 //! One file per command.
 
 pub mod boot;
+pub mod build;
+pub mod clean;
 pub mod fuzz;
 pub mod lab;
+pub mod package;
 pub mod test;
 pub mod tidy;

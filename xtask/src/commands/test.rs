@@ -7,14 +7,14 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::assets::{self, Kernel, Wanted};
-use crate::progress::Progress;
+use crate::progress::{Progress, print};
 use crate::testing::changed::Changed;
 use crate::testing::{self, Outcome, cargo, fuzz, linux, pages, tree};
-use crate::{project, tidy, tool};
+use crate::{packages, program, project, tidy, tool};
 
 /// Run every test of every layer, with its set-up
 ///
-/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), lab (Linux 6.1 and 6.12), tree. A FILTER is
+/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), package (`cargo xtask package --check`), lab (Linux 6.1 and 6.12), tree. A FILTER is
 /// the name of a layer, or part of the name of a lab scenario; or `quick` alone, for the round between two edits: what
 /// needs no machine, and of the crates that changed and those that depend on them only. What cannot run on this machine is
 /// listed as skipped, with the reason.
@@ -30,8 +30,21 @@ pub struct Test {
 
 type Row = (String, Outcome, Duration);
 
-const LAYERS: [&str; 12] =
-    ["format", "lints", "docs", "tidy", "locks", "unit", "bare-metal", "pages", "fuzz", "boot", "lab", "tree"];
+const LAYERS: [&str; 13] = [
+    "format",
+    "lints",
+    "docs",
+    "tidy",
+    "locks",
+    "unit",
+    "bare-metal",
+    "pages",
+    "fuzz",
+    "boot",
+    "package",
+    "lab",
+    "tree",
+];
 const QUICK: &str = "quick";
 /// Crates whose `tests` start machines.
 const STARTING_MACHINES: [&str; 3] = ["axvm_core", "axvm_kvm", "axvm_machine"];
@@ -40,7 +53,7 @@ impl Test {
     /// Runs them.
     pub fn run(self) -> Result<ExitCode> {
         let results = if self.filters.iter().any(|filter| filter == QUICK) { self.quick()? } else { self.full() };
-        print!("{}", testing::summary(&results));
+        print(testing::summary(&results));
         let good = results.iter().all(|(_, outcome, _)| outcome.failed.is_empty());
         let any = results.iter().any(|(_, outcome, _)| outcome.passed > 0);
         Ok(if good && any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -64,7 +77,7 @@ impl Test {
     fn quick(&self) -> Result<Vec<Row>> {
         ensure!(self.filters.len() == 1, "quick is a choice of layers: give it alone");
         let changed = Changed::find().context("Cannot find out what has changed")?;
-        println!("{}", changed.line());
+        print(format_args!("{}\n", changed.line()));
         let mut results: Vec<Row> =
             ["format", "tidy", "locks"].iter().map(|layer| timed(layer, || self.layer(layer))).collect();
         let touched: Vec<&str> = changed.touched.iter().map(String::as_str).collect();
@@ -111,13 +124,14 @@ impl Test {
                 let ourselves = std::env::current_exe().context("Cannot find this program")?;
                 let (said, ended_well) =
                     cargo::all_output(tool::tool(&ourselves.to_string_lossy()).args(["boot", "--check"]))?;
-                print!("{said}");
+                print(&said);
                 Ok(Outcome::of(if ended_well {
                     Ok(())
                 } else {
                     Err(anyhow::anyhow!("cargo xtask boot --check:\n{said}"))
                 }))
             }
+            "package" => package(),
             _ => fuzz::smoke(self.fuzz_seconds),
         }
     }
@@ -129,6 +143,15 @@ fn timed(name: &str, layer: impl FnOnce() -> Result<Outcome>) -> Row {
     let _progress = Progress::spinner(&format!("Testing: {name}"));
     let outcome = layer().unwrap_or_else(|error| Outcome::of(Err(error)));
     (name.to_owned(), outcome, started.elapsed())
+}
+
+/// Packages are made, and tried in an empty root.
+fn package() -> Result<Outcome> {
+    if let Some(missing) = ["dpkg-deb", "unshare"].iter().find(|name| tool::find(name).is_none()) {
+        return Ok(Outcome::skip(format!("no {missing} to make or try packages with")));
+    }
+    let held = packages::try_out(&packages::make(&program::build()?)?)?;
+    Ok(Outcome { passed: held.len(), ..Outcome::default() })
 }
 
 /// The tests of these crates that start no machine: what lies beside the code, and `tests` of the others.

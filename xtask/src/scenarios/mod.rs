@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::assets::{self, Kernel, Wanted};
+use crate::assets::{self, Debian, Kernel, Wanted};
 use crate::lab::{Console, End, Lab, LabJob, LabReport};
 use crate::progress::Progress;
 use crate::project;
 
 pub use judge::Verdict;
-pub use list::all;
+pub use list::{all, distribution, few};
 
 /// A few boots of one machine with the same disk, and what must be true afterwards.
 pub struct Scenario {
@@ -36,6 +36,13 @@ pub struct Scenario {
     pub proofs: Vec<Proof>,
 }
 
+impl Scenario {
+    /// The kernels that are not Linux.
+    fn others(&self) -> impl Iterator<Item = OtherKernel> {
+        self.boots.iter().filter_map(|boot| boot.other)
+    }
+}
+
 /// One start of AxVM.
 #[derive(Clone, Copy)]
 pub struct Boot {
@@ -43,6 +50,8 @@ pub struct Boot {
     pub arguments: &'static str,
     /// The ELF kernel instead of the bzImage.
     pub elf: bool,
+    /// Another kernel instead, without an initrd; it is asked for nothing, and its console must say something.
+    pub other: Option<OtherKernel>,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
@@ -55,6 +64,27 @@ pub struct Boot {
     pub limit: u64,
     /// When the console says this, the outer machine runs the shell line, with `$pid` of AxVM.
     pub on: Option<(&'static str, &'static str)>,
+}
+
+/// A kernel that is not Linux.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherKernel {
+    /// Its name in the lab.
+    pub name: &'static str,
+    /// The package that has it.
+    pub package: &'static str,
+    /// Where it is in there.
+    pub path: &'static str,
+    /// Its command line.
+    pub append: &'static str,
+    /// What its console must say.
+    pub says: &'static [&'static str],
+}
+
+impl OtherKernel {
+    fn get(&self) -> Result<PathBuf> {
+        assets::packaged(self.package, self.path)
+    }
 }
 
 /// What must be true on the host, afterwards.
@@ -75,39 +105,78 @@ pub enum Proof {
 }
 
 /// How often the lab is begun anew when its outer machine dies.
-const ATTEMPTS: u32 = 10;
+const ATTEMPTS: u32 = 3;
 
-/// All scenarios on one kernel.
+/// Some scenarios on one system.
 pub struct Campaign {
-    kernel: Kernel,
+    system: System,
     /// `6.1`
-    pub series: &'static str,
+    pub name: &'static str,
     scenarios: Vec<Scenario>,
+    /// Kernels that are not Linux, with their names in the lab.
+    others: Vec<(PathBuf, String)>,
+}
+
+/// What is started.
+struct System {
+    kernel: PathBuf,
+    /// The same kernel as an ELF file, where a scenario wants it.
+    vmlinux: Option<PathBuf>,
+    initrd: PathBuf,
+    /// Copied for each scenario.
+    disk: PathBuf,
+}
+
+/// The scenarios whose kernels are to be had, and those of them that are not Linux.
+fn with_others(mut scenarios: Vec<Scenario>) -> (Vec<Scenario>, Vec<(PathBuf, String)>) {
+    let mut files = Vec::new();
+    scenarios.retain(|scenario| {
+        let found: Result<Vec<_>> = scenario.others().map(|other| Ok((other.get()?, other.name.to_owned()))).collect();
+        found
+            .map(|found| files.extend(found))
+            .inspect_err(|why| eprintln!("The lab goes without {}: {why:#}", scenario.name))
+            .is_ok()
+    });
+    files.sort();
+    files.dedup();
+    (scenarios, files)
 }
 
 impl Campaign {
-    /// The scenarios whose names contain one of the filters; all without filters.
-    pub fn new(wanted: &Wanted, filters: &[String]) -> Result<Self> {
+    /// The scenarios on a stock kernel with our own small system.
+    pub fn new(wanted: &Wanted, scenarios: Vec<Scenario>) -> Result<Self> {
         let _lock = assets::lock()?;
-        let mut scenarios = all();
-        scenarios.retain(|scenario| {
-            filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
-        });
-        Ok(Self { kernel: Kernel::get(wanted)?, series: wanted.name, scenarios })
+        let kernel = Kernel::get(wanted)?;
+        let elf = scenarios.iter().flat_map(|scenario| &scenario.boots).any(|boot| boot.elf);
+        let system = System {
+            vmlinux: elf.then(|| kernel.vmlinux()).transpose()?,
+            initrd: assets::initrd(&[&kernel])?,
+            kernel: kernel.image,
+            disk: assets::root_disk()?,
+        };
+        let (scenarios, others) = with_others(scenarios);
+        Ok(Self { system, name: wanted.name, scenarios, others })
     }
 
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.scenarios.is_empty()
+    /// The scenarios on a whole distribution.
+    pub fn debian(scenarios: Vec<Scenario>) -> Result<Self> {
+        let _lock = assets::lock()?;
+        let Debian { kernel, initrd, disk } = Debian::get()?;
+        Ok(Self {
+            system: System { kernel, vmlinux: None, initrd, disk },
+            name: "debian",
+            scenarios,
+            others: Vec::new(),
+        })
     }
 
     /// Runs them in one lab run, and gives a verdict on each. What the outer machine's death left open is tried again: that
     /// is a fault of the emulated processor, not of AxVM.
-    pub fn run(&self, lab: &Lab, axvm: PathBuf) -> Result<Vec<Verdict>> {
+    pub fn run(&self, lab: &Lab, axvm: &Path) -> Result<Vec<Verdict>> {
         let mut open: Vec<&Scenario> = self.scenarios.iter().collect();
         let mut verdicts = Vec::new();
         for attempt in 1.. {
-            let report = self.attempt(lab, &axvm, &open)?;
+            let report = self.attempt(lab, axvm, &open)?;
             let (good, bad): (Vec<_>, Vec<_>) =
                 self.verdicts(&report, &open)?.into_iter().partition(|verdict| verdict.failures.is_empty());
             verdicts.extend(good);
@@ -131,11 +200,11 @@ impl Campaign {
     /// One lab run.
     fn attempt(&self, lab: &Lab, axvm: &Path, open: &[&Scenario]) -> Result<LabReport> {
         let boots: usize = open.iter().map(|scenario| scenario.boots.len()).sum();
-        let progress = Progress::steps(&format!("Linux {} in the lab", self.series), boots as u64);
+        let progress = Progress::steps(&format!("Lab {}", self.name), boots as u64);
         let done = std::cell::Cell::new(0);
         let note = |line: &str| {
             if let Some(dir) = line.strip_prefix("start out/") {
-                progress.note(format!("Linux {} in the lab: {dir}", self.series));
+                progress.note(format!("Lab {}: {dir}", self.name));
             } else {
                 done.set(done.get() + 1);
                 progress.at(done.get());
@@ -144,7 +213,7 @@ impl Campaign {
         let limits: u64 = open.iter().flat_map(|scenario| &scenario.boots).map(|boot| boot.limit).sum();
         let job = LabJob {
             script: script::job(open),
-            files: self.files(axvm.to_owned(), open)?,
+            files: self.files(axvm, open),
             limit: Some(Duration::from_secs(60 + limits)),
             console: Console::Kept,
             note: &note,
@@ -152,21 +221,18 @@ impl Campaign {
         lab.run_once(&job)
     }
 
-    fn files(&self, axvm: PathBuf, open: &[&Scenario]) -> Result<Vec<(PathBuf, String)>> {
-        let _lock = assets::lock()?;
-        let mut files = vec![
-            (axvm, "bin/axvm".to_owned()),
-            (self.kernel.image.clone(), "bzImage".to_owned()),
-            (self.kernel.vmlinux()?, "vmlinux".to_owned()),
-            (assets::initrd(&[&self.kernel])?, "initrd.img".to_owned()),
-        ];
-        let disk = assets::root_disk()?;
+    fn files(&self, axvm: &Path, open: &[&Scenario]) -> Vec<(PathBuf, String)> {
+        let System { kernel, vmlinux, initrd, disk } = &self.system;
+        let files = [(Some(axvm), "bin/axvm"), (Some(kernel), "bzImage"), (vmlinux.as_deref(), "vmlinux")];
+        let files = files.into_iter().chain([(Some(initrd.as_path()), "initrd.img")]);
+        let mut files: Vec<_> = files.filter_map(|(file, name)| Some((file?.to_owned(), name.to_owned()))).collect();
+        files.extend(self.others.iter().cloned());
         files.extend(open.iter().map(|scenario| (disk.clone(), format!("disks/{}.img", scenario.name))));
-        Ok(files)
+        files
     }
 
     fn verdicts(&self, report: &LabReport, open: &[&Scenario]) -> Result<Vec<Verdict>> {
-        let out = project::target().join("lab-tests").join(self.series);
+        let out = project::target().join("lab-tests").join(self.name);
         report.payload.take_directory("out", &out)?;
         fs::write(out.join("outer-console"), &report.outer_console).context("Cannot keep the outer console")?;
         let lab_failure = match &report.end {

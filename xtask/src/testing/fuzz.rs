@@ -50,7 +50,7 @@ pub fn smoke(seconds: u32) -> Result<Outcome> {
     build(&[])?;
     let mut outcome = Outcome::default();
     for run in run_all(&targets, seconds, 2)? {
-        println!("fuzz {}: {} inputs", run.name, run.executions);
+        crate::progress::print(format_args!("fuzz {}: {} inputs\n", run.name, run.executions));
         match run.failure {
             None => outcome.passed += 1,
             Some(what) => outcome.failed.push(format!("{}:\n{what}", run.name)),

@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use super::Page;
 use crate::tool;
 
-/// What other programs in the book have: cargo, curl, systemctl, useradd, fio and the like.
-const OTHERS: [&str; 21] = [
+/// What other programs in the book have: cargo, curl, systemctl, podman, tar and the like.
+const OTHERS: [&str; 31] = [
     "--release",
     "--no-deps",
     "--open",
@@ -37,6 +37,16 @@ const OTHERS: [&str; 21] = [
     "--help",
     "--verify",
     "--wait",
+    "--create",
+    "--customize-hook",
+    "--device",
+    "--group-add",
+    "--include",
+    "--locked",
+    "--path",
+    "--rm",
+    "--strip-components",
+    "--variant",
 ];
 
 /// A command with its help.

@@ -1,0 +1,41 @@
+//! AxVM as it is used: one static program, built once for this machine, the lab and packages.
+//!
+//! ```text
+//!   cargo xtask build, boot, lab, package --> target/x86_64-unknown-linux-gnu/release/axvm
+//!   cargo build --release                 --> target/release/axvm        the C library is the host's
+//! ```
+//!
+//! Static, for the lab's outer machine and a container from scratch have no C library. `--target` keeps both apart in one
+//! directory: what runs while compiling (build scripts, macros) is built without the flag, and shared.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::project;
+use crate::tool::{output, tool};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Builds it, if it is not there; says before that this takes a while.
+pub fn build() -> Result<PathBuf> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let axvm = project::target().join(TARGET).join("release/axvm");
+    let mut command = tool(&cargo);
+    command.args(["build", "--release", "-p", "axvm_core", "--target", TARGET]).current_dir(project::root());
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    match axvm.exists() {
+        true => eprintln!("Building AxVM"),
+        false => eprintln!("Building AxVM: one to three minutes the first time"),
+    }
+    if std::io::stderr().is_terminal() {
+        // Cargo has a bar of its own.
+        let status = command.status().context("Cannot start cargo")?;
+        ensure!(status.success(), "Building AxVM failed");
+    } else {
+        output(command.arg("--quiet"))?;
+    }
+    ensure!(axvm.exists(), "No program {} after the build", axvm.display());
+    Ok(axvm)
+}
