@@ -19,7 +19,7 @@ use axvm_events::Events;
 use axvm_inspect::wrap::wrapped;
 use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::Role;
-use axvm_virtio::block::DiskConfig;
+use axvm_virtio::block::{DiskConfig, OnFull};
 use serde::Serialize;
 
 use crate::cli::SelftestArgs;
@@ -132,7 +132,10 @@ fn config(cpus: u32, disk: &Disk) -> Result<Config> {
     machine.kernel = KernelSource::Embedded(axvm_guest::selftest());
     machine.topology = axvm_arch::cpuid::Topology::flat(cpus);
     machine.memory.size = MEMORY;
-    machine.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.0.to_path_buf()) }];
+    // No user would make room and resume it.
+    let on_full = OnFull::Report;
+    let disk = DiskConfig { serial: Some("SELFTEST".into()), on_full, ..DiskConfig::new(disk.0.to_path_buf()) };
+    machine.disks = vec![disk];
     machine.virtio_console = true;
     config.console = BackEnd::None;
     config.virtio_console = Some(BackEnd::None);

@@ -154,6 +154,9 @@ impl Machine {
             if self.takes_up_a_stop() {
                 return Ok(WaitOutcome::Stopped);
             }
+            if self.attention.take() {
+                self.pause_for_room();
+            }
             rtc.inspect(|rtc| rtc.tick());
             if let Some(place) = self.look_for_halt(ready.get(1) == Some(&true)) {
                 return Ok(WaitOutcome::Halted(place));
@@ -163,9 +166,6 @@ impl Machine {
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(WaitOutcome::TimedOut);
-            }
-            if self.attention.take() {
-                self.pause_for_room();
             }
         }
     }

@@ -64,6 +64,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_meant_is_told_where_the_key_stands() {
+        for (text, line, words) in [
+            ("[[disk]]\npath = 'a'\nreadonly = true", 3, "'readonly' in [[disk]]; ro = true is what attaches"),
+            ("[[disk]]\nfile = 'a'", 2, "'file' in [[disk]]; path = \"FILE\" is what names the image"),
+            ("[[drive]]\npath = 'a'", 1, "'drive'; a disk is a table [[disk]] with path"),
+            ("[[disk]]\npath = 'a'\ncache = 'none'", 3, "unknown variant 'none', expected 'writeback'"),
+        ] {
+            let fault = super::super::parse(text).unwrap_err();
+            assert!(fault.line == line && fault.why.contains(words), "{fault:?}");
+        }
+    }
+
+    #[test]
     fn no_key_of_ours_is_taken_for_another_programs() {
         let schema = super::super::schema();
         for (table, name, _) in KEYS {

@@ -165,7 +165,6 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ),
             ("-k k --disk a,block=1024", &["--disk a,block=1024", "no block size", "512 or 4096"]),
             ("-k k --disk a,cache=none", &["--disk a,cache=none", "cache=none is unknown", "writethrough"]),
-            ("-k k --disk a,on-full=stop", &["--disk a,on-full=stop", "on-full=stop is unknown", "pause or report"]),
             ("-k k --disk a,serial=123456789012345678901", &["--disk a,serial=", "21 bytes", "room for 20"]),
             ("-k k --console tty", &["--console tty", "unknown", "stdio, file=PATH, pty, unix=PATH or none"]),
             ("-k k --console file=", &["--console file=", "unknown", "file=PATH"]),
@@ -225,9 +224,6 @@ fn settings_errors_name_file_line_and_key() {
     write("table", b"kernel = 'k'\nhugepages = '2M'");
     write("inner", b"[memory]\nsize = '4G'\nhugpages = '2M'");
     write("disk", b"kernel = 'k'\n[[disk]]\nfile = 'a'");
-    write("readonly", b"[[disk]]\npath = 'a'\nreadonly = true");
-    write("drive", b"[[drive]]\npath = 'a'");
-    write("mode", b"[[disk]]\npath = 'a'\ncache = 'none'");
     write("type", b"kernel = 'k'\nmemory = '4G'");
     write("list", b"disk = 'disk.img'");
     write("enum", b"cpu = 'pentium'");
@@ -257,9 +253,6 @@ fn settings_errors_name_file_line_and_key() {
             ("--config table", &["settings table:2:1", "unknown key 'hugepages'", "belongs to [memory]"]),
             ("--config inner", &["settings inner:3:1", "'hugpages' in [memory]", "did you mean 'hugepages'?"]),
             ("--config disk", &["settings disk:3:1", "'file' in [[disk]]; path = \"FILE\" is what names the image"]),
-            ("--config readonly", &["settings readonly:3:1", "'readonly' in [[disk]]; ro = true is what attaches"]),
-            ("--config drive", &["settings drive:1:3", "'drive'; a disk is a table [[disk]] with path"]),
-            ("--config mode", &["settings mode:3:9", "unknown variant 'none'", "'writeback'"]),
             ("--config type", &["settings type:2:10", "string \"4G\"", "[memory] with size = \"4G\""]),
             ("--config list", &["settings list:1:8", "[[disk]]", "path = "]),
             ("--config enum", &["settings enum:1:7", "'pentium'", "host", "ivybridge"]),

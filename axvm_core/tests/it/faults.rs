@@ -270,6 +270,17 @@ fn a_machine_on_a_full_file_system_pauses_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_self_test_without_room_for_its_disk_fails_and_does_not_wait() {
+    let Some(place) = place() else { return };
+    let Some(small) = small_file_system(&place) else { return };
+    fs::write(small.1.join("ballast"), vec![0; 64 << 10]).unwrap();
+    let output = Command::new(AXVM).args(["selftest", "--cpus", "1"]).env("TMPDIR", &small.1).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("No space left on device"), "{said}");
+    assert!(!said.contains("The machine is paused"), "{said}");
+}
+
+#[test]
 fn a_machine_that_waits_for_room_can_be_ended_in_each_way() {
     let Some(place) = place() else { return };
     let Some(small) = small_file_system(&place) else { return };
