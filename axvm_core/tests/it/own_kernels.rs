@@ -56,7 +56,7 @@ impl Code {
 /// Runs code by PVH with these options: exit code, output, errors.
 fn run(place: &Place, code: &[u8], options: &str) -> (i32, String, String) {
     fs::write(place.path("kernel"), images::upper_with(1, code)).unwrap();
-    place.run(&format!("run -k kernel -m 32M --cpus 1 --on-reboot exit --timeout 60s {options}"))
+    place.run(&format!("run -k kernel -m 32M --cpus 1 --on-reboot end --timeout 60s {options}"))
 }
 
 #[test]
