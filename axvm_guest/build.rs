@@ -1,7 +1,8 @@
-//! Compiles the guest: one freestanding program for the bare machine, made by the compiler that builds the rest.
+//! Compiles the guests: freestanding programs for the bare machine, made by the compiler that builds the rest.
 //!
 //! ```text
-//!   guest/main.rs --rustc--> objects --cc, guest/link.ld--> OUT_DIR/guest.elf --include_bytes!--> library
+//!   guest/main.rs      --rustc--> objects --cc, guest/link.ld-->      OUT_DIR/guest.elf     --include_bytes!--> library
+//!   guest/multiboot.rs --rustc--> objects --cc, guest/multiboot.ld--> OUT_DIR/multiboot.elf --include_bytes!--> library
 //! ```
 //!
 //! rustc is called directly, so that no flag meant for programs of this host (static C library, CPU
@@ -13,10 +14,17 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=guest");
-    let out = Path::new(&variable("OUT_DIR")).join("guest.elf");
-    let script = Path::new(&variable("CARGO_MANIFEST_DIR")).join("guest/link.ld");
+    compile("guest", "main.rs", "link.ld");
+    compile("multiboot", "multiboot.rs", "multiboot.ld");
+}
+
+/// Compiles guest/`source`, and links it by guest/`script` to `name`.elf.
+fn compile(name: &str, source: &str, script: &str) {
+    let out = Path::new(&variable("OUT_DIR")).join(name).with_extension("elf");
+    let guest = Path::new(&variable("CARGO_MANIFEST_DIR")).join("guest");
+    let (source, script) = (guest.join(source), guest.join(script));
     let mut rustc = Command::new(variable("RUSTC"));
-    rustc.args(["--edition", "2024", "--crate-type", "bin", "--crate-name", "guest", "guest/main.rs", "-o"]).arg(out);
+    rustc.args(["--edition", "2024", "--crate-type", "bin", "--crate-name", name]).arg(source).arg("-o").arg(out);
     rustc.args(["-D", "unsafe_op_in_unsafe_fn"]);
     for option in [
         "opt-level=s",

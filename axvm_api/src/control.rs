@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use thiserror::Error;
 
-use crate::types::{Balloon, BalloonStatistics, Status, VmConfig};
+use crate::types::{Balloon, BalloonStatistics, DriveUpdate, Status, VmConfig};
 
 /// A running machine, as the control socket sees it.
 ///
@@ -21,6 +21,10 @@ pub trait Control: Send + Sync {
     fn resume(&self) -> Result<(), ControlError>;
     /// Presses the power button: the guest is asked to power off.
     fn power_button(&self) -> Result<(), ControlError>;
+    /// Gives the first vCPU a non-maskable interrupt.
+    fn nmi(&self) -> Result<(), ControlError>;
+    /// Sends a BREAK on the serial port.
+    fn serial_break(&self) -> Result<(), ControlError>;
     /// Resets the machine, whether the guest likes it or not.
     fn reset(&self) -> Result<(), ControlError>;
     /// Ends the machine at once: completed flushes are on disk, the guest is not asked.
@@ -29,6 +33,8 @@ pub trait Control: Send + Sync {
     fn balloon(&self) -> Result<Balloon, ControlError>;
     /// Asks the guest to give up `amount_mib` of its memory.
     fn set_balloon(&self, amount_mib: u32) -> Result<(), ControlError>;
+    /// Looks at the size of a disk's image again, and tells the guest if it grew.
+    fn update_drive(&self, update: &DriveUpdate) -> Result<(), ControlError>;
     /// What the guest last said about its memory.
     fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError>;
     /// Seconds between two such reports.

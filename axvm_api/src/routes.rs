@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use crate::control::{Control, ControlError};
 use crate::http::Response;
 use crate::types::{
-    Action, ActionRequest, BalloonUpdate, FIRECRACKER_API, InstanceInfo, StatisticsUpdate, Version, VmUpdate,
-    WantedState,
+    Action, ActionRequest, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, StatisticsUpdate, Version,
+    VmUpdate, WantedState,
 };
 
 /// One method of one path.
@@ -49,7 +49,8 @@ pub struct Body {
 /// Makes the schema of a type.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
-type Call = Box<dyn Fn(&dyn Control, &[u8]) -> Result<Response, ControlError> + Send + Sync>;
+/// From the machine, the path and the body to the answer.
+type Call = Box<dyn Fn(&dyn Control, &str, &[u8]) -> Result<Response, ControlError> + Send + Sync>;
 
 /// What a route does.
 pub enum Work {
@@ -105,6 +106,18 @@ fn firecracker() -> Vec<Route> {
             r#"{"stats_polling_interval_s": 5}"#,
             |control, body: StatisticsUpdate| control.set_statistics_interval(body.stats_polling_interval_s),
         ),
+        send_to(
+            "PATCH",
+            "/drives/{drive_id}",
+            "Look at the size of a disk's image again, and tell the guest if it grew",
+            r#"{"drive_id": "vda"}"#,
+            |control, path, body: DriveUpdate| match path.rsplit('/').next() == Some(&*body.drive_id) {
+                true => control.update_drive(&body),
+                false => {
+                    Err(format!("The body is about {}, and the path is {path}; name one disk", body.drive_id).into())
+                }
+            },
+        ),
         send("PATCH", "/vm", "Pause or resume", r#"{"state": "Paused"}"#, |control, body: VmUpdate| match body.state {
             WantedState::Paused => control.pause(),
             WantedState::Resumed => control.resume(),
@@ -116,6 +129,8 @@ fn firecracker() -> Vec<Route> {
 fn act(control: &dyn Control, request: ActionRequest) -> Result<(), ControlError> {
     match request.action_type {
         Action::PowerButton | Action::SendCtrlAltDel => control.power_button(),
+        Action::Nmi => control.nmi(),
+        Action::Break => control.serial_break(),
         Action::Reset => control.reset(),
         Action::Stop => control.stop(),
         Action::FlushMetrics => Ok(()),
@@ -175,7 +190,7 @@ where
     T: Serialize + JsonSchema,
     F: Fn(&dyn Control) -> Result<T, ControlError> + Send + Sync + 'static,
 {
-    let call = move |control: &dyn Control, _: &[u8]| ask(control).map(|value| Response::json(&value));
+    let call = move |control: &dyn Control, _: &str, _: &[u8]| ask(control).map(|value| Response::json(&value));
     let answer: SchemaOf = SchemaGenerator::subschema_for::<T>;
     Route { method: "GET", path, summary, body: None, answer: Some(answer), work: Work::Call(Box::new(call)) }
 }
@@ -186,11 +201,26 @@ where
     T: DeserializeOwned + JsonSchema,
     F: Fn(&dyn Control, T) -> Result<(), ControlError> + Send + Sync + 'static,
 {
-    let call = move |control: &dyn Control, body: &[u8]| {
+    send_to(method, path, summary, example, move |control, _, body| tell(control, body))
+}
+
+/// The same, where the path says of what.
+fn send_to<T, F>(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    example: &'static str,
+    tell: F,
+) -> Route
+where
+    T: DeserializeOwned + JsonSchema,
+    F: Fn(&dyn Control, &str, T) -> Result<(), ControlError> + Send + Sync + 'static,
+{
+    let call = move |control: &dyn Control, at: &str, body: &[u8]| {
         let error = |error| {
             ControlError(format!("The body of {method} {path} is not understood: {error}. Send such as {example}"))
         };
-        tell(control, serde_json::from_slice(body).map_err(error)?).map(|()| Response::done())
+        tell(control, at, serde_json::from_slice(body).map_err(error)?).map(|()| Response::done())
     };
     let body = Body { schema: SchemaGenerator::subschema_for::<T>, example };
     Route { method, path, summary, body: Some(body), answer: None, work: Work::Call(Box::new(call)) }

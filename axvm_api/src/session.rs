@@ -50,7 +50,7 @@ impl Api {
             ));
         };
         match &route.work {
-            Work::Call(call) => match call(&*self.control, &request.body) {
+            Work::Call(call) => match call(&*self.control, &request.path, &request.body) {
                 Ok(response) => Outcome::Answer(response),
                 Err(fault) => refuse(fault.0),
             },

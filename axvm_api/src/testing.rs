@@ -8,8 +8,8 @@ use axvm_sync::lock;
 
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
-    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, Exits, HugePages, MachineConfig, MachineState,
-    Memory, Resident, Status, VmConfig,
+    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, MachineConfig,
+    MachineState, Memory, Resident, Status, VmConfig,
 };
 
 /// A machine that notes what it is asked.
@@ -41,7 +41,14 @@ impl Control for FakeMachine {
             paused_s: None,
             cpus: 2,
             memory: Memory { size: 128 << 20, resident },
-            disks: vec![Disk { name: "vda".into(), path: "/disk.img".into(), read_only: true }],
+            disks: vec![Disk {
+                name: "vda".into(),
+                path: "/disk.img".into(),
+                read_only: true,
+                ephemeral: false,
+                size: 1 << 20,
+                full: None,
+            }],
             parts: Vec::new(),
             busy: Vec::new(),
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
@@ -80,6 +87,14 @@ impl Control for FakeMachine {
         self.note("power button")
     }
 
+    fn nmi(&self) -> Result<(), ControlError> {
+        self.note("NMI")
+    }
+
+    fn serial_break(&self) -> Result<(), ControlError> {
+        self.note("BREAK")
+    }
+
     fn reset(&self) -> Result<(), ControlError> {
         self.note("reset")
     }
@@ -97,6 +112,10 @@ impl Control for FakeMachine {
             return Err(format!("The balloon cannot take {amount_mib} MiB of 128; ask for less").into());
         }
         self.note(format!("balloon {amount_mib}"))
+    }
+
+    fn update_drive(&self, update: &DriveUpdate) -> Result<(), ControlError> {
+        self.note(format!("drive {}", update.drive_id))
     }
 
     fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError> {

@@ -102,6 +102,17 @@ pub struct Drive {
     pub cache_type: CacheType,
 }
 
+/// `PATCH /drives/{drive_id}`: the disk's image is measured again.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DriveUpdate {
+    /// Its name in the guest, such as `vda`.
+    pub drive_id: String,
+    /// The image; it must be the one that the disk has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_on_host: Option<PathBuf>,
+}
+
 /// When a completed write is on the host's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CacheType {
@@ -262,6 +273,10 @@ pub enum Action {
     InstanceStart,
     /// Presses the power button.
     PowerButton,
+    /// Gives the first vCPU a non-maskable interrupt, as the NMI button of a PC does.
+    Nmi,
+    /// Sends a BREAK on the serial port: Linux takes the next key as a SysRq.
+    Break,
     /// Resets the machine.
     Reset,
     /// Ends the machine without asking the guest.
@@ -339,6 +354,28 @@ pub struct Disk {
     pub path: PathBuf,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether what the guest writes is gone when AxVM ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
+    /// Its size in bytes, as the guest is told.
+    pub size: u64,
+    /// What waits for room on the host, if something does: the machine is paused, and tries again when it is resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<FullStorage>,
+}
+
+/// A request that the host has no room for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FullStorage {
+    /// What is to be done, such as `write`.
+    pub action: String,
+    /// The file whose file system is full.
+    #[serde(serialize_with = "readable")]
+    pub path: PathBuf,
+    /// What the host said.
+    pub error: String,
+    /// Bytes that are free there now; none for a block device.
+    pub free: Option<u64>,
 }
 
 /// A part of the machine.

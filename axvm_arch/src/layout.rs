@@ -1,14 +1,17 @@
 //! Where things lie in guest-physical memory, and which interrupt line is whose.
 //!
 //! ```text
-//!  0x0000_0500  GDT                          \
+//!  0x0000_0400  BIOS data area (Multiboot)   \
+//!  0x0000_0500  GDT                           |
 //!  0x0000_6000  PVH start info                |  low RAM, used by the entry state;
 //!  0x0000_7000  zero page (boot_params)       |  the kernel reclaims it
 //!  0x0000_8ff0  boot stack, growing down      |
 //!  0x0000_9000  page tables (--entry 64)      |
-//!  0x0002_0000  command line                 /
+//!  0x0002_0000  command line                  |
+//!  0x0003_0000  Multiboot information        /
 //!  0x0009_fc00  end of low RAM (EBDA, reserved)
 //!  0x000e_0000  RSDP and ACPI tables (e820: ACPI data)
+//!  0x000f_d000  MP table (in the same range of e820)
 //!  0x000f_f000  FACS (e820: ACPI NVS)
 //!  0x000f_fff0    a jump here resets
 //!  0x0010_0000  high RAM: kernel, initrd
@@ -26,6 +29,8 @@
 
 use crate::Gpa;
 
+/// What a PC's BIOS leaves for those who come after it.
+pub const BIOS_DATA: Gpa = Gpa(0x400);
 /// The boot GDT: null, code, data, TSS descriptors.
 pub const GDT: Gpa = Gpa(0x500);
 /// PVH `hvm_start_info`, its module list and its memory map (one page).
@@ -40,11 +45,16 @@ pub const PAGE_TABLES: Gpa = Gpa(0x9000);
 pub const COMMAND_LINE: Gpa = Gpa(0x2_0000);
 /// Room for the command line with its NUL, in bytes.
 pub const COMMAND_LINE_ROOM: u64 = 0x1_0000;
+/// Multiboot information, with the command line once more.
+pub const MULTIBOOT_INFO: Gpa = Gpa(0x3_0000);
 /// Where usable low RAM ends (the EBDA of a PC starts here).
 pub const LOW_RAM_END: Gpa = Gpa(0x9_fc00);
 /// RSDP, followed by the other ACPI tables. On a 16-byte boundary in 0xe0000..0xfffff, so scanning finds it.
 pub const ACPI_TABLES: Gpa = Gpa(0xe_0000);
-/// End (exclusive) of the room for ACPI tables, and the address of the FACS.
+/// The MP table's pointer, then the table: on a 16-byte boundary in 0xf0000..0xfffff, so scanning finds it. The room for
+/// ACPI tables ends here.
+pub const MP_TABLE: Gpa = Gpa(0xf_d000);
+/// The FACS, behind the room for the MP table.
 pub const FACS: Gpa = Gpa(0xf_f000);
 /// FFFF:0000, where a processor of a PC starts in real mode, 16 bytes.
 pub const RESET_VECTOR: Gpa = Gpa(0xf_fff0);
@@ -84,6 +94,10 @@ pub mod port {
     pub const ELCR: u16 = 0x4d0;
     /// COM1, 8 registers.
     pub const COM1: u16 = 0x3f8;
+    /// The debug console, 1 byte.
+    pub const DEBUG_CONSOLE: u16 = 0xe9;
+    /// Ports of the debug-exit device, wherever it is.
+    pub const DEBUG_EXIT_COUNT: u16 = 4;
     /// i8042 data register; the command/status register is at 0x64.
     pub const I8042: u16 = 0x60;
     /// CMOS/RTC index register; data follows at 0x71.
@@ -94,6 +108,8 @@ pub mod port {
     pub const PM1A_EVENT: u16 = 0x600;
     /// ACPI PM1a control block, 2 bytes.
     pub const PM1A_CONTROL: u16 = 0x604;
+    /// ACPI power management timer, 4 bytes.
+    pub const PM_TIMER: u16 = 0x608;
     /// PCI configuration address; data follows at 0xcfc.
     pub const PCI: u16 = 0xcf8;
     /// Reset control register, named by the FADT; writing [`RESET_VALUE`] resets the machine.

@@ -52,6 +52,8 @@ pub const STAR: u32 = 0xc000_0081;
 pub const LSTAR: u32 = 0xc000_0082;
 /// IA32_KERNEL_GS_BASE: what SWAPGS exchanges.
 pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+/// IA32_TSC_AUX: what RDTSCP and RDPID read.
+pub const TSC_AUX: u32 = 0xc000_0103;
 
 /// Registers that KVM adds for guests that know it.
 pub mod kvm {

@@ -25,8 +25,8 @@ pub struct Defaults {
     pub virtio_console: bool,
 }
 
-/// The defaults for one machine. Without ACPI they announce its virtio devices: a kernel that read both the tables and
-/// such words would find each device twice.
+/// The defaults for one machine. Where no ACPI table lists the virtio devices they announce them: a kernel that
+/// read both such a table and such words would find each device twice.
 pub fn default_command_line(plan: &Plan, defaults: Defaults) -> String {
     let console = if defaults.virtio_console { "hvc0" } else { "ttyS0" };
     let mut words = vec![format!("console={console}")];
@@ -34,7 +34,7 @@ pub fn default_command_line(plan: &Plan, defaults: Defaults) -> String {
         words.push("root=/dev/vda".into());
         words.push(if defaults.root_read_only { "ro" } else { "rw" }.into());
     }
-    if !plan.acpi() {
+    if !plan.acpi().has_devices() {
         words.extend(plan.virtio().filter_map(|(_, part)| virtio_mmio_device(part)));
     }
     words.join(" ")
@@ -66,7 +66,7 @@ fn subject(word: &str) -> &str {
 }
 
 /// Splits at white space outside of double quotes, as the kernel does.
-fn words(line: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(line: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     let is_gap = move |letter: char| {
         quoted ^= letter == '"';
@@ -78,30 +78,33 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acpi::Acpi;
 
     const DEFAULTS: &str = "console=ttyS0 root=/dev/vda rw";
 
-    fn line(virtio: &[VirtioKind], acpi: bool, defaults: Defaults) -> String {
+    fn line(virtio: &[VirtioKind], acpi: Acpi, defaults: Defaults) -> String {
         default_command_line(&Plan::new(virtio, acpi).unwrap(), defaults)
     }
 
     #[test]
     fn defaults_say_where_console_and_root_are() {
         let disk = [VirtioKind::Block(0)];
-        assert_eq!(line(&[], true, Defaults::default()), "console=ttyS0");
-        assert_eq!(line(&disk, true, Defaults::default()), DEFAULTS);
+        assert_eq!(line(&[], Acpi::Full, Defaults::default()), "console=ttyS0");
+        assert_eq!(line(&disk, Acpi::Full, Defaults::default()), DEFAULTS);
         let read_only = Defaults { root_read_only: true, ..Defaults::default() };
-        assert_eq!(line(&disk, true, read_only), "console=ttyS0 root=/dev/vda ro");
+        assert_eq!(line(&disk, Acpi::Full, read_only), "console=ttyS0 root=/dev/vda ro");
         let console = Defaults { virtio_console: true, ..read_only };
-        assert_eq!(line(&disk, true, console), "console=hvc0 root=/dev/vda ro");
+        assert_eq!(line(&disk, Acpi::Full, console), "console=hvc0 root=/dev/vda ro");
     }
 
     #[test]
     fn devices_are_announced_in_the_kernels_format_where_no_table_does() {
         let devices = [VirtioKind::Entropy, VirtioKind::Balloon];
         let announced = "virtio_mmio.device=512@0xd0000000:5 virtio_mmio.device=512@0xd0001000:10";
-        assert_eq!(line(&devices, false, Defaults::default()), format!("console=ttyS0 {announced}"));
-        assert_eq!(line(&devices, true, Defaults::default()), "console=ttyS0");
+        for acpi in [Acpi::Off, Acpi::Cpus] {
+            assert_eq!(line(&devices, acpi, Defaults::default()), format!("console=ttyS0 {announced}"));
+        }
+        assert_eq!(line(&devices, Acpi::Full, Defaults::default()), "console=ttyS0");
     }
 
     #[test]

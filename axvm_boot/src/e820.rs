@@ -3,7 +3,7 @@
 //! ```text
 //!   0        0x9fc00  RAM
 //!   0x9fc00  0xa0000  reserved (where a PC's EBDA is)
-//!   0xe0000  0xff000  ACPI tables        \  or reserved as a whole,
+//!   0xe0000  0xff000  ACPI, MP tables    \  or reserved as a whole,
 //!   0xff000  1 MiB    ACPI NVS (FACS)    /  without ACPI
 //!   1 MiB    3 GiB    RAM, as far as it goes
 //!   IOAPIC, local APIC, KVM's pages      reserved

@@ -11,10 +11,9 @@ use proptest::prelude::*;
 
 use crate::kernel::field::{FIELDS, Field};
 use crate::linux::{Entry, LinuxConfig, Span};
-use crate::synthetic::{bzimage, elf, pvh_note, start, vmlinux};
+use crate::synthetic::{bzimage, elf, flat, multiboot_2, pvh_note, start, vmlinux};
 
 const SIZE: u64 = 64 << 20;
-const ENTRIES: [Entry; 3] = [Entry::Bits32, Entry::Bits64, Entry::Pvh];
 
 /// One RAM for all images: what an earlier one left there changes no decision.
 static RAM: LazyLock<Arc<GuestRam>> =
@@ -22,8 +21,13 @@ static RAM: LazyLock<Arc<GuestRam>> =
 
 /// Starts `image` through every entry and checks what every start promises. How many entries it has?
 fn starts(image: &[u8]) -> usize {
-    let config = |entry| LinuxConfig { command_line: "quiet".into(), initrd_len: Some(0x1800), entry: Some(entry) };
-    let starts = ENTRIES.map(|entry| match start(&RAM, image, &config(entry), Some(layout::ACPI_TABLES)) {
+    let config = |entry| LinuxConfig {
+        command_line: "quiet".into(),
+        initrd_len: Some(0x1800),
+        entry: Some(entry),
+        ..LinuxConfig::default()
+    };
+    let starts = Entry::ALL.map(|entry| match start(&RAM, image, &config(entry), Some(layout::ACPI_TABLES)) {
         Ok(start) => {
             let (area, file, initrd) = (start.kernel_area, start.kernel_at, start.initrd_at.unwrap());
             assert!(area.gpa >= layout::HIGH_RAM && area.end() <= Gpa(SIZE), "{area}");
@@ -54,14 +58,30 @@ fn vmlinux_32() -> Vec<u8> {
     elf(32, 0xb000_0000 + GPA, &[part(GPA), (4, &note, 0, 0, 0, 4), part(2 * GPA)])
 }
 
+/// A flat file that Multiboot 2 loads, and code.
+fn flat_2() -> Vec<u8> {
+    let at = 16_u32 << 20;
+    let address = [at, at, at + 0x80, at + 0x1080].map(u32::to_le_bytes).concat();
+    let entry = (at + 0x60).to_le_bytes();
+    let header = multiboot_2(&[(1, 0, &[6, 0, 0, 0]), (2, 0, &address), (3, 0, &entry), (6, 1, &[])]);
+    [header, vec![0x90; 0x80]].concat()
+}
+
 #[test]
 fn healthy_images_start() {
     assert_eq!((starts(&bzimage(&[])), starts(&vmlinux()), starts(&vmlinux_32())), (2, 2, 1));
+    assert_eq!((starts(&flat()), starts(&flat_2())), (1, 1));
 }
 
 #[test]
 fn no_flipped_bit_and_no_cut_leads_outside_of_ram() {
-    for (healthy, headers) in [(bzimage(&[]), 0x1f0..0x270), (vmlinux(), 0..0xd0), (vmlinux_32(), 0..0xf8)] {
+    for (healthy, headers) in [
+        (bzimage(&[]), 0x1f0..0x270),
+        (vmlinux(), 0..0xd0),
+        (vmlinux_32(), 0..0xf8),
+        (flat(), 0..0x20),
+        (flat_2(), 0..0x60),
+    ] {
         for at in headers {
             for bit in 0..8 {
                 let mut image = healthy.clone();
@@ -148,6 +168,24 @@ proptest! {
             image[at & !3..][..4].copy_from_slice(&(value as u32).to_le_bytes());
         }
         image[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");
+        starts(&image);
+    }
+
+    #[test]
+    fn no_multiboot_header_leads_outside_of_ram(
+        two in any::<bool>(),
+        changes in prop::collection::vec((0usize..0x60, number()), 1..4),
+    ) {
+        let mut image = if two { flat_2() } else { flat() };
+        for (at, value) in changes {
+            image[at & !3..][..4].copy_from_slice(&(value as u32).to_le_bytes());
+        }
+        // With the wrong sum it would be no header at all.
+        let (magic, last) = if two { (0xe852_50d6_u32, 12) } else { (0x1bad_b002, 8) };
+        image[..4].copy_from_slice(&magic.to_le_bytes());
+        let words = image[..last].chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()));
+        let sum = words.fold(0_u32, u32::wrapping_add);
+        image[last..][..4].copy_from_slice(&sum.wrapping_neg().to_le_bytes());
         starts(&image);
     }
 

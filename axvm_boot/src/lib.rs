@@ -4,6 +4,7 @@
 //!   kernel's headers, command line --linux::prepare--> pieces to load, tables in guest RAM, CpuState of the first CPU
 //!   what is wanted               --Plan::new------> who sits where: every part, its registers, its line
 //!   vCPUs, the plan              --acpi::build----> ACPI tables as bytes
+//!   vCPUs                        --mp::build------> MP table, for kernels without ACPI
 //!   KVM's supported CPUID        --cpu::leaves-----> CPUID of each vCPU
 //! ```
 //!
@@ -14,11 +15,14 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+mod acpi_extent;
 pub mod command_line;
+pub mod contradiction;
 pub mod cpu;
 pub mod e820;
 pub mod kernel;
 pub mod linux;
+pub mod mp;
 pub mod plan;
 pub mod read_at;
 

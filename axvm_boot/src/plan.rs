@@ -20,6 +20,8 @@ use axvm_arch::Gpa;
 use axvm_arch::layout::{self, gsi, port};
 use thiserror::Error;
 
+use crate::acpi_extent::Acpi;
+
 /// One part of a machine: a chip of the PC, or a virtio device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -52,10 +54,16 @@ pub enum Kind {
     I8042,
     /// ACPI's power management registers.
     AcpiPm,
+    /// ACPI's power management timer.
+    PmTimer,
     /// The panic notifier.
     Pvpanic,
     /// The configuration ports of PCI, with the reset register among them.
     PciHost,
+    /// The port by which a guest ends its machine with a code.
+    DebugExit,
+    /// The port that takes letters.
+    DebugConsole,
     /// A virtio device.
     Virtio(VirtioKind),
 }
@@ -97,32 +105,49 @@ pub enum Place {
 pub enum PlanError {
     /// More devices than interrupt lines.
     #[error("{} devices need an interrupt line each: {}; this machine has {lines} for them{}. Leave out {}",
-        .names.len(), .names.join(", "), without_acpi(*.acpi), .names.len() - .lines)]
+        .names.len(), .names.join(", "), few_lines(*.acpi), .names.len() - .lines)]
     Lines {
         /// All that need one, in the order in which they are served.
         names: Vec<String>,
         /// How many lines there are.
         lines: usize,
-        /// Whether the machine has ACPI; without it there are fewer.
-        acpi: bool,
+        /// What its ACPI tables list; for devices on the command line there are fewer.
+        acpi: Acpi,
+    },
+    /// A port that the user chose belongs to another part.
+    #[error("{name} at {place}: {} is at {} already; 0xf4 and 0x501 are usual and free", .other.name, .other.places_text())]
+    Taken {
+        /// The part that would be there.
+        name: &'static str,
+        /// Where.
+        place: Place,
+        /// The part that is there.
+        other: Box<Part>,
     },
 }
 
-fn without_acpi(acpi: bool) -> &'static str {
-    if acpi { "" } else { ", because without ACPI a guest knows the first 16 lines only" }
+fn few_lines(acpi: Acpi) -> &'static str {
+    match acpi {
+        Acpi::Full => "",
+        Acpi::Cpus => {
+            ", because a guest that finds devices on its command line (--acpi cpus) knows the first 16 lines only"
+        }
+        Acpi::Off => ", because without ACPI a guest knows the first 16 lines only",
+    }
 }
 
 /// All parts of a machine and their places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     parts: Vec<Part>,
-    acpi: bool,
+    acpi: Acpi,
 }
 
 impl Plan {
     /// A PC with these virtio devices, which get their lines in this order.
-    pub fn new(virtio: &[VirtioKind], acpi: bool) -> Result<Plan, PlanError> {
-        let lines: Vec<u32> = gsi::VIRTIO.into_iter().filter(|&line| acpi || line < gsi::ISA_COUNT).collect();
+    pub fn new(virtio: &[VirtioKind], acpi: Acpi) -> Result<Plan, PlanError> {
+        let lines: Vec<u32> =
+            gsi::VIRTIO.into_iter().filter(|&line| acpi.has_devices() || line < gsi::ISA_COUNT).collect();
         if virtio.len() > lines.len() {
             let names = virtio.iter().map(|kind| kind.name()).collect();
             return Err(PlanError::Lines { names, lines: lines.len(), acpi });
@@ -134,6 +159,21 @@ impl Plan {
             line: Some(line),
         });
         Ok(Plan { parts: platform().into_iter().chain(devices).collect(), acpi })
+    }
+
+    /// The same with the ports for kernels that test themselves: debug exit from port `exit` on, and a debug console.
+    pub fn with_debug(mut self, exit: Option<u16>, console: bool) -> Result<Plan, PlanError> {
+        let exit = exit.map(|first| ("debug exit", Kind::DebugExit, first, port::DEBUG_EXIT_COUNT));
+        let console = console.then_some(("debug console", Kind::DebugConsole, port::DEBUG_CONSOLE, 1));
+        for (name, kind, first, count) in console.into_iter().chain(exit) {
+            let place = Place::Ports { first, count };
+            let is_taken = |part: &&Part| part.places.iter().any(|other| other.overlaps(&place));
+            if let Some(other) = self.parts.iter().find(is_taken) {
+                return Err(PlanError::Taken { name, place, other: Box::new(other.clone()) });
+            }
+            self.parts.push(Part { name: name.into(), kind, places: vec![place], line: None });
+        }
+        Ok(self)
     }
 
     /// Every part: the PC's own, then the virtio devices in their order.
@@ -154,8 +194,8 @@ impl Plan {
         self.parts.iter().find(|part| part.kind == kind)
     }
 
-    /// Whether ACPI tables describe the parts to the guest. Where none do, the command line announces them.
-    pub fn acpi(&self) -> bool {
+    /// What ACPI tables tell the guest of the parts. Where they do not list the devices, the command line announces them.
+    pub fn acpi(&self) -> Acpi {
         self.acpi
     }
 }
@@ -178,15 +218,37 @@ fn platform() -> Vec<Part> {
         part("IOAPIC", Kind::IoApic, vec![page(layout::IOAPIC)], None),
         part("local APIC", Kind::LocalApic, vec![page(layout::LAPIC)], None),
         part("i8042", Kind::I8042, vec![ports(port::I8042 + 4, 1)], None),
+        // Before the RTC, whose alarm is told here.
+        part("ACPI PM1a", Kind::AcpiPm, vec![ports(port::PM1A_EVENT, 6)], Some(gsi::SCI)),
+        part("ACPI timer", Kind::PmTimer, vec![ports(port::PM_TIMER, 4)], None),
         part("RTC", Kind::Rtc, vec![ports(port::RTC, 2)], Some(gsi::RTC)),
         part("COM1", Kind::Uart, vec![ports(port::COM1, 8)], Some(gsi::COM1)),
         part("pvpanic", Kind::Pvpanic, vec![ports(port::PVPANIC, 1)], None),
-        part("ACPI PM1a", Kind::AcpiPm, vec![ports(port::PM1A_EVENT, 6)], Some(gsi::SCI)),
         part("PCI host", Kind::PciHost, vec![ports(port::PCI, 8)], None),
     ]
 }
 
+impl Place {
+    /// First and last, and whether they are ports.
+    fn span(&self) -> (bool, u64, u64) {
+        match *self {
+            Place::Ports { first, count } => (true, first.into(), u64::from(first) + u64::from(count.max(1)) - 1),
+            Place::Mmio { base, len } => (false, base.0, base.0.saturating_add(len.max(1) - 1)),
+        }
+    }
+
+    fn overlaps(&self, other: &Place) -> bool {
+        let ((ports, first, last), (other_ports, other_first, other_last)) = (self.span(), other.span());
+        ports == other_ports && first <= other_last && other_first <= last
+    }
+}
+
 impl Part {
+    /// Where its registers are, for people.
+    fn places_text(&self) -> String {
+        self.places.iter().map(Place::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// The registers in guest-physical memory, if that is where they are: first byte and length.
     pub fn window(&self) -> Option<(Gpa, u64)> {
         self.places.iter().find_map(|place| match *place {
@@ -201,8 +263,8 @@ impl Kind {
     pub fn is_in_kvm(self) -> bool {
         match self {
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => true,
-            Kind::Uart | Kind::Rtc | Kind::I8042 | Kind::AcpiPm | Kind::Pvpanic | Kind::PciHost => false,
-            Kind::Virtio(_) => false,
+            Kind::Uart | Kind::Rtc | Kind::I8042 | Kind::AcpiPm | Kind::PmTimer => false,
+            Kind::Pvpanic | Kind::PciHost | Kind::DebugExit | Kind::DebugConsole | Kind::Virtio(_) => false,
         }
     }
 }
@@ -241,8 +303,11 @@ impl fmt::Display for Kind {
             Kind::Rtc => "mc146818",
             Kind::I8042 => "i8042",
             Kind::AcpiPm => "acpi-pm",
+            Kind::PmTimer => "acpi-pm-timer",
             Kind::Pvpanic => "pvpanic",
             Kind::PciHost => "pci-host",
+            Kind::DebugExit => "debug-exit",
+            Kind::DebugConsole => "debug-console",
             Kind::Virtio(VirtioKind::Block(_)) => "virtio-blk",
             Kind::Virtio(VirtioKind::Entropy) => "virtio-rng",
             Kind::Virtio(VirtioKind::Balloon) => "virtio-balloon",
@@ -264,8 +329,7 @@ impl fmt::Display for Place {
 /// One line for people: `vda: virtio-blk at 0xd0000000-0xd00001ff, line 5`.
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let places: Vec<_> = self.places.iter().map(Place::to_string).collect();
-        write!(f, "{}: {} at {}", self.name, self.kind, places.join(", "))?;
+        write!(f, "{}: {} at {}", self.name, self.kind, self.places_text())?;
         self.line.map_or(Ok(()), |line| write!(f, ", line {line}"))
     }
 }
@@ -278,12 +342,12 @@ mod tests {
 
     fn full() -> Plan {
         let disks = (0..gsi::VIRTIO.len()).map(VirtioKind::Block).collect::<Vec<_>>();
-        Plan::new(&disks, true).unwrap()
+        Plan::new(&disks, Acpi::Full).unwrap()
     }
 
     #[test]
     fn the_first_disk_is_on_irq_5() {
-        let plan = Plan::new(&[VirtioKind::Block(0), VirtioKind::Entropy], true).unwrap();
+        let plan = Plan::new(&[VirtioKind::Block(0), VirtioKind::Entropy], Acpi::Full).unwrap();
         let (_, disk) = plan.virtio().next().unwrap();
         assert_eq!(disk.to_string(), "vda: virtio-blk at 0xd0000000-0xd00001ff, line 5");
         assert_eq!(plan.find(Kind::Virtio(VirtioKind::Entropy)).unwrap().line, Some(10));
@@ -320,13 +384,31 @@ mod tests {
     #[test]
     fn a_machine_with_too_few_lines_says_which_parts_want_them() {
         let disks = |count| (0..count).map(VirtioKind::Block).chain([VirtioKind::Entropy]).collect::<Vec<_>>();
-        assert!(Plan::new(&disks(13), true).is_ok());
-        let error = Plan::new(&disks(14), true).unwrap_err().to_string();
+        assert!(Plan::new(&disks(13), Acpi::Full).is_ok());
+        let error = Plan::new(&disks(14), Acpi::Full).unwrap_err().to_string();
         assert!(error.starts_with("15 devices need an interrupt line each: vda, vdb, "), "{error}");
         assert!(error.ends_with(", vdn, rng; this machine has 14 for them. Leave out 1"), "{error}");
-        assert!(Plan::new(&disks(5), false).is_ok());
-        let error = Plan::new(&disks(6), false).unwrap_err().to_string();
-        assert!(error.contains("has 6 for them, because without ACPI"), "{error}");
+        assert!(Plan::new(&disks(5), Acpi::Off).is_ok());
+        for (acpi, why) in [(Acpi::Off, "without ACPI"), (Acpi::Cpus, "on its command line (--acpi cpus)")] {
+            let error = Plan::new(&disks(6), acpi).unwrap_err().to_string();
+            assert!(error.contains("has 6 for them, because ") && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_debug_port_is_where_no_other_part_is() {
+        let plan = |exit| full().with_debug(exit, true);
+        for exit in [0xf4, 0x501, 0xe5, 0xea, 0xfffc] {
+            let plan = plan(Some(exit)).unwrap();
+            assert_eq!(plan.find(Kind::DebugExit).unwrap().places, [Place::Ports { first: exit, count: 4 }]);
+        }
+        assert_eq!(plan(None).unwrap().find(Kind::DebugExit), None);
+        for (exit, name) in
+            [(0x604, "ACPI PM1a is at ports 0x600-0x605"), (0x502, "pvpanic is at"), (0xe6, "debug con")]
+        {
+            let text = plan(Some(exit)).unwrap_err().to_string();
+            assert!(text.starts_with("debug exit at ports 0x") && text.contains(name), "{text}");
+        }
     }
 
     #[test]

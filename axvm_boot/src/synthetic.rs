@@ -116,6 +116,33 @@ pub(crate) fn pvh_note(entry: u32, align: usize) -> Vec<u8> {
     notes
 }
 
+/// A Multiboot 1 header: its flags, and the words behind the checksum.
+pub(crate) fn multiboot_1(flags: u32, words: &[u32]) -> Vec<u8> {
+    let magic = 0x1bad_b002_u32;
+    let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
+    [magic, flags, checksum].iter().chain(words).flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// A Multiboot 2 header: its tags `(type, flags, content)`, and the one that ends them.
+pub(crate) fn multiboot_2(tags: &[(u16, u16, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (kind, flags, content) in tags.iter().copied().chain([(0, 0, &[][..])]) {
+        body.resize(body.len().next_multiple_of(8), 0);
+        [kind, flags].iter().for_each(|half| body.extend(half.to_le_bytes()));
+        body.extend((content.len() as u32 + 8).to_le_bytes());
+        body.extend(content);
+    }
+    let (magic, len) = (0xe852_50d6_u32, body.len() as u32 + 16);
+    let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(len);
+    [magic, 0, len, checksum].iter().flat_map(|word| word.to_le_bytes()).chain(body).collect()
+}
+
+/// A flat file that Multiboot 1 loads from its start at 16 MiB, with 64 bytes of code and 4 KiB of bss.
+pub(crate) fn flat() -> Vec<u8> {
+    let at = ELF_GPA as u32;
+    [multiboot_1(1 << 16, &[at, at, at + 0x60, at + 0x1060, at + 0x20]), vec![0x90; 0x40]].concat()
+}
+
 /// Physical address of a synthetic vmlinux.
 pub(crate) const ELF_GPA: u64 = 16 << 20;
 

@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Key::PowerButton => eprint!("power button\r\n"),
         }),
         on_warning: Box::new(|text| eprint!("{text}\r\n")),
+        on_help: Box::new(|text| eprint!("{text}\r\n")),
         quit: "ends it",
         has_break: false,
     };

@@ -341,8 +341,12 @@ impl Hub {
             let mut typed = keyboard.escape.sort(bytes);
             typed.input.move_to(&mut self.held, usize::MAX);
             if typed.help {
-                let text = help(self.shared.hooks.quit, self.shared.hooks.has_break);
-                answer(text, self.writer.as_ref().filter(|_| keyboard.answers_in_output));
+                let hooks = &self.shared.hooks;
+                let words = help(hooks.quit, hooks.has_break);
+                match self.writer.as_ref().filter(|_| keyboard.answers_in_output) {
+                    Some(writer) => writer.send(format!("\r\naxvm: {words}\r\n").into_bytes()),
+                    None => (hooks.on_help)(words),
+                }
             }
             typed.keys.into_iter().for_each(&self.shared.hooks.on_key);
         }
@@ -372,13 +376,6 @@ impl Hub {
                 self.full_until = Some(Instant::now() + PAUSE);
             }
         }
-    }
-}
-
-fn answer(text: String, output: Option<&Writer>) {
-    match output {
-        Some(writer) => writer.send(text.into_bytes()),
-        None => drop(rustix::io::write(std::io::stderr(), text.as_bytes())),
     }
 }
 

@@ -17,10 +17,10 @@ pub enum Key {
     PowerButton,
 }
 
-/// What Ctrl-A h prints; `quit` is what the key to quit does.
+/// What Ctrl-A h tells; `quit` is what the key to quit does.
 pub fn help(quit: &str, has_break: bool) -> String {
     let sends_break = if has_break { ", Ctrl-A b sends BREAK (SysRq)" } else { "" };
-    format!("\r\naxvm: Ctrl-A x {quit}, Ctrl-A p presses the power button{sends_break}, Ctrl-A Ctrl-A sends Ctrl-A\r\n")
+    format!("Ctrl-A x {quit}, Ctrl-A p presses the power button{sends_break}, Ctrl-A Ctrl-A sends Ctrl-A")
 }
 
 const CTRL_A: u8 = 0x01;

@@ -46,6 +46,8 @@ struct Queues {
     input: Input,
     lost: u64,
     size: Size,
+    /// The device has sent something.
+    spoken: bool,
 }
 
 impl Port {
@@ -70,6 +72,7 @@ impl Port {
         let taken = bytes.len().min((LIMIT + OVERDRAFT).saturating_sub(queues.output.len()));
         let was_empty = queues.output.is_empty();
         queues.output.extend(&bytes[..taken]);
+        queues.spoken |= taken > 0;
         drop(queues);
         if was_empty && taken > 0 {
             self.0.output_ready.signal();
@@ -80,6 +83,11 @@ impl Port {
     /// Bytes of output that are welcome now.
     pub fn room(&self) -> usize {
         LIMIT.saturating_sub(self.queues().output.len())
+    }
+
+    /// Whether there ever was output.
+    pub fn has_spoken(&self) -> bool {
+        self.queues().spoken
     }
 
     /// Counts output that found no place.

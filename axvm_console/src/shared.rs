@@ -14,6 +14,8 @@ pub struct Hooks {
     pub on_key: Box<dyn Fn(Key) + Send + Sync>,
     /// Something the user should know, as one sentence.
     pub on_warning: Box<dyn Fn(String) + Send + Sync>,
+    /// The user asked for the keys: this is the answer, if the console's output is elsewhere.
+    pub on_help: Box<dyn Fn(String) + Send + Sync>,
     /// What the key to quit does, for the help: `ends the machine`.
     pub quit: &'static str,
     /// Whether the other end is a serial line, where Ctrl-A b sends a BREAK.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use axvm_arch::cpuid::Topology;
+use axvm_boot::acpi::Acpi;
 use axvm_console::BackEnd;
 use axvm_machine::{KernelSource, MachineSpec};
 use axvm_memory::RamConfig;
@@ -21,7 +22,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::cli::RunArgs;
 use crate::error::ConfigError;
-use crate::settings::{Cpus, Memory, Name, Pins, Settings};
+use crate::settings::{Cpus, IoPort, Memory, Name, OnPanic, Pins, Settings};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
 /// opened.
@@ -37,6 +38,8 @@ pub struct Config {
     pub console: BackEnd,
     /// Where the virtio console goes, if there is one.
     pub virtio_console: Option<BackEnd>,
+    /// Where the debug console goes, if there is one.
+    pub debug_console: Option<BackEnd>,
     /// What was said, for all that needs no completion and no check.
     pub settings: Settings,
 }
@@ -61,9 +64,14 @@ impl Config {
         }
         let topology = topology(said.cpus)?;
         let pins = host_cpus(said.pin, &topology)?;
-        let virtio_console = said.virtio_console;
-        let console = main_console(said.console, virtio_console.as_ref());
-        check_ends(&console, virtio_console.as_ref(), settings.api_sock.as_deref())?;
+        let (virtio_console, debug_console) = (said.virtio_console, said.debugcon);
+        let console = main_console(said.console, [&virtio_console, &debug_console]);
+        let ends = [
+            ("--console", Some(&console)),
+            ("--virtio-console", virtio_console.as_ref()),
+            ("--debugcon", debug_console.as_ref()),
+        ];
+        check_ends(ends, settings.api_sock.as_deref())?;
         let machine = MachineSpec {
             initrd: said.initrd.or_else(|| found("initrd.img")),
             append: settings.append(),
@@ -72,22 +80,39 @@ impl Config {
             cpu: settings.cpu(),
             pins,
             memory: memory(&settings.memory)?,
-            acpi: !settings.no_acpi(),
+            acpi: acpi(&settings)?,
             disks,
             virtio_console: virtio_console.is_some(),
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
+            panic_stops: settings.on_panic() != OnPanic::Continue,
+            debug_exit: said.debug_exit.map(|IoPort(first)| first),
+            debug_console: debug_console.is_some(),
             ..MachineSpec::new(KernelSource::File(kernel))
         };
         machine.plan()?;
-        Ok(Config { name, by_default, machine, console, virtio_console, settings })
+        Ok(Config { name, by_default, machine, console, virtio_console, debug_console, settings })
     }
 }
 
 /// `name` in the current directory or the one above: users start in `axvm_core`, files lie in the root.
 fn find(name: &str) -> Option<PathBuf> {
     [Path::new(".").join(name), Path::new("..").join(name)].into_iter().find(|path| path.exists())
+}
+
+/// What --acpi says, or its old name.
+fn acpi(said: &Settings) -> Result<Acpi, ConfigError> {
+    match (said.acpi, said.no_acpi) {
+        (Some(acpi @ (Acpi::Full | Acpi::Cpus)), Some(true)) => {
+            Err(ConfigError::option("--acpi", acpi, "--no-acpi says off; give one of them"))
+        }
+        (Some(Acpi::Off), Some(false)) => {
+            Err(ConfigError::option("--acpi", Acpi::Off, "--no-acpi=off says full; give one of them"))
+        }
+        (None, Some(true)) => Ok(Acpi::Off),
+        _ => Ok(said.acpi()),
+    }
 }
 
 fn topology(cpus: Option<Cpus>) -> Result<Topology, ConfigError> {
@@ -155,22 +180,23 @@ fn memory(said: &Memory) -> Result<RamConfig, ConfigError> {
     Ok(RamConfig { size: size.0, pages, shared: said.shared(), prealloc: said.prealloc(), lock: said.lock() })
 }
 
-/// The terminal belongs to the virtio console if that asked for it and the UART did not.
-fn main_console(said: Option<BackEnd>, virtio: Option<&BackEnd>) -> BackEnd {
-    let otherwise = if virtio == Some(&BackEnd::Stdio) { BackEnd::None } else { BackEnd::Stdio };
-    said.unwrap_or(otherwise)
+/// The terminal belongs to another console if that asked for it and the UART did not.
+fn main_console(said: Option<BackEnd>, others: [&Option<BackEnd>; 2]) -> BackEnd {
+    let is_taken = others.into_iter().flatten().any(|end| *end == BackEnd::Stdio);
+    said.unwrap_or(if is_taken { BackEnd::None } else { BackEnd::Stdio })
 }
 
 /// No two of the machine's ends may be one.
-fn check_ends(console: &BackEnd, virtio: Option<&BackEnd>, api: Option<&Path>) -> Result<(), ConfigError> {
-    if let Some(end) =
-        virtio.filter(|&end| end == console || end.path().is_some_and(|path| Some(path) == console.path()))
-        && !matches!(end, BackEnd::None | BackEnd::Pty)
-    {
-        let why = "--console goes there too; send one elsewhere: file=PATH, pty, unix=PATH or none";
-        return Err(ConfigError::option("--virtio-console", end, why));
-    }
-    for end in [Some(console), virtio].into_iter().flatten() {
+fn check_ends(ends: [(&'static str, Option<&BackEnd>); 3], api: Option<&Path>) -> Result<(), ConfigError> {
+    let ends: Vec<_> = ends.into_iter().filter_map(|(option, end)| Some((option, end?))).collect();
+    for (number, &(option, end)) in ends.iter().enumerate() {
+        let is_same = |other: &BackEnd| end == other || end.path().is_some_and(|path| Some(path) == other.path());
+        if let Some((other, _)) = ends[..number].iter().find(|(_, other)| is_same(other))
+            && !matches!(end, BackEnd::None | BackEnd::Pty)
+        {
+            let why = format!("{other} goes there too; send one elsewhere: file=PATH, pty, unix=PATH or none");
+            return Err(ConfigError::option(option, end, why));
+        }
         if let (Some(path), Some(api)) = (end.path(), api)
             && path == api
         {
@@ -206,15 +232,41 @@ mod tests {
     }
 
     #[test]
+    fn the_old_name_of_acpi_says_the_same_and_contradicts_nothing() {
+        let said = |acpi, no_acpi| acpi_of(&Settings { acpi, no_acpi, ..Settings::default() });
+        fn acpi_of(said: &Settings) -> Result<Acpi, String> {
+            acpi(said).map_err(|error| error.to_string())
+        }
+        assert_eq!((said(None, None), said(None, Some(false))), (Ok(Acpi::Full), Ok(Acpi::Full)));
+        assert_eq!((said(None, Some(true)), said(Some(Acpi::Off), Some(true))), (Ok(Acpi::Off), Ok(Acpi::Off)));
+        assert_eq!(
+            (said(Some(Acpi::Cpus), None), said(Some(Acpi::Cpus), Some(false))),
+            (Ok(Acpi::Cpus), Ok(Acpi::Cpus))
+        );
+        assert_eq!(
+            said(Some(Acpi::Cpus), Some(true)).unwrap_err(),
+            "--acpi cpus: --no-acpi says off; give one of them"
+        );
+        assert!(said(Some(Acpi::Off), Some(false)).is_err());
+    }
+
+    #[test]
     fn one_console_has_the_terminal() {
         use BackEnd::{None as Nowhere, Pty, Stdio};
-        assert_eq!(main_console(None, None), Stdio);
-        assert_eq!(main_console(None, Some(&Stdio)), Nowhere);
-        assert_eq!(main_console(None, Some(&Pty)), Stdio);
-        assert_eq!(main_console(Some(Stdio), Some(&Stdio)), Stdio);
-        assert!(check_ends(&Stdio, Some(&Stdio), None).is_err());
-        assert!(check_ends(&Pty, Some(&Pty), None).is_ok());
+        assert_eq!(main_console(None, [&None, &None]), Stdio);
+        assert_eq!(main_console(None, [&Some(Stdio), &None]), Nowhere);
+        assert_eq!(main_console(None, [&None, &Some(Stdio)]), Nowhere);
+        assert_eq!(main_console(None, [&Some(Pty), &None]), Stdio);
+        assert_eq!(main_console(Some(Stdio), [&Some(Stdio), &None]), Stdio);
+        let check = |console, virtio, debug, api: Option<&str>| {
+            let ends = [("--console", Some(console)), ("--virtio-console", virtio), ("--debugcon", debug)];
+            check_ends(ends, api.map(Path::new)).map_err(|error| error.to_string())
+        };
+        assert!(check(&Stdio, Some(&Stdio), None, None).is_err());
+        assert!(check(&Pty, Some(&Pty), Some(&Pty), None).is_ok());
         let socket = BackEnd::Unix("a.sock".into());
-        assert!(check_ends(&socket, None, Some(Path::new("a.sock"))).is_err());
+        assert!(check(&socket, None, None, Some("a.sock")).is_err());
+        let error = check(&Stdio, Some(&socket), Some(&socket), None).unwrap_err();
+        assert!(error.starts_with("--debugcon unix=a.sock: --virtio-console goes there too"), "{error}");
     }
 }

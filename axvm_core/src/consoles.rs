@@ -1,8 +1,9 @@
-//! The consoles of a machine: COM1, and hvc0 if the user wants one. They outlive resets.
+//! The consoles of a machine: COM1; hvc0 and a debug console if the user wants them. They outlive resets.
 //!
 //! ```text
 //!   UART           <--> Port <--> Console: --console
 //!   virtio-console <--> Port <--> Console: --virtio-console
+//!   port 0xe9       --> Port  --> Console: --debugcon
 //! ```
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use axvm_sync::EventFd;
 
 use crate::config::Config;
 use crate::current::Current;
-use crate::speech::tell;
+use crate::speech::{tell, try_tell};
 
 /// A console's two ends.
 struct Line {
@@ -31,13 +32,16 @@ struct Line {
 pub struct OpenedConsoles {
     com1: (Opened, String),
     hvc0: Option<(Opened, String)>,
+    debug: Option<(Opened, String)>,
 }
 
 impl OpenedConsoles {
     /// Opens files, sockets and ptys.
     pub fn open(config: &Config) -> Result<OpenedConsoles> {
         let open = |back_end: &BackEnd| anyhow::Ok((Opened::open(back_end)?, back_end.to_string()));
-        Ok(OpenedConsoles { com1: open(&config.console)?, hvc0: config.virtio_console.as_ref().map(open).transpose()? })
+        let hvc0 = config.virtio_console.as_ref().map(open).transpose()?;
+        let debug = config.debug_console.as_ref().map(open).transpose()?;
+        Ok(OpenedConsoles { com1: open(&config.console)?, hvc0, debug })
     }
 
     /// Starts their threads; a terminal is raw from now on.
@@ -56,7 +60,9 @@ impl OpenedConsoles {
             anyhow::Ok(Line { port, console, place })
         };
         let com1 = start(self.com1, true)?;
-        Ok(Consoles { com1, hvc0: self.hvc0.map(|hvc0| start(hvc0, false)).transpose()?, quit })
+        let hvc0 = self.hvc0.map(|hvc0| start(hvc0, false)).transpose()?;
+        let debug = self.debug.map(|debug| start(debug, false)).transpose()?;
+        Ok(Consoles { com1, hvc0, debug, quit })
     }
 }
 
@@ -64,6 +70,7 @@ impl OpenedConsoles {
 pub struct Consoles {
     com1: Line,
     hvc0: Option<Line>,
+    debug: Option<Line>,
     /// Ctrl-A x was pressed.
     quit: Arc<AtomicBool>,
 }
@@ -76,7 +83,8 @@ impl Consoles {
 
     /// The machine's ends of them.
     pub fn ports(&self) -> Ports {
-        Ports { com1: self.com1.port.clone(), hvc0: self.hvc0.as_ref().map(|line| line.port.clone()) }
+        let port = |line: &Option<Line>| line.as_ref().map(|line| line.port.clone());
+        Ports { com1: self.com1.port.clone(), hvc0: port(&self.hvc0), debug: port(&self.debug) }
     }
 
     /// The way onto the console that people use: hvc0 if there is one.
@@ -91,10 +99,17 @@ impl Consoles {
 
     /// Where they go, for people.
     pub fn places(&self) -> String {
-        match &self.hvc0 {
-            None => self.com1.place.clone(),
-            Some(hvc0) => format!("{} (hvc0 {})", self.com1.place, hvc0.place),
+        let others = [("hvc0", &self.hvc0), ("debug", &self.debug)];
+        let others = others.into_iter().filter_map(|(name, line)| Some(format!("{name} {}", line.as_ref()?.place)));
+        match others.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => self.com1.place.clone(),
+            others => format!("{} ({others})", self.com1.place),
         }
+    }
+
+    /// Whether the guest has shown anything on any of them, since AxVM started.
+    pub fn have_spoken(&self) -> bool {
+        self.lines().any(|line| line.port.has_spoken())
     }
 
     /// The terminal has another size.
@@ -123,7 +138,7 @@ impl Consoles {
     }
 
     fn lines(&self) -> impl Iterator<Item = &Line> {
-        std::iter::once(&self.com1).chain(&self.hvc0)
+        std::iter::once(&self.com1).chain(&self.hvc0).chain(&self.debug)
     }
 }
 
@@ -138,6 +153,7 @@ fn hooks(current: &Arc<Current>, events: &Events, quit: &Arc<AtomicBool>, has_br
             Key::PowerButton => current.press_power_button(),
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
+        on_help: Box::new(|words| _ = try_tell(words)),
         quit: "ends the machine",
         has_break,
     }

@@ -26,6 +26,7 @@ pub mod config;
 mod consoles;
 mod current;
 mod doctor;
+mod end;
 pub mod error;
 mod narrator;
 mod notify;
@@ -36,6 +37,7 @@ mod run;
 mod selftest;
 mod serve;
 pub mod settings;
+mod signs;
 mod speech;
 
 use std::process::ExitCode;

@@ -5,9 +5,10 @@
 //! | 0 | the guest powered off, or the user quit |
 //! | 1 | host or set-up error |
 //! | 2 | wrong usage |
-//! | 3 | the guest rebooted, with `--on-reboot exit` |
+//! | 3 | the guest rebooted, with `--on-reboot end` |
 //! | 4 | the guest's kernel panicked (pvpanic) |
 //! | 5 | the guest crashed |
+//! | 6 | the guest halted for good |
 //! | 124 | its time was over (`--timeout`) |
 //! | 128+n | ended by signal n |
 #![forbid(unsafe_code)]

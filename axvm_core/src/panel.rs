@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use axvm_api::types::{self, CacheType, MachineState};
 use axvm_api::{Attach, Control, ControlError};
 use axvm_boot::plan::{Part, disk_name};
-use axvm_console::Attacher;
+use axvm_console::{Attacher, Port};
 use axvm_devices::StopReason;
-use axvm_machine::{BALLOON, KernelSource, Machine, PauseError};
+use axvm_machine::{BALLOON, KernelSource, Machine, PauseError, Resources};
 use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::Busy;
 use axvm_virtio::balloon::Target;
-use axvm_virtio::block::{Cache, DiskConfig};
+use axvm_virtio::block::{Cache, DiskConfig, DiskImage};
 
 use crate::config::Config;
 use crate::consoles::Consoles;
@@ -38,7 +38,9 @@ const BETWEEN: &str = "The machine is between two starts; try again in a moment"
 pub struct Panel {
     facts: Facts,
     ram: Arc<GuestRam>,
+    images: Vec<Arc<DiskImage>>,
     attacher: Attacher,
+    com1: Port,
     started: Instant,
     current: Arc<Current>,
     counted: Mutex<Counted>,
@@ -61,11 +63,14 @@ struct Facts {
 
 impl Panel {
     /// A panel for the machines of this process.
-    pub fn new(config: &Config, ram: Arc<GuestRam>, consoles: &Consoles, current: Arc<Current>) -> Panel {
+    pub fn new(config: &Config, resources: &Resources, consoles: &Consoles, current: Arc<Current>) -> Panel {
         let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
             path: disk.path.clone(),
             read_only: disk.read_only,
+            ephemeral: disk.ephemeral,
+            size: 0,
+            full: None,
         });
         let facts = Facts {
             name: config.name.clone(),
@@ -76,7 +81,9 @@ impl Panel {
         let started = Instant::now();
         let counted = Mutex::new(Counted { at: started, total: 0, per_second: 0.0 });
         let attacher = consoles.for_people();
-        Panel { facts, ram, attacher, started, current, counted }
+        let com1 = consoles.ports().com1;
+        let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
+        Panel { facts, ram, images, attacher, com1, started, current, counted }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -101,6 +108,23 @@ impl Panel {
             )
         })?;
         act(balloon)
+    }
+
+    fn disks(&self, machine: Option<&Machine>) -> Vec<types::Disk> {
+        let mut disks = self.facts.disks.clone();
+        for (disk, image) in disks.iter_mut().zip(&self.images) {
+            disk.size = image.size();
+        }
+        let handles = machine.iter().flat_map(|machine| machine.inventory().disks());
+        for (disk, (_, handle)) in disks.iter_mut().zip(handles) {
+            disk.full = handle.full().map(|full| types::FullStorage {
+                action: full.action.into(),
+                path: full.path,
+                error: full.error,
+                free: full.free,
+            });
+        }
+        disks
     }
 
     fn exits(&self, per_vcpu: Vec<u64>) -> types::Exits {
@@ -136,7 +160,7 @@ impl Control for Panel {
             uptime_s: self.started.elapsed().as_secs_f64(),
             cpus: self.facts.config.machine_config.vcpu_count,
             memory: types::Memory { size: self.ram.size(), resident },
-            disks: self.facts.disks.clone(),
+            disks: self.disks(machine.as_deref()),
             parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
             busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
@@ -175,10 +199,28 @@ impl Control for Panel {
     fn power_button(&self) -> Result<(), ControlError> {
         match self.awake()?.press_power_button() {
             true => Ok(()),
-            false => Err("The machine has no power button: it runs without ACPI (--no-acpi). \
+            false => Err("The machine has no power button: it runs without ACPI (--acpi off). \
                           To end it without asking the guest: axvm ctl MACHINE stop"
                 .into()),
         }
+    }
+
+    fn nmi(&self) -> Result<(), ControlError> {
+        match self.awake()?.nmi() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(ControlError(format!("KVM does not take an NMI: {error}"))),
+            None => {
+                Err("The machine's first vCPU does not come to take it: what it asked the host for takes long, or \
+                         the machine is stopping; try again"
+                    .into())
+            }
+        }
+    }
+
+    fn serial_break(&self) -> Result<(), ControlError> {
+        self.awake()?;
+        self.com1.put_break();
+        Ok(())
     }
 
     fn reset(&self) -> Result<(), ControlError> {
@@ -207,6 +249,29 @@ impl Control for Panel {
 
     fn set_balloon(&self, amount_mib: u32) -> Result<(), ControlError> {
         self.with_balloon(|balloon| balloon.set_mib(amount_mib).map_err(|error| ControlError(error.to_string())))
+    }
+
+    fn update_drive(&self, update: &types::DriveUpdate) -> Result<(), ControlError> {
+        let name = &update.drive_id;
+        let Some(disk) = self.facts.disks.iter().find(|disk| disk.name == *name) else {
+            let names: Vec<&str> = self.facts.disks.iter().map(|disk| &*disk.name).collect();
+            return Err(match names.is_empty() {
+                true => format!("There is no disk {name}: this machine has none").into(),
+                false => format!("There is no disk {name}; this machine has {}", names.join(", ")).into(),
+            });
+        };
+        if update.path_on_host.as_ref().is_some_and(|path| *path != disk.path) {
+            let path = disk.path.display();
+            return Err(format!(
+                "A disk keeps its image while the machine runs: {name} has {path}. Leave path_on_host out to have that \
+                 looked at again"
+            )
+            .into());
+        }
+        let machine = self.machine()?;
+        let handle = machine.inventory().disks().find(|(part, _)| ***part == **name);
+        let (_, handle) = handle.ok_or_else(|| ControlError::from(BETWEEN))?;
+        handle.resize().map_err(|error| ControlError(error.to_string()))
     }
 
     fn balloon_statistics(&self) -> Result<types::BalloonStatistics, ControlError> {

@@ -23,11 +23,13 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::current::Current;
+use crate::end::{End, Restarts};
 use crate::narrator::Narrator;
 use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
 use crate::serve::{Limits, Signals, see_off, serve};
-use crate::settings::{OnReboot, Time};
+use crate::settings::Time;
+use crate::signs::Signs;
 use crate::speech;
 
 /// Runs a machine to its end; the exit code.
@@ -54,7 +56,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
-    let panel = Panel::new(&config, Arc::clone(resources.ram()), &consoles, Arc::clone(&current));
+    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));
     let server = bound.serve(Arc::new(panel), feed)?;
     let limits = Limits::of(&config, &signals);
     let starts =
@@ -71,10 +73,10 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let quit = consoles.were_quit();
     see_off(consoles, &signals, limits.end.map(|end| end + SLOW_READER));
     let end = end?;
-    if quit && end.0 == StopReason::Quit {
+    if quit && end.is_quit() {
         speech::tell("Ended by Ctrl-A x");
     }
-    if let Some(words) = end.words(&config) {
+    if let Some(words) = end.words(&config.settings) {
         speech::tell(words);
     }
     end.code()
@@ -107,33 +109,35 @@ impl Starts<'_> {
     /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
     pub fn run(&self, tell: impl Fn(ServiceState)) -> Result<End> {
         let Starts { config, resources, consoles, current, limits } = self;
+        let mut restarts = Restarts::new(config.settings.restart_limit());
+        let signs = Signs::of(config, resources.events());
         loop {
             let machine = match self.set_up()? {
                 Ok(machine) => Arc::new(machine),
-                Err(signal) => return Ok(End(StopReason::Signal(signal))),
+                Err(signal) => return Ok(End::of_run(StopReason::Signal(signal))),
             };
             current.install(Arc::clone(&machine));
             tell(ServiceState::Ready);
-            let served = serve(&machine, current, consoles, limits);
+            let served = serve(&machine, current, consoles, limits, &signs);
             let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
             let reason = current.remove().unwrap_or(reason);
-            let (end, asked_by) = (End(reason), served?);
+            let (mut end, asked_by) = (End::of(reason, machine.stop_switch()), served?);
             if let Err(busy) = stopped {
                 // RAM and disks are still being written to: there is no next start, and the process must go.
-                return Ok(End(StopReason::HostError(busy.to_string())));
+                return Ok(End::of_run(StopReason::HostError(busy.to_string())));
             }
-            if !end.starts_again(config.settings.on_reboot()) {
+            if !end.starts_again(&config.settings) {
                 return Ok(end);
             }
             // A guest that was to end and resets does not live on.
             if let Some(signal) = asked_by {
-                return Ok(End(StopReason::Signal(signal)));
+                return Ok(End::of_run(StopReason::Signal(signal)));
             }
-            resources
-                .events()
-                .emit(|| Event::Power { reason: format!("{}, starting again", end.reset().unwrap_or_default()) });
-            if end.0 == StopReason::TripleFault {
-                let message = "crashed (triple fault) and starts again; --on-reboot exit ends AxVM instead".into();
+            if !restarts.allow(&mut end, Instant::now()) {
+                return Ok(end);
+            }
+            resources.events().emit(|| Event::Power { reason: format!("{}, starting again", end.event()) });
+            if let Some(message) = end.warning() {
                 resources.events().warn(|| Event::Warning { from: "guest", message });
             }
             // No vCPU runs any more: its memory can go.
@@ -153,51 +157,6 @@ impl Starts<'_> {
         match signal.get() {
             Some(signal) => Ok(Err(signal)),
             None => Ok(Ok(built?)),
-        }
-    }
-}
-
-/// How a guest ended.
-pub struct End(StopReason);
-
-impl End {
-    /// Whether it was a reset: in words.
-    fn reset(&self) -> Option<String> {
-        match &self.0 {
-            StopReason::Reset(source) => Some(format!("reset ({source})")),
-            StopReason::TripleFault => Some("triple fault".into()),
-            _ => None,
-        }
-    }
-
-    fn starts_again(&self, on_reboot: OnReboot) -> bool {
-        on_reboot == OnReboot::Restart && self.reset().is_some()
-    }
-
-    /// What the user must know.
-    pub fn words(&self, config: &Config) -> Option<String> {
-        match &self.0 {
-            StopReason::TimeOver => config
-                .settings
-                .timeout
-                .map(|time| format!("The time is over: the machine was ended after {time} (--timeout)")),
-            StopReason::Panic => Some("The guest's kernel panicked; its last words are on the console above".into()),
-            StopReason::TripleFault => Some("The guest crashed: triple fault".into()),
-            StopReason::Crash(why) => Some(format!("The guest crashed: {why}")),
-            _ => None,
-        }
-    }
-
-    /// The exit code of AxVM.
-    pub fn code(&self) -> Result<u8> {
-        match &self.0 {
-            StopReason::Off | StopReason::Quit => Ok(0),
-            StopReason::Reset(_) => Ok(3),
-            StopReason::Panic => Ok(4),
-            StopReason::TripleFault | StopReason::Crash(_) => Ok(5),
-            StopReason::TimeOver => Ok(124),
-            StopReason::Signal(signal) => Ok(128 + *signal as u8),
-            StopReason::HostError(why) => anyhow::bail!("The host failed the guest: {why}"),
         }
     }
 }
@@ -224,7 +183,8 @@ fn bind(config: &Config, events: &Events) -> Result<(Vec<PathBuf>, Bound)> {
 /// From here on the process can do what its threads need, and nothing else. All files are open; what is left are
 /// sockets to remove at the end, and the program's side of a pseudo-terminal, opened again for each program.
 pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> Result<()> {
-    let consoles = || [Some(&config.console), config.virtio_console.as_ref()].into_iter().flatten();
+    let others = [config.virtio_console.as_ref(), config.debug_console.as_ref()];
+    let consoles = || std::iter::once(&config.console).chain(others.into_iter().flatten());
     let console_sockets = consoles().filter_map(|end| match end {
         BackEnd::Unix(path) => Some(path.as_path()),
         _ => None,

@@ -26,8 +26,9 @@ use crate::cli::SelftestArgs;
 use crate::config::Config;
 use crate::consoles::OpenedConsoles;
 use crate::current::Current;
+use crate::end::End;
 use crate::narrator::Narrator;
-use crate::run::{End, Starts, close_sandbox};
+use crate::run::{Starts, close_sandbox};
 use crate::serve::{Limits, Signals, see_off};
 use crate::settings::{OnReboot, Settings};
 use crate::speech::{columns, print};
@@ -125,7 +126,7 @@ impl Disk {
 }
 
 fn config(cpus: u32, disk: &Disk) -> Result<Config> {
-    let said = Settings { kernel: Some("selftest".into()), on_reboot: Some(OnReboot::Exit), ..Settings::default() };
+    let said = Settings { kernel: Some("selftest".into()), on_reboot: Some(OnReboot::End), ..Settings::default() };
     let mut config = Config::from_settings(said)?;
     let machine = &mut config.machine;
     machine.kernel = KernelSource::Embedded(axvm_guest::selftest());
@@ -178,7 +179,10 @@ fn parse(line: &str) -> Option<Proof> {
 fn outcome(end: &End, config: &Config) -> Option<Proof> {
     match end.code() {
         Ok(0) => None,
-        _ => Some(Proof::failed("power", end.words(config).unwrap_or_else(|| "the guest did not power off".into()))),
+        _ => Some(Proof::failed(
+            "power",
+            end.words(&config.settings).unwrap_or_else(|| "the guest did not power off".into()),
+        )),
     }
 }
 

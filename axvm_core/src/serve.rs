@@ -33,7 +33,8 @@ use vmm_sys_util::signal::unblock_signal;
 
 use crate::consoles::Consoles;
 use crate::current::Current;
-use crate::speech::tell;
+use crate::signs::Signs;
+use crate::speech::try_tell;
 
 /// Signals that ask for an end: the guest is told first.
 const POLITE: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
@@ -114,22 +115,34 @@ pub struct Limits<'a> {
 }
 
 /// Serves `machine`, which is the current one, until its power switch is pressed. Gives the signal that asked the
-/// guest to end, if one did.
+/// guest to end, if one did. Meanwhile it watches for `signs` of life.
 ///
 /// A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or `grace` without power-off,
 /// ends the machine. Other signals do at once, and so does the end of the time that it has.
-pub fn serve(machine: &Machine, current: &Current, consoles: &Consoles, limits: &Limits<'_>) -> Result<Option<i32>> {
+pub fn serve(
+    machine: &Machine,
+    current: &Current,
+    consoles: &Consoles,
+    limits: &Limits<'_>,
+    signs: &Signs<'_>,
+) -> Result<Option<i32>> {
     let Limits { signals, grace, end } = *limits;
     let mut ending: Option<Ending> = None;
+    let mut look = signs.first_look();
     loop {
+        if look.is_some_and(|look| Instant::now() >= look) {
+            look = signs.look(machine, consoles);
+        }
         if end.is_some_and(|end| Instant::now() >= end) {
             machine.stop_switch().insist(StopReason::TimeOver);
         }
-        let deadline = ending.as_ref().map(|ending| ending.deadline).into_iter().chain(end).min();
+        let deadline = ending.as_ref().map(|ending| ending.deadline).into_iter().chain(end).chain(look).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let outcome = machine.wait(Some(signals.as_fd()), left).context("Cannot wait for events")?;
-        if outcome == WaitOutcome::Stopped {
-            return Ok(ending.map(|ending| ending.signal));
+        match outcome {
+            WaitOutcome::Stopped => return Ok(ending.map(|ending| ending.signal)),
+            WaitOutcome::Halted(place) => signs.halted(machine, place),
+            WaitOutcome::Readable | WaitOutcome::TimedOut => {}
         }
         for signal in signals.arrived() {
             match (signal, &ending) {
@@ -139,7 +152,7 @@ pub fn serve(machine: &Machine, current: &Current, consoles: &Consoles, limits: 
                     let pressed = machine.press_power_button();
                     if !grace.is_zero() {
                         let what = if pressed { "power button pressed" } else { "no power button without ACPI" };
-                        tell(format_args!("{what}; ending in {} s, a second signal ends now", grace.as_secs()));
+                        try_tell(format_args!("{what}; ending in {} s, a second signal ends now", grace.as_secs()));
                     }
                     ending = Some(Ending { signal, deadline: Instant::now() + grace });
                 }

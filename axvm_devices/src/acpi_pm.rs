@@ -1,20 +1,22 @@
-//! ACPI's fixed power-management registers: power button and soft off.
+//! ACPI's fixed power-management registers: power button, the clock's alarm, and soft off.
 //!
 //! ```text
 //!  offset  0          2          4              6
 //!          | PM1_STS  | PM1_EN   | PM1_CNT      |
-//!            8 button   8 button   13 SLP_EN  12:10 SLP_TYP  0 SCI_EN
+//!           10 alarm   10 alarm    13 SLP_EN  12:10 SLP_TYP  0 SCI_EN
+//!            8 button   8 button
 //!            write 1
 //!            to clear
 //!
 //!  power button --> STS and EN --> SCI --> guest shuts down --> SLP_EN with S5 --> StopSwitch::request(Off)
+//!  RTC's alarm  --> STS and EN --> SCI --> guest that suspended to idle wakes
 //! ```
 //!
 //! The SCI is a level, as on a PC: up while an enabled status is pending, however long the guest takes to look.
 //!
 //! Spec: ACPI 6.5, 4.8.3.1 "PM1 Event Grouping" and 4.8.3.2 "PM1 Control Grouping".
-//! Left out: PM timer (optional), GPE blocks, global lock release, S1 to S4; SCI_EN is always set,
-//! for there is no legacy mode to come from (the FADT has no SMI command port).
+//! Left out: the carry of the PM timer (TMR_STS), GPE blocks, global lock release; S1 to S4, and so WAK_STS, which tells of a
+//! sleep that ended. SCI_EN is always set, for there is no legacy mode to come from (the FADT has no SMI command port).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +28,8 @@ use crate::{BusDevice, ChipStateError, LevelIrq, StopReason, StopSwitch};
 
 /// PM1_STS and PM1_EN: the power button.
 const PWRBTN: u16 = 1 << 8;
+/// PM1_STS and PM1_EN: the clock's alarm.
+const RTC: u16 = 1 << 10;
 /// PM1_CNT: the chip is in ACPI mode.
 const SCI_EN: u16 = 1 << 0;
 /// PM1_CNT: a bus master's request wakes the CPU from C3; kept, and without effect.
@@ -52,7 +56,7 @@ pub struct AcpiPm {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pm1State {
-    /// PM1_STS: what happened and was not cleared; only the power button does.
+    /// PM1_STS: what happened and was not cleared: the power button, the clock's alarm.
     pub status: u16,
     /// PM1_EN: what interrupts.
     pub enable: u16,
@@ -86,8 +90,18 @@ impl AcpiPm {
     ///
     /// Whether and when it does is up to the guest.
     pub fn press_power_button(&self) {
+        self.happens(PWRBTN);
+    }
+
+    /// The clock's alarm came due, and its interrupt is enabled there. It wakes a guest that sleeps with its devices'
+    /// interrupts off, and has RTC_EN set.
+    pub fn alarm(&self) {
+        self.happens(RTC);
+    }
+
+    fn happens(&self, event: u16) {
         let mut pm1 = self.pm1();
-        pm1.status |= PWRBTN;
+        pm1.status |= event;
         self.sci.set(pm1.is_pending());
     }
 
@@ -99,7 +113,7 @@ impl AcpiPm {
     /// Makes a fresh chip what `state` says: its line is up again while a status is pending.
     pub fn restore(&self, state: &Pm1State) -> Result<(), ChipStateError> {
         let check = Check("the ACPI power management block");
-        check.bits("status", state.status, PWRBTN.into())?;
+        check.bits("status", state.status, (PWRBTN | RTC).into())?;
         check.bits("control", state.control, CNT_KEPT.into())?;
         let mut pm1 = self.pm1();
         *pm1 = *state;
@@ -110,6 +124,12 @@ impl AcpiPm {
     fn pm1(&self) -> MutexGuard<'_, Pm1State> {
         self.pm1.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether SLP_TYP is that of S5: what the ACPI tables say, or 0, which it is on the PC that QEMU makes. Kernels without
+/// ACPI are written for that one: `outw(0x604, 0x2000)`.
+fn is_soft_off(value: u16) -> bool {
+    [0, SLEEP_TYPE_S5.into()].contains(&((value & SLP_TYP) >> SLP_TYP_SHIFT))
 }
 
 impl BusDevice for AcpiPm {
@@ -132,7 +152,7 @@ impl BusDevice for AcpiPm {
                 1 => pm1.enable = pm1.enable & !mask | value,
                 _ => {
                     pm1.control = pm1.control & !mask | value & CNT_KEPT;
-                    if value & SLP_EN != 0 && value & SLP_TYP == u16::from(SLEEP_TYPE_S5) << SLP_TYP_SHIFT {
+                    if value & SLP_EN != 0 && is_soft_off(value) {
                         self.stop.request(StopReason::Off);
                     }
                 }
@@ -182,7 +202,7 @@ mod tests {
 
     #[test]
     fn soft_off_turns_the_machine_off_at_every_width() {
-        for data in [&S5.to_le_bytes()[..], &u32::from(S5).to_le_bytes()] {
+        for data in [&S5.to_le_bytes()[..], &u32::from(S5).to_le_bytes(), &0x2000_u16.to_le_bytes()] {
             let board = Board::new();
             board.pm.write(CNT, data);
             assert_eq!(board.stop.reason(), Some(StopReason::Off));
@@ -195,7 +215,7 @@ mod tests {
     #[test]
     fn other_sleep_states_and_a_mere_type_do_nothing() {
         let board = Board::new();
-        for kind in (0..8).filter(|&kind| kind != u16::from(SLEEP_TYPE_S5)) {
+        for kind in [1, 2, 3, 4, 6, 7] {
             board.write(CNT, SLP_EN | kind << SLP_TYP_SHIFT);
         }
         board.write(CNT, S5 & !SLP_EN);
@@ -229,6 +249,21 @@ mod tests {
         assert!(!board.level());
         board.pm.press_power_button();
         assert!(board.level());
+    }
+
+    #[test]
+    fn an_alarm_interrupts_when_enabled_and_is_cleared_apart_from_the_button() {
+        let board = Board::new();
+        board.write(EN, PWRBTN);
+        board.pm.alarm();
+        assert_eq!((board.read(STS), board.level()), (RTC, false), "noted, and not enabled");
+        board.write(EN, PWRBTN | RTC);
+        assert!(board.level());
+        board.pm.press_power_button();
+        board.write(STS, RTC);
+        assert_eq!((board.read(STS), board.level()), (PWRBTN, true), "the button is still pending");
+        board.write(STS, PWRBTN);
+        assert!(!board.level());
     }
 
     #[test]
@@ -266,7 +301,7 @@ mod tests {
         let board = Board::new();
         let text = |state| board.pm.restore(&state).unwrap_err().to_string();
         assert!(
-            text(Pm1State { status: 1, ..Pm1State::default() }).contains("status is 0x1, and must be within 0x100")
+            text(Pm1State { status: 1, ..Pm1State::default() }).contains("status is 0x1, and must be within 0x500")
         );
         assert!(text(Pm1State { control: SLP_EN, ..Pm1State::default() }).contains("control is 0x2000"));
         assert_eq!(board.pm.state(), Pm1State::default());

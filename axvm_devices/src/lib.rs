@@ -1,7 +1,7 @@
 //! The PC's own chips, and the bus they sit on.
 //!
 //! ```text
-//!   vCPU --address--> Bus --offset--> UART, RTC, PM1, i8042, pvpanic, PCI host bridge --Irq--> KVM
+//!   vCPU --address--> Bus --offset--> UART, RTC, PM1, PM timer, i8042, pvpanic, PCI host bridge --Irq--> KVM
 //!                                       |                    \--StopSwitch--> main thread
 //!                                       +--state(), restore()
 //! ```
@@ -15,22 +15,30 @@
 
 mod acpi_pm;
 mod bus;
+mod debug_console;
+mod debug_exit;
 mod i8042;
 mod irq;
 mod pci;
+mod pm_timer;
 mod pvpanic;
 mod rtc;
 mod state;
 mod stop;
 mod uart16550;
+mod unclaimed;
 
 pub use acpi_pm::{AcpiPm, Pm1State};
 pub use bus::{Bus, BusBuilder, BusDevice, PlugError};
+pub use debug_console::DebugConsole;
+pub use debug_exit::DebugExit;
 pub use i8042::I8042;
 pub use irq::{Irq, LevelIrq};
 pub use pci::{PciHost, PciHostState};
-pub use pvpanic::Pvpanic;
+pub use pm_timer::{PmTimer, PmTimerState};
+pub use pvpanic::{PanicAnswer, Pvpanic};
 pub use rtc::{Rtc, RtcState};
 pub use state::ChipStateError;
 pub use stop::{StopReason, StopSwitch};
 pub use uart16550::{Uart16550, UartState};
+pub use unclaimed::port_elsewhere;

@@ -13,6 +13,7 @@
 use axvm_sync::{EventFd, lock};
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why the machine stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +26,12 @@ pub enum StopReason {
     TripleFault,
     /// The guest's kernel panicked and said so (pvpanic).
     Panic,
+    /// The guest ended the machine through the debug-exit port, with this value.
+    DebugExit(u32),
     /// The guest cannot go on; the text says why.
     Crash(String),
+    /// Every vCPU is halted for good; the text says where.
+    Halted(String),
     /// The host failed the guest (a KVM call went wrong); the text says how.
     HostError(String),
     /// The user ended the machine with a key.
@@ -42,6 +47,8 @@ pub enum StopReason {
 pub struct StopSwitch {
     fd: EventFd,
     pressed: Mutex<Option<Pressed>>,
+    /// The guest's kernel said that it panicked, and was let go on.
+    panicked: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -60,7 +67,7 @@ impl Pressed {
 impl StopSwitch {
     /// A switch without a reason yet: the machine may run.
     pub fn new() -> io::Result<StopSwitch> {
-        Ok(StopSwitch { fd: EventFd::new()?, pressed: Mutex::new(None) })
+        Ok(StopSwitch { fd: EventFd::new()?, pressed: Mutex::new(None), panicked: AtomicBool::new(false) })
     }
 
     /// Asks for a stop, on the guest's or the host's behalf. Only the first reason counts.
@@ -79,6 +86,16 @@ impl StopSwitch {
             *pressed = Some(Pressed { reason, by_user: true });
             self.fd.signal();
         }
+    }
+
+    /// Notes that the guest's kernel panicked and goes on; whether that is the first time.
+    pub fn note_panic(&self) -> bool {
+        !self.panicked.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the guest's kernel panicked and was let go on.
+    pub fn has_panicked(&self) -> bool {
+        self.panicked.load(Ordering::Relaxed)
     }
 
     /// The reason so far.

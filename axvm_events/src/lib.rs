@@ -34,8 +34,25 @@ pub enum Event {
         space: &'static str,
         /// Address on that bus.
         address: u64,
-        /// A write (true) or a read.
-        write: bool,
+        /// What was written; `None` for a read.
+        written: Option<u64>,
+        /// Width of the access in bytes.
+        width: usize,
+        /// Which vCPU.
+        vcpu: u32,
+        /// Where that was in its program: at the instruction, or just behind it. `None` if it is not known.
+        rip: Option<u64>,
+        /// What this port is on other machines, and what does the same here.
+        elsewhere: Option<&'static str>,
+    },
+    /// How often the guest accessed what no device claims; told when the machine stops.
+    UnclaimedCount {
+        /// "port" or "mmio".
+        space: &'static str,
+        /// The port, or the first address of the page; `None` for all that were not told one by one.
+        address: Option<u64>,
+        /// Accesses.
+        count: u64,
     },
     /// A virtio driver changed the device status register.
     VirtioStatus {
@@ -52,6 +69,19 @@ pub enum Event {
         device: Arc<str>,
         /// Which rule, for people.
         reason: String,
+    },
+    /// The host has no room for what the guest writes to a disk: the machine is paused, and the request is kept.
+    DiskFull {
+        /// Device name.
+        device: Arc<str>,
+        /// What is to be done: "write", "zero".
+        action: &'static str,
+        /// The file whose file system is full.
+        path: String,
+        /// What the host said.
+        error: String,
+        /// Bytes that are free there; `None` for a block device.
+        free: Option<u64>,
     },
     /// Something the user should know, not fatal.
     Warning {
@@ -84,8 +114,10 @@ impl Event {
         match self {
             Event::BootStep { .. } => "boot_step",
             Event::UnclaimedAddress { .. } => "unclaimed_address",
+            Event::UnclaimedCount { .. } => "unclaimed_count",
             Event::VirtioStatus { .. } => "virtio_status",
             Event::VirtioNeedsReset { .. } => "virtio_needs_reset",
+            Event::DiskFull { .. } => "disk_full",
             Event::Warning { .. } => "warning",
             Event::Power { .. } => "power",
         }
@@ -99,13 +131,27 @@ impl Event {
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 vec![("what", Text(what)), ("detail", Text(detail)), ("took_us", Number(micros))]
             }
-            Event::UnclaimedAddress { space, address, write } => {
-                vec![("space", Text(space)), ("address", Number(*address)), ("write", Flag(*write))]
+            Event::UnclaimedAddress { space, address, written, width, vcpu, rip, elsewhere } => {
+                let known = [("space", Text(space)), ("address", Number(*address)), ("write", Flag(written.is_some()))];
+                let width = ("width", Number(*width as u64));
+                let maybe = [written.map(|value| ("value", Number(value))), rip.map(|rip| ("rip", Number(rip)))];
+                let elsewhere = elsewhere.map(|words| ("elsewhere", Text(words)));
+                let vcpu = ("vcpu", Number((*vcpu).into()));
+                known.into_iter().chain([width, vcpu]).chain(maybe.into_iter().flatten()).chain(elsewhere).collect()
+            }
+            Event::UnclaimedCount { space, address, count } => {
+                let address = address.map(|address| ("address", Number(address)));
+                [("space", Text(space))].into_iter().chain(address).chain([("count", Number(*count))]).collect()
             }
             Event::VirtioStatus { device, from, to } => {
                 vec![("device", Text(device)), ("from", Number((*from).into())), ("to", Number((*to).into()))]
             }
             Event::VirtioNeedsReset { device, reason } => vec![("device", Text(device)), ("reason", Text(reason))],
+            Event::DiskFull { device, action, path, error, free } => {
+                let fields =
+                    [("device", Text(device)), ("action", Text(action)), ("path", Text(path)), ("error", Text(error))];
+                fields.into_iter().chain(free.map(|free| ("free", Number(free)))).collect()
+            }
             Event::Warning { from, message } => vec![("from", Text(from)), ("message", Text(message))],
             Event::Power { reason } => vec![("reason", Text(reason))],
         }
@@ -118,15 +164,36 @@ impl fmt::Display for Event {
             Event::BootStep { what, detail, took } => {
                 write!(f, "[{:>7.3} ms] {what}: {detail}", took.as_secs_f64() * 1e3)
             }
-            Event::UnclaimedAddress { space, address, write } => {
-                let verb = if *write { "write to" } else { "read from" };
-                write!(f, "{verb} {space} {address:#x}: no device there")
+            Event::UnclaimedAddress { space, address, written, width, vcpu, rip, elsewhere } => {
+                let bits = width * 8;
+                match written {
+                    Some(value) => {
+                        write!(f, "write of {value:#x} ({bits} bits) to {space} {address:#x} by vCPU {vcpu}")?
+                    }
+                    None => write!(f, "read ({bits} bits) from {space} {address:#x} by vCPU {vcpu}")?,
+                }
+                rip.map_or(Ok(()), |rip| write!(f, " at rip {rip:#x}"))?;
+                f.write_str(": no device there")?;
+                elsewhere.map_or(Ok(()), |words| write!(f, "; elsewhere it is {words}"))
+            }
+            Event::UnclaimedCount { space, address, count } => {
+                let place = address.map_or(format!("{space}, elsewhere"), |address| format!("{space} {address:#x}"));
+                write!(f, "{place}: {count} accesses in all, no device there")
             }
             Event::VirtioStatus { device, from, to } => {
                 write!(f, "{device}: status {from:#x} -> {to:#x}")
             }
             Event::VirtioNeedsReset { device, reason } => {
                 write!(f, "{device}: needs reset: {reason}")
+            }
+            Event::DiskFull { device, action, path, error, free } => {
+                let free = free.map(|free| format!("; {free} bytes are free")).unwrap_or_default();
+                write!(
+                    f,
+                    "{device}: no room to {action} in {path}: {error}{free}. The machine is paused, and nothing is \
+                     lost: make room, then resume it (axvm ctl MACHINE resume). With on-full=report the guest gets an \
+                     I/O error instead"
+                )
             }
             Event::Warning { from, message } => write!(f, "{from}: {message}"),
             Event::Power { reason } => write!(f, "power: {reason}"),
@@ -278,9 +345,17 @@ mod tests {
 
     #[test]
     fn programs_get_a_name_and_the_facts() {
-        let event = Event::UnclaimedAddress { space: "port", address: 0x80, write: true };
+        let (device, path) = ("vda".into(), "a.img".into());
+        let full = Event::DiskFull { device, action: "write", path, error: "No space".into(), free: Some(7) };
+        assert_eq!((full.kind(), full.fields().last()), ("disk_full", Some(&("free", Value::Number(7)))));
+        assert!(full.to_string().starts_with("vda: no room to write in a.img: No space; 7 bytes are free. "), "{full}");
+        let (written, rip) = (Some(0x12), Some(0x1000));
+        let event =
+            Event::UnclaimedAddress { space: "port", address: 0x80, written, width: 1, vcpu: 2, rip, elsewhere: None };
         assert_eq!(event.kind(), "unclaimed_address");
+        let numbers = [("width", 1), ("vcpu", 2), ("value", 0x12), ("rip", 0x1000)];
         let facts = [("space", Value::Text("port")), ("address", Value::Number(0x80)), ("write", Value::Flag(true))];
-        assert_eq!(event.fields(), facts);
+        let numbers = numbers.map(|(name, number)| (name, Value::Number(number)));
+        assert_eq!(event.fields(), [&facts[..], &numbers].concat());
     }
 }

@@ -10,6 +10,7 @@
 use crate::apic;
 use crate::clock;
 use crate::cpu::{input, output, read};
+use crate::mp;
 use crate::report::{Line, Verdict};
 use crate::start_info;
 
@@ -25,11 +26,11 @@ const HEADER_LEN: u64 = 36;
 pub struct Madt {
     pub processors: u32,
     pub io_apics: u32,
-    /// The GSI on which ISA line 0, the PIT, arrives; 2, as in every PC, where there are no tables.
+    /// The GSI on which ISA line 0, the PIT, arrives.
     pub timer_gsi: u32,
 }
 
-fn sums_to_zero(address: u64, len: u64) -> bool {
+pub fn sums_to_zero(address: u64, len: u64) -> bool {
     (0..len).fold(0_u8, |sum, at| sum.wrapping_add(read(address + at))) == 0
 }
 
@@ -58,9 +59,12 @@ fn madt_entries(mut see: impl FnMut(u8, u64)) {
     }
 }
 
+/// The MADT, or the MP table where there is none.
 pub fn madt() -> Madt {
-    let no_tables = start_info::rsdp() == 0;
-    let mut madt = Madt { processors: 0, io_apics: 0, timer_gsi: if no_tables { 2 } else { 0 } };
+    if start_info::rsdp() == 0 {
+        return mp::listed();
+    }
+    let mut madt = Madt { processors: 0, io_apics: 0, timer_gsi: 0 };
     madt_entries(|kind, at| match kind {
         0 if read::<u8>(at + 4) & 1 != 0 => madt.processors += 1,
         9 if read::<u8>(at + 8) & 1 != 0 => madt.processors += 1,
@@ -73,6 +77,9 @@ pub fn madt() -> Madt {
 
 /// Calls `see` with the local APIC id of every processor that has a short one.
 pub fn processor_ids(mut see: impl FnMut(u8)) {
+    if start_info::rsdp() == 0 {
+        return mp::processor_ids(see);
+    }
     madt_entries(|kind, at| {
         if kind == 0 && read::<u8>(at + 4) & 1 != 0 {
             see(read(at + 3));
@@ -133,24 +140,33 @@ pub fn reset() {
     clock::sleep(1_000_000);
 }
 
-/// The fixed power button: PM1a status and enable, and the SCI.
-pub struct PowerButton {
-    status: u16,
-    line: u8,
+/// The PM timer's port; `None` without tables, or where they name none.
+pub fn timer_port() -> Option<u16> {
+    let fadt = find(b"FACP")?;
+    let (port, len): (u32, u8) = (read(fadt + 76), read(fadt + 91));
+    (len == 4).then_some(port as u16)
 }
 
-impl PowerButton {
-    const BIT: u16 = 1 << 8;
+/// A fixed event: PM1a status and enable, and the SCI.
+pub struct FixedEvent {
+    status: u16,
+    line: u8,
+    bit: u16,
+}
+
+impl FixedEvent {
+    pub const POWER_BUTTON: u16 = 1 << 8;
+    pub const ALARM: u16 = 1 << 10;
     const SCI_VECTOR: u8 = 37;
 
     /// Has it interrupt. `None` without tables.
-    pub fn arm() -> Option<PowerButton> {
+    pub fn arm(bit: u16) -> Option<FixedEvent> {
         let fadt = find(b"FACP")?;
         let (status, len): (u32, u8) = (read(fadt + 56), read(fadt + 88));
         let line = read::<u8>(fadt + 46);
-        apic::route(line.into(), PowerButton::SCI_VECTOR);
-        output(status as u16 + u16::from(len / 2), PowerButton::BIT);
-        Some(PowerButton { status: status as u16, line })
+        apic::route(line.into(), FixedEvent::SCI_VECTOR);
+        output(status as u16 + u16::from(len / 2), bit);
+        Some(FixedEvent { status: status as u16, line, bit })
     }
 
     /// The ISA line that it interrupts on.
@@ -158,13 +174,13 @@ impl PowerButton {
         self.line
     }
 
-    /// Whether it was pressed since the last look.
-    pub fn was_pressed(&self) -> bool {
-        let pressed = input::<u16>(self.status) & PowerButton::BIT != 0;
+    /// Whether it happened since the last look.
+    pub fn has_happened(&self) -> bool {
+        let happened = input::<u16>(self.status) & self.bit != 0;
         // One that comes between look and clearing would be lost.
-        if pressed {
-            output(self.status, PowerButton::BIT);
+        if happened {
+            output(self.status, self.bit);
         }
-        pressed
+        happened
     }
 }

@@ -1,14 +1,15 @@
-//! The PC's own chips: UART, PIT, IOAPIC, RTC, pvpanic.
+//! The PC's own chips: UART, PIT, IOAPIC, RTC, PM timer, pvpanic.
 //!
 //! Spec: National PC16550D; Intel 8254; Intel 82093AA; Motorola MC146818A; QEMU docs/specs/pvpanic.rst.
 
 use crate::clock::{self, PIT_HZ, channel_2, start_channel_2};
-use crate::cpu::{input, output};
+use crate::cpu::{self, input, output};
 use crate::report::{COM1, Line, Verdict};
 use crate::{acpi, apic};
 
 const UART_VECTOR: u8 = 36;
 const PIT_VECTOR: u8 = 34;
+pub const RTC_VECTOR: u8 = 38;
 
 /// Masks both 8259s: the IOAPIC delivers everything here.
 pub fn mask_pics() {
@@ -86,6 +87,48 @@ pub fn rtc(line: &mut Line) -> Verdict {
     }
     let plausible = (24..100).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day) && minute < 60;
     line.check(plausible, "not a date")
+}
+
+/// The clock interrupts each second on its line, IRQ 8.
+pub fn alarm_each_second() {
+    apic::route(8, RTC_VECTOR);
+    for register in [5, 3, 1] {
+        cmos_write(register, 0xff); // any hour, any minute, any second
+    }
+    cmos_write(0x0b, 0x22); // alarm interrupt, 24 hours
+    cmos(0x0c);
+}
+
+/// Its interrupt arrives no more, and is not acknowledged at the chip.
+pub fn mask_alarm() {
+    apic::route(8, 0);
+}
+
+fn cmos_write(register: u8, value: u8) {
+    output(0x70, register);
+    output(0x71, value);
+}
+
+/// 3.579545 MHz by the TSC, within a tenth.
+pub fn pm_timer(line: &mut Line) -> Verdict {
+    let Some(port) = acpi::timer_port() else { return line.absent() };
+    let look = || (cpu::rdtsc(), input::<u32>(port), cpu::rdtsc());
+    let per_ms = clock::tsc_per_microsecond() * 1000;
+    let mut ticks = 0;
+    // Again if the machine was paused meanwhile: the TSC may go on then.
+    for _ in 0..20 {
+        let (first, start, second) = look();
+        clock::sleep(2000);
+        let (third, end, last) = look();
+        ticks = end.wrapping_sub(start).into();
+        let expected = |tsc: u64| tsc * 3580 / per_ms;
+        if (expected(third - second) * 9 / 10..=expected(last - first) * 11 / 10).contains(&ticks) {
+            line.text(" port ").hex(port.into()).text(" 32 bits");
+            return Ok(());
+        }
+    }
+    line.text(" ").decimal(ticks);
+    line.failed("ticks in 2 ms, and not 7160")
 }
 
 /// Reads which events pvpanic takes; sends none.

@@ -10,8 +10,10 @@
 //! | `flood N` | prints N lines of 1 KiB: number, alphabet, alphabet ... |
 //! | `work N` | N times: such a line, then the proof of each disk |
 //! | `size` | columns and rows of hvc0; then waits for other ones |
+//! | `sectors` | capacity of the first disk; then waits for another one |
 //! | `button` | waits for the power button, then powers off |
 //! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
+//! | `alarm` | sleeps until the clock's interrupt, then with that one masked until the clock's ACPI event |
 //! | `off`, `reset`, `triple`, `panic`, `hang` | ends in that way |
 //! | `vector` | sends the second processor to FFFF:0000, as old ways to reboot do |
 //!
@@ -20,10 +22,11 @@
 //!
 //! Spec: National PC16550D; virtio 1.2, 5.3 "Console Device"; ACPI 6.5, 4.8.3.1 "PM1 Event Grouping".
 
+use crate::acpi::FixedEvent;
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
-use crate::{acpi, apic, clock, pic};
+use crate::{acpi, apic, chips, clock, pic};
 
 const UART_VECTOR: u8 = 36;
 /// IER and FCR: received data interrupts, from so many bytes on.
@@ -74,8 +77,10 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"flood" => flood(console, number, answer),
         b"work" => work(console, number, answer),
         b"size" => size(console, answer),
+        b"sectors" => sectors(console, answer),
         b"button" => button(console),
         b"pic-button" => pic_button(console),
+        b"alarm" => alarm(answer),
         b"off" => acpi::power_off(),
         b"reset" => acpi::reset(),
         b"triple" => cpu::triple_fault(),
@@ -153,28 +158,58 @@ fn show_size(line: &mut Line, config: u32) {
     line.text("size ").decimal((config & 0xffff).into()).text("x").decimal((config >> 16).into()).text(" ");
 }
 
+fn sectors(console: &mut Console, answer: &mut Line) {
+    let Some(device) = virtio::devices().find(|device| device.kind == kind::BLOCK) else { return };
+    if device.start(virtio::FLUSH, 1, answer).is_err() {
+        return;
+    }
+    let before = device.read(register::CONFIG);
+    let mut line = Line::new();
+    line.text("sectors ").decimal(before.into()).text("\n");
+    console.print(line.bytes());
+    sleep_until(|| {
+        device.acknowledge();
+        device.read(register::CONFIG) != before
+    });
+    answer.decimal(device.read(register::CONFIG).into()).text(" ");
+}
+
 /// As an operating system would: SCI, status bit, acknowledge, power off.
 fn button(console: &mut Console) {
-    let Some(button) = acpi::PowerButton::arm() else { return };
+    let Some(button) = FixedEvent::arm(FixedEvent::POWER_BUTTON) else { return };
     console.print(b"waiting\n");
-    sleep_until(|| button.was_pressed());
+    sleep_until(|| button.has_happened());
     console.print(b"pressed\n");
     acpi::power_off();
 }
 
 /// The same through the PIC.
 fn pic_button(console: &mut Console) {
-    let Some(button) = acpi::PowerButton::arm() else { return };
+    let Some(button) = FixedEvent::arm(FixedEvent::POWER_BUTTON) else { return };
     let vector = pic::take_level(button.line());
     console.print(b"waiting\n");
     let (mut pressed, before) = (false, apic::count(vector));
     sleep_until(|| {
-        pressed |= button.was_pressed();
+        pressed |= button.has_happened();
         pic::end_of_interrupt();
         pressed && apic::count(vector) != before
     });
     console.print(b"pressed\n");
     acpi::power_off();
+}
+
+/// As Linux does for `rtcwake`: the interrupt while it runs; the event alone while it is suspended to idle.
+fn alarm(answer: &mut Line) {
+    let before = apic::count(chips::RTC_VECTOR);
+    chips::alarm_each_second();
+    sleep_until(|| apic::count(chips::RTC_VECTOR) != before);
+    answer.text("interrupt ");
+    chips::mask_alarm();
+    let Some(event) = FixedEvent::arm(FixedEvent::ALARM) else { return };
+    // What is noted already is no waking.
+    event.has_happened();
+    sleep_until(|| event.has_happened());
+    answer.text("event ");
 }
 
 /// The second processor does, which starts in real mode.

@@ -20,6 +20,7 @@ mod cpu;
 mod hostile;
 mod ipi;
 mod journal;
+mod mp;
 mod pic;
 mod processors;
 mod report;
@@ -73,6 +74,7 @@ fn selftest(clock: &str) {
     });
     prove("ram", start_info::ram);
     prove("acpi", acpi::walk);
+    prove("mp-table", mp::walk);
     prove("uart", chips::uart);
     prove("lapic", processors::self_ipi);
     prove("lapic-timer", processors::timer);
@@ -80,6 +82,7 @@ fn selftest(clock: &str) {
     prove("ioapic", chips::ioapic);
     prove("pit", chips::pit);
     prove("rtc", chips::rtc);
+    prove("pm-timer", chips::pm_timer);
     prove("pvpanic", chips::pvpanic);
     prove("smp", processors::start_all);
     virtio::prove_all();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
+use axvm_arch::cpuid::CpuidEntry;
 use axvm_inspect::doctor::{Host, Root, Row, Style, User, Verdict, can_run, examine, summary, table};
 use axvm_kvm::{CAPABILITIES, Capabilities, KvmError, Survey};
 use axvm_sandbox::{Availability, Protection, SandboxReport};
@@ -226,6 +227,17 @@ const CASES: &[Case] = &[
         "TSC_DEADLINE_TIMER",
         Verdict::Note,
         "more exits",
+        true,
+    ),
+    Case(
+        "an emulated processor without XSAVE that reports AVX",
+        |fake| {
+            let leaf = CpuidEntry { function: 1, ecx: 1 << 28, edx: !0, ..CpuidEntry::default() };
+            fake.host.kvm = Ok(Survey { cpuid: vec![leaf], ..survey() });
+        },
+        "CPUID",
+        Verdict::Note,
+        "processor model",
         true,
     ),
     Case(

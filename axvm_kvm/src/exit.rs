@@ -96,6 +96,11 @@ pub trait Vcpu: Send {
     /// Says that the vCPU stood still for a while, so that the guest's watchdogs do not bark at the lost time.
     fn was_paused(&mut self) {}
 
+    /// Where it is in the guest's program: after an exit for a device, at that instruction or just behind it.
+    fn rip(&self) -> Option<u64> {
+        None
+    }
+
     /// The vCPU as KVM has it, for what only KVM can say of it; `None` for one that is played.
     fn as_kvm(&self) -> Option<&KvmVcpu> {
         None

@@ -214,6 +214,10 @@ impl Vcpu for KvmVcpu {
         Some(self)
     }
 
+    fn rip(&self) -> Option<u64> {
+        self.fd.get_regs().ok().map(|regs| regs.rip)
+    }
+
     fn was_paused(&mut self) {
         // A guest without kvmclock makes this an error: it cannot be told.
         let _ = self.fd.kvmclock_ctrl();

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Open what it needs, build it, and let it run.
     let resources = Resources::open(&spec, Events::default())?;
     let console = Port::new()?;
-    let machine = resources.build(&spec, &Ports { com1: console.clone(), hvc0: None })?;
+    let machine = resources.build(&spec, &Ports { com1: console.clone(), hvc0: None, debug: None })?;
 
     // Show what the guest says until it has a reason to stop.
     let mut said = Vec::new();

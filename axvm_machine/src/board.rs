@@ -16,9 +16,11 @@ use std::sync::Arc;
 use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
 use axvm_devices::{
-    AcpiPm, Bus, BusBuilder, BusDevice, I8042, Irq, LevelIrq, PciHost, Pvpanic, Rtc, StopSwitch, Uart16550,
+    AcpiPm, Bus, BusBuilder, BusDevice, DebugConsole, DebugExit, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic,
+    Rtc, StopSwitch, Uart16550,
 };
 use axvm_kvm::Vm;
+use axvm_sync::EventFd;
 use axvm_virtio::balloon::Balloon;
 use axvm_virtio::block::Block;
 use axvm_virtio::console::Console;
@@ -35,7 +37,10 @@ pub(crate) struct Board<'a> {
     vm: &'a Vm,
     resources: &'a Resources,
     stop: &'a Arc<StopSwitch>,
+    attention: &'a Arc<EventFd>,
     consoles: &'a Ports,
+    /// Whether a panic of the guest's kernel stops the machine.
+    panic_stops: bool,
     ports: BusBuilder,
     mmio: BusBuilder,
     inventory: Vec<Item>,
@@ -46,10 +51,12 @@ impl<'a> Board<'a> {
         vm: &'a Vm,
         resources: &'a Resources,
         stop: &'a Arc<StopSwitch>,
+        attention: &'a Arc<EventFd>,
         consoles: &'a Ports,
+        panic_stops: bool,
     ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, stop, consoles, ports, mmio, inventory: Vec::new() }
+        Board { vm, resources, stop, attention, consoles, panic_stops, ports, mmio, inventory: Vec::new() }
     }
 
     /// Makes a part and puts it in its place.
@@ -59,11 +66,17 @@ impl<'a> Board<'a> {
             // KVM made them with the VM.
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => return Ok(()),
             Kind::Uart => Chip::Uart(Uart16550::new(self.line(part)?, self.consoles.com1.clone())),
-            Kind::Rtc => Chip::Rtc(Arc::new(Rtc::new(self.line(part)?).map_err(MachineError::host("the RTC"))?)),
+            Kind::Rtc => Chip::Rtc(Arc::new(self.rtc(part)?)),
             Kind::I8042 => Chip::I8042(Arc::new(I8042::new(stop()))),
             Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.level_line(part)?, stop()))),
-            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop()))),
+            Kind::PmTimer => Chip::PmTimer(Arc::default()),
+            Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop(), self.panic_answer()))),
             Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
+            Kind::DebugExit => Chip::DebugExit(Arc::new(DebugExit::new(stop()))),
+            Kind::DebugConsole => {
+                let port = self.consoles.debug.clone().ok_or(MachineError::NoPort)?;
+                Chip::DebugConsole(Arc::new(DebugConsole::new(port)))
+            }
             Kind::Virtio(kind) => self.virtio(part, kind)?,
         };
         self.plug(part, chip.device())?;
@@ -76,11 +89,27 @@ impl<'a> Board<'a> {
         (self.ports.finish(), self.mmio.finish(), Inventory::new(self.inventory))
     }
 
+    /// The clock, whose alarm is told in the power management registers. The plan has these before it.
+    fn rtc(&self, part: &Part) -> Result<Rtc, MachineError> {
+        let pm = self.inventory.iter().find_map(|item| match &item.chip {
+            Chip::AcpiPm(pm) => Some(Arc::clone(pm)),
+            _ => None,
+        });
+        let on_alarm = move || pm.iter().for_each(|pm| pm.alarm());
+        Rtc::new(self.line(part)?, on_alarm).map_err(MachineError::host("the RTC"))
+    }
+
+    fn panic_answer(&self) -> PanicAnswer {
+        if self.panic_stops { PanicAnswer::Stop } else { PanicAnswer::Note(self.resources.events.clone()) }
+    }
+
     fn virtio(&self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {
         Ok(match kind {
             VirtioKind::Block(number) => {
                 let image = Arc::clone(&self.resources.disks[number]);
-                Chip::Virtio(self.transport(part, Box::new(Block::new(image)))?)
+                let block = Block::calling(image, Some(Arc::clone(self.attention)));
+                let handle = block.handle();
+                Chip::Disk(self.transport(part, Box::new(block))?, handle)
             }
             VirtioKind::Entropy => Chip::Virtio(self.transport(part, Box::new(Rng::default()))?),
             VirtioKind::Balloon => {

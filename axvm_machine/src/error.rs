@@ -82,8 +82,8 @@ pub enum MachineError {
         /// What the host said.
         source: io::Error,
     },
-    /// A virtio console was specified, and no port given for it.
-    #[error("The machine has a virtio console, but no port for it was given")]
+    /// A second console was specified, and no port given for it.
+    #[error("The machine has a virtio console or a debug console, but no port for it was given")]
     NoPort,
     /// The host has no descriptor or the like for a part.
     #[error("Cannot make {what}")]

@@ -1,8 +1,8 @@
 //! The inventory: every part of a machine that this program provides, by name.
 //!
 //! ```text
-//!   Inventory   i8042  RTC  COM1  pvpanic  "ACPI PM1a"  "PCI host"  vda  rng  balloon ...
-//!                 |     |    |       |         |            |        |    |     |
+//!   Inventory   i8042  "ACPI PM1a"  "ACPI timer"  RTC  COM1  pvpanic  "PCI host"  vda  rng  balloon ...
+//!                 |         |             |        |    |       |         |        |    |     |
 //!   pause, resume, stop, status: one walk over all of them, an exhaustive match in each step
 //! ```
 //!
@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_boot::plan::Part;
-use axvm_devices::{AcpiPm, BusDevice, I8042, PciHost, Pvpanic, Rtc, Uart16550};
+use axvm_devices::{AcpiPm, BusDevice, DebugConsole, DebugExit, I8042, PciHost, PmTimer, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
+use axvm_virtio::block::{DiskHandle, FullStorage};
 use axvm_virtio::mmio::MmioTransport;
 use axvm_virtio::{Busy, StillBusy};
 
@@ -41,12 +42,20 @@ pub enum Chip {
     I8042(Arc<I8042>),
     /// The power management registers.
     AcpiPm(Arc<AcpiPm>),
+    /// The power management timer.
+    PmTimer(Arc<PmTimer>),
     /// The panic notifier.
     Pvpanic(Arc<Pvpanic>),
     /// The configuration ports of PCI.
     PciHost(Arc<PciHost>),
+    /// The debug-exit port.
+    DebugExit(Arc<DebugExit>),
+    /// The debug console.
+    DebugConsole(Arc<DebugConsole>),
     /// A virtio device behind its transport.
     Virtio(Arc<MmioTransport>),
+    /// A disk, with the handle that says what it waits for.
+    Disk(Arc<MmioTransport>, DiskHandle),
     /// A balloon, with the handle that sets its size.
     Balloon(Arc<MmioTransport>, Target),
 }
@@ -59,59 +68,79 @@ impl Chip {
             Chip::Rtc(chip) => chip.clone(),
             Chip::I8042(chip) => chip.clone(),
             Chip::AcpiPm(chip) => chip.clone(),
+            Chip::PmTimer(chip) => chip.clone(),
             Chip::Pvpanic(chip) => chip.clone(),
             Chip::PciHost(chip) => chip.clone(),
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.clone(),
+            Chip::DebugExit(chip) => chip.clone(),
+            Chip::DebugConsole(chip) => chip.clone(),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => transport.clone(),
+        }
+    }
+
+    /// What in it acts by itself. Each kind by name: a new one must say so.
+    fn engine(&self) -> Engine<'_> {
+        match self {
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
+                Engine::Threads(transport)
+            }
+            Chip::PmTimer(timer) => Engine::Counter(timer),
+            // They act only when a vCPU or the main thread calls them.
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) => Engine::None,
+            Chip::Pvpanic(_) | Chip::PciHost(_) | Chip::DebugExit(_) | Chip::DebugConsole(_) => Engine::None,
         }
     }
 
     /// Asks it to come to rest, and waits for nothing: a pause or a stop follows.
     fn begin_stop(&self) {
-        match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {}
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.begin_stop(),
+        if let Engine::Threads(transport) = self.engine() {
+            transport.begin_stop();
         }
     }
 
-    /// Holds it still; no vCPU runs. The PC's own chips act only when a vCPU or the main thread calls them.
+    /// Holds it still; no vCPU runs.
     fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
-        match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.pause(deadline),
+        match self.engine() {
+            Engine::Threads(transport) => return transport.pause(deadline),
+            Engine::Counter(timer) => timer.pause(),
+            Engine::None => {}
         }
+        Ok(())
     }
 
     /// Lets it go on.
     fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
-        match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.resume(deadline),
+        match self.engine() {
+            Engine::Threads(transport) => return transport.resume(deadline),
+            Engine::Counter(timer) => timer.resume(),
+            Engine::None => {}
         }
+        Ok(())
     }
 
     /// Ends it: every request that it took is completed, or back in its ring.
     fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
-        match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Ok(())
-            }
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.stop(deadline),
+        match self.engine() {
+            Engine::Threads(transport) => transport.stop(deadline),
+            Engine::Counter(_) | Engine::None => Ok(()),
         }
     }
 
     /// What it has in the host now. Waits for nothing.
     fn busy(&self) -> Vec<Busy> {
-        match self {
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::Pvpanic(_) | Chip::PciHost(_) => {
-                Vec::new()
-            }
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => transport.busy(),
+        match self.engine() {
+            Engine::Threads(transport) => transport.busy(),
+            Engine::Counter(_) | Engine::None => Vec::new(),
         }
     }
+}
+
+/// The part of a chip that acts while no one calls it.
+enum Engine<'a> {
+    /// Threads behind a transport.
+    Threads(&'a MmioTransport),
+    /// A counter that goes with the host's clock.
+    Counter(&'a PmTimer),
+    None,
 }
 
 impl Inventory {
@@ -137,6 +166,19 @@ impl Inventory {
     /// The balloon's handle, if the machine has one.
     pub(crate) fn balloon(&self) -> Option<&Target> {
         self.chips().find_map(|chip| if let Chip::Balloon(_, target) = chip { Some(target) } else { None })
+    }
+
+    /// The disks by name, with their handles, /dev/vda first.
+    pub fn disks(&self) -> impl Iterator<Item = (&Arc<str>, &DiskHandle)> {
+        self.items.iter().filter_map(|item| match &item.chip {
+            Chip::Disk(_, handle) => Some((&item.part.name, handle)),
+            _ => None,
+        })
+    }
+
+    /// The disks with a request that waits for room on the host.
+    pub(crate) fn full(&self) -> Vec<(Arc<str>, FullStorage)> {
+        self.disks().filter_map(|(name, disk)| Some((Arc::clone(name), disk.full()?))).collect()
     }
 
     /// Asks every part to come to rest, and waits for none.

@@ -21,6 +21,7 @@ mod board;
 pub mod cpuinfo;
 mod error;
 mod gate;
+mod halt;
 mod image;
 mod inventory;
 mod machine;
@@ -28,6 +29,7 @@ mod recipe;
 mod resources;
 mod saved;
 mod spec;
+mod unclaimed;
 mod vcpu;
 
 pub use error::MachineError;

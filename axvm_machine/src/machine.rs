@@ -17,15 +17,18 @@ use std::time::{Duration, Instant};
 
 use axvm_boot::plan::Plan;
 use axvm_devices::{StopReason, StopSwitch};
+use axvm_events::{Event, Events};
 use axvm_kvm::{KvmVcpu, Vm};
-use axvm_sync::{lock, wait_any};
+use axvm_sync::{EventFd, lock, wait_any};
 use axvm_virtio::balloon::Target;
+use axvm_virtio::block::FullStorage;
 use axvm_virtio::{Busy, StillBusy};
 use thiserror::Error;
 
 use crate::gate::Order;
+use crate::halt::Watch;
 use crate::inventory::Inventory;
-use crate::vcpu::{self, VcpuHandle, VcpuShared};
+use crate::vcpu::{self, AddressSpace, VcpuHandle, VcpuShared};
 use crate::{MachineError, Ports};
 
 /// A machine whose vCPUs run, wait, or have stopped.
@@ -33,14 +36,19 @@ pub struct Machine {
     plan: Plan,
     inventory: Inventory,
     command_line: String,
-    shared: Arc<VcpuShared>,
+    pub(crate) shared: Arc<VcpuShared>,
     vcpus: Vec<VcpuHandle>,
+    /// When to look whether it has halted.
+    pub(crate) watch: Mutex<Watch>,
     /// One pause, resume, visit or stop at a time. It may take as long as a disk does.
     change: Mutex<Threads>,
     /// What holds now; locked for a moment only, so that a status never waits.
     mode: Mutex<Mode>,
     /// The outer ends of its consoles.
     ports: Ports,
+    /// Signalled when a disk waits for room on the host.
+    attention: Arc<EventFd>,
+    events: Events,
     /// Last, so that the VM (and with it its interrupt controllers) lives longer than its vCPUs.
     vm: Arc<Vm>,
 }
@@ -66,15 +74,20 @@ pub(crate) struct Built {
     pub(crate) command_line: String,
     pub(crate) ports: Ports,
     pub(crate) shared: Arc<VcpuShared>,
+    pub(crate) attention: Arc<EventFd>,
+    pub(crate) events: Events,
     pub(crate) vcpus: Vec<KvmVcpu>,
     pub(crate) vm: Vm,
 }
 
 /// What ended a [`Machine::wait`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitOutcome {
     /// The machine has a reason to stop: call [`Machine::stop`].
     Stopped,
+    /// The guest has halted for good, where the text says: nothing will happen but by an NMI, a reset or a stop. Told
+    /// once, until it does something again.
+    Halted(String),
     /// The caller's own descriptor is readable.
     Readable,
     /// The time is over.
@@ -99,13 +112,15 @@ impl Machine {
     /// Starts every vCPU on a thread of its own, on the host CPU that `pins` gives it. They run, or wait at a gate whose
     /// order is to pause: then the machine comes into being paused.
     pub(crate) fn start(built: Built, pins: &[usize]) -> Result<Machine, MachineError> {
-        let Built { plan, inventory, command_line, ports, shared, vcpus: kvm_vcpus, vm } = built;
+        let Built { plan, inventory, command_line, ports, shared, attention, events, vcpus: kvm_vcpus, vm } = built;
         let paused = shared.gate.current() == Order::Pause;
         let mode = if paused { Mode::Paused(Instant::now()) } else { Mode::Running };
         let (change, mode) = (Mutex::default(), Mutex::new(mode));
+        let watch = Mutex::new(Watch::new(Instant::now()));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
+        let vm = Arc::new(vm);
         let mut machine =
-            Machine { plan, inventory, command_line, shared, vcpus, change, mode, ports, vm: Arc::new(vm) };
+            Machine { plan, inventory, command_line, shared, vcpus, watch, change, mode, ports, attention, events, vm };
         for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
             let pin = pins.get(vcpu as usize).copied();
             let error = |source| MachineError::VcpuThread { vcpu, source };
@@ -123,25 +138,34 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Waits until there is a reason to stop, `other` is readable, or `limit` has passed; serves the clock meanwhile.
+    /// Waits until there is a reason to stop, `other` is readable, or `limit` has passed; serves the clock meanwhile, and
+    /// pauses the machine when a disk waits for room on the host.
     /// Call it from one thread, again and again.
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<WaitOutcome> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let rtc = self.inventory.rtc();
-        let stop = self.shared.stop.event_fd().as_fd();
-        // What the caller waits for is the last.
-        let sources: Vec<_> = [Some(stop), rtc.map(|rtc| rtc.timer_fd()), other].into_iter().flatten().collect();
+        let (stop, activity) = (self.shared.stop.event_fd().as_fd(), self.shared.activity.event_fd().as_fd());
+        // The guest's activity is the second, what the caller waits for is the last.
+        let sources = [Some(stop), Some(activity), Some(self.attention.as_fd()), rtc.map(|rtc| rtc.timer_fd()), other];
+        let sources: Vec<_> = sources.into_iter().flatten().collect();
         loop {
-            let ready = wait_any(&sources, deadline)?;
+            let look = lock(&self.watch).next();
+            let ready = wait_any(&sources, deadline.into_iter().chain(look).min())?;
             if self.takes_up_a_stop() {
                 return Ok(WaitOutcome::Stopped);
             }
             rtc.inspect(|rtc| rtc.tick());
+            if let Some(place) = self.look_for_halt(ready.get(1) == Some(&true)) {
+                return Ok(WaitOutcome::Halted(place));
+            }
             if other.is_some() && ready.last() == Some(&true) {
                 return Ok(WaitOutcome::Readable);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(WaitOutcome::TimedOut);
+            }
+            if self.attention.take() {
+                self.pause_for_room();
             }
         }
     }
@@ -185,7 +209,7 @@ impl Machine {
     /// the button then.
     pub fn press_power_button(&self) -> bool {
         let pressed = self.inventory.acpi_pm().inspect(|pm| pm.press_power_button()).is_some();
-        pressed && self.plan.acpi()
+        pressed && self.plan.acpi().has_tables()
     }
 
     /// The balloon's handle, if the machine has one.
@@ -228,7 +252,34 @@ impl Machine {
     /// A device that is still busy at `deadline` is an error, and the machine is held as far as it came: pausing it again
     /// goes on waiting, [`Machine::resume`] lets it go on.
     pub fn pause(&self, deadline: Instant) -> Result<(), PauseError> {
-        let _change = self.change();
+        let change = self.change();
+        self.pause_held(&change, deadline)
+    }
+
+    /// A disk waits for room on the host: all stands still until [`Machine::resume`], and then it tries again.
+    fn pause_for_room(&self) {
+        let change = self.change();
+        let was_paused = self.is_paused();
+        // A pause and its end may have come first.
+        if self.inventory.full().is_empty() {
+            return;
+        }
+        if let Err(PauseError::Busy(_) | PauseError::Vcpu) = self.pause_held(&change, Instant::now() + MOMENT) {
+            // Another device hangs in the host: again, after a look at what else there is.
+            return self.attention.signal();
+        }
+        let full = self.inventory.full();
+        if full.is_empty() && !was_paused {
+            // There was room again before the worker stood still. Devices that do stand still come back at once.
+            let _ = self.resume_held(&change, Instant::now() + MOMENT);
+        }
+        for (device, FullStorage { action, path, error, free }) in full {
+            let path = path.display().to_string();
+            self.events.warn(|| Event::DiskFull { device, action, path, error, free });
+        }
+    }
+
+    fn pause_held(&self, _change: &MutexGuard<'_, Threads>, deadline: Instant) -> Result<(), PauseError> {
         if self.is_paused() {
             return Ok(());
         }
@@ -291,18 +342,53 @@ impl Machine {
     ///
     /// After a pause that did not succeed, a device may still be busy at `deadline`: then all stays as it is.
     pub fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
-        let _change = self.change();
+        let change = self.change();
+        self.resume_held(&change, deadline)
+    }
+
+    fn resume_held(&self, _change: &MutexGuard<'_, Threads>, deadline: Instant) -> Result<(), StillBusy> {
         if matches!(self.mode(), Mode::Pausing | Mode::Paused(_)) {
             self.inventory.resume(deadline)?;
-            self.vcpus.iter().for_each(VcpuHandle::release);
-            self.shared.gate.order(Order::Run);
+            self.let_go();
             // Unless a stop came first.
             let _ = self.change_mode(Mode::Running);
+            self.shared.activity.note();
             if self.shared.stop.reason().is_some() {
                 self.shared.stop.event_fd().signal();
             }
         }
         Ok(())
+    }
+
+    /// Holds the vCPUs of a running machine while `act` looks at them. `None` if it does not run, one does not come, or
+    /// a stop comes first.
+    pub(crate) fn holding_vcpus<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let _change = self.change();
+        if self.mode() != Mode::Running {
+            return None;
+        }
+        self.shared.gate.order(Order::Pause);
+        self.vcpus.iter().for_each(VcpuHandle::kick);
+        let all_came = self.shared.gate.wait_until_still(Instant::now() + BRIEFLY);
+        let answer = (all_came && self.shared.gate.current() == Order::Pause).then(act);
+        self.let_go();
+        answer
+    }
+
+    /// Lets the vCPUs run that were held, or were to be.
+    fn let_go(&self) {
+        self.vcpus.iter().for_each(VcpuHandle::release);
+        self.shared.gate.order(Order::Run);
+        // The kick of a stop that came meanwhile was taken back too.
+        if self.shared.gate.current() == Order::Stop {
+            self.vcpus.iter().for_each(VcpuHandle::kick);
+        }
+    }
+
+    /// Gives the first vCPU a non-maskable interrupt, as the NMI button of a PC does: its kernel may tell what hangs.
+    /// `None` if the machine does not run, or that vCPU does not come.
+    pub fn nmi(&self) -> Option<io::Result<()>> {
+        self.holding_vcpus(|| self.visit_held(0, |vcpu| vcpu.nmi())).flatten()
     }
 
     /// Stops vCPUs, then devices: when it succeeds, every completed request is in its file, and no thread is left. Says
@@ -324,6 +410,7 @@ impl Machine {
         if left {
             // A panic was already reported as the reason to stop.
             threads.drain(..).for_each(|thread| _ = thread.join());
+            [&self.shared.ports, &self.shared.mmio].into_iter().for_each(AddressSpace::tell_counts);
         }
         let stopped = self.inventory.stop(deadline);
         (self.shared.stop.reason().unwrap_or(StopReason::Quit), stopped)
@@ -354,6 +441,11 @@ impl Drop for Machine {
         let _ = self.stop(Instant::now() + PATIENCE);
     }
 }
+
+/// How long a look at the vCPUs waits for one that asks the host for something.
+const BRIEFLY: Duration = Duration::from_millis(500);
+/// How long signals and the clock may wait for a pause that is for want of room.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// How long a machine that is dropped without a [`Machine::stop`] waits for its devices.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -10,22 +10,27 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axvm_arch::msr;
 use axvm_arch::registers::CpuState;
+use axvm_boot::cpu::Explained;
 use axvm_boot::plan::Plan;
 use axvm_boot::read_at::ReadAt;
-use axvm_boot::{acpi, command_line, cpu, linux};
+use axvm_boot::{acpi, command_line, cpu, linux, mp};
 use axvm_console::Port;
 use axvm_devices::{Bus, StopSwitch};
 use axvm_events::Event;
 use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
+use axvm_sync::EventFd;
 
 use crate::board::Board;
 use crate::gate::{Gate, Order};
+use crate::halt::Activity;
 use crate::image::Asked;
 use crate::inventory::Inventory;
 use crate::machine::Built;
 use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
+use crate::unclaimed::Space;
 use crate::vcpu::{AddressSpace, VcpuShared};
 use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo};
 
@@ -38,6 +43,7 @@ struct Wired {
     plan: Plan,
     inventory: Inventory,
     stop: Arc<StopSwitch>,
+    attention: Arc<EventFd>,
     port_bus: Bus,
     mmio_bus: Bus,
     ports: Ports,
@@ -51,6 +57,8 @@ pub struct Ports {
     pub com1: Port,
     /// The virtio console's, if the specification has one.
     pub hvc0: Option<Port>,
+    /// The debug console's, if the specification has one.
+    pub debug: Option<Port>,
 }
 
 impl Resources {
@@ -71,14 +79,29 @@ impl Resources {
 
         // 7  The guest's memory at power-on.
         let mut steps = Steps::start(&self.events);
+        let mp = mp::build(&apic_ids);
         let start = self.place(spec, &wired.plan, &apic_ids)?;
+        mp.place(&self.ram).map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })?;
         self.load(&start, asked)?;
         steps.done("boot", || describe(&start));
         steps.done("command line", || start.command_line.clone());
 
         // 8, 9  vCPUs.
         let vcpus = self.create_vcpus(spec, &wired.vm, &apic_ids, &start.state)?;
-        steps.done("vcpus", || format!("{} created, APIC ids up to {}", vcpus.len(), apic_ids[apic_ids.len() - 1]));
+        let listed = if wired.plan.acpi().has_tables() { vcpus.len() } else { 0 };
+        let last = apic_ids[apic_ids.len() - 1];
+        steps.done("vcpus", || {
+            let (count, in_mp) = (vcpus.len(), mp.processors());
+            format!(
+                "{count} created, APIC ids up to {last}; the kernel finds {listed} by ACPI, {in_mp} by the MP table"
+            )
+        });
+        if listed.max(mp.processors()) < vcpus.len() {
+            let (count, found) = (vcpus.len(), mp.processors());
+            let message =
+                format!("without ACPI the kernel finds {found} of {count} vCPUs: an MP table has no room for more");
+            self.events.warn(|| Event::Warning { from: "--cpus", message });
+        }
         self.start(wired, vcpus, start.command_line, Order::Run)
     }
 
@@ -104,6 +127,7 @@ impl Resources {
     fn wire(&self, spec: &MachineSpec, ports: &Ports, x2apic_ids: bool) -> Result<Wired, MachineError> {
         let mut steps = Steps::start(&self.events);
         let stop = Arc::new(StopSwitch::new().map_err(MachineError::host("the stop switch"))?);
+        let attention = Arc::new(EventFd::new().map_err(MachineError::host("an event for the disks"))?);
 
         // 3  The VM: memory slots, interrupt controllers, PIT.
         let vm = self.kvm.create_vm(&self.ram)?;
@@ -114,14 +138,14 @@ impl Resources {
 
         // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
         let plan = spec.plan()?;
-        let mut board = Board::new(&vm, self, &stop, ports);
+        let mut board = Board::new(&vm, self, &stop, &attention, ports, spec.panic_stops);
         for part in plan.parts() {
             board.wire(part)?;
         }
         let (port_bus, mmio_bus, inventory) = board.finish();
         steps.done("board", || plan.parts().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         let (ports, pins) = (ports.clone(), spec.pins.clone());
-        Ok(Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins })
+        Ok(Wired { vm, plan, inventory, stop, attention, port_bus, mmio_bus, ports, pins })
     }
 
     /// Lets the vCPUs begin, under a first order.
@@ -132,20 +156,22 @@ impl Resources {
         command_line: String,
         order: Order,
     ) -> Result<Machine, MachineError> {
-        let Wired { vm, plan, inventory, stop, port_bus, mmio_bus, ports, pins } = wired;
+        let Wired { vm, plan, inventory, stop, attention, port_bus, mmio_bus, ports, pins } = wired;
         let shared = VcpuShared {
-            ports: AddressSpace::new("port", port_bus, &self.events),
-            mmio: AddressSpace::new("mmio", mmio_bus, &self.events),
+            ports: AddressSpace::new(Space::Port, port_bus, &self.events),
+            mmio: AddressSpace::new(Space::Mmio, mmio_bus, &self.events),
             stop,
             gate: Arc::new(Gate::new(order)),
+            activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
         };
         let shared = Arc::new(shared);
-        Machine::start(Built { plan, inventory, command_line, ports, shared, vcpus, vm }, &pins)
+        let events = self.events.clone();
+        Machine::start(Built { plan, inventory, command_line, ports, shared, attention, events, vcpus, vm }, &pins)
     }
 
     /// Step 7, the small part: tables and command line in guest RAM, and what else goes where.
     fn place(&self, spec: &MachineSpec, plan: &Plan, apic_ids: &[u32]) -> Result<linux::LinuxStart, MachineError> {
-        let rsdp = match plan.acpi() {
+        let rsdp = match plan.acpi().has_tables() {
             true => Some(acpi::build(apic_ids, plan)?.place(&self.ram)?),
             false => None,
         };
@@ -155,6 +181,7 @@ impl Resources {
         };
         let config = linux::LinuxConfig {
             command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
+            plain_command_line: spec.append.trim().to_owned(),
             initrd_len: self.initrd.as_ref().map(ReadAt::len),
             entry: spec.entry,
         };
@@ -169,6 +196,9 @@ impl Resources {
         }
         let (Some(initrd), Some(at)) = (&self.initrd, start.initrd_at) else { return Ok(()) };
         initrd.load(&self.ram, 0, at, asked)?;
+        if start.entry == linux::Entry::Multiboot {
+            return Ok(());
+        }
         if let Some(doubt) = linux::initrd::doubt(&initrd.head(linux::initrd::HEAD_LEN)?) {
             let message = format!("Linux will find nothing in {}: {doubt}", initrd.name());
             self.events.warn(|| Event::Warning { from: "--initrd", message });
@@ -190,15 +220,24 @@ impl Resources {
         if let Some(name) = cpuinfo::processor_name() {
             cpu::put_name(&mut supported, &name);
         }
-        let msrs = cpu::msrs(&self.kvm.supported_msrs()?);
-        let config =
-            cpu::CpuConfig { template: spec.cpu, tsc_deadline: capabilities.tsc_deadline, tsc_khz: vm.tsc_khz() };
+        let supported_msrs = self.kvm.supported_msrs()?;
+        let msrs = cpu::msrs(&supported_msrs);
+        let config = cpu::CpuConfig {
+            template: spec.cpu,
+            tsc_deadline: capabilities.tsc_deadline,
+            tsc_khz: vm.tsc_khz(),
+            tsc_aux: supported_msrs.contains(&msr::TSC_AUX),
+        };
         let missing = cpu::missing_features(&supported, spec.cpu);
         if !missing.is_empty() {
             self.events.warn(|| Event::Warning {
                 from: "--cpu ivybridge",
                 message: format!("this host lacks {}; the guest does without", missing.join(", ")),
             });
+        }
+        let groundless = cpu::groundless(&supported, &config);
+        if !groundless.is_empty() {
+            Steps::start(&self.events).done("cpuid", || format!("guests are not told of {}", Explained(&groundless)));
         }
         let create = |(n, &id): (usize, &u32)| {
             let cpuid = cpu::leaves(&supported, &spec.topology, n as u32, &config);

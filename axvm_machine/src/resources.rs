@@ -33,6 +33,9 @@ pub struct Resources {
 impl Resources {
     /// Opens everything that `spec` names. What the host cannot give is an error here, before anything runs.
     pub fn open(spec: &MachineSpec, events: Events) -> Result<Resources, MachineError> {
+        for message in spec.contradictions() {
+            events.warn(|| Event::Warning { from: "--append", message });
+        }
         let mut steps = Steps::start(&events);
         let (kvm, count) = (Kvm::open(), spec.topology.count());
         let limit = kvm.as_ref().map_or(u32::MAX, |kvm| kvm.capabilities().max_vcpus);

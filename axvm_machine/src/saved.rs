@@ -14,8 +14,8 @@
 
 use std::sync::Arc;
 
-use axvm_console::{PortState, PortStateError};
-use axvm_devices::{ChipStateError, PciHostState, Pm1State, RtcState, UartState};
+use axvm_console::{Port, PortState, PortStateError};
+use axvm_devices::{ChipStateError, PciHostState, Pm1State, PmTimerState, RtcState, UartState};
 use axvm_kvm::{KvmError, KvmVcpu, VcpuState, Vm, VmState};
 use axvm_virtio::state::{RestoreError, TransportState};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub struct SavedMachine {
     pub com1: PortState,
     /// What waits in the virtio console's, if there is one.
     pub hvc0: Option<PortState>,
+    /// What waits in the debug console's, if there is one.
+    pub debug: Option<PortState>,
     /// Every part of the inventory, in the order of the plan.
     pub parts: Vec<SavedPart>,
     /// Interrupt controllers, timer, clock.
@@ -64,10 +66,16 @@ pub enum ChipState {
     I8042,
     /// The power management registers.
     AcpiPm(Pm1State),
+    /// The power management timer.
+    PmTimer(PmTimerState),
     /// The panic notifier keeps nothing.
     Pvpanic,
     /// The configuration ports of PCI.
     PciHost(PciHostState),
+    /// The debug-exit port keeps nothing.
+    DebugExit,
+    /// The debug console keeps nothing.
+    DebugConsole,
     /// A virtio device, the balloon included.
     Virtio(TransportState),
 }
@@ -81,6 +89,12 @@ pub enum SaveError {
     /// A vCPU has come to an end, and the reason waits until the machine is resumed.
     #[error("Cannot save a machine whose guest has reset or crashed just before the pause; resume it first")]
     Ended,
+    /// What the guest wrote to a disk would stay behind.
+    #[error(
+        "Cannot save a machine with an ephemeral disk ({0}): what its guest wrote is in a temporary file, and gone with \
+         this process. Start it without ephemeral, on a copy of the image"
+    )]
+    Ephemeral(String),
     /// KVM does not give the state.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -129,8 +143,12 @@ impl Machine {
     pub fn save(&self) -> Result<SavedMachine, SaveError> {
         // Held until the end: no other thread lets the machine go on meanwhile.
         let _still = self.hold().ok_or(SaveError::NotPaused)?;
+        if let Some((name, _)) = self.inventory().disks().find(|(_, disk)| disk.is_ephemeral()) {
+            return Err(SaveError::Ephemeral(name.to_string()));
+        }
         let ports = self.ports();
-        let (com1, hvc0) = (ports.com1.state(), ports.hvc0.as_ref().map(|port| port.state()));
+        let state = |port: &Option<Port>| port.as_ref().map(Port::state);
+        let (com1, hvc0, debug) = (ports.com1.state(), state(&ports.hvc0), state(&ports.debug));
         let parts = self.inventory().save().ok_or(SaveError::NotPaused)?;
         // Only threads of vCPUs may call KVM.
         let vm = Arc::clone(self.vm());
@@ -140,7 +158,7 @@ impl Machine {
             Ok(saved?)
         });
         let command_line = self.command_line().to_owned();
-        Ok(SavedMachine { command_line, com1, hvc0, parts, vm, vcpus: vcpus.collect::<Result<_, SaveError>>()? })
+        Ok(SavedMachine { command_line, com1, hvc0, debug, parts, vm, vcpus: vcpus.collect::<Result<_, SaveError>>()? })
     }
 }
 
@@ -161,8 +179,10 @@ impl SavedMachine {
             return Err(MismatchError::Parts { saved, here });
         }
         ports.com1.restore(self.com1.clone())?;
-        if let (Some(port), Some(state)) = (&ports.hvc0, &self.hvc0) {
-            port.restore(state.clone())?;
+        for (port, state) in [(&ports.hvc0, &self.hvc0), (&ports.debug, &self.debug)] {
+            if let (Some(port), Some(state)) = (port, state) {
+                port.restore(state.clone())?;
+            }
         }
         let mut pairs = inventory.items().iter().zip(&self.parts);
         pairs.try_for_each(|(item, saved)| item.chip.restore(&saved.name, &saved.chip))
@@ -185,9 +205,14 @@ impl Chip {
             Chip::Rtc(chip) => ChipState::Rtc(chip.state()),
             Chip::I8042(_) => ChipState::I8042,
             Chip::AcpiPm(chip) => ChipState::AcpiPm(chip.state()),
+            Chip::PmTimer(chip) => ChipState::PmTimer(chip.state()),
             Chip::Pvpanic(_) => ChipState::Pvpanic,
             Chip::PciHost(chip) => ChipState::PciHost(chip.state()),
-            Chip::Virtio(transport) | Chip::Balloon(transport, _) => ChipState::Virtio(transport.state()?),
+            Chip::DebugExit(_) => ChipState::DebugExit,
+            Chip::DebugConsole(_) => ChipState::DebugConsole,
+            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
+                ChipState::Virtio(transport.state()?)
+            }
         })
     }
 
@@ -197,9 +222,16 @@ impl Chip {
             (Chip::Uart(chip), ChipState::Uart(state)) => chip.restore(state),
             (Chip::Rtc(chip), ChipState::Rtc(state)) => chip.restore(state),
             (Chip::AcpiPm(chip), ChipState::AcpiPm(state)) => chip.restore(state),
+            (Chip::PmTimer(chip), ChipState::PmTimer(state)) => chip.restore(state),
             (Chip::PciHost(chip), ChipState::PciHost(state)) => chip.restore(state),
-            (Chip::I8042(_), ChipState::I8042) | (Chip::Pvpanic(_), ChipState::Pvpanic) => Ok(()),
-            (Chip::Virtio(transport) | Chip::Balloon(transport, _), ChipState::Virtio(state)) => {
+            (Chip::I8042(_), ChipState::I8042)
+            | (Chip::Pvpanic(_), ChipState::Pvpanic)
+            | (Chip::DebugExit(_), ChipState::DebugExit)
+            | (Chip::DebugConsole(_), ChipState::DebugConsole) => Ok(()),
+            (
+                Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _),
+                ChipState::Virtio(state),
+            ) => {
                 return Ok(transport.restore(state)?);
             }
             // Each kind by name: a new one must say how it is restored.
@@ -208,9 +240,13 @@ impl Chip {
                 | Chip::Rtc(_)
                 | Chip::I8042(_)
                 | Chip::AcpiPm(_)
+                | Chip::PmTimer(_)
                 | Chip::Pvpanic(_)
                 | Chip::PciHost(_)
+                | Chip::DebugExit(_)
+                | Chip::DebugConsole(_)
                 | Chip::Virtio(_)
+                | Chip::Disk(..)
                 | Chip::Balloon(..),
                 _,
             ) => return Err(MismatchError::Kind(name.to_owned())),

@@ -7,6 +7,8 @@
 use std::path::PathBuf;
 
 use axvm_arch::cpuid::Topology;
+use axvm_boot::acpi::Acpi;
+use axvm_boot::contradiction::contradictions;
 use axvm_boot::cpu::CpuTemplate;
 use axvm_boot::linux::Entry;
 use axvm_boot::plan::{Plan, PlanError, VirtioKind};
@@ -36,14 +38,20 @@ pub struct MachineSpec {
     pub pins: Vec<usize>,
     /// Guest RAM.
     pub memory: RamConfig,
-    /// Whether there are ACPI tables.
-    pub acpi: bool,
+    /// What the ACPI tables tell.
+    pub acpi: Acpi,
     /// Disks, /dev/vda first.
     pub disks: Vec<DiskConfig>,
     /// Whether there is a virtio console beside the serial port.
     pub virtio_console: bool,
     /// Whether the kernel's own console is that one.
     pub kernel_uses_virtio_console: bool,
+    /// Whether a panic of the guest's kernel stops the machine; otherwise it is told, and the guest goes on.
+    pub panic_stops: bool,
+    /// The first port of debug exit, if there is one.
+    pub debug_exit: Option<u16>,
+    /// Whether there is a debug console.
+    pub debug_console: bool,
 }
 
 /// Where a kernel comes from.
@@ -67,10 +75,13 @@ impl MachineSpec {
             cpu: CpuTemplate::Host,
             pins: Vec::new(),
             memory: RamConfig::new(512 << 20),
-            acpi: true,
+            acpi: Acpi::Full,
             disks: Vec::new(),
             virtio_console: false,
             kernel_uses_virtio_console: false,
+            panic_stops: true,
+            debug_exit: None,
+            debug_console: false,
         }
     }
 
@@ -86,7 +97,13 @@ impl MachineSpec {
         if self.virtio_console {
             virtio.push(VirtioKind::Console);
         }
-        Plan::new(&virtio, self.acpi)
+        Plan::new(&virtio, self.acpi)?.with_debug(self.debug_exit, self.debug_console)
+    }
+
+    /// What in the kernel command line contradicts this machine: one sentence for each such word.
+    pub fn contradictions(&self) -> Vec<String> {
+        let plan = self.plan();
+        plan.map_or_else(|_| Vec::new(), |plan| contradictions(&plan, self.topology.count(), &self.append))
     }
 
     /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.

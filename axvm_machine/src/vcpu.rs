@@ -15,12 +15,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use axvm_devices::{Bus, StopReason, StopSwitch};
-use axvm_events::{Event, Events};
+use axvm_events::Events;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
 use crate::gate::{Gate, Order, Passage};
+use crate::halt::Activity;
+use crate::unclaimed::{Access, Space, Unclaimed};
 
 /// What all vCPUs of a machine share.
 pub(crate) struct VcpuShared {
@@ -29,31 +31,33 @@ pub(crate) struct VcpuShared {
     pub(crate) stop: Arc<StopSwitch>,
     /// Where vCPUs are held and let go.
     pub(crate) gate: Arc<Gate>,
+    /// Whether the guest does something.
+    pub(crate) activity: Activity,
 }
 
-/// A bus, and where to report an access that no chip answers.
+/// A bus, and what is known of accesses that no chip on it answers.
 pub(crate) struct AddressSpace {
-    name: &'static str,
     bus: Bus,
-    events: Events,
+    unclaimed: Unclaimed,
 }
 
 impl AddressSpace {
-    /// `name`: "port" or "mmio".
-    pub(crate) fn new(name: &'static str, bus: Bus, events: &Events) -> AddressSpace {
-        AddressSpace { name, bus, events: events.clone() }
+    pub(crate) fn new(space: Space, bus: Bus, events: &Events) -> AddressSpace {
+        AddressSpace { bus, unclaimed: Unclaimed::new(space, events) }
     }
 
-    fn read(&self, address: u64, data: &mut [u8]) {
-        if !self.bus.read(address, data) {
-            self.events.emit(|| Event::UnclaimedAddress { space: self.name, address, write: false });
-        }
+    /// The machine has stopped: tells how often the guest found no chip.
+    pub(crate) fn tell_counts(&self) {
+        self.unclaimed.tell_counts();
     }
 
-    fn write(&self, address: u64, data: &[u8]) {
-        if !self.bus.write(address, data) {
-            self.events.emit(|| Event::UnclaimedAddress { space: self.name, address, write: true });
-        }
+    /// The access, if no chip answered it.
+    fn read(&self, address: u64, data: &mut [u8]) -> Option<Access> {
+        (!self.bus.read(address, data)).then(|| Access::read(address, data.len()))
+    }
+
+    fn write(&self, address: u64, data: &[u8]) -> Option<Access> {
+        (!self.bus.write(address, data)).then(|| Access::write(address, data))
     }
 }
 
@@ -159,29 +163,43 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
 fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
-    let VcpuShared { ports, mmio, stop, gate } = shared;
+    let VcpuShared { ports, mmio, stop, gate, activity } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
             Err(error) => return stop.request(refused(index, &error)),
         };
-        exits.count();
-        match exit {
+        // A kick is none of the guest's.
+        if !matches!(exit, Exit::Interrupted) {
+            exits.count();
+            activity.note();
+        }
+        let unclaimed = match exit {
             // A string instruction gives several elements at once: one access each.
             Exit::IoIn { port, size, data } => {
-                data.chunks_exact_mut(size).for_each(|data| ports.read(port.into(), data))
+                let accesses = data.chunks_exact_mut(size).filter_map(|data| ports.read(port.into(), data));
+                accesses.reduce(Access::and).map(|access| (ports, access))
             }
-            Exit::IoOut { port, size, data } => data.chunks_exact(size).for_each(|data| ports.write(port.into(), data)),
-            Exit::MmioRead { address, data } => mmio.read(address, data),
-            Exit::MmioWrite { address, data } => mmio.write(address, data),
-            Exit::Halted => {}
+            Exit::IoOut { port, size, data } => {
+                let accesses = data.chunks_exact(size).filter_map(|data| ports.write(port.into(), data));
+                accesses.reduce(Access::and).map(|access| (ports, access))
+            }
+            Exit::MmioRead { address, data } => mmio.read(address, data).map(|access| (mmio, access)),
+            Exit::MmioWrite { address, data } => mmio.write(address, data).map(|access| (mmio, access)),
+            Exit::Halted => None,
             Exit::Interrupted => match gate.pass(index, vcpu) {
-                Passage::Open => {}
-                Passage::Reopened => vcpu.was_paused(),
+                Passage::Open => None,
+                Passage::Reopened => {
+                    vcpu.was_paused();
+                    None
+                }
                 Passage::Closed => return,
             },
             Exit::Shutdown => return stop.request(StopReason::TripleFault),
             other => return stop.request(explain(index, &other)),
+        };
+        if let Some((space, access)) = unclaimed {
+            space.unclaimed.tell(access, index, || vcpu.rip());
         }
     }
 }
@@ -272,10 +290,11 @@ mod tests {
     fn shared(ports: BusBuilder, mmio: BusBuilder) -> VcpuShared {
         let (events, stop) = (Events::default(), Arc::new(StopSwitch::new().unwrap()));
         VcpuShared {
-            ports: AddressSpace::new("port", ports.finish(), &events),
-            mmio: AddressSpace::new("mmio", mmio.finish(), &events),
+            ports: AddressSpace::new(Space::Port, ports.finish(), &events),
+            mmio: AddressSpace::new(Space::Mmio, mmio.finish(), &events),
             stop,
             gate: Arc::new(Gate::new(Order::Run)),
+            activity: Activity::new().unwrap(),
         }
     }
 

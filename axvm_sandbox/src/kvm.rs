@@ -17,6 +17,7 @@ pub(crate) const VCPU: &[u64] = &[
     0xae80,      // KVM_RUN
     0x8004_ae98, // KVM_GET_MP_STATE: whether an AP was started
     0xaead,      // KVM_KVMCLOCK_CTRL: after a pause
+    0xae9a,      // KVM_NMI: of its own vCPU
     0x4008_ae61, // KVM_IRQ_LINE: a guest that enables or clears a reason of the SCI
     // To save, from the vCPU's own thread.
     0x8090_ae81, // KVM_GET_REGS

@@ -49,8 +49,8 @@ const fn attack(what: &'static str, role: Role, answer: Answer, act: fn() -> i64
     Attack { what, role, answer, act }
 }
 
-/// Request codes: a new VM, more memory for one, its registers, and a program that reads its memory.
-const KVM: [u64; 4] = [0xae01, 0x4020_ae46, 0x4138_ae84, 0xae9a];
+/// Request codes: a new VM, more memory for one, its registers, and a system management interrupt.
+const KVM: [u64; 4] = [0xae01, 0x4020_ae46, 0x4138_ae84, 0xaeb7];
 /// Not in the libc crate.
 const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;

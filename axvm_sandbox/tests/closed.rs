@@ -175,6 +175,25 @@ fn only_the_files_given_can_be_opened() {
 }
 
 #[test]
+fn files_are_removed_only_where_sockets_are() {
+    if probe().0.iter().any(|one| one.name == "files" && matches!(one.state, Availability::Missing(_))) {
+        println!("skipped: this kernel has no Landlock");
+        return;
+    }
+    works("files_are_removed_only_where_sockets_are", || {
+        let (sockets, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (socket, file) = (sockets.path().join("a.sock"), other.path().join("letter"));
+        File::create(&socket).unwrap();
+        File::create(&file).unwrap();
+        arm(&Files { sockets_in: vec![sockets.path().into()], ..Files::default() }).unwrap();
+        assert_eq!(std::fs::remove_file(&file).unwrap_err().raw_os_error(), Some(libc::EACCES));
+        std::fs::remove_file(&socket).unwrap();
+        // What is left is the test's: this process may not remove it any more.
+        std::mem::forget((sockets, other));
+    });
+}
+
+#[test]
 fn a_second_arming_and_one_beside_threads_are_refused() {
     works("a_second_arming_and_one_beside_threads_are_refused", || {
         let (end, ended) = std::sync::mpsc::channel::<()>();

@@ -23,6 +23,7 @@ pub mod device;
 mod hang;
 mod live;
 pub mod mmio;
+mod notice;
 pub mod queue;
 pub mod rng;
 mod signals;

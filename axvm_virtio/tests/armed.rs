@@ -23,7 +23,7 @@ use std::process::Command;
 
 use axvm_sandbox::Files;
 use axvm_virtio::balloon::{Balloon, BalloonConfig};
-use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage};
+use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage, OnFull};
 use axvm_virtio::device::feature;
 use axvm_virtio::rng::Rng;
 use axvm_virtio::testing::{Buffer, FakeDriver};
@@ -74,15 +74,22 @@ fn main() {
 fn serve_with(call: c_long, errno: i32) {
     let memory = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).unwrap());
     (&memory).write_all(&vec![0x5a; Disk::SIZE as usize]).unwrap();
-    let (file, memory_path) = (Disk::file(), format!("/proc/self/fd/{}", memory.as_raw_fd()));
+    let (file, other, memory_path) = (Disk::file(), Disk::file(), format!("/proc/self/fd/{}", memory.as_raw_fd()));
     // On a file system that can make zeroes, if the host's is one, and on tmpfs, which cannot.
-    let configs = [(Cache::WriteBack, file.path()), (Cache::WriteThrough, Path::new(&memory_path))];
-    let disks = configs.map(|(cache, path)| {
-        let image = DiskImage::open(&DiskConfig { cache, ..DiskConfig::new(path) }).unwrap();
+    let memory_path = Path::new(&memory_path);
+    let configs = [
+        (Cache::WriteThrough, memory_path, false),
+        (Cache::WriteBack, file.path(), false),
+        (Cache::WriteBack, other.path(), true),
+    ];
+    let disks = configs.map(|(cache, path, ephemeral)| {
+        // Kept requests have no answer.
+        let config = DiskConfig { cache, on_full: OnFull::Report, ephemeral, ..DiskConfig::new(path) };
+        let image = DiskImage::open(&config).unwrap();
         (Machine::new(Box::new(Block::new(image.clone()))), image)
     });
     // Inside, no file can be removed.
-    drop(file);
+    drop((file, other));
     let rng = Machine::new(Box::new(Rng::default()));
     let balloon = Machine::new(Box::new(Balloon::new(BALLOON)));
     if call != 0 {

@@ -79,7 +79,8 @@ impl Input {
         LinuxConfig {
             command_line: self.command_line.repeat(1 + usize::from(self.command_line_repeats)),
             initrd_len: self.initrd_len.map(|len| self.length(len).into()),
-            entry: Some([Entry::Bits32, Entry::Bits64, Entry::Pvh][usize::from(self.entry) % 3]),
+            entry: Some(Entry::ALL[usize::from(self.entry) % Entry::ALL.len()]),
+            ..LinuxConfig::default()
         }
     }
 
@@ -124,7 +125,7 @@ fn check(ram: &GuestRam, start: &LinuxStart, config: &LinuxConfig, input: &Input
         assert_eq!(at.len, len);
         assert!(bytes(ram, at.gpa, initrd.len()) == initrd, "the initrd is not what was given");
     }
-    if start.entry == Entry::Pvh {
+    if matches!(start.entry, Entry::Pvh | Entry::Multiboot) {
         return;
     }
     let zero_page = bytes(ram, Gpa(start.state.regs.rsi), 4096);

@@ -15,6 +15,18 @@ use libfuzzer_sys::fuzz_target;
 
 static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamConfig::new(64 << 20)).expect("64 MiB"));
 
+/// Makes the bytes a Multiboot header, of either version, whose checksum is right; all other fields stay.
+fn put_multiboot(image: &mut [u8]) {
+    let word = |image: &[u8], at: usize| u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]]);
+    if image.len() < 32 {
+        return;
+    }
+    let (magic, last) = if image[31] & 1 == 0 { (0x1bad_b002_u32, 8) } else { (0xe852_50d6, 12) };
+    image[..4].copy_from_slice(&magic.to_le_bytes());
+    let sum = (0..last).step_by(4).fold(0_u32, |sum, at| sum.wrapping_add(word(image, at)));
+    image[last..last + 4].copy_from_slice(&sum.wrapping_neg().to_le_bytes());
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, rest)) = data.split_first() else { return };
     let mut image = rest.to_vec();
@@ -24,15 +36,17 @@ fuzz_target!(|data: &[u8]| {
             image[0x202..0x206].copy_from_slice(b"HdrS");
         }
         2 if image.len() > 4 => image[..4].copy_from_slice(b"\x7fELF"),
+        3 if choice & 0x40 != 0 => put_multiboot(&mut image),
         _ => {}
     }
     let image = &image[..];
     if let Ok(parsed) = KernelImage::parse(&image) {
         _ = parsed.to_string();
     }
-    let entry = [Entry::Bits32, Entry::Bits64, Entry::Pvh][usize::from(choice >> 2) % 3];
+    let entry = Entry::ALL[usize::from(choice >> 2) % Entry::ALL.len()];
     let initrd_len = (choice & 0x80 != 0).then_some(5000);
-    let config = LinuxConfig { command_line: "console=ttyS0".into(), initrd_len, entry: Some(entry) };
+    let command_line = "console=ttyS0".into();
+    let config = LinuxConfig { command_line, initrd_len, entry: Some(entry), ..LinuxConfig::default() };
     match prepare(&RAM, &image, &config, None) {
         Ok(start) => {
             let size = RAM.size();

@@ -33,6 +33,7 @@ fn firecrackers_clients_find_what_they_know() {
         ("PATCH /vm {\"state\": \"Paused\"}", "pause"),
         ("PATCH /vm {\"state\": \"Resumed\"}", "resume"),
         ("PATCH /balloon {\"amount_mib\": 64}", "balloon 64"),
+        ("PATCH /drives/vda {\"drive_id\": \"vda\"}", "drive vda"),
         ("PATCH /balloon/statistics {\"stats_polling_interval_s\": 2}", "statistics every 2"),
         ("PUT /actions {\"action_type\": \"SendCtrlAltDel\"}", "power button"),
     ] {
@@ -61,6 +62,8 @@ fn what_cannot_be_done_is_a_400_with_a_fault_message() {
         ("PATCH /balloon {\"amount_mib\": -1}", "not understood"),
         ("PATCH /balloon {\"amount_mib\": 1e99}", "not understood"),
         ("PATCH /balloon {\"amount_mib\": 4096}", "ask for less"),
+        ("PATCH /drives/vda {\"drive_id\": \"vdb\"}", "name one disk"),
+        ("PATCH /drives/vda {}", "missing field `drive_id`"),
         ("GET /console", "Upgrade: axvm-console"),
     ] {
         let answer = machine.ask(request);
@@ -81,9 +84,13 @@ fn the_client_tells_status_acts_and_passes_on_refusals() {
         (status.state, status.cpus, status.memory.resident.total()),
         (MachineState::Running, 2, 4096 + (2 << 20))
     );
-    for (action_type, asked) in
-        [(Action::PowerButton, "power button"), (Action::Reset, "reset"), (Action::Stop, "stop")]
-    {
+    for (action_type, asked) in [
+        (Action::PowerButton, "power button"),
+        (Action::Nmi, "NMI"),
+        (Action::Break, "BREAK"),
+        (Action::Reset, "reset"),
+        (Action::Stop, "stop"),
+    ] {
         client.put("/actions", &ActionRequest { action_type }).unwrap();
         assert_eq!(machine.fake.asked(), [asked]);
     }

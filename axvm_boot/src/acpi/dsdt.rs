@@ -9,6 +9,8 @@
 //!  \_S5_           what to write to PM1a control to turn the machine off
 //! ```
 //!
+//! With [`Acpi::Cpus`](super::Acpi::Cpus) `_S5_` is all: for kernels that fail over devices in AML.
+//!
 //! Nothing here is code: no methods, so no OS has to run anything but lookups.
 //!
 //! Spec: ACPI 6.5, 5.2.11.1 "Differentiated System Description Table (DSDT)", 6.1 "Device
@@ -30,6 +32,18 @@ const PRESENT: u8 = 0xf;
 
 /// The DSDT of a machine with so many processors and these parts.
 pub(super) fn dsdt(processors: usize, plan: &Plan) -> Vec<u8> {
+    let mut body = Vec::new();
+    if plan.acpi().has_devices() {
+        body = Scope::raw("_SB_".into(), devices(processors, plan));
+    }
+    // SLP_TYP for the PM1a and the PM1b control register, and two reserved values.
+    let sleep_types = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0_u8, &0_u8]);
+    Name::new("_S5_".into(), &sleep_types).to_aml_bytes(&mut body);
+    table(*b"DSDT", REVISION, &body)
+}
+
+/// Everything below `_SB_`.
+fn devices(processors: usize, plan: &Plan) -> Vec<u8> {
     let mut devices = Vec::new();
     for uid in 0..processors {
         processor(&mut devices, uid as u32);
@@ -39,18 +53,15 @@ pub(super) fn dsdt(processors: usize, plan: &Plan) -> Vec<u8> {
         match part.kind {
             Kind::Uart => com1(&mut devices, part),
             Kind::Rtc => device(&mut devices, "RTC_", &[&name("_HID", &EISAName::new("PNP0B00")), &resources(part)]),
+            Kind::DebugExit | Kind::DebugConsole => {}
             Kind::Pvpanic => device(&mut devices, "PEVT", &[&name("_HID", &"QEMU0001"), &resources(part)]),
             Kind::Virtio(_) => windows.by_ref().take(1).for_each(|uid| virtio_mmio(&mut devices, uid, part)),
             // Found by looking, by the MADT or by the FADT.
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => {}
-            Kind::I8042 | Kind::AcpiPm | Kind::PciHost => {}
+            Kind::I8042 | Kind::AcpiPm | Kind::PmTimer | Kind::PciHost => {}
         }
     }
-    let mut body = Scope::raw("_SB_".into(), devices);
-    // SLP_TYP for the PM1a and the PM1b control register, and two reserved values.
-    let sleep_types = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0_u8, &0_u8]);
-    Name::new("_S5_".into(), &sleep_types).to_aml_bytes(&mut body);
-    table(*b"DSDT", REVISION, &body)
+    devices
 }
 
 fn processor(aml: &mut Vec<u8>, uid: u32) {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  FADT --> PM1a event block (port 0x600), PM1a control block (0x604), SCI = GSI 9
+//!       --> PM timer (port 0x608)
 //!       --> reset register (port 0xcf9, value 6)
 //!       --> DSDT, FACS
 //! ```
@@ -27,6 +28,8 @@ use super::root::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 const PM1_EVENT_LEN: u8 = 4;
 /// Length of the PM1a control block in bytes.
 const PM1_CONTROL_LEN: u8 = 2;
+/// Length of the PM timer in bytes.
+const PM_TIMER_LEN: u8 = 4;
 
 /// IAPC_BOOT_ARCH: there are devices on the ISA bus (COM1, RTC).
 const LEGACY_DEVICES: u16 = 1 << 0;
@@ -45,8 +48,9 @@ const FACS_VERSION: u8 = 2;
 /// What the machine's fixed hardware is.
 ///
 /// A clear PWR_BUTTON means that the power button *is* fixed hardware, a set SLP_BUTTON that there
-/// is no sleep button there, a set FIX_RTC that the RTC wakes nothing.
-const FLAGS: [Flags; 5] = [Flags::Wbinvd, Flags::ProcC1, Flags::SlpButton, Flags::FixRtc, Flags::ResetRegSup];
+/// is no sleep button there, a clear FIX_RTC that the RTC's alarm is told in the fixed registers, TMR_VAL_EXT that the PM
+/// timer has 32 bits.
+const FLAGS: [Flags; 5] = [Flags::Wbinvd, Flags::ProcC1, Flags::SlpButton, Flags::TmrValExt, Flags::ResetRegSup];
 
 /// The FADT (revision 6.5) of a machine whose highest APIC id is `last_apic_id`.
 pub(super) fn fadt(dsdt: Gpa, facs: Gpa, last_apic_id: Option<u32>) -> Vec<u8> {
@@ -63,6 +67,9 @@ pub(super) fn fadt(dsdt: Gpa, facs: Gpa, last_apic_id: Option<u32>) -> Vec<u8> {
     fadt.pm1a_cnt_blk = u32::from(port::PM1A_CONTROL).into();
     fadt.pm1_cnt_len = PM1_CONTROL_LEN;
     fadt.x_pm1a_cnt_blk = io(port::PM1A_CONTROL, PM1_CONTROL_LEN, AccessSize::WordAccess);
+    fadt.pm_tmr_blk = u32::from(port::PM_TIMER).into();
+    fadt.pm_tmr_len = PM_TIMER_LEN;
+    fadt.x_pm_tmr_blk = io(port::PM_TIMER, PM_TIMER_LEN, AccessSize::DwordAccess);
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CENTURY;

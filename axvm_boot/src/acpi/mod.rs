@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!  layout::ACPI_TABLES                                          layout::FACS
-//!   RSDP | DSDT | FADT | MADT | RSDT | XSDT | (room)             FACS
+//!   RSDP | DSDT | FADT | MADT | RSDT | XSDT | (room) | MP table  FACS
 //!     |                          |       |
 //!     +--> RSDT (4-byte pointers) --> FADT, MADT       FADT --> DSDT, FACS
 //!     +--> XSDT (8-byte pointers) --> FADT, MADT
 //!
 //!   FADT  the power-management registers, how to reset, what a PC part is missing
 //!   MADT  processors, IOAPIC, which interrupt line arrives where
-//!   DSDT  devices by name, in AML: processors, COM1, RTC, virtio-mmio, S5
+//!   DSDT  devices by name, in AML: processors, COM1, RTC, virtio-mmio, S5; with `cpus` only S5
 //! ```
 //!
 //! [`build`] computes bytes and addresses; [`Tables::place`] copies them. A table names others by
@@ -18,8 +18,8 @@
 //! This is a full ACPI machine, not a hardware-reduced one: the fixed registers exist
 //! (`axvm_devices::AcpiPm`), and so do PIC, PIT and RTC.
 //!
-//! Spec: ACPI 6.5, 5.2 "ACPI System Description Tables". Left out: PM timer and HPET (kvmclock and
-//! the TSC tell time), GPEs and hotplug, PCI (no MCFG, no root bridge), NUMA (SRAT), sleep states
+//! Spec: ACPI 6.5, 5.2 "ACPI System Description Tables". Left out: HPET (kvmclock, the TSC and
+//! the PM timer tell time), GPEs and hotplug, PCI (no MCFG, no root bridge), NUMA (SRAT), sleep states
 //! other than S5.
 
 mod dsdt;
@@ -32,6 +32,8 @@ use axvm_memory::{AccessError, GuestRam};
 use thiserror::Error;
 
 use crate::plan::Plan;
+
+pub use crate::acpi_extent::{Acpi, UnknownAcpi};
 
 /// Names of the form `C000` to `CFFF` that the DSDT has for processors.
 const NAMES: usize = 0x1000;
@@ -52,7 +54,7 @@ pub enum AcpiError {
         /// Its APIC id.
         id: u32,
     },
-    /// The tables do not fit below the FACS.
+    /// The tables do not fit below the MP table.
     #[error("ACPI tables for {processors} vCPUs need {len:#x} bytes and have room for {room:#x}; use fewer vCPUs")]
     Room {
         /// Number of vCPUs asked for.
@@ -103,7 +105,7 @@ pub fn build(apic_ids: &[u32], plan: &Plan) -> Result<Tables, AcpiError> {
     let xsdt = area.put("XSDT", root::xsdt(&[fadt, madt]));
     area.tables[0] = Table { name: "RSDP", gpa: rsdp, bytes: root::rsdp(rsdt, xsdt) };
 
-    let (len, room) = (area.end.0 - rsdp.0, layout::FACS.0 - rsdp.0);
+    let (len, room) = (area.end.0 - rsdp.0, layout::MP_TABLE.0 - rsdp.0);
     if len > room {
         return Err(AcpiError::Room { processors: apic_ids.len(), len, room });
     }
@@ -156,14 +158,14 @@ mod tests {
     use super::*;
 
     fn processors(apic_ids: Vec<u32>) -> Result<Tables, AcpiError> {
-        build(&apic_ids, &Plan::new(&[], true).unwrap())
+        build(&apic_ids, &Plan::new(&[], Acpi::Full).unwrap())
     }
 
     #[test]
     fn a_thousand_processors_fit_and_more_than_fit_are_refused_with_both_lengths() {
         processors((0..1024).collect()).unwrap();
         let error = processors((0..4096).collect()).unwrap_err();
-        assert!(matches!(error, AcpiError::Room { processors: 4096, len, room: 0x1f000 } if len > 0x1f000), "{error}");
+        assert!(matches!(error, AcpiError::Room { processors: 4096, len, room: 0x1d000 } if len > 0x1d000), "{error}");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! Spec: Intel SDM volume 2A, CPUID, and volume 1, 13.4 "XSAVE Area"; AMD APM volume 3, appendix E.
 
 use super::leaves::{EXTENDED, Leaves, Vendor};
+use super::word::{L1_ECX, L7_EBX, L7_ECX, L7_EDX, LD1_EAX, Word, X1_ECX, X1_EDX, X8_EBX};
 
 /// Highest basic leaf of Ivy Bridge: extended state.
 const LAST_BASIC: u32 = 0xd;
@@ -24,27 +25,6 @@ const SVM: u32 = 0x8000_000a;
 /// Leaf 1 EAX: extended model 3, family 6, model 0xe, stepping 4.
 const SIGNATURE: u32 = 0x306e4;
 const NAME: &str = "Intel Xeon Processor E5 v2 (Ivy Bridge)";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Register {
-    Eax,
-    Ebx,
-    Ecx,
-    Edx,
-}
-
-/// One 32-bit answer of CPUID whose bits are features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word(u32, u32, Register);
-
-const L1_ECX: Word = Word(1, 0, Register::Ecx);
-const L7_EBX: Word = Word(7, 0, Register::Ebx);
-const L7_ECX: Word = Word(7, 0, Register::Ecx);
-const L7_EDX: Word = Word(7, 0, Register::Edx);
-const LD1_EAX: Word = Word(0xd, 1, Register::Eax);
-const X1_ECX: Word = Word(EXTENDED + 1, 0, Register::Ecx);
-const X1_EDX: Word = Word(EXTENDED + 1, 0, Register::Edx);
-const X8_EBX: Word = Word(EXTENDED + 8, 0, Register::Ebx);
 
 /// All words that are cut down.
 const WORDS: [Word; 8] = [L1_ECX, L7_EBX, L7_ECX, L7_EDX, LD1_EAX, X1_ECX, X1_EDX, X8_EBX];
@@ -107,7 +87,7 @@ pub(super) fn apply(leaves: &mut Leaves) {
     });
     for word in WORDS {
         if let Some(value) = word.find_mut(leaves) {
-            *value &= word.mask();
+            *value &= mask(word);
         }
     }
     if let Some(leaf) = leaves.get_mut(7, 0) {
@@ -131,31 +111,10 @@ pub(super) fn missing(leaves: &Leaves) -> Vec<&'static str> {
     FEATURES.into_iter().flat_map(in_word).collect()
 }
 
-impl Word {
-    fn find(self, leaves: &Leaves) -> u32 {
-        leaves.get(self.0, self.1).map_or(0, |leaf| match self.2 {
-            Register::Eax => leaf.eax,
-            Register::Ebx => leaf.ebx,
-            Register::Ecx => leaf.ecx,
-            Register::Edx => leaf.edx,
-        })
-    }
-
-    fn find_mut(self, leaves: &mut Leaves) -> Option<&mut u32> {
-        let leaf = leaves.get_mut(self.0, self.1)?;
-        Some(match self.2 {
-            Register::Eax => &mut leaf.eax,
-            Register::Ebx => &mut leaf.ebx,
-            Register::Ecx => &mut leaf.ecx,
-            Register::Edx => &mut leaf.edx,
-        })
-    }
-
-    /// The bits that may stay.
-    fn mask(self) -> u32 {
-        let bits = FEATURES.iter().chain(&ALLOWED).filter(|(word, _)| *word == self).flat_map(|(_, bits)| *bits);
-        bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
-    }
+/// The bits of `word` that may stay.
+fn mask(word: Word) -> u32 {
+    let bits = FEATURES.iter().chain(&ALLOWED).filter(|(other, _)| *other == word).flat_map(|(_, bits)| *bits);
+    bits.fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 
 /// XSAVE of x87, SSE and AVX state only (leaf 0xD).

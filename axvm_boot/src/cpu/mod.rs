@@ -2,18 +2,20 @@
 //!
 //! ```text
 //!   KVM's supported set --template--> --always--> hypervisor bit, x2APIC, TSC deadline, KVM's own leaves
-//!      (the host)       host: all     --per vCPU-> APIC id, cores, threads, shared caches
-//!                       ivybridge: less
+//!      (the host)       host: all     --consistency-> nothing that lacks what it stands on
+//!                       ivybridge: less --per vCPU-> APIC id, cores, threads, shared caches
 //! ```
 //!
 //! Spec: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; Linux
 //! Documentation/virt/kvm/x86/cpuid.rst (leaves 0x4000_0000 and 0x4000_0001).
 //! Left out: leaf 2 and the AMD cache sizes (0x8000_0005/6) describe the host's caches, as they are.
 
+mod consistency;
 mod ivybridge;
 mod leaves;
 mod msr;
 mod topology;
+mod word;
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +27,7 @@ use thiserror::Error;
 
 use leaves::Leaves;
 
+pub use consistency::{Explained, Groundless};
 pub use msr::msrs;
 
 /// Which processor the guest sees. Its text is what command line, settings file and schema say.
@@ -75,6 +78,8 @@ pub struct CpuConfig {
     pub tsc_deadline: bool,
     /// TSC frequency, for guests that do not use kvmclock.
     pub tsc_khz: Option<u32>,
+    /// KVM keeps the MSR TSC_AUX for each vCPU: it is in `KVM_GET_MSR_INDEX_LIST`.
+    pub tsc_aux: bool,
 }
 
 /// Leaf 1 ECX: the APIC timer can be armed with a TSC value.
@@ -90,6 +95,19 @@ const APIC_BUS_KHZ: u32 = 1_000_000;
 
 /// The CPUID leaves of vCPU number `vcpu`, made from those that KVM supports on this host.
 pub fn leaves(supported: &[CpuidEntry], topology: &Topology, vcpu: u32, config: &CpuConfig) -> Vec<CpuidEntry> {
+    let (mut leaves, _) = consistent(supported, config);
+    topology::describe(&mut leaves, topology, vcpu);
+    paravirtualize(&mut leaves, topology, config);
+    leaves.into_entries()
+}
+
+/// Features of the template that this host reports although it lacks what they stand on; [`leaves`] leaves them out.
+pub fn groundless(supported: &[CpuidEntry], config: &CpuConfig) -> Vec<Groundless> {
+    consistent(supported, config).1
+}
+
+/// What every vCPU is told alike, and what had to go for want of its ground.
+fn consistent(supported: &[CpuidEntry], config: &CpuConfig) -> (Leaves, Vec<Groundless>) {
     let mut leaves = Leaves::new(supported);
     if config.template == CpuTemplate::IvyBridge {
         ivybridge::apply(&mut leaves);
@@ -99,9 +117,8 @@ pub fn leaves(supported: &[CpuidEntry], topology: &Topology, vcpu: u32, config: 
         // KVM reports this one as a capability, not in its CPUID.
         leaf.ecx = if config.tsc_deadline { leaf.ecx | TSC_DEADLINE } else { leaf.ecx & !TSC_DEADLINE };
     }
-    topology::describe(&mut leaves, topology, vcpu);
-    paravirtualize(&mut leaves, topology, config);
-    leaves.into_entries()
+    let taken = consistency::close(&mut leaves, config);
+    (leaves, taken)
 }
 
 /// Writes the processor's name into `supported`, where KVM leaves it empty; [`leaves`] keeps it for

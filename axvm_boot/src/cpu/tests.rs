@@ -15,7 +15,7 @@ fn name(text: &[u8; 12]) -> [u32; 3] {
     [0, 4, 8].map(|at| u32::from_le_bytes(*text[at..].first_chunk().unwrap()))
 }
 
-/// What is alike on every host: all feature bits set.
+/// What is alike on every host: all feature bits set, and what they stand on.
 fn host(vendor: &[u8; 12], last: u32, last_extended: u32) -> Vec<CpuidEntry> {
     let [b, d, c] = name(vendor);
     let mut host = vec![
@@ -23,8 +23,9 @@ fn host(vendor: &[u8; 12], last: u32, last_extended: u32) -> Vec<CpuidEntry> {
         leaf(1, [0x00a2_0f12, 0xff12_0800, 0x7eff_ffff, 0xffff_ffff]),
         subleaf(7, 0, [2, !0, !0, !0]),
         subleaf(7, 1, [!0; 4]),
-        subleaf(0xd, 0, [0x2ff, 2696, 2696, 0]),
-        subleaf(0xd, 1, [0x1f, 2696, 0x1800, 0]),
+        leaf(0xa, [2, 0, 0, 0]),
+        subleaf(0xd, 0, [0xe_02ff, 2696, 2696, 1 << 30]),
+        subleaf(0xd, 1, [0x1f, 2696, 0xdd00, 0]),
         subleaf(0xd, 2, [256, 576, 0, 0]),
         subleaf(0xd, 5, [64, 1088, 0, 0]),
         leaf(0x4000_0000, [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d]),
@@ -72,7 +73,7 @@ const SHAPES: [Topology; 5] = [
 ];
 
 fn made(supported: &[CpuidEntry], topology: Topology, vcpu: u32, template: CpuTemplate) -> Leaves {
-    let config = CpuConfig { template, tsc_deadline: true, tsc_khz: None };
+    let config = CpuConfig { template, tsc_deadline: true, tsc_khz: None, tsc_aux: true };
     Leaves::new(&leaves(supported, &topology, vcpu, &config))
 }
 
@@ -278,10 +279,11 @@ fn ivybridge_can_only_take_away() {
     assert_eq!(leaves.get(1, 0).unwrap().ecx, HYPERVISOR | X2APIC | TSC_DEADLINE);
 }
 
-/// The entry of a host with no feature at all.
+/// The entry of a host with none of the features that the template is about.
 fn bare(entry: CpuidEntry) -> CpuidEntry {
     match entry.function {
-        1 | 7 | 0xd | 0x8000_0001 => CpuidEntry { eax: 0, ebx: 0, ecx: 0, edx: 0, ..entry },
+        1 => CpuidEntry { ecx: 0, ..entry },
+        7 | 0xd | 0x8000_0001 => CpuidEntry { eax: 0, ebx: 0, ecx: 0, edx: 0, ..entry },
         _ => entry,
     }
 }

@@ -64,6 +64,9 @@ impl BzImage {
         if header.get(field::LOADFLAGS) & loadflags::LOADED_HIGH == 0 {
             return Err(KernelError::LoadedLow);
         }
+        if header.get(field::CODE32_START) == 0 {
+            return Err(KernelError::NeedsBios);
+        }
         let (start, len) = (header.setup_len(), header.protected_mode_len());
         let end = start + len;
         // The last paragraph may be short.

@@ -10,6 +10,7 @@
 
 use axvm_arch::Gpa;
 
+use super::multiboot::{self, MultibootHeader};
 use super::{KernelError, bytes_at, u16_at, u32_at, u64_at};
 use crate::read_at::ReadAt;
 
@@ -39,8 +40,10 @@ pub struct Vmlinux {
     pub segments: Vec<ElfSegment>,
     /// Entry point of the ELF header, as a physical address.
     pub entry: Gpa,
-    /// PVH entry point: 32-bit code, if the kernel has one. One of 32 bits has.
+    /// PVH entry point: 32-bit code, if the kernel has one.
     pub pvh_entry: Option<Gpa>,
+    /// Its Multiboot header, if it has one. A kernel of 32 bits has this or a PVH entry point.
+    pub multiboot: Option<MultibootHeader>,
 }
 
 /// One PT_LOAD: `file_len` bytes from the file, then zeroes up to `memory_len`.
@@ -94,7 +97,8 @@ impl Vmlinux {
                 _ => {}
             }
         }
-        if class.bits == 32 && pvh_entry.is_none() {
+        let multiboot = multiboot::find(head, file.len());
+        if class.bits == 32 && pvh_entry.is_none() && multiboot.is_none() {
             return Err(KernelError::NoPvhNote);
         }
         if segments.is_empty() {
@@ -102,7 +106,7 @@ impl Vmlinux {
         }
         check_overlap(&segments)?;
         let entry = class.word(head, 24).ok_or(truncated(file, class.header_len))?;
-        let mut vmlinux = Vmlinux { bits: class.bits, segments, entry: Gpa(entry), pvh_entry };
+        let mut vmlinux = Vmlinux { bits: class.bits, segments, entry: Gpa(entry), pvh_entry, multiboot };
         vmlinux.entry = vmlinux.physical(vmlinux.entry);
         vmlinux.pvh_entry = pvh_entry.map(|entry| vmlinux.physical(entry));
         Ok(vmlinux)

@@ -16,6 +16,7 @@ mod bzimage;
 mod elf;
 mod foreign;
 mod header;
+mod multiboot;
 
 use std::{fmt, io};
 
@@ -28,6 +29,7 @@ pub use bzimage::{BzImage, KernelInfo};
 pub use elf::{ElfSegment, Vmlinux};
 pub(crate) use foreign::{compression, explain};
 pub use header::{SetupHeader, loadflags, xloadflags};
+pub use multiboot::{MultibootHeader, MultibootVersion};
 
 /// The file is no kernel that can be started.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -78,12 +80,30 @@ pub enum KernelError {
     /// A 32-bit ELF file that can be entered nowhere.
     #[error(
         "The kernel image is an ELF file for 32-bit x86 (i386) without a PVH entry point \
-         (ELF note XEN_ELFNOTE_PHYS32_ENTRY); a kernel for x86-64 is needed, or one with that note"
+         (ELF note XEN_ELFNOTE_PHYS32_ENTRY) and without a Multiboot header; \
+         a kernel for x86-64 is needed, or one with such an entry"
     )]
     NoPvhNote,
+    /// Multiboot for a kernel that knows nothing of it.
+    #[error("--entry multiboot needs a kernel with a Multiboot header, and this one is {0}")]
+    NoMultiboot(&'static str),
+    /// A Multiboot header that cannot be obeyed.
+    #[error("The kernel's Multiboot {number} header cannot be obeyed: {why}")]
+    Multiboot {
+        /// 1 or 2.
+        number: u8,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The boot flag is wrong.
     #[error("The kernel image is damaged: it has HdrS, but its boot flag is {0:#06x} and not 0xaa55; fetch it again")]
     BootFlag(u16),
+    /// Nothing but real-mode code.
+    #[error(
+        "This kernel has only a real-mode entry (code32_start is 0), from which it calls a BIOS, and this machine has none: \
+         programs such as iPXE's ipxe.lkrn and memdisk need a PC with firmware; give AxVM the kernel that they would load"
+    )]
+    NeedsBios,
     /// Protocol too old.
     #[error("The kernel speaks boot protocol {}, at least 2.06 (Linux 2.6.22) is needed; use a newer kernel", Protocol(*.version))]
     OldProtocol {
@@ -104,6 +124,11 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    fn firmware() -> KernelError {
+        let remedy = "this machine needs no firmware; give the kernel that it would start".into();
+        KernelError::Foreign { found: "a firmware image (such as SeaBIOS or u-boot.rom)".into(), remedy }
+    }
+
     fn foreign(found: &str) -> KernelError {
         let remedy = "the kernel is usually called bzImage, vmlinuz or vmlinux".into();
         KernelError::Foreign { found: found.into(), remedy }
@@ -138,6 +163,8 @@ pub enum KernelImage {
     BzImage(BzImage),
     /// ELF.
     Vmlinux(Vmlinux),
+    /// Of any other format, with a Multiboot header that says how to load it.
+    Flat(MultibootHeader),
 }
 
 /// What is read of any image: as much as is needed to tell what it is, down to the label of an ISO 9660 image.
@@ -156,7 +183,31 @@ impl KernelImage {
         if field::HEADER.read(&head, 0) == Some(header::MAGIC) {
             return bzimage::BzImage::parse(file, &head).map(KernelImage::BzImage);
         }
-        Err(explain(&head))
+        if let Some(header) = multiboot::find(&head, file.len()) {
+            return Ok(KernelImage::Flat(header));
+        }
+        Err(if is_firmware(file)? { KernelError::firmware() } else { explain(&head) })
+    }
+
+    /// The same as a Multiboot loader sees it: what to load, and where to begin; and the header's version.
+    pub fn as_multiboot(&self) -> Result<(Vmlinux, MultibootVersion), KernelError> {
+        let (header, elf) = match self {
+            KernelImage::BzImage(_) => return Err(KernelError::NoMultiboot("a bzImage: use --entry 32 or --entry 64")),
+            KernelImage::Vmlinux(image) => (image.multiboot.as_ref(), Some(image)),
+            KernelImage::Flat(header) => (Some(header), None),
+        };
+        let header =
+            header.ok_or(KernelError::NoMultiboot("an ELF file without one: use --entry pvh or --entry 64"))?;
+        let error = |why: &str| KernelError::Multiboot { number: header.version.number(), why: why.into() };
+        if let Some(fault) = &header.fault {
+            return Err(error(fault));
+        }
+        let lacks = "it gives no addresses, and the file is not ELF: link it as an ELF file, or add them";
+        let of_elf = || elf.map(|elf| elf.segments.clone());
+        let segments = header.load.map(|load| vec![load]).or_else(of_elf).ok_or_else(|| error(lacks))?;
+        let entry = header.entry.or(elf.map(|elf| elf.entry)).ok_or_else(|| error(lacks))?;
+        let bits = elf.map_or(32, |elf| elf.bits);
+        Ok((Vmlinux { bits, segments, entry, pvh_entry: None, multiboot: None }, header.version))
     }
 }
 
@@ -173,10 +224,24 @@ impl fmt::Display for KernelImage {
             KernelImage::Vmlinux(image) => {
                 let bits = if image.bits == 32 { ", 32-bit" } else { "" };
                 let pvh = if image.pvh_entry.is_some() { "with" } else { "without" };
-                write!(f, "ELF vmlinux{bits}, {pvh} PVH entry")
+                write!(f, "ELF vmlinux{bits}, {pvh} PVH entry")?;
+                image.multiboot.iter().try_for_each(|header| write!(f, ", Multiboot {}", header.version.number()))
             }
+            KernelImage::Flat(header) => write!(f, "flat kernel, Multiboot {}", header.version.number()),
         }
     }
+}
+
+/// Whether it is what a PC has in its ROM: whole pieces of 64 KiB, and 16 bytes before the end the first instruction, a jump.
+fn is_firmware(file: &dyn ReadAt) -> Result<bool, KernelError> {
+    const PIECE: u64 = 64 << 10;
+    if !file.len().is_multiple_of(PIECE) {
+        return Ok(false);
+    }
+    let reset = bytes_at(file, file.len() - 16, 16)?;
+    // CLI, CLD and NOP may come before it.
+    let first = reset.iter().find(|byte| !matches!(byte, 0xfa | 0xfc | 0x90));
+    Ok(first.is_some_and(|byte| matches!(byte, 0xe9..=0xeb)))
 }
 
 /// `len` bytes at `offset`, of a file that had them when its length was asked for.

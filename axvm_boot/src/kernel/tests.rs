@@ -52,6 +52,18 @@ fn bytes_behind_the_code_are_not_loaded() {
 }
 
 #[test]
+fn what_needs_a_bios_is_told_apart() {
+    assert_eq!(error(&bzimage(&[(field::CODE32_START, 0)])), KernelError::NeedsBios);
+    let mut rom = vec![0; 128 << 10];
+    assert!(error(&rom).to_string().contains("only zeroes"));
+    for jump in [&b"\xea\x5b\xe0\0\xf0"[..], b"\xfa\xfc\xe9\x0b\xf8", b"\x90\x90\xe9"] {
+        rom[(128 << 10) - 16..][..jump.len()].copy_from_slice(jump);
+        assert!(error(&rom).to_string().contains("a firmware image"), "{jump:x?}");
+        assert!(!error(&rom[1..]).to_string().contains("a firmware image"));
+    }
+}
+
+#[test]
 fn damaged_bzimages_are_refused_with_the_reason() {
     assert_eq!(error(&bzimage(&[(field::BOOT_FLAG, 0x1234)])), KernelError::BootFlag(0x1234));
     assert_eq!(error(&bzimage(&[(field::VERSION, 0x205)])), KernelError::OldProtocol { version: 0x205 });

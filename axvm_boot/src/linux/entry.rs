@@ -5,10 +5,12 @@
 //!   32        protected, flat 4 GiB     off               esi = zero page           load address
 //!   64        long                      identity, 4 GiB   rsi = zero page           load address + 0x200, ELF entry
 //!   pvh       protected, flat 4 GiB     off               ebx = hvm_start_info      note PHYS32_ENTRY
+//!   multiboot protected, flat 4 GiB     off               ebx = information, eax    entry of header or ELF file
 //! ```
 //!
 //! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15), "32-bit Boot Protocol", "64-bit Boot
-//! Protocol"; Xen "x86/HVM direct boot ABI"; Intel SDM volume 3, 4.5 "4-Level Paging".
+//! Protocol"; Xen "x86/HVM direct boot ABI"; GNU Multiboot Specification
+//! 0.6.96, 3.2 "Machine state"; Intel SDM volume 3, 4.5 "4-Level Paging".
 
 use axvm_arch::registers::{
     CpuState, DescriptorTable, RFLAGS_RESERVED, Registers, Segment, SystemRegisters, cr0, cr4, efer,
@@ -39,6 +41,8 @@ pub(super) fn state(entry: Entry, rip: Gpa) -> CpuState {
         Entry::Bits32 => regs.rsi = layout::ZERO_PAGE.0,
         Entry::Bits64 => (regs.rsi, regs.rsp) = (layout::ZERO_PAGE.0, layout::BOOT_STACK.0),
         Entry::Pvh => regs.rbx = layout::PVH_START_INFO.0,
+        // EAX says which information; the caller knows.
+        Entry::Multiboot => regs.rbx = layout::MULTIBOOT_INFO.0,
     }
     let data = Segment::data(DATA);
     let mut system = SystemRegisters {
@@ -66,7 +70,7 @@ pub(super) fn state(entry: Entry, rip: Gpa) -> CpuState {
 fn code(entry: Entry) -> Segment {
     match entry {
         Entry::Bits64 => Segment::code64(CODE),
-        Entry::Bits32 | Entry::Pvh => Segment::code32(CODE),
+        Entry::Bits32 | Entry::Pvh | Entry::Multiboot => Segment::code32(CODE),
     }
 }
 

@@ -27,11 +27,15 @@ pub enum BootError {
     No64BitEntry,
     /// A vmlinux without the note.
     #[error(
-        "The kernel has no PVH entry point (ELF note XEN_ELFNOTE_PHYS32_ENTRY): build it with CONFIG_PVH=y, or use --entry 64"
+        "The kernel has no PVH entry point (ELF note XEN_ELFNOTE_PHYS32_ENTRY): build it with CONFIG_PVH=y, or use --entry 64 \
+         (--entry multiboot, if it has such a header)"
     )]
     NoPvhEntry,
+    /// Another entry for a kernel that has no other.
+    #[error("This kernel has no entry but that of its Multiboot header: use --entry multiboot, or none")]
+    OnlyMultiboot,
     /// 64-bit entry of a 32-bit kernel.
-    #[error("--entry 64 needs a 64-bit kernel, and this one is a 32-bit ELF file: use --entry pvh")]
+    #[error("--entry 64 needs a 64-bit kernel, and this one is a 32-bit ELF file: leave --entry out")]
     Bits64NeedsBits64,
     /// An entry point outside of what is loaded.
     #[error("The kernel's entry point for --entry {entry}, {at}, is outside of its own code: fetch or build it again")]

@@ -1,11 +1,11 @@
-//! What every entry tells the kernel, whatever the format: one value, two encodings.
+//! What every entry tells the kernel, whatever the format: one value, an encoding for each kind of kernel.
 
 use axvm_arch::Gpa;
 
 use super::Span;
 use crate::e820::E820Entry;
 
-/// The loader's answers, for the zero page or for PVH start info.
+/// The loader's answers, for the zero page, PVH start info or Multiboot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Handover<'a> {
     /// NUL-terminated command line.

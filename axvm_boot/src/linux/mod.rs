@@ -1,22 +1,23 @@
-//! Starting Linux: everything that must be in RAM and in registers before its first instruction.
+//! Starting a kernel, Linux above all: everything that must be in RAM and in registers before its first instruction.
 //!
 //! ```text
 //!   1 parse the kernel        what does it ask for?
-//!   2 choose the entry        32, 64, pvh: can this kernel do it?
+//!   2 choose the entry        32, 64, pvh, multiboot: can this kernel do it?
 //!   3 place                   kernel, initrd
-//!   4 write                   command line, zero page or start info, GDT, page tables
+//!   4 write                   command line, zero page, start info or Multiboot information, GDT, page tables
 //!   5 answer                  CpuState, and what to load where: pieces of the kernel file, the initrd
 //! ```
 //!
 //! Neither file is copied here: its owner carries the pieces straight into guest RAM.
 //!
 //! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15) and zero-page.rst; Xen "x86/HVM direct
-//! boot ABI". Left out: real-mode entry, loading above 4 GiB, setup_data.
+//! boot ABI"; GNU Multiboot Specification 0.6.96; Multiboot2 Specification 2.0. Left out: real-mode entry, loading above 4 GiB, setup_data.
 
 mod entry;
 mod error;
 mod handover;
 pub mod initrd;
+mod multiboot_info;
 mod placement;
 mod reset_vector;
 mod start_info;
@@ -53,11 +54,24 @@ pub enum Entry {
     /// PVH: 32-bit entry of an ELF vmlinux, with start info instead of a zero page
     #[serde(rename = "pvh")]
     Pvh,
+    /// Multiboot 1 or 2: 32-bit entry of a kernel with such a header; no default command line
+    #[serde(rename = "multiboot")]
+    Multiboot,
 }
 
 impl Entry {
     /// Every entry.
-    pub const ALL: [Entry; 3] = [Entry::Bits32, Entry::Bits64, Entry::Pvh];
+    pub const ALL: [Entry; 4] = [Entry::Bits32, Entry::Bits64, Entry::Pvh, Entry::Multiboot];
+
+    /// The usual one of this kernel: Multiboot only where it is the only way in.
+    fn usual(image: &KernelImage) -> Entry {
+        match image {
+            KernelImage::BzImage(_) => Entry::Bits32,
+            KernelImage::Vmlinux(image) if image.pvh_entry.is_none() && image.multiboot.is_some() => Entry::Multiboot,
+            KernelImage::Vmlinux(_) => Entry::Pvh,
+            KernelImage::Flat(_) => Entry::Multiboot,
+        }
+    }
 }
 
 impl fmt::Display for Entry {
@@ -66,13 +80,14 @@ impl fmt::Display for Entry {
             Entry::Bits32 => "32",
             Entry::Bits64 => "64",
             Entry::Pvh => "pvh",
+            Entry::Multiboot => "multiboot",
         })
     }
 }
 
 /// An entry that AxVM does not know.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("Unknown entry {0:?}: say 32, 64 or pvh")]
+#[error("Unknown entry {0:?}: say 32, 64, pvh or multiboot")]
 pub struct UnknownEntry(String);
 
 impl FromStr for Entry {
@@ -89,9 +104,11 @@ impl FromStr for Entry {
 pub struct LinuxConfig {
     /// The kernel command line, complete.
     pub command_line: String,
+    /// What a kernel gets instead that is no Linux and enters by Multiboot: the user's words alone.
+    pub plain_command_line: String,
     /// Length of the initial ramdisk in bytes.
     pub initrd_len: Option<u64>,
-    /// Which entry to use; without one, PVH for an ELF file and 32 for a bzImage.
+    /// Which entry to use; without one, 32 for a bzImage, PVH for an ELF file that has it, else Multiboot.
     pub entry: Option<Entry>,
 }
 
@@ -134,29 +151,44 @@ pub fn prepare(
     config: &LinuxConfig,
     acpi_rsdp: Option<Gpa>,
 ) -> Result<LinuxStart, BootError> {
-    let image = KernelImage::parse(kernel)?;
+    let kernel = KernelImage::parse(kernel)?;
+    let entry = config.entry.unwrap_or(Entry::usual(&kernel));
+    // What is loaded, and the version of Multiboot if that is the way in.
+    let (image, multiboot) = match entry {
+        Entry::Multiboot => {
+            kernel.as_multiboot().map(|(image, version)| (KernelImage::Vmlinux(image), Some(version)))?
+        }
+        Entry::Bits32 | Entry::Bits64 | Entry::Pvh => (kernel.clone(), None),
+    };
     let header = match &image {
         KernelImage::BzImage(image) => image.header.clone(),
-        KernelImage::Vmlinux(_) => SetupHeader::for_vmlinux(),
+        KernelImage::Vmlinux(_) | KernelImage::Flat(_) => SetupHeader::for_vmlinux(),
     };
     let ram_end = Gpa(ram.size().min(layout::HOLE.0));
     let place = placement::kernel(&image, ram_end)?;
-    let entry = config.entry.unwrap_or(match &image {
-        KernelImage::BzImage(_) => Entry::Bits32,
-        KernelImage::Vmlinux(_) => Entry::Pvh,
-    });
     let rip = entry_point(&image, entry, place.file.gpa)?;
-    check_command_line(&config.command_line, &header)?;
-    let place_initrd = |len| placement::initrd(len, &header, place.area, ram_end);
+    let command_line = if multiboot.is_some() { &config.plain_command_line } else { &config.command_line };
+    check_command_line(command_line, &header)?;
+    let place_initrd = |len| match multiboot {
+        Some(_) => placement::module(len, place.area, ram_end),
+        None => placement::initrd(len, &header, place.area, ram_end),
+    };
     let initrd_at = config.initrd_len.map(place_initrd).transpose()?;
     let e820 = e820::map(ram.size(), acpi_rsdp.is_some());
 
-    write(ram, "the command line", layout::COMMAND_LINE, config.command_line.as_bytes())?;
+    write(ram, "the command line", layout::COMMAND_LINE, command_line.as_bytes())?;
     let handover = Handover { command_line: layout::COMMAND_LINE, initrd: initrd_at, rsdp: acpi_rsdp, e820: &e820 };
-    if entry == Entry::Pvh {
-        write(ram, "PVH start info", layout::PVH_START_INFO, &start_info::build(&handover))?;
-    } else {
-        write(ram, "the zero page", layout::ZERO_PAGE, &zero_page::build(&header, place.file.gpa, &handover))?;
+    let mut state = entry::state(entry, rip);
+    match (entry, multiboot) {
+        (Entry::Multiboot, Some(version)) => {
+            let rsdp = acpi_rsdp.map(|at| read_rsdp(ram, at)).transpose()?;
+            let info = multiboot_info::build(version, &handover, command_line, rsdp);
+            write(ram, "the Multiboot information", layout::MULTIBOOT_INFO, &info)?;
+            write(ram, "the BIOS data area", layout::BIOS_DATA, &multiboot_info::bios_data())?;
+            state.regs.rax = version.loader_magic().into();
+        }
+        (Entry::Pvh, _) => write(ram, "PVH start info", layout::PVH_START_INFO, &start_info::build(&handover))?,
+        _ => write(ram, "the zero page", layout::ZERO_PAGE, &zero_page::build(&header, place.file.gpa, &handover))?,
     }
     write(ram, "the reset vector", layout::RESET_VECTOR, &reset_vector::CODE)?;
     write(ram, "the GDT", layout::GDT, &entry::gdt(entry))?;
@@ -165,14 +197,14 @@ pub fn prepare(
     }
 
     Ok(LinuxStart {
-        state: entry::state(entry, rip),
+        state,
         entry,
         pieces: pieces(&image, place.file),
-        kernel: image,
+        kernel,
         kernel_at: place.file,
         kernel_area: place.area,
         initrd_at,
-        command_line: config.command_line.clone(),
+        command_line: command_line.clone(),
         e820,
     })
 }
@@ -185,10 +217,11 @@ fn entry_point(image: &KernelImage, entry: Entry, load: Gpa) -> Result<Gpa, Boot
             let has_entry = image.header.has_xloadflag(xloadflags::KERNEL_64) && image.code_len > 0x200;
             has_entry.then_some(Gpa(load.0 + 0x200)).ok_or(BootError::No64BitEntry)
         }
-        (KernelImage::BzImage(_), Entry::Pvh) => Err(BootError::PvhNeedsVmlinux),
+        (KernelImage::BzImage(_), Entry::Pvh | Entry::Multiboot) => Err(BootError::PvhNeedsVmlinux),
+        (KernelImage::Flat(_), _) => Err(BootError::OnlyMultiboot),
         (KernelImage::Vmlinux(_), Entry::Bits32) => Err(BootError::Bits32NeedsBzImage),
         (KernelImage::Vmlinux(image), Entry::Bits64) if image.bits == 32 => Err(BootError::Bits64NeedsBits64),
-        (KernelImage::Vmlinux(image), Entry::Bits64 | Entry::Pvh) => {
+        (KernelImage::Vmlinux(image), Entry::Bits64 | Entry::Pvh | Entry::Multiboot) => {
             let wanted = if entry == Entry::Pvh { image.pvh_entry.ok_or(BootError::NoPvhEntry)? } else { image.entry };
             image.covers(wanted).then_some(wanted).ok_or(BootError::EntryOutside { entry, at: wanted })
         }
@@ -214,7 +247,15 @@ fn pieces(image: &KernelImage, place: Span) -> Vec<Piece> {
                 .map(|segment| Piece { offset: segment.offset, to: Span { gpa: segment.gpa, len: segment.file_len } })
                 .collect()
         }
+        KernelImage::Flat(_) => Vec::new(),
     }
+}
+
+/// ACPI's root pointer, for a kernel that gets a copy.
+fn read_rsdp(ram: &GuestRam, at: Gpa) -> Result<[u8; 36], BootError> {
+    let mut rsdp = [0; 36];
+    ram.read(at, &mut rsdp).map_err(|source| BootError::Write { what: "a copy of the RSDP", source })?;
+    Ok(rsdp)
 }
 
 fn write(ram: &GuestRam, what: &'static str, gpa: Gpa, bytes: &[u8]) -> Result<(), BootError> {

@@ -57,6 +57,7 @@ pub(super) fn kernel(image: &KernelImage, ram_end: Gpa) -> Result<KernelPlace, B
             place.ok_or(BootError::KernelAddress)?
         }
         KernelImage::Vmlinux(image) => vmlinux(image)?,
+        KernelImage::Flat(_) => return Err(BootError::OnlyMultiboot),
     };
     if place.area.gpa < layout::HIGH_RAM {
         return Err(BootError::KernelTooLow(place.area.gpa));
@@ -94,6 +95,21 @@ fn vmlinux(image: &Vmlinux) -> Result<KernelPlace, BootError> {
     let (start, end) = image.extent();
     let area = Span { gpa: start, len: end.0 - start.0 };
     Ok(KernelPlace { file: area, area })
+}
+
+/// Finds the lowest page-aligned place for a module of `len` bytes, right behind the kernel's `area`, as other loaders do:
+/// a small kernel may have mapped no more than the first few MiB.
+pub(super) fn module(len: u64, area: Span, ram_end: Gpa) -> Result<Span, BootError> {
+    if len == 0 {
+        return Err(BootError::InitrdEmpty);
+    }
+    let bottom = Gpa(area.end().0.next_multiple_of(PAGE));
+    let room = ram_end.0.saturating_sub(bottom.0);
+    if len > room {
+        let remedy = if ram_end < layout::HOLE { "give the guest more memory (--memory) or use" } else { "use" };
+        return Err(BootError::InitrdTooLarge { len, room, bottom, top: ram_end, remedy });
+    }
+    Ok(Span { gpa: bottom, len })
 }
 
 /// Finds the highest page-aligned place for `len` bytes of initrd, above the kernel's `area`.

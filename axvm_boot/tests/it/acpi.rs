@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use axvm_arch::{Gpa, layout};
-use axvm_boot::acpi::{Tables, build};
+use axvm_boot::acpi::{Acpi, Tables, build};
 use axvm_boot::plan::{Kind, Place, Plan, VirtioKind};
 use axvm_memory::{GuestRam, RamConfig};
 
@@ -16,8 +16,12 @@ const PROCESSORS: [u32; 3] = [1, 20, 300];
 const WINDOWS: [usize; 3] = [0, 1, 14];
 
 fn tables(processors: u32, window_count: usize) -> Tables {
+    chosen(processors, window_count, Acpi::Full)
+}
+
+fn chosen(processors: u32, window_count: usize, acpi: Acpi) -> Tables {
     let disks: Vec<_> = (0..window_count).map(VirtioKind::Block).collect();
-    build(&(0..processors).collect::<Vec<_>>(), &Plan::new(&disks, true).unwrap()).unwrap()
+    build(&(0..processors).collect::<Vec<_>>(), &Plan::new(&disks, acpi).unwrap()).unwrap()
 }
 
 fn platforms() -> impl Iterator<Item = (String, Tables)> {
@@ -25,6 +29,7 @@ fn platforms() -> impl Iterator<Item = (String, Tables)> {
         .into_iter()
         .flat_map(|cpus| WINDOWS.map(|count| (cpus, count)))
         .map(|(cpus, count)| (format!("{cpus} vCPUs, {count} windows"), tables(cpus, count)))
+        .chain([("vCPUs only".to_owned(), chosen(20, 6, Acpi::Cpus))])
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
@@ -92,13 +97,26 @@ fn a_guest_finds_every_table_from_the_rsdp() {
 }
 
 #[test]
+fn tables_for_processors_name_no_device_and_are_the_same_otherwise() {
+    let (full, cpus) = (chosen(20, 6, Acpi::Full), chosen(20, 6, Acpi::Cpus));
+    let table = |tables: &Tables, name| tables.iter().find(|table| table.name == name).unwrap().bytes.clone();
+    assert_eq!(table(&cpus, "MADT"), table(&full, "MADT"));
+    let without_pointers = |fadt: Vec<u8>| [&fadt[..9], &fadt[10..40], &fadt[44..140], &fadt[148..]].concat();
+    assert_eq!(without_pointers(table(&cpus, "FADT")), without_pointers(table(&full, "FADT")));
+    // Header, NameOp "_S5_", PackageOp, length, 4 elements: 5, 5, 0, 0.
+    assert_eq!(table(&cpus, "DSDT")[36..], *b"\x08_S5_\x12\x08\x04\x0a\x05\x0a\x05\x00\x00");
+}
+
+#[test]
 fn tables_neither_overlap_nor_leave_their_room() {
     let tables = tables(1024, 14);
     let ranges: Vec<_> = tables.iter().map(|table| (table.gpa.0, table.gpa.0 + table.bytes.len() as u64)).collect();
     assert_eq!(ranges[0].0, layout::ACPI_TABLES.0);
     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:x?}");
     assert!(ranges.last().unwrap().1 <= layout::HIGH_RAM.0);
-    assert!(tables.iter().all(|table| table.name == "FACS" || table.gpa < layout::FACS));
+    assert!(
+        tables.iter().all(|table| table.name == "FACS" || table.gpa.0 + table.bytes.len() as u64 <= layout::MP_TABLE.0)
+    );
 }
 
 /// Entry type, UID and APIC id.
@@ -123,7 +141,7 @@ fn madt_entries(madt: &[u8]) -> (Vec<Processor>, Vec<Vec<u8>>) {
 }
 
 fn madt(apic_ids: Vec<u32>) -> Vec<u8> {
-    let tables = build(&apic_ids, &Plan::new(&[], true).unwrap()).unwrap();
+    let tables = build(&apic_ids, &Plan::new(&[], Acpi::Full).unwrap()).unwrap();
     tables.iter().find(|table| table.name == "MADT").unwrap().bytes.clone()
 }
 
@@ -153,7 +171,7 @@ fn the_madt_says_how_interrupts_are_wired() {
 }
 
 fn fadt(apic_ids: Vec<u32>) -> Vec<u8> {
-    let tables = build(&apic_ids, &Plan::new(&[], true).unwrap()).unwrap();
+    let tables = build(&apic_ids, &Plan::new(&[], Acpi::Full).unwrap()).unwrap();
     tables.iter().find(|table| table.name == "FADT").unwrap().bytes.clone()
 }
 
@@ -162,20 +180,20 @@ fn the_fadt_says_which_registers_a_machine_has() {
     let fadt = fadt(vec![0]);
     assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 5), "length and version 6.5");
     assert_eq!((fadt[46], u32_at(&fadt, 48)), (9, 0), "SCI; no SMI command port: always in ACPI mode");
-    let blocks = [(56, 88, 148, 0x600_u32, 4), (64, 89, 172, 0x604, 2)];
-    for (port_at, len_at, extended_at, port, len) in blocks {
+    let blocks = [(56, 88, 148, 0x600_u32, 4, 2), (64, 89, 172, 0x604, 2, 2), (76, 91, 208, 0x608, 4, 3)];
+    for (port_at, len_at, extended_at, port, len, access) in blocks {
         assert_eq!((u32_at(&fadt, port_at), fadt[len_at]), (port, len));
-        assert_eq!(fadt[extended_at..extended_at + 4], [1, len * 8, 0, 2], "I/O, bits, offset, word access");
+        assert_eq!(fadt[extended_at..extended_at + 4], [1, len * 8, 0, access], "I/O, bits, offset, access");
         assert_eq!(u64_at(&fadt, extended_at + 4), u64::from(port));
     }
     assert_eq!((&fadt[116..120], u64_at(&fadt, 120), fadt[128]), (&[1, 8, 0, 1][..], 0xcf9, 6), "reset");
     assert_eq!((fadt[96], fadt[98], fadt[99]), (101, 0xe9, 3), "neither C2 nor C3");
     assert_eq!(fadt[108], 0x32, "century");
     assert_eq!(fadt[109..111], [0b101, 0], "ISA devices, no 8042, no VGA");
-    let flags = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 10;
-    assert_eq!(u32_at(&fadt, 112), flags, "WBINVD, PROC_C1, SLP_BUTTON, FIX_RTC, RESET_REG_SUP");
-    let others = [60, 68, 72, 76, 80, 84].map(|at| u32_at(&fadt, at));
-    assert_eq!(others, [0; 6], "no PM1b, PM2, PM timer, GPE");
+    let flags = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 8 | 1 << 10;
+    assert_eq!(u32_at(&fadt, 112), flags, "WBINVD, PROC_C1, SLP_BUTTON, TMR_VAL_EXT, RESET_REG_SUP; fixed RTC");
+    let others = [60, 68, 72, 80, 84].map(|at| u32_at(&fadt, at));
+    assert_eq!(others, [0; 5], "no PM1b, PM2, GPE");
 }
 
 #[test]
@@ -280,7 +298,7 @@ fn acpica_decodes_the_resources_of_every_device() {
         ("RTC".to_owned(), ["Address Minimum : 0070", "Address Length : 02", "Dword00 : 00000008"].map(str::to_owned)),
     ];
     let disks: Vec<_> = (0..14).map(VirtioKind::Block).collect();
-    for (n, (_, part)) in Plan::new(&disks, true).unwrap().virtio().enumerate() {
+    for (n, (_, part)) in Plan::new(&disks, Acpi::Full).unwrap().virtio().enumerate() {
         let (base, gsi) = (part.window().unwrap().0.0, part.line.unwrap());
         let place = [format!("Address : {base:08X}"), format!("Dword00 : {gsi:08X}"), String::new()];
         expected.push((format!("V{n:03X}"), place));
@@ -296,7 +314,7 @@ fn acpica_decodes_the_resources_of_every_device() {
 
 #[test]
 fn fixed_hardware_is_where_the_plan_says() {
-    let plan = Plan::new(&[], true).unwrap();
+    let plan = Plan::new(&[], Acpi::Full).unwrap();
     let tables = tables(1, 0);
     let table = |name| &tables.iter().find(|table| table.name == name).unwrap().bytes;
     let first_port = |kind| match plan.find(kind).unwrap().places[0] {
@@ -306,6 +324,7 @@ fn fixed_hardware_is_where_the_plan_says() {
     let fadt = table("FADT");
     assert_eq!(u32::from(fadt[46]), plan.find(Kind::AcpiPm).unwrap().line.unwrap(), "SCI_INT");
     assert_eq!(u32_at(fadt, 56), first_port(Kind::AcpiPm), "PM1a_EVT_BLK");
+    assert_eq!(u32_at(fadt, 76), first_port(Kind::PmTimer), "PM_TMR_BLK");
     let reset = u64_at(fadt, 120) as u32;
     assert!(plan.find(Kind::PciHost).unwrap().places[0] == Place::Ports { first: 0xcf8, count: 8 } && reset == 0xcf9);
     let madt = table("MADT");

@@ -59,6 +59,7 @@ fn stock_kernels_are_understood() {
                 assert!(image.covers(image.entry), "{name}");
                 assert!(image.pvh_entry.is_some_and(|entry| image.covers(entry)), "{name}");
             }
+            KernelImage::Flat(_) => panic!("{name} is no flat kernel"),
         }
     }
 }
@@ -69,7 +70,9 @@ fn stock_kernels_get_ready_through_each_of_their_entries() {
         let ram = GuestRam::allocate(&RamConfig::new(128 << 20)).unwrap();
         let is_elf = bytes.starts_with(b"\x7fELF");
         for entry in [if is_elf { Entry::Pvh } else { Entry::Bits32 }, Entry::Bits64] {
-            let config = LinuxConfig { command_line: "quiet".into(), initrd_len: Some(1 << 20), entry: Some(entry) };
+            let command_line = "quiet".into();
+            let config =
+                LinuxConfig { command_line, initrd_len: Some(1 << 20), entry: Some(entry), ..LinuxConfig::default() };
             let start = prepare(&ram, &&bytes[..], &config, None).unwrap_or_else(|error| panic!("{name}: {error}"));
             for piece in &start.pieces {
                 let bytes = &bytes[piece.offset as usize..][..piece.to.len as usize];

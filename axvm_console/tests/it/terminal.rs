@@ -125,6 +125,20 @@ fn help_is_shown_between_the_guests_words() {
 }
 
 #[test]
+fn help_goes_to_the_program_if_the_output_is_no_terminal() {
+    let _alone = alone();
+    let ((user, terminal), (output, to)) = (terminal(), std::io::pipe().unwrap());
+    let bench = on(&terminal, &to);
+    rustix::io::write(&user, b"\x01h").unwrap();
+    until("it was told", || !bench.calls.help.lock().unwrap().is_empty());
+    let help = bench.calls.help.lock().unwrap().concat();
+    assert!(help.starts_with("Ctrl-A x ends the machine, ") && !help.contains('\n'), "{help:?}");
+    drop(to);
+    bench.console.finish();
+    assert_eq!(std::io::read_to_string(output).unwrap(), "");
+}
+
+#[test]
 fn a_paste_of_64_kib_into_a_terminal_loses_nothing() {
     let _alone = alone();
     let (user, terminal) = terminal();

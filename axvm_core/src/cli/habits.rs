@@ -95,7 +95,7 @@ const SHORT: &[(&str, &str)] = &[
     ("enable-kvm", KVM),
     ("accel", KVM),
     ("machine", KVM),
-    ("no-reboot", "a reset ends the machine with --on-reboot exit"),
+    ("no-reboot", "a reset ends the machine with --on-reboot end"),
     ("daemonize", "put it into the background: axvm run ... &"),
     ("version", "say axvm --version"),
     ("help", "say axvm --help"),

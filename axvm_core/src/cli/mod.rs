@@ -19,7 +19,7 @@ mod tools;
 use clap::{ArgGroup, Args, Id, Parser, Subcommand};
 
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DoctorArgs, PsArgs, SelftestArgs};
+pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 
@@ -43,8 +43,8 @@ Examples:
   axvm run --help                                      every option
 
 Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted \
-(with --on-reboot exit), 4 the guest's kernel panicked, 5 the guest crashed, 124 its time was over \
-(--timeout), 128+N by signal N.
+(with --on-reboot end), 4 the guest's kernel panicked, 5 the guest crashed, 6 it halted for good, \
+124 its time was over (--timeout), 128+N by signal N.
 
 A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace \
 seconds, ends the machine.")]

@@ -44,6 +44,10 @@ impl RunArgs {
         if let Some(Amount { size, shared }) = said.memory.amount.take() {
             (below.memory.size, below.memory.shared) = (Some(size), shared);
         }
+        // --acpi and its old name are one setting.
+        if said.acpi.is_some() || said.no_acpi.is_some() {
+            (below.acpi, below.no_acpi) = (None, None);
+        }
         Ok(said.over(below))
     }
 }

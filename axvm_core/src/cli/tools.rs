@@ -11,17 +11,25 @@ use crate::settings::mebibytes;
 
 /// `axvm ctl`.
 #[derive(Debug, Args)]
+// So that `axvm ctl --all pause` has one meaning. A machine that is called `pause` has a process id, too.
+#[command(subcommand_precedence_over_arg = true)]
 #[command(after_help = "\
 Examples:
   axvm ctl web status               by name (--name, or the kernel's file name)
   axvm ctl 4711 shutdown            by process id
   axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
+  axvm ctl web disk vda resize      truncate -s 20G made its image longer before
   axvm ctl web console              Ctrl-A x leaves the machine running
+  axvm ctl --all shutdown           each machine that runs
 
 `axvm ps` lists machines. The same over HTTP: curl --unix-socket web.api http://axvm/status")]
 pub struct CtlArgs {
     /// The machine: path of its control socket, process id, or name
-    pub machine: String,
+    #[arg(required_unless_present = "all")]
+    pub machine: Option<String>,
+    /// All machines of yours that run, one after the other
+    #[arg(long, conflicts_with = "machine")]
+    pub all: bool,
     /// What to do.
     #[command(subcommand)]
     pub action: CtlAction,
@@ -39,6 +47,10 @@ pub enum CtlAction {
     /// Press the power button: the guest shuts itself down
     #[command(visible_alias = "power-button")]
     Shutdown,
+    /// Press the NMI button: a kernel that hangs may say where
+    Nmi,
+    /// Send a BREAK on the serial port: Linux takes the next key as a SysRq
+    Break,
     /// Press the reset button: a new start, without asking the guest
     Reset,
     /// End the machine now, without asking the guest
@@ -50,10 +62,26 @@ pub enum CtlAction {
         #[arg(value_name = "SIZE", value_parser = mebibytes)]
         mib: u32,
     },
+    /// Look at a disk again that has changed on the host
+    Disk {
+        /// Its name in the guest, such as vda
+        #[arg(value_name = "DISK")]
+        name: String,
+        /// What to do.
+        #[command(subcommand)]
+        action: DiskAction,
+    },
     /// Attach this terminal to the guest's console
     Console,
     /// Print events as they happen, one JSON object a line
     Events,
+}
+
+/// What can be done with a disk of a running machine.
+#[derive(Debug, Subcommand)]
+pub enum DiskAction {
+    /// Tell the guest of an image that grew
+    Resize,
 }
 
 /// `axvm ps`.
@@ -62,7 +90,7 @@ pub enum CtlAction {
 Examples:
   axvm ps
   axvm ps --json | jq '.[].name'
-  axvm ps -q | xargs -I{} axvm ctl {} shutdown      all of them")]
+  axvm ps -q | wc -l             how many")]
 pub struct PsArgs {
     /// Print process ids only, one a line
     #[arg(short, long, conflicts_with = "json")]

@@ -7,7 +7,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::serve::heeded;
-use crate::speech::tell;
+use crate::speech::{tell, try_tell};
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 << 10;
@@ -32,7 +32,9 @@ const BRIEFLY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// Attaches `stream`, which came from the control socket at `socket`; comes back when the user leaves or the machine
 /// ends.
-pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
+///
+/// With `has_break` the console is a serial port: then Ctrl-A b sends a BREAK on it, by a request of its own.
+pub fn attach(stream: UnixStream, socket: PathBuf, has_break: bool) -> Result<u8> {
     let port = Port::new().context("Cannot make a console")?;
     // The port calls whenever something changed: one call that was not yet answered is as good as many.
     let (notifier, notified) = sync_channel(1);
@@ -43,7 +45,7 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
         .context("Cannot catch signals")?;
     let handle = signals.handle();
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
-    let console = Console::open(&BackEnd::Stdio, port.clone(), hooks(stream.try_clone()?, socket))?;
+    let console = Console::open(&BackEnd::Stdio, port.clone(), hooks(stream.try_clone()?, socket.clone(), has_break))?;
     let (to_guest, at_end) = (stream.try_clone()?, stream.try_clone()?);
     let shown = thread::scope(|scope| {
         let on_signals = || {
@@ -59,8 +61,8 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
             }
         };
         axvm_sandbox::spawn_scoped(scope, Role::Console, "signals", on_signals)?;
-        let typed = port.clone();
-        let send_typed = move || send(&typed, to_guest, &notified);
+        let (typed, breaks) = (port.clone(), has_break.then_some(socket));
+        let send_typed = move || send(&typed, to_guest, &notified, breaks.as_deref());
         if let Err(error) = axvm_sandbox::spawn_scoped(scope, Role::Console, "typed", send_typed) {
             // Ends the thread that waits for signals.
             handle.close();
@@ -79,20 +81,22 @@ pub fn attach(stream: UnixStream, socket: PathBuf) -> Result<u8> {
     Ok(0)
 }
 
-fn hooks(stream: UnixStream, socket: PathBuf) -> Hooks {
+fn hooks(stream: UnixStream, socket: PathBuf, has_break: bool) -> Hooks {
     Hooks {
         on_key: Box::new(move |key| match key {
             Key::Quit => drop(stream.shutdown(Shutdown::Both)),
             // A machine that refuses has its reasons, and a paused one does not react: nothing to do here.
-            Key::PowerButton => {
-                let press = ActionRequest { action_type: Action::PowerButton };
-                let _ = Client::connect(&socket).and_then(|mut client| client.put("/actions", &press));
-            }
+            Key::PowerButton => request(&socket, Action::PowerButton),
         }),
         on_warning: Box::new(tell),
+        on_help: Box::new(|words| _ = try_tell(words)),
         quit: "leaves the machine running",
-        has_break: false,
+        has_break,
     }
+}
+
+fn request(socket: &Path, action_type: Action) {
+    let _ = Client::connect(socket).and_then(|mut client| client.put("/actions", &ActionRequest { action_type }));
 }
 
 /// From the guest to the terminal, as fast as the terminal takes it; until the console has `ended` at the latest.
@@ -129,15 +133,27 @@ fn ends_within(ended: &EventFd, limit: Option<Timespec>) -> bool {
     }
 }
 
-/// From the keyboard to the guest.
-fn send(port: &Port, mut stream: UnixStream, notified: &Receiver<()>) {
-    let mut chunk = vec![0; CHUNK];
+/// From the keyboard to the guest. A BREAK is requested from `breaks`, the control socket, for no byte says it: what was
+/// typed after it goes after it.
+fn send(port: &Port, mut stream: UnixStream, notified: &Receiver<()>, breaks: Option<&Path>) {
+    let mut chunk = [0; 64];
     while notified.recv().is_ok() {
         loop {
-            match port.receive(&mut chunk) {
-                0 => break,
-                count if stream.write_all(&chunk[..count]).is_err() => return,
-                _ => {}
+            let (count, marks) = port.receive_with_breaks(&mut chunk);
+            if count == 0 {
+                break;
+            }
+            let mut at = 0;
+            while at < count {
+                // Bytes up to the next BREAK, then that.
+                let end = (at..count).find(|&n| marks >> n & 1 == 1).unwrap_or(count);
+                if stream.write_all(&chunk[at..end]).is_err() {
+                    return;
+                }
+                if let Some(socket) = breaks.filter(|_| end < count) {
+                    request(socket, Action::Break);
+                }
+                at = end + 1;
             }
         }
     }

@@ -2,27 +2,56 @@
 //!
 //! ```text
 //!   status          GET /status, /balloon    --> a few lines
-//!   pause, resume   PATCH /vm                    shutdown, reset, stop       PUT /actions
+//!   pause, resume   PATCH /vm                    shutdown, reset, stop, nmi, break    PUT /actions
 //!   balloon         PATCH /balloon               console, events             a stream, until one side ends
 //! ```
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, Status, VmUpdate, WantedState};
-use axvm_api::{Client, ClientError};
+use axvm_api::registry::Found;
+use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, DriveUpdate, Status, VmUpdate, WantedState};
+use axvm_api::{Client, ClientError, Registry};
 
-use crate::cli::{CtlAction, CtlArgs};
-use crate::speech::print;
+use crate::cli::{CtlAction, CtlArgs, DiskAction};
+use crate::error::ConfigError;
+use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
 use super::{attach, find};
 
 /// Does it; exit code 0, or 1 with the reason as an error.
 pub fn ctl(args: &CtlArgs) -> Result<u8> {
-    let socket = find(&args.machine)?;
+    match &args.machine {
+        Some(machine) => ask(find(machine)?, &args.action),
+        None => ask_all(&args.action),
+    }
+}
+
+/// Does it to each machine of the user, whatever becomes of the others: then the exit code is 1.
+fn ask_all(action: &CtlAction) -> Result<u8> {
+    if let CtlAction::Console | CtlAction::Events = action {
+        let action = if matches!(action, CtlAction::Console) { "console" } else { "events" };
+        return Err(ConfigError::option("--all", action, "a terminal takes one machine at a time; name it").into());
+    }
+    let machines = Registry::of_user().machines().context("Cannot look for machines that run")?;
+    if machines.is_empty() {
+        tell("No machine of yours runs. Start one with `axvm run`");
+    }
+    let mut code = 0;
+    for Found { socket, .. } in machines {
+        if let Err(error) = ask(socket, action) {
+            tell(format_args!("{error:#}"));
+            code = 1;
+        }
+    }
+    Ok(code)
+}
+
+fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
     let mut client = Client::connect(&socket)?;
-    match args.action {
+    match action {
         CtlAction::Status => {
             let status: Status = client.get("/status")?;
             // A machine may have no balloon.
@@ -32,15 +61,43 @@ pub fn ctl(args: &CtlArgs) -> Result<u8> {
         CtlAction::Pause => change(&mut client, WantedState::Paused)?,
         CtlAction::Resume => change(&mut client, WantedState::Resumed)?,
         CtlAction::Shutdown => act(&mut client, Action::PowerButton)?,
+        CtlAction::Nmi => act(&mut client, Action::Nmi)?,
+        CtlAction::Break => act(&mut client, Action::Break)?,
         CtlAction::Reset => act(&mut client, Action::Reset)?,
         CtlAction::Stop => act(&mut client, Action::Stop)?,
         CtlAction::Balloon { mib } => {
-            client.patch("/balloon", &BalloonUpdate { amount_mib: mib })?;
+            client.patch("/balloon", &BalloonUpdate { amount_mib: *mib })?;
         }
-        CtlAction::Console => return attach::attach(client.console()?, socket),
+        CtlAction::Console => {
+            let status: Status = client.get("/status")?;
+            // People use hvc0 where there is one.
+            let is_serial = !status.parts.iter().any(|part| part.name == "hvc0");
+            return attach::attach(client.console()?, socket, is_serial);
+        }
+        CtlAction::Disk { name, action: DiskAction::Resize } => {
+            resize(&mut client, name)?;
+        }
         CtlAction::Events => events(client)?,
     }
     Ok(0)
+}
+
+fn resize(client: &mut Client, name: &str) -> Result<()> {
+    let size = |client: &mut Client| {
+        let status: Status = client.get("/status")?;
+        let size = status.disks.iter().find(|disk| disk.name == *name).map(|disk| disk.size);
+        size.with_context(|| {
+            format!("There is no disk {name} in this machine; `axvm ctl {} status` lists them", status.name)
+        })
+    };
+    let before = size(client)?;
+    let update = DriveUpdate { drive_id: name.to_owned(), path_on_host: None };
+    client.patch(&format!("/drives/{name}"), &update)?;
+    print(match size(client)? {
+        after if after == before => format!("{name}: {after} bytes, as before\n"),
+        after => format!("{name}: {after} bytes, {before} before\n"),
+    })?;
+    Ok(())
 }
 
 fn change(client: &mut Client, state: WantedState) -> Result<(), ClientError> {
@@ -85,7 +142,17 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
         row("balloon", format!("{}M wanted", balloon.amount_mib));
     }
     for disk in &status.disks {
-        row(&disk.name, format!("{}{}", disk.path.display(), if disk.read_only { " (read-only)" } else { "" }));
+        let how = match (disk.read_only, disk.ephemeral) {
+            (true, _) => " (read-only)",
+            (_, true) => " (ephemeral)",
+            _ => "",
+        };
+        row(&disk.name, format!("{}{how}", disk.path.display()));
+    }
+    for (name, full) in status.disks.iter().filter_map(|disk| Some((&disk.name, disk.full.as_ref()?))) {
+        let free = full.free.map(|free| format!("; {} KiB are free", free / 1024)).unwrap_or_default();
+        let what = format!("{name} has no room to {} in {}: {}{free}", full.action, full.path.display(), full.error);
+        row("full", format!("{what}; make room, then resume"));
     }
     row("console", status.console.clone());
     let mut lines: Vec<_> = status.parts.iter().filter_map(|part| Some((part.line?, &part.name))).collect();
@@ -102,7 +169,7 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axvm_api::types::{BusyThread, Disk, Exits, MachinePart, MachineState, Memory, Resident};
+    use axvm_api::types::{BusyThread, Disk, Exits, FullStorage, MachinePart, MachineState, Memory, Resident};
 
     fn part(name: &str, line: Option<u32>) -> MachinePart {
         MachinePart { name: name.into(), kind: "chip".into(), places: Vec::new(), line }
@@ -114,6 +181,8 @@ mod tests {
 
     #[test]
     fn status_is_told_in_words() {
+        let (action, path, error) = ("write".into(), "d.img".into(), "No space left on device".into());
+        let full = FullStorage { action, path, error, free: Some(4096) };
         let status = Status {
             name: "web".into(),
             pid: 7,
@@ -122,7 +191,24 @@ mod tests {
             paused_s: Some(5.2),
             cpus: 4,
             memory: Memory { size: 1 << 30, resident: Resident { small: 1 << 20, ..Resident::default() } },
-            disks: vec![Disk { name: "vda".into(), path: "root.img".into(), read_only: true }],
+            disks: vec![
+                Disk {
+                    name: "vda".into(),
+                    path: "root.img".into(),
+                    read_only: true,
+                    ephemeral: false,
+                    size: 512,
+                    full: None,
+                },
+                Disk {
+                    name: "vdb".into(),
+                    path: "d.img".into(),
+                    read_only: false,
+                    ephemeral: true,
+                    size: 512,
+                    full: Some(full),
+                },
+            ],
             parts: vec![part("vda", Some(5)), part("COM1", Some(4)), part("i8042", None)],
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
             exits: Exits { per_vcpu: vec![10, 2], total: 12, per_second: 3.2 },
@@ -132,6 +218,8 @@ mod tests {
         let text = describe(&status, Some(&Balloon { amount_mib: 64, ..Balloon::default() }));
         let expected = "web (process 7): paused for 5s, up 1m01s, AxVM 1.2.3\n  vCPUs    4; 12 exits, 3 a second\n  \
                         memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
+                        vdb      d.img (ephemeral)\n  \
+                        full     vdb has no room to write in d.img: No space left on device; 4 KiB are free; make room, then resume\n  \
                         console  stdio\n  lines    4 COM1, 5 vda\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";
         assert_eq!(text, expected);

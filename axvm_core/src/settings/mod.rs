@@ -17,6 +17,7 @@
 
 mod file;
 mod parts;
+mod policy;
 mod schema;
 mod setting;
 mod text;
@@ -25,6 +26,7 @@ mod words;
 
 use std::path::PathBuf;
 
+use axvm_boot::acpi::Acpi;
 use axvm_boot::cpu::CpuTemplate;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
@@ -37,9 +39,10 @@ use words::{Switch, on_off, words};
 
 pub use file::{SettingsFault, parse, read};
 pub use parts::{Amount, Cpus, Memory};
+pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
 pub use setting::Setting;
-pub use value::{Name, OnReboot, Pins, Size, Time, mebibytes};
+pub use value::{IoPort, Name, Pins, Size, Time, mebibytes};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -58,7 +61,7 @@ settings! {
         #[arg(long, value_name = "NAME")]
         pub name: Option<Name>,
 
-        /// Linux kernel: a bzImage, or an ELF vmlinux (with --entry pvh or 64) [default: bzImage, here or in ..]
+        /// Kernel: a Linux bzImage or vmlinux, any with a PVH note or a Multiboot header [default: bzImage, here or in ..]
         #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         pub kernel: Option<PathBuf>,
 
@@ -79,6 +82,16 @@ settings! {
         #[arg(long, value_name = "WHERE", help_heading = CONTROL, verbatim_doc_comment)]
         pub virtio_console: Option<BackEnd>,
 
+        /// A debug console at port 0xe9, which takes letters without a driver: stdio, file=PATH, pty, unix=PATH or none.
+        /// With stdio, ttyS0 goes nowhere [default: no such port]
+        #[arg(long, value_name = "WHERE", help_heading = CONTROL, verbatim_doc_comment)]
+        pub debugcon: Option<BackEnd>,
+
+        /// A port, such as 0xf4, by which the guest ends the machine: AxVM's exit code is (value << 1) | 1
+        /// [default: no such port]
+        #[arg(long, value_name = "PORT", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub debug_exit: Option<IoPort>,
+
         /// Control socket, HTTP: for `axvm ctl`, curl and others [default: none]
         #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help_heading = CONTROL)]
         pub api_sock: Option<PathBuf>,
@@ -86,6 +99,26 @@ settings! {
         /// What a reset by the guest does [default: restart]
         #[arg(long, value_parser = words::<OnReboot>(), help_heading = CONTROL)]
         pub on_reboot: Option<OnReboot> = OnReboot::Restart,
+
+        /// What a crash of the guest does: a triple fault, or what KVM cannot run [default: end]
+        #[arg(long, value_parser = words::<OnCrash>(), help_heading = CONTROL)]
+        pub on_crash: Option<OnCrash> = OnCrash::End,
+
+        /// What a panic of the guest's kernel does, as it tells pvpanic [default: end]
+        #[arg(long, value_parser = words::<OnPanic>(), help_heading = CONTROL)]
+        pub on_panic: Option<OnPanic> = OnPanic::End,
+
+        /// What a guest does whose vCPUs are all halted with interrupts off [default: end]
+        #[arg(long, value_parser = words::<OnHalt>(), help_heading = CONTROL)]
+        pub on_halt: Option<OnHalt> = OnHalt::End,
+
+        /// Starts by the guest within one second that are a loop and end AxVM; 0: no limit [default: 5]
+        #[arg(long, value_name = "N", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub restart_limit: Option<u32> = 5,
+
+        /// Say once that a guest has shown nothing and touched no device for so long; 0: never [default: 10]
+        #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
+        pub silence: Option<u32> = 10,
 
         /// Seconds that a guest has to power off after a first signal [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
@@ -99,7 +132,7 @@ settings! {
         #[arg(short, long, switch(), help_heading = CONTROL)]
         pub verbose: Option<bool> = false,
 
-        /// CPU mode at the kernel's first instruction [default: 32 for a bzImage, pvh for a vmlinux]
+        /// How the kernel is entered [default: 32 for a bzImage, pvh for an ELF file, multiboot if that is the only way]
         #[arg(long, value_parser = words::<Entry>(), help_heading = HARDWARE)]
         pub entry: Option<Entry>,
 
@@ -111,7 +144,11 @@ settings! {
         #[arg(long, value_name = "LIST", help_heading = HARDWARE)]
         pub pin: Option<Pins>,
 
-        /// Build no ACPI tables; announce devices on the kernel command line instead (then one vCPU is used)
+        /// What ACPI tables tell the guest [default: full]
+        #[arg(long, value_parser = words::<Acpi>(), help_heading = HARDWARE)]
+        pub acpi: Option<Acpi> = Acpi::Full,
+
+        /// The same as --acpi off
         #[arg(long, switch(), help_heading = HARDWARE)]
         pub no_acpi: Option<bool> = false,
 
@@ -130,8 +167,9 @@ settings! {
         #[command(flatten)]
         pub memory: Memory,
 
-        /// Disk image, raw: FILE or path=FILE, then ,ro ,serial=TEXT ,format=raw
-        /// ,cache=writeback|writethrough ,block=512|4096.
+        /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
+        /// ,cache=writeback|writethrough ,block=512|4096
+        /// ,on-full=pause|report.
         /// The first becomes /dev/vda, the next /dev/vdb ... [default: disk.img, if kernel is by default]
         #[arg(short, long, value_name = "FILE[,ro][,serial=TEXT]", verbatim_doc_comment)]
         #[arg(value_hint = ValueHint::FilePath)]

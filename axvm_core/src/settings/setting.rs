@@ -11,13 +11,15 @@
 
 use std::path::{Path, PathBuf};
 
+use axvm_boot::acpi::Acpi;
 use axvm_boot::cpu::CpuTemplate;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
 use axvm_memory::PageSize;
 use axvm_virtio::block::DiskConfig;
 
-use super::value::{Name, OnReboot, Pins, Size, Time};
+use super::policy::{OnCrash, OnHalt, OnPanic, OnReboot};
+use super::value::{IoPort, Name, Pins, Size, Time};
 
 /// A setting, or a struct of them.
 pub trait Setting {
@@ -69,7 +71,8 @@ macro_rules! without_paths {
     ($($type:ty),*) => { $(impl Value for $type {})* };
 }
 
-without_paths!(bool, u32, String, Name, Pins, Size, Time, Entry, CpuTemplate, PageSize, OnReboot);
+without_paths!(bool, u32, String, IoPort, Name, Pins, Size, Time, Acpi, Entry, CpuTemplate, PageSize);
+without_paths!(OnReboot, OnCrash, OnPanic, OnHalt);
 
 impl Value for PathBuf {
     fn move_to(&mut self, directory: &Path) {

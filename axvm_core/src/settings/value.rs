@@ -12,9 +12,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::text::is_text;
 
 /// The size of guest RAM in bytes: one that a guest can have.
@@ -110,6 +107,29 @@ impl fmt::Display for Time {
     }
 }
 
+/// The first of the I/O ports of a device that has four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoPort(pub u16);
+
+impl FromStr for IoPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<IoPort, String> {
+        let number = match text.strip_prefix("0x") {
+            Some(digits) => u16::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        let port = number.ok().filter(|&port| (1..=0xfffc).contains(&port) && !text.contains('+'));
+        port.map(IoPort).ok_or_else(|| "not a port; write a number up to 0xfffc, such as 0xf4 or 0x501".into())
+    }
+}
+
+impl fmt::Display for IoPort {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{:#x}", self.0)
+    }
+}
+
 /// The name of a machine: never mistaken for a path, an option or a process id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(pub String);
@@ -202,17 +222,7 @@ impl fmt::Display for Pins {
     }
 }
 
-/// What a reset by the guest does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnReboot {
-    /// Start the machine again, in place
-    Restart,
-    /// End AxVM with exit code 3
-    Exit,
-}
-
-is_text!(Name, Pins, Size, Time);
+is_text!(IoPort, Name, Pins, Size, Time);
 
 #[cfg(test)]
 mod tests {
@@ -261,6 +271,17 @@ mod tests {
         }
         assert!("0".parse::<Time>().unwrap_err().contains("no time at all"));
         assert!("99999999h".parse::<Time>().unwrap_err().contains("too long"));
+    }
+
+    #[test]
+    fn ports_are_numbers_of_either_kind() {
+        for (text, port) in [("0xf4", 0xf4), ("244", 0xf4), ("0x501", 0x501), ("0xfffc", 0xfffc)] {
+            assert_eq!(text.parse(), Ok(IoPort(port)), "{text}");
+            assert_eq!(IoPort(port).to_string().parse(), Ok(IoPort(port)), "{text}");
+        }
+        for text in ["", "0", "0xfffd", "65536", "-1", "0x", "0x+4", "f4"] {
+            assert!(text.parse::<IoPort>().unwrap_err().contains("such as 0xf4"), "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How the command line takes values that are one of a few words.
 //!
 //! ```text
-//!   enum Entry { /// help  Bits32 ("32"), ... } --schema--> "32", "64", "pvh", each with its help --> clap
+//!   enum Entry { /// help  Bits32 ("32"), ... } --schema--> "32", "64", "pvh" ..., each with its help --> clap
 //!                                               <--serde---                              the word typed
 //! ```
 //!
@@ -28,7 +28,8 @@ where
 /// One choice of a schema: its word, and the first paragraph of what is said about it.
 fn word(choice: &Value) -> Option<PossibleValue> {
     let about = choice["description"].as_str().unwrap_or_default().split("\n\n").next().unwrap_or_default();
-    Some(PossibleValue::new(choice["const"].as_str()?.to_owned()).help(about.replace('\n', " ")))
+    let value = PossibleValue::new(choice["const"].as_str()?.to_owned()).help(about.replace('\n', " "));
+    Some(value.aliases(choice["x-formerly"].as_str().map(str::to_owned)))
 }
 
 /// Takes `on` and `off`.

@@ -185,6 +185,84 @@ fn every_action_of_ctl_does_what_it_says() {
     assert!(code == 1 && errors.contains("No machine listens at ./api"), "{errors}");
 }
 
+#[test]
+fn ctl_presses_the_nmi_button_and_breaks_the_serial_line() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let ctl = |action: &str| place.run(&format!("ctl ./api {action}"));
+    // An idle guest, one that has halted for good, and one whose processor runs.
+    for (typed, words) in [("", ""), ("hang\n", "--on-halt wait"), ("flood 100000\n", "")] {
+        let (axvm, mut talk) = place.shell(words);
+        talk.say(typed);
+        if words == "--on-halt wait" {
+            until("it has halted", || axvm.errors().contains("halted for good"));
+        }
+        thread::scope(|scope| {
+            let said = scope.spawn(|| talk.hear("AXVM panic exception 2"));
+            assert_eq!(ctl("nmi").0, 0, "{typed}");
+            said.join().unwrap();
+        });
+        // A console that is not read to its end would be waited for.
+        drop(talk);
+        axvm.ends_with(4);
+    }
+    let (axvm, mut talk) = place.shell("");
+    assert_eq!(ctl("break").0, 0);
+    talk.hear("<0>");
+    assert_eq!(ctl("pause").0, 0);
+    for action in ["nmi", "break"] {
+        let (code, _, errors) = ctl(action);
+        assert!(code == 1 && errors.contains("resume it first"), "{errors}");
+    }
+    assert_eq!(ctl("stop").0, 0);
+    axvm.ends_with(0);
+}
+
+#[test]
+fn ctl_asks_one_machine_or_all() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (code, _, errors) = place.run("ctl --all pause");
+    assert!(code == 0 && errors.contains("No machine of yours runs"), "{errors}");
+    let start = |name: &str| {
+        let words = format!("run --kernel guest.elf --memory 32M --cpus 1 --append shell --console none --name {name}");
+        place.start(place.axvm(&words), Stdio::null(), Stdio::null())
+    };
+    let machines = ["one", "two", "pause"].map(start);
+    until("all are listed", || place.run("ps -q").1.lines().count() == 3);
+    let states = || {
+        let (code, told, errors) = place.run("ctl --all status");
+        assert_eq!((code, errors.as_str()), (0, ""));
+        [": paused for", ": running for"].map(|state| told.matches(state).count())
+    };
+    assert_eq!(place.run("ctl --all pause").0, 0);
+    assert_eq!(states(), [3, 0]);
+    // One that refuses does not keep the others from it.
+    assert_eq!(place.run("ctl one resume").0, 0);
+    let (code, _, errors) = place.run("ctl --all power-button");
+    assert!(code == 1 && errors.matches("resume it first").count() == 2, "{errors}");
+    assert_eq!(place.run("ctl --all resume").0, 0);
+    assert_eq!(states(), [0, 3]);
+    for (words, told) in [
+        ("ctl --all console", "--all console: a terminal takes one machine at a time"),
+        ("ctl --all events", "--all events: "),
+        ("ctl --all one status", "--all: does not go together with MACHINE"),
+        ("ctl status", "MACHINE"),
+        ("ctl one", "axvm ctl"),
+    ] {
+        let (code, _, errors) = place.run(words);
+        assert!(code == 2 && errors.contains(told), "{words}: {errors}");
+    }
+    // One that is called like a command is found by its process.
+    assert_eq!(place.run(&format!("ctl {} status", machines[2].pid())).0, 0);
+    assert_eq!(place.run("ctl --all stop").0, 0);
+    machines.into_iter().for_each(|machine| drop(machine.ends_with(0)));
+}
+
 type Http = fn(&Path, &str, &str, &str) -> (u16, Value);
 
 #[test]

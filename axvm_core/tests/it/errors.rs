@@ -110,6 +110,23 @@ fn has_cause_at_its_end(text: &str) -> bool {
 }
 
 #[test]
+fn what_follows_an_end_is_one_of_a_few_words() {
+    let directory = tempfile::tempdir().unwrap();
+    check(
+        directory.path(),
+        USAGE,
+        &[
+            ("-k k --on-reboot panic", &["--on-reboot panic: not one of restart, end"]),
+            ("-k k --on-crash exit", &["--on-crash exit: not one of end, restart"]),
+            ("-k k --on-panic no", &["--on-panic no: not one of end, restart, continue"]),
+            ("-k k --on-halt no", &["--on-halt no: not one of end, wait"]),
+            ("-k k --restart-limit -1", &["--restart-limit -1", "0..=4294967295"]),
+            ("-k k --silence never", &["--silence never", "not a whole number"]),
+        ],
+    );
+}
+
+#[test]
 fn usage_errors_name_option_value_and_what_would_be_right() {
     let directory = tempfile::tempdir().unwrap();
     check(
@@ -119,9 +136,8 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("--cpus 4", &["No kernel", "./bzImage", "--kernel FILE", "cargo xtask boot"]),
             ("--frobnicate", &["no option --frobnicate", "axvm run --help"]),
             ("--kernel", &["--kernel: ", "a value is missing; write --kernel <FILE>"]),
-            ("-k k --entry 16", &["--entry 16: not one of 32, 64, pvh"]),
+            ("-k k --entry 16", &["--entry 16: not one of 32, 64, pvh, multiboot"]),
             ("-k k --cpu pentium", &["--cpu pentium: not one of host, ivybridge"]),
-            ("-k k --on-reboot panic", &["--on-reboot panic: not one of restart, exit"]),
             ("-k k --grace soon", &["--grace soon", "not a whole number"]),
             ("-k k --grace -1", &["--grace -1", "0..=4294967295"]),
             ("-k k --timeout soon", &["--timeout soon", "not a time", "90s or 5m"]),
@@ -157,7 +173,7 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k -drive file=a.img", &["There is no option -drive", "--disk FILE"]),
             ("-hda a.img", &["There is no option -hda", "--disk FILE"]),
             ("-k k --disk a.img,readonly=on", &["'readonly=on' is unknown", "ro is what attaches an image read-only"]),
-            ("-k k --disk a.img,rw", &["--disk a.img,rw", "'rw' is unknown", "path=FILE, ro, serial=TEXT"]),
+            ("-k k --disk a.img,rw", &["--disk a.img,rw", "'rw' is unknown", "path=FILE, ro, ephemeral, serial=TEXT"]),
             ("-k k --disk ,ro", &["--disk ,ro", "no file named", "--disk path=FILE"]),
             (
                 "-k k --disk a,format=qcow2",
@@ -165,6 +181,7 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ),
             ("-k k --disk a,block=1024", &["--disk a,block=1024", "no block size", "512 or 4096"]),
             ("-k k --disk a,cache=none", &["--disk a,cache=none", "cache=none is unknown", "writethrough"]),
+            ("-k k --disk a,on-full=stop", &["--disk a,on-full=stop", "on-full=stop is unknown", "pause or report"]),
             ("-k k --disk a,serial=123456789012345678901", &["--disk a,serial=", "21 bytes", "room for 20"]),
             ("-k k --console tty", &["--console tty", "unknown", "stdio, file=PATH, pty, unix=PATH or none"]),
             ("-k k --console file=", &["--console file=", "unknown", "file=PATH"]),
@@ -249,14 +266,14 @@ fn settings_errors_name_file_line_and_key() {
             ),
             ("--config some.json", &["settings some.json:1:1", "JSON, perhaps another program's", "TOML"]),
             ("--config key", &["settings key:2:1", "unknown key 'kernal'", "did you mean 'kernel'?"]),
-            ("--config far", &["settings far:1:1", "unknown key 'frobnicate'", "known are api-sock, append"]),
+            ("--config far", &["settings far:1:1", "unknown key 'frobnicate'", "known are acpi, api-sock, append"]),
             ("--config table", &["settings table:2:1", "unknown key 'hugepages'", "belongs to [memory]"]),
             ("--config inner", &["settings inner:3:1", "'hugpages' in [memory]", "did you mean 'hugepages'?"]),
             ("--config disk", &["settings disk:3:1", "'file' in [[disk]]", "path"]),
             ("--config type", &["settings type:2:10", "string \"4G\"", "[memory] with size = \"4G\""]),
             ("--config list", &["settings list:1:8", "[[disk]]", "path = "]),
             ("--config enum", &["settings enum:1:7", "'pentium'", "host", "ivybridge"]),
-            ("--config number", &["settings number:1:9", "\"32\", \"64\", \"pvh\""]),
+            ("--config number", &["settings number:1:9", "\"32\", \"64\", \"pvh\", \"multiboot\""]),
             ("--config bool", &["settings bool:1:11", "string \"on\"", "boolean"]),
             ("--config size", &["settings size:2:8", "\"4X\"", "not a size", "512M or 4G"]),
             ("--config cpus", &["settings cpus:1:1", "3 sockets x 6 cores x 1 threads make 18", "not 20"]),
@@ -407,6 +424,7 @@ fn disk_errors_name_the_image_and_how_to_mend_it() {
             ("-k k -d folder", &["Cannot use folder", "a directory", "Give a regular file or a block device"]),
             ("-k k -d /dev/null", &["Cannot use /dev/null", "a character device", "Give a regular file"]),
             ("-k k -d odd", &["disk image odd", "1000 bytes", "multiple of 512", "truncate -s %512 odd"]),
+            ("-k k -d twice,ro,ephemeral", &["disk image twice", "both read-only (ro) and ephemeral", "Leave one out"]),
             ("-k k -d empty", &["disk image empty", "0 bytes", "multiple of 512"]),
             ("-k k -d locked", &["image locked is in use by process ", "lsof locked", "read-only (ro)"]),
             ("-k k -d locked,ro", &["image locked is in use", "Stop that one"]),

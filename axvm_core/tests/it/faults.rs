@@ -200,9 +200,100 @@ fn a_full_file_system_refuses_writes_and_keeps_the_rest() {
     let Some(small) = small_file_system(&place) else { return };
     let disk = small.1.join("disk.img");
     empty_disk(&disk);
-    let mut machine = Machine::journal(&place, "", &disk, 40);
+    let report = format!("{},on-full=report", disk.display());
+    let mut machine = Machine::journal(&place, "", Path::new(&report), 40);
     machine.ends_with_refusals("write 1 flush 0 read 0", "No space left on device");
     assert_eq!(entry(&disk, 3), Some(3), "what was flushed before is gone");
+}
+
+/// A machine that keeps a journal where there is no room for it, and has paused; with its control socket.
+fn full_machine(place: &TempDir, small: &Made, rounds: u64) -> (Machine, PathBuf, PathBuf) {
+    let (disk, api) = (small.1.join("disk.img"), place.path().join("api"));
+    empty_disk(&disk);
+    let [journal, socket] = [format!("journal={rounds}"), format!("--api-sock={}", api.display())];
+    let machine = Machine::start(place, "", &disk, &["--append", &journal, &socket, "--grace=0"]);
+    (machine, disk, api)
+}
+
+/// Waits until the machine has paused for want of room `times` times; what `axvm ctl status` says then.
+#[track_caller]
+fn is_full(machine: &Machine, api: &Path, times: usize) -> String {
+    let start = Instant::now();
+    loop {
+        let told = machine.errors().matches("vda: no room to write in").count();
+        let status = ctl(api, &["status"]).1;
+        if told == times && status.contains(": paused for") && status.contains("full     vda has no room to write in") {
+            return status;
+        }
+        assert!(start.elapsed() < PATIENCE, "{told}\n{status}{}{}", machine.said(), machine.errors());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `axvm ctl`: whether it succeeded, and all it said.
+fn ctl(api: &Path, words: &[&str]) -> (bool, String) {
+    let output = Command::new(AXVM).arg("ctl").arg(api).args(words).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn a_machine_on_a_full_file_system_pauses_and_goes_on_when_there_is_room() {
+    let Some(place) = place() else { return };
+    let Some(small) = small_file_system(&place) else { return };
+    let (mut machine, disk, api) = full_machine(&place, &small, 40);
+    let status = is_full(&machine, &api, 1);
+    assert!(status.contains("No space left on device (os error 28); 0 KiB are free; make room"), "{status}");
+    let (flushed, console) = (machine.last_flushed(), machine.said());
+    assert!(flushed >= 3, "{console}");
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(machine.said(), console, "the guest runs");
+
+    // Without room it pauses again, and says so again. A pause that is asked for is none more.
+    assert_eq!(ctl(&api, &["resume"]), (true, String::new()));
+    is_full(&machine, &api, 2);
+    assert_eq!(ctl(&api, &["pause"]), (true, String::new()));
+    is_full(&machine, &api, 2);
+    assert_eq!(machine.last_flushed(), flushed);
+
+    let grown = Command::new("mount").args(["-o", "remount,size=8m"]).arg(&small.1).status();
+    assert!(grown.unwrap().success());
+    assert_eq!(ctl(&api, &["resume"]), (true, String::new()));
+    machine.ends_well();
+    let (said, errors) = (machine.said(), machine.errors());
+    assert!(!said.contains("refused") && errors.lines().count() == 2, "{said}{errors}");
+    assert!(errors.contains("on-full=report"), "{errors}");
+    for round in 1..=40 {
+        assert_eq!(entry(&disk, round), Some(round), "round {round} is lost");
+        assert_eq!(said.matches(&format!("AXVM flushed {round}\n")).count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_machine_that_waits_for_room_can_be_ended_in_each_way() {
+    let Some(place) = place() else { return };
+    let Some(small) = small_file_system(&place) else { return };
+    for way in ["stop", "reset", "signal"] {
+        let (mut machine, disk, api) = full_machine(&place, &small, 40);
+        is_full(&machine, &api, 1);
+        let flushed = machine.last_flushed();
+        let expected = match way {
+            "signal" => {
+                let pid = rustix::process::Pid::from_child(&machine.child);
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+                128 + 15
+            }
+            _ => {
+                assert_eq!(ctl(&api, &[way]), (true, String::new()));
+                if way == "stop" { 0 } else { 3 }
+            }
+        };
+        assert_eq!(machine.end().code(), Some(expected), "{way}: {}", machine.errors());
+        for round in 1..=flushed {
+            assert_eq!(entry(&disk, round), Some(round), "{way}: round {round} is lost");
+        }
+        fs::remove_file(&disk).unwrap();
+    }
 }
 
 #[test]

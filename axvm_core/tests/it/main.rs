@@ -1,17 +1,23 @@
 //! The program, tried as a user tries it: one binary, so that it is linked once.
 #![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
 
+mod clock;
 mod common;
 mod completions;
 mod console;
 mod control;
+mod disks;
+mod endings;
 mod errors;
 mod faults;
 mod guests;
 mod hang;
 mod images;
 mod life;
+mod messages;
+mod own_kernels;
 mod pause;
+mod processors;
 mod sandbox;
 mod settings;
 mod shown;

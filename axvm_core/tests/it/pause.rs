@@ -18,7 +18,7 @@ fn a_guest_that_resets_again_and_again_does_not_overtake_a_pause() {
         return;
     }
     let place = Place::new();
-    let (axvm, mut talk) = place.shell_on_hvc0("");
+    let (axvm, mut talk) = place.shell_on_hvc0("--restart-limit 0");
     // Typed ahead: each start takes one.
     talk.say("reset\n".repeat(8000));
     thread::scope(|scope| {

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use axvm_boot::acpi::Acpi;
 use axvm_core::cli::{Cli, RunArgs};
 use axvm_core::config::Config;
 use axvm_core::settings::{Settings, parse};
@@ -30,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 42] = [
+const OPTIONS: [&[&str]; 57] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -56,13 +57,26 @@ const OPTIONS: [&[&str]; 42] = [
     &["--entry", "32"],
     &["--entry", "64"],
     &["--entry", "pvh"],
+    &["--entry", "multiboot"],
     &["--cpu", "host"],
     &["--cpu", "ivybridge"],
     &["--pin", "0-9,20,1023"],
+    &["--acpi", "full"],
+    &["--acpi", "cpus"],
+    &["--acpi", "off"],
     &["--no-acpi"],
     &["--no-acpi=off"],
     &["--on-reboot", "restart"],
-    &["--on-reboot", "exit"],
+    &["--on-reboot", "end"],
+    &["--on-crash", "end"],
+    &["--on-crash", "restart"],
+    &["--on-panic", "end"],
+    &["--on-panic", "restart"],
+    &["--on-panic", "continue"],
+    &["--on-halt", "end"],
+    &["--on-halt", "wait"],
+    &["--restart-limit", "0"],
+    &["--silence", "3"],
     &["--grace", "0"],
     &["--timeout", "5m"],
     &["--verbose"],
@@ -71,6 +85,8 @@ const OPTIONS: [&[&str]; 42] = [
     &["--console", "file=a=b"],
     &["--virtio-console", "unix=s", "--console", "pty"],
     &["--virtio-console", "none"],
+    &["--debugcon", "file=debug.log"],
+    &["--debug-exit", "0xf4"],
     &["--api-sock", "web.api"],
     &["--sandbox", "off"],
 ];
@@ -170,19 +186,28 @@ fn the_command_line_goes_before_the_file() {
     };
     let plain = config(&[]);
     assert_eq!(
-        (plain.settings.grace(), plain.settings.verbose(), plain.machine.acpi, plain.machine.disks.len()),
+        (plain.settings.grace(), plain.settings.verbose(), plain.machine.acpi.has_tables(), plain.machine.disks.len()),
         (3, true, false, 2)
     );
     assert_eq!((plain.machine.topology.count(), plain.machine.topology.threads), (4, 2));
     assert!(plain.machine.memory.shared && plain.machine.memory.size == 1 << 30 && !plain.by_default);
     let other = config(&["-c", "3", "-m", "2G", "-d", "c", "-v=off", "--no-acpi=off", "--grace", "9"]);
     assert_eq!(
-        (other.settings.grace(), other.settings.verbose(), other.machine.acpi, other.machine.disks.len()),
+        (other.settings.grace(), other.settings.verbose(), other.machine.acpi.has_tables(), other.machine.disks.len()),
         (9, false, true, 1)
     );
     assert_eq!((other.machine.topology.count(), other.machine.topology.threads), (3, 1));
     assert!(!other.machine.memory.shared && other.machine.memory.size == 2 << 30);
     assert_eq!(other.machine.memory.pages, plain.machine.memory.pages);
+    assert_eq!(config(&["--acpi", "cpus"]).machine.acpi, Acpi::Cpus, "over the file's no-acpi");
+}
+
+#[test]
+fn the_former_word_for_an_end_is_understood() {
+    let ends = said(&["--on-reboot", "end"]);
+    assert_eq!(said(&["--on-reboot", "exit"]), ends);
+    assert_eq!(parse("on-reboot = 'exit'"), Ok(ends.clone()));
+    assert!(ends.write().unwrap().contains("on-reboot = \"end\""));
 }
 
 #[test]
@@ -273,7 +298,12 @@ fn the_example_has_every_key_and_each_line_of_it_works() {
 #[test]
 fn what_help_and_example_call_a_default_is_one() {
     let (default, shown) = (Settings::default(), whole_example().1);
-    assert_eq!((shown.on_reboot(), shown.grace(), shown.cpu()), (default.on_reboot(), default.grace(), default.cpu()));
+    assert_eq!(
+        (shown.on_reboot(), shown.grace(), shown.cpu(), shown.acpi()),
+        (default.on_reboot(), default.grace(), default.cpu(), default.acpi())
+    );
+    let ends = |s: &Settings| (s.on_crash(), s.on_panic(), s.on_halt(), s.restart_limit(), s.silence());
+    assert_eq!(ends(&shown), ends(&default));
     let switches = |settings: &Settings| (settings.verbose(), settings.no_acpi(), settings.sandbox());
     assert_eq!(switches(&shown), switches(&default));
     let memory =
@@ -282,7 +312,10 @@ fn what_help_and_example_call_a_default_is_one() {
     let command = Cli::command();
     for (option, value) in [
         ("grace", default.grace().to_string()),
+        ("restart-limit", default.restart_limit().to_string()),
+        ("silence", default.silence().to_string()),
         ("cpu", default.cpu().to_string()),
+        ("acpi", default.acpi().to_string()),
         ("memory", default.memory.size().to_string()),
         ("hugepages", default.memory.hugepages().to_string()),
         ("sandbox", if default.sandbox() { "on".into() } else { "off".into() }),
@@ -346,7 +379,8 @@ fn manual_pages_tell_every_option_without_a_warning() {
     let commands = program.get_subcommands().filter(|command| command.get_name() != "help");
     for (name, command) in [whole].into_iter().chain(commands.map(|command| (Some(command.get_name()), command))) {
         let page = axvm(&["man"].into_iter().chain(name).collect::<Vec<_>>());
-        for option in command.get_arguments().filter_map(|option| option.get_long()) {
+        let shown = command.get_arguments().filter(|option| !option.is_hide_set());
+        for option in shown.filter_map(|option| option.get_long()) {
             assert!(page.contains(&option.replace('-', "\\-")), "axvm man {name:?} lacks --{option}");
         }
         let Some(output) = judged_by(&["groff", "-man", "-Tutf8", "-ww", "-z"], &page) else { return };

@@ -29,7 +29,7 @@ const WAYS: &[(&str, Way)] = &[
     ("Ctrl-A x while the guest hangs", ("", |_, talk| talk.say("hang\r\x01x"), 0)),
     ("reset, with --on-reboot exit", ("--on-reboot exit", |_, talk| talk.say("reset\r"), 3)),
     ("guest panic", ("", |_, talk| talk.say("panic\r"), 4)),
-    ("guest crash", ("--on-reboot exit", |_, talk| talk.say("triple\r"), 5)),
+    ("guest crash", ("", |_, talk| talk.say("triple\r"), 5)),
     ("SIGTERM twice", ("", |axvm, _| twice(axvm, Signal::TERM), 143)),
     ("SIGINT twice", ("", |axvm, _| twice(axvm, Signal::INT), 130)),
     ("SIGHUP twice", ("", |axvm, _| twice(axvm, Signal::HUP), 129)),
@@ -246,4 +246,32 @@ fn ctl_console_gives_its_terminal_back_and_leaves_the_machine_running() {
     axvm.ends_with(0);
     control.ends_with(0);
     assert_eq!(terminal.settings(), before, "the machine's end");
+}
+
+#[test]
+fn ctl_console_sends_a_break_on_a_serial_port_and_none_on_hvc0() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for (machine, serial) in
+        [(place.machine("shell", ""), true), (place.machine("shell=hvc0", "--virtio-console stdio"), false)]
+    {
+        let (axvm, shell) = place.talking(machine);
+        let terminal = Terminal::new();
+        let (control, mut talk) = terminal.talking(&place, &place.axvm("ctl ./api console"));
+        until("the terminal is raw", || terminal.is_raw());
+        // What follows a BREAK stays behind it, even if all comes at once.
+        talk.say("\x01bab");
+        talk.hear(if serial { "<0>ab" } else { "ab" });
+        talk.say("\x01b\x01bc");
+        talk.hear(if serial { "<0><0>c" } else { "c" });
+        talk.say("\x01h");
+        let help = talk.hear("Ctrl-A Ctrl-A sends");
+        assert_eq!(help.contains("BREAK"), serial, "{help}");
+        talk.say("\x01x");
+        control.ends_with(0);
+        shell.say("\noff\n");
+        axvm.ends_with(0);
+    }
 }

@@ -5,6 +5,7 @@
 //!
 //!  guest time = host UTC + offset (0 until the guest sets the clock)
 //!  alarm, update-ended --> timer_fd (once a second while enabled) --> tick() --> IRQ 8
+//!  alarm ------------------------------------------------------------------> ACPI's RTC_STS, which wakes
 //! ```
 //!
 //! Time is BCD, 24 h, with the century at 0x32 (the FADT says so). Bit 7 of the index is the NMI
@@ -37,6 +38,7 @@ pub struct Rtc {
     chip: Mutex<Chip>,
     timer: OwnedFd,
     irq: Irq,
+    on_alarm: Box<dyn Fn() + Send + Sync>,
 }
 
 struct Chip {
@@ -45,12 +47,13 @@ struct Chip {
 }
 
 impl Rtc {
-    /// A clock that shows the host's UTC and interrupts through `irq`.
-    pub fn new(irq: Irq) -> io::Result<Rtc> {
+    /// A clock that shows the host's UTC and interrupts through `irq`. `on_alarm` is called for each alarm whose interrupt
+    /// is enabled; it must not block.
+    pub fn new(irq: Irq, on_alarm: impl Fn() + Send + Sync + 'static) -> io::Result<Rtc> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Realtime, flags)?;
         let registers = Registers::new(host_time());
-        Ok(Rtc { chip: Mutex::new(Chip { index: 0, registers }), timer, irq })
+        Ok(Rtc { chip: Mutex::new(Chip { index: 0, registers }), timer, irq, on_alarm: Box::new(on_alarm) })
     }
 
     /// Readable when [`Rtc::tick`] is due. Never, while the guest has no clock interrupt enabled.
@@ -64,9 +67,8 @@ impl Rtc {
         let _ = rustix::io::read(&self.timer, &mut [0; 8]);
         let mut chip = self.chip();
         let now = host_time();
-        if chip.registers.update(now) {
-            self.irq.raise();
-        }
+        let interrupts = chip.registers.update(now);
+        self.tell(&mut chip, interrupts);
         self.arm(&chip, now);
     }
 
@@ -87,10 +89,19 @@ impl Rtc {
 
     fn write_data(&self, chip: &mut Chip, value: u8) {
         let now = host_time();
-        if chip.registers.write(chip.index, value, now) {
+        let interrupts = chip.registers.write(chip.index, value, now);
+        self.tell(chip, interrupts);
+        self.arm(chip, now);
+    }
+
+    /// Brings out what the chip has to tell.
+    fn tell(&self, chip: &mut Chip, interrupts: bool) {
+        if interrupts {
             self.irq.raise();
         }
-        self.arm(chip, now);
+        if chip.registers.take_alarm() {
+            (self.on_alarm)();
+        }
     }
 
     /// Sets the timer to the next update that may interrupt, or stops it.
@@ -119,6 +130,7 @@ impl BusDevice for Rtc {
         let index = chip.index;
         for (_, byte) in (offset..=DATA).zip(data).filter(|&(port, _)| port == DATA) {
             *byte = chip.registers.read(index, host_time());
+            self.tell(&mut chip, false);
         }
     }
 
@@ -143,10 +155,12 @@ fn host_time() -> Nanos {
 mod tests {
     use super::*;
     use rustix::event::{PollFd, PollFlags, poll};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     fn rtc() -> (Rtc, Irq) {
         let irq = Irq::new().unwrap();
-        (Rtc::new(irq.try_clone().unwrap()).unwrap(), irq)
+        (Rtc::new(irq.try_clone().unwrap(), || ()).unwrap(), irq)
     }
 
     fn cmos(rtc: &Rtc, index: u8) -> u8 {
@@ -204,6 +218,28 @@ mod tests {
         let damaged = RtcState { index: 0xff, ..new.state() };
         assert!(new.restore(&damaged).is_err());
         assert_eq!(cmos(&new, 0x40), 0x5a, "nothing of it was taken");
+    }
+
+    #[test]
+    fn an_alarm_is_told_beside_the_interrupt_and_again_after_a_restore() {
+        let clock = || {
+            let (alarms, irq) = (Arc::new(AtomicU32::new(0)), Irq::new().unwrap());
+            let count = Arc::clone(&alarms);
+            let on_alarm = move || count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            (Rtc::new(irq.try_clone().unwrap(), on_alarm).unwrap(), irq, alarms)
+        };
+        let (old, irq, alarms) = clock();
+        for (index, value) in [(0x05, 0xff), (0x03, 0xff), (0x01, 0xff), (0x0b, 0x22)] {
+            set(&old, index, value);
+        }
+        let state = old.state();
+        assert!(fires(&old, 2));
+        old.tick();
+        assert!(irq.event_fd().take() && alarms.load(Ordering::Relaxed) == 1);
+        // The one that came due between save and restore.
+        let (new, irq, alarms) = clock();
+        new.restore(&state).unwrap();
+        assert!(irq.event_fd().take() && alarms.load(Ordering::Relaxed) == 1);
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub(super) struct Registers {
     pub(super) offset: Nanos,
     /// The guest second whose update cycle has run last.
     pub(super) updated: i64,
+    /// An alarm interrupt has come due since [`Registers::take_alarm`].
+    pub(super) alarm: bool,
 }
 
 impl Registers {
@@ -75,7 +77,7 @@ impl Registers {
         let mut ram = [0; 128];
         ram[usize::from(A)] = A_START;
         ram[usize::from(B)] = FORMAT;
-        Registers { ram, offset: 0, updated: now.div_euclid(NANOS) as i64 }
+        Registers { ram, offset: 0, updated: now.div_euclid(NANOS) as i64, alarm: false }
     }
 
     /// What the guest reads at `index` (below 128).
@@ -121,9 +123,15 @@ impl Registers {
         for at in self.updated.max(second - 86_400) + 1..=second {
             let flags = UF | if self.is_alarm(at) { AF } else { 0 };
             self.put(C, self.get(C) | flags);
+            self.alarm |= flags & self.get(B) & AIE != 0;
         }
         self.updated = second;
         self.refresh_irqf()
+    }
+
+    /// Whether an alarm interrupt has come due since the last call, even while the interrupt line was still up.
+    pub(super) fn take_alarm(&mut self) -> bool {
+        std::mem::take(&mut self.alarm)
     }
 
     /// Host time of the next update cycle that could interrupt.
@@ -140,6 +148,8 @@ impl Registers {
         }
         // SET takes UIE down.
         let value = if value & SET != 0 { value & !UIE } else { value };
+        // An alarm that was noted interrupts when it is enabled.
+        self.alarm |= value & !self.get(B) & self.get(C) & AIE != 0;
         self.put(B, value & !FORMAT_MASK | FORMAT);
     }
 
@@ -342,6 +352,25 @@ mod tests {
         let mut chip = Registers::new(NOW);
         assert!(!chip.update(NOW + NANOS));
         assert!(chip.write(B, UIE, NOW + NANOS));
+    }
+
+    #[test]
+    fn each_alarm_is_told_once_and_only_while_its_interrupt_is_enabled() {
+        let mut chip = Registers::new(NOW);
+        for index in [HOUR_ALARM, MINUTE_ALARM, SECOND_ALARM] {
+            chip.write(index, 0xff, NOW);
+        }
+        chip.update(NOW + NANOS);
+        assert!(!chip.take_alarm(), "not enabled");
+        chip.write(B, AIE, NOW + NANOS);
+        assert!(chip.take_alarm() && !chip.take_alarm(), "pending when enabled, and told once");
+        // The guest sleeps and does not read register C: the line stays up, and the next alarm counts all the same.
+        assert!(!chip.update(NOW + 2 * NANOS));
+        assert!(chip.take_alarm());
+        chip.read(C, NOW + 3 * NANOS);
+        assert!(chip.take_alarm(), "one that the guest's own look finds");
+        chip.write(B, UIE, NOW + 3 * NANOS);
+        assert!(chip.update(NOW + 4 * NANOS) && !chip.take_alarm(), "an update is no alarm");
     }
 
     #[test]

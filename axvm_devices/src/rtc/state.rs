@@ -69,7 +69,7 @@ impl Registers {
         let offset = Nanos::from(seconds) * NANOS + Nanos::from(state.offset_nanos);
         // A host whose clock is behind the one that saved must not wait until it has caught up.
         let second = (now + offset).div_euclid(NANOS) as i64;
-        Ok(Registers { ram, offset, updated: state.updated_second.min(second) })
+        Ok(Registers { ram, offset, updated: state.updated_second.min(second), alarm: false })
     }
 }
 

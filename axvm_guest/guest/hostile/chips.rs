@@ -17,8 +17,25 @@ const SOFT_OFF: u16 = 5;
 /// RAM that nothing else uses.
 const SCRATCH: u64 = 32 << 20;
 /// What every chip answers at, and some addresses without a chip.
-const PORTS: [u16; 16] =
-    [0x60, 0x64, 0x70, 0x71, 0x80, 0x92, 0x3f9, 0x3fb, 0x3ff, 0x505, 0x600, 0x602, PM1A_CONTROL, 0xcf8, 0xcf9, 0xcfc];
+const PORTS: [u16; 17] = [
+    0x60,
+    0x64,
+    0x70,
+    0x71,
+    0x80,
+    0x92,
+    0x3f9,
+    0x3fb,
+    0x3ff,
+    0x505,
+    0x600,
+    0x602,
+    PM1A_CONTROL,
+    0x608,
+    0xcf8,
+    0xcf9,
+    0xcfc,
+];
 
 pub type Storm = fn(&mut Noise);
 
@@ -129,7 +146,7 @@ fn all_ports(noise: &mut Noise) {
 /// Sleep types that there are not, halves of the write that powers off, resets that are none.
 fn power(noise: &mut Noise) {
     for _ in 0..ROUNDS {
-        let kind = one_of([0, 1, 2, 3, 4, 6, 7], noise);
+        let kind = one_of([1, 2, 3, 4, 6, 7], noise);
         output(PM1A_CONTROL, kind << 10 | SLEEP_ENABLE);
         output(PM1A_CONTROL, SOFT_OFF << 10);
         output(PM1A_CONTROL, 0_u16);

@@ -8,7 +8,7 @@
 //!
 //! Source: KVM API 4.1 `KVM_GET_API_VERSION`, 4.2 `KVM_CREATE_VM`, 4.4 `KVM_CHECK_EXTENSION`; group(5).
 
-use axvm_boot::cpu::{CpuTemplate, missing_features};
+use axvm_boot::cpu::{CpuConfig, CpuTemplate, Explained, groundless, missing_features};
 use axvm_kvm::{KvmError, Survey};
 
 use super::processor::{vendor_module, virtualization};
@@ -22,7 +22,7 @@ const API_VERSION: i32 = 12;
 pub(super) fn rows(host: &Host) -> Vec<Row> {
     let mut rows = vec![permissions(host), opened(host)];
     if let Ok(survey) = &host.kvm {
-        rows.extend([api(survey), free(host, survey), vcpus(survey), tsc(survey), ivy_bridge(survey)]);
+        rows.extend([api(survey), free(host, survey), vcpus(survey), tsc(survey), cpuid(survey), ivy_bridge(survey)]);
         rows.extend(capabilities(survey));
     }
     rows
@@ -156,6 +156,20 @@ fn tsc(survey: &Survey) -> Row {
         "no; guests run at the host's frequency, as AxVM wants"
     };
     Row::ok(PART, "TSC scaling", found)
+}
+
+/// Whether the processor, as KVM shows it, holds together. An emulated or masked one need not.
+fn cpuid(survey: &Survey) -> Row {
+    let config = CpuConfig { tsc_deadline: true, tsc_aux: true, ..CpuConfig::default() };
+    let groundless = groundless(&survey.cpuid, &config);
+    let row = Row::ok(PART, "CPUID", "each feature has what it stands on");
+    if groundless.is_empty() {
+        return row;
+    }
+    Row::ok(PART, "CPUID", format!("reports {}", Explained(&groundless))).note(
+        "guests are not told of these features, and do without",
+        "none is needed; in a virtual machine, try another processor model",
+    )
 }
 
 fn ivy_bridge(survey: &Survey) -> Row {

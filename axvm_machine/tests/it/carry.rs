@@ -148,3 +148,16 @@ fn a_machine_that_does_not_fit_is_refused() {
     let why = refused(&lab.spec, &damaged);
     assert_eq!(why, MismatchError::Kind(saved.parts[0].name.clone()).to_string());
 }
+
+#[test]
+fn a_machine_with_an_ephemeral_disk_is_not_saved() {
+    if !has_kvm() {
+        return;
+    }
+    let lab = Lab::with_disk(1, "shell", |disk| disk.ephemeral = true);
+    let machine = lab.build();
+    machine.pause(soon()).unwrap();
+    let why = machine.save().unwrap_err().to_string();
+    assert!(why.contains("ephemeral disk (vda)") && why.contains("on a copy of the image"), "{why}");
+    machine.stop(soon()).1.unwrap();
+}

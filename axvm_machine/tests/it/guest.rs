@@ -34,6 +34,11 @@ pub struct Lab {
 impl Lab {
     /// A machine with every device, for the guest that these words make of ours.
     pub fn new(cpus: u32, words: &str) -> Lab {
+        Lab::with_disk(cpus, words, |_| {})
+    }
+
+    /// The same, whose disk is another one.
+    pub fn with_disk(cpus: u32, words: &str, change: impl FnOnce(&mut DiskConfig)) -> Lab {
         let disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(1 << 20).unwrap();
         let mut spec = MachineSpec::new(KernelSource::Embedded(axvm_guest::selftest()));
@@ -41,6 +46,7 @@ impl Lab {
         spec.memory.size = 64 << 20;
         spec.append = words.into();
         spec.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.path()) }];
+        change(&mut spec.disks[0]);
         spec.virtio_console = true;
         let resources = Resources::open(&spec, Events::default()).unwrap();
         let ports = fresh_ports();
@@ -75,7 +81,7 @@ impl Lab {
 
 /// Ports that nothing has come through yet.
 pub fn fresh_ports() -> Ports {
-    Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()) }
+    Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()), debug: None }
 }
 
 /// Serves `machine` until it has a reason to stop, and stops it.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axvm_devices::StopReason;
-use axvm_machine::{PauseError, WaitOutcome};
+use axvm_machine::{Chip, PauseError, WaitOutcome};
 
 use crate::guest::{Lab, assert_proved, end, has_kvm, soon};
 
@@ -47,12 +47,20 @@ fn a_paused_machine_stands_still_until_it_is_resumed() {
     machine.pause(soon()).unwrap();
     machine.pause(soon()).unwrap();
     assert!(machine.is_paused());
-    let before = machine.exits();
+    let timer = || {
+        let timer = machine.inventory().items().iter().find_map(|item| match &item.chip {
+            Chip::PmTimer(timer) => Some(timer.state().nanos),
+            _ => None,
+        });
+        timer.unwrap()
+    };
+    let (before, stood) = (machine.exits(), timer());
     lab.ports.com1.put(b"work 1\r");
     assert_eq!(machine.wait(None, Some(Duration::from_millis(20))).unwrap(), WaitOutcome::TimedOut);
-    assert_eq!(machine.exits(), before);
+    assert_eq!((machine.exits(), timer()), (before, stood));
     machine.resume(soon()).unwrap();
     lab.wait_until_said(&machine, "= ");
+    assert!(timer() > stood);
     assert_eq!(machine.stop(soon()), (StopReason::Quit, Ok(())));
     assert_eq!(machine.pause(soon()), Err(PauseError::Stopping));
 }

@@ -7,13 +7,14 @@
 //!
 //! Spec: virtio 1.2, 5.5.4 "Device configuration layout".
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 
 use super::reports::Reports;
+use crate::notice::ConfigNotice;
 use crate::signals::ConfigIrq;
 use crate::state::{BalloonState, StateError};
 use crate::statistics::StatisticsReport;
@@ -47,16 +48,8 @@ pub(super) struct BalloonNumbers {
     actual: AtomicU32,
     /// What free pages of the guest are filled with.
     poison: AtomicU32,
-    notice: Mutex<DriverNotice>,
+    notice: ConfigNotice,
     pub(super) reports: Arc<Reports>,
-}
-
-/// How to tell the driver of a new target, while there is a driver.
-#[derive(Default)]
-struct DriverNotice {
-    irq: Option<ConfigIrq>,
-    /// The last change found no driver.
-    missed: bool,
 }
 
 impl BalloonNumbers {
@@ -75,7 +68,7 @@ impl BalloonNumbers {
     pub(super) fn state(&self) -> BalloonState {
         let [target_pages, actual_pages, poison] =
             [&self.num_pages, &self.actual, &self.poison].map(|field| field.load(Ordering::Relaxed));
-        let (missed, reports) = (self.notice().missed, self.reports.state());
+        let (missed, reports) = (self.notice.missed(), self.reports.state());
         BalloonState { target_pages, actual_pages, poison, missed, reports }
     }
 
@@ -88,7 +81,7 @@ impl BalloonNumbers {
         self.num_pages.store(state.target_pages, Ordering::Relaxed);
         self.set_actual(state.actual_pages);
         self.set_poison(state.poison);
-        self.notice().missed = state.missed;
+        self.notice.set_missed(state.missed);
         self.reports.restore(&state.reports);
         Ok(())
     }
@@ -113,20 +106,12 @@ impl BalloonNumbers {
 
     /// The driver is there, and is told of what it missed.
     pub(super) fn connect(&self, irq: ConfigIrq) {
-        let mut notice = self.notice();
-        if std::mem::take(&mut notice.missed) {
-            irq.raise();
-        }
-        notice.irq = Some(irq);
+        self.notice.connect(irq);
     }
 
     /// The driver is gone, or held still.
     pub(super) fn disconnect(&self) {
-        self.notice().irq = None;
-    }
-
-    fn notice(&self) -> MutexGuard<'_, DriverNotice> {
-        self.notice.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notice.disconnect();
     }
 }
 
@@ -142,11 +127,7 @@ impl Target {
             return Err(BalloonError::TooLarge { mib, ram_mib });
         }
         self.0.num_pages.store(mib.saturating_mul(PAGES_PER_MIB), Ordering::Relaxed);
-        let mut notice = self.0.notice();
-        match &notice.irq {
-            Some(irq) => irq.raise(),
-            None => notice.missed = true,
-        }
+        self.0.notice.changed();
         Ok(())
     }
 

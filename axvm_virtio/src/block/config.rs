@@ -41,7 +41,7 @@ pub(super) const MAX_SEGMENTS: usize = 32;
 pub(super) const WRITEBACK: u64 = 32;
 const LEN: usize = 60;
 
-/// The configuration space, but for the writeback field.
+/// The configuration space, but for the capacity and the writeback field.
 pub(super) struct BlockConfig {
     read_only: bool,
     bytes: [u8; LEN],
@@ -53,7 +53,6 @@ impl BlockConfig {
         let mut bytes = [0; LEN];
         let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
         let block = image.block_size();
-        put(0, &(image.size() / SECTOR).to_le_bytes());
         // A header and a status byte take two of the descriptors.
         put(12, &u32::from(queue_size - 2).to_le_bytes());
         put(20, &block.to_le_bytes());
@@ -77,9 +76,10 @@ impl BlockConfig {
         always | if self.read_only { RO } else { DISCARD | WRITE_ZEROES }
     }
 
-    /// Reads; past the end `data` stays as it is.
-    pub(super) fn read(&self, writeback: bool, offset: u64, data: &mut [u8]) {
+    /// Reads, of a disk of `size` bytes; past the end `data` stays as it is.
+    pub(super) fn read(&self, size: u64, writeback: bool, offset: u64, data: &mut [u8]) {
         let mut bytes = self.bytes;
+        bytes[..8].copy_from_slice(&(size / SECTOR).to_le_bytes());
         bytes[WRITEBACK as usize] = writeback.into();
         let start = usize::try_from(offset).unwrap_or(LEN).min(LEN);
         let source = &bytes[start..];

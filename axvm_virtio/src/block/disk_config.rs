@@ -59,6 +59,45 @@ impl FromStr for Cache {
     }
 }
 
+/// What happens when the host has no room for what the guest writes. Its text is what command line, settings file and
+/// schema say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFull {
+    /// The request is kept and the machine pauses; resumed, it tries again
+    #[default]
+    Pause,
+    /// The guest gets an I/O error
+    Report,
+}
+
+impl OnFull {
+    /// Every choice.
+    pub const ALL: [OnFull; 2] = [OnFull::Pause, OnFull::Report];
+
+    fn is_default(&self) -> bool {
+        *self == OnFull::default()
+    }
+}
+
+impl fmt::Display for OnFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnFull::Pause => "pause",
+            OnFull::Report => "report",
+        })
+    }
+}
+
+impl FromStr for OnFull {
+    type Err = DiskConfigError;
+
+    fn from_str(text: &str) -> Result<OnFull, DiskConfigError> {
+        let known = OnFull::ALL.into_iter().find(|choice| choice.to_string() == text);
+        known.ok_or_else(|| DiskConfigError::OnFull(text.to_owned()))
+    }
+}
+
 /// What an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -77,6 +116,9 @@ pub struct DiskConfig {
     /// The guest may only read it.
     #[serde(rename = "ro", default, skip_serializing_if = "ops::Not::not")]
     pub read_only: bool,
+    /// The guest may write, and the image is not changed: what it writes is gone when AxVM ends.
+    #[serde(default, skip_serializing_if = "ops::Not::not")]
+    pub ephemeral: bool,
     /// Serial number that the guest reads: up to 20 bytes.
     #[serde(default, deserialize_with = "fitting", skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
@@ -89,13 +131,22 @@ pub struct DiskConfig {
     /// Logical block size in bytes, 512 or 4096 [default: a block device's own, 512 for a file]
     #[serde(rename = "block", default, skip_serializing_if = "Option::is_none")]
     pub block_size: Option<u32>,
+    /// What happens when the host has no room for what the guest writes.
+    #[serde(rename = "on-full", default, skip_serializing_if = "OnFull::is_default")]
+    pub on_full: OnFull,
 }
 
 impl DiskConfig {
     /// A writable disk with the usual settings.
     pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
-        let (path, cache) = (path.into(), Cache::default());
-        DiskConfig { path, read_only: false, serial: None, cache, format: None, block_size: None }
+        let (path, cache, on_full) = (path.into(), Cache::default(), OnFull::default());
+        let (read_only, ephemeral) = (false, false);
+        DiskConfig { path, read_only, ephemeral, serial: None, cache, format: None, block_size: None, on_full }
+    }
+
+    /// Whether what the guest writes gets into the image.
+    pub(super) fn changes_image(&self) -> bool {
+        !self.read_only && !self.ephemeral
     }
 }
 
@@ -108,6 +159,9 @@ pub enum DiskConfigError {
     /// A cache mode that AxVM does not have.
     #[error("cache={0} is unknown; use writeback or writethrough")]
     Cache(String),
+    /// A choice that there is not.
+    #[error("on-full={0} is unknown; use pause or report")]
+    OnFull(String),
     /// A format that AxVM cannot read.
     #[error("format={0} is unknown; AxVM takes raw images (format=raw): qemu-img convert -O raw makes one")]
     Format(String),
@@ -119,8 +173,8 @@ pub enum DiskConfigError {
     Serial(usize),
     /// A word that says nothing about disks.
     #[error(
-        "option '{0}' is unknown; there are path=FILE, ro, serial=TEXT, cache=writeback|writethrough, format=raw, \
-         block=512|4096; a comma in a name is written twice"
+        "option '{0}' is unknown; there are path=FILE, ro, ephemeral, serial=TEXT, cache=writeback|writethrough, format=raw, \
+         block=512|4096, on-full=pause|report; a comma in a name is written twice"
     )]
     Unknown(String),
 }
@@ -144,8 +198,8 @@ fn escaped(part: impl fmt::Display) -> String {
     part.to_string().replace(',', ",,")
 }
 
-/// `FILE` or `path=FILE`, and `ro`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, with commas between them; a comma in a name is
-/// written twice.
+/// `FILE` or `path=FILE`, and `ro`, `ephemeral`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, `on-full=CHOICE`, with commas
+/// between them; a comma in a name is written twice.
 impl FromStr for DiskConfig {
     type Err = DiskConfigError;
 
@@ -156,10 +210,12 @@ impl FromStr for DiskConfig {
                 Some(("path", value)) => disk.path = value.into(),
                 Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
                 Some(("cache", value)) => disk.cache = value.parse()?,
+                Some(("on-full", value)) => disk.on_full = value.parse()?,
                 Some(("format", "raw")) => disk.format = Some(Format::Raw),
                 Some(("format", value)) => return Err(DiskConfigError::Format(value.to_owned())),
                 Some(("block", value)) => disk.block_size = Some(block_size(value)?),
                 None if part == "ro" => disk.read_only = true,
+                None if part == "ephemeral" => disk.ephemeral = true,
                 _ if n == 0 => disk.path = part.into(),
                 _ => return Err(DiskConfigError::Unknown(part.to_owned())),
             }
@@ -178,6 +234,9 @@ impl fmt::Display for DiskConfig {
         if self.read_only {
             f.write_str(",ro")?;
         }
+        if self.ephemeral {
+            f.write_str(",ephemeral")?;
+        }
         if let Some(serial) = &self.serial {
             write!(f, ",serial={}", escaped(serial))?;
         }
@@ -187,7 +246,13 @@ impl fmt::Display for DiskConfig {
         if self.format.is_some() {
             f.write_str(",format=raw")?;
         }
-        self.block_size.map_or(Ok(()), |size| write!(f, ",block={size}"))
+        if let Some(size) = self.block_size {
+            write!(f, ",block={size}")?;
+        }
+        match self.on_full.is_default() {
+            true => Ok(()),
+            false => write!(f, ",on-full={}", self.on_full),
+        }
     }
 }
 
@@ -234,6 +299,7 @@ mod tests {
             ("a,format=qcow2", "format=qcow2"),
             ("a,block=1024", "block=1024"),
             ("a,block=4K", "block=4K"),
+            ("a,on-full=stop", "on-full=stop"),
         ] {
             let error = text.parse::<DiskConfig>().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
@@ -251,21 +317,29 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_mode_is_the_same_word_everywhere() {
+    fn a_choice_is_the_same_word_everywhere() {
+        fn check<T: JsonSchema + Serialize + ToString>(choice: &T) {
+            let word = choice.to_string();
+            assert_eq!(serde_json::to_value(choice).unwrap(), word);
+            assert!(schemars::schema_for!(T).as_value().to_string().contains(&format!("\"const\":\"{word}\"")));
+        }
         for cache in Cache::ALL {
-            let word = cache.to_string();
-            assert_eq!(word.parse(), Ok(cache));
-            assert_eq!(serde_json::to_value(cache).unwrap(), word);
-            assert!(schemars::schema_for!(Cache).as_value().to_string().contains(&format!("\"const\":\"{word}\"")));
+            assert_eq!(cache.to_string().parse(), Ok(cache));
+            check(&cache);
+        }
+        for on_full in OnFull::ALL {
+            assert_eq!(on_full.to_string().parse(), Ok(on_full));
+            check(&on_full);
         }
     }
 
     #[test]
     fn a_table_has_the_words_of_the_option() {
-        let disk: DiskConfig = "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096".parse().unwrap();
+        let disk: DiskConfig =
+            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report,ephemeral".parse().unwrap();
         assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
-        let table = serde_json::json!({ "path": "a.img", "ro": true, "serial": "X1", "cache": "writethrough",
-            "format": "raw", "block": 4096 });
+        let table = serde_json::json!({ "path": "a.img", "ro": true, "ephemeral": true, "serial": "X1", "cache": "writethrough",
+            "format": "raw", "block": 4096, "on-full": "report" });
         assert_eq!(serde_json::to_value(&disk).unwrap(), table);
         assert_eq!(serde_json::from_value::<DiskConfig>(table).unwrap(), disk);
         assert_eq!(serde_json::to_value(DiskConfig::new("a")).unwrap(), serde_json::json!({ "path": "a" }));

@@ -61,6 +61,44 @@ pub enum DiskError {
         /// Block size in bytes.
         block_size: u32,
     },
+    /// Two options that exclude each other.
+    #[error(
+        "Cannot attach disk image {0} both read-only (ro) and ephemeral: ephemeral is for a guest that writes, and never \
+         changes the image either. Leave one out"
+    )]
+    Contradiction(PathBuf),
+    /// No place for what the guest writes.
+    #[error(
+        "Cannot make a temporary file in {directory} for what the guest writes to {path}: {why}. Name a directory with \
+         room for it: TMPDIR=DIRECTORY"
+    )]
+    Temporary {
+        /// The image.
+        path: PathBuf,
+        /// Where the temporary file was to be.
+        directory: PathBuf,
+        /// What the host said.
+        why: String,
+    },
+    /// It has its size for good.
+    #[error(
+        "Cannot resize {0}: it is attached as ephemeral, and the temporary file for its changes is as long as the image \
+         was at the start. End the machine, and start it again"
+    )]
+    Ephemeral(PathBuf),
+    /// It has fewer bytes than the guest was told.
+    #[error(
+        "Cannot resize {path}: it has {here} bytes on the host now, and the guest was told {was}. A disk only grows \
+         while its machine runs, and what was cut off is lost: make it as long again (truncate -s {was} {path})"
+    )]
+    Shrunk {
+        /// The image.
+        path: PathBuf,
+        /// Its size in bytes.
+        here: u64,
+        /// What the guest was told.
+        was: u64,
+    },
     /// Not a raw image, by the look of it.
     #[error(
         "Disk image {path} is {what}, and AxVM takes raw images: the guest would destroy what is in it. {remedy}. Only \
@@ -128,6 +166,11 @@ pub enum DiskError {
         /// What the host said.
         source: io::Error,
     },
+}
+
+/// Whether the host has no room: none on the file system, or none for this user.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether the host cannot do this at all.

@@ -6,16 +6,19 @@
 //!             unknown?             S_UNSUPP
 //!             done                 S_OK
 //!             stopped on the way   the chain goes back to the ring
+//!             no room on the host  the same, until there is some (or S_IOERR: on-full=report)
 //!
 //!   long read or write:  | 16 MiB | stop? | 16 MiB | stop? | ..    discard, zeroes:  | segment | stop? | segment | ..
 //! ```
 //!
 //! A request that a stop (pause, reset) interrupts between two pieces is not answered: its chain is in the ring again,
 //! and after the stop it is carried out as a whole. The driver cannot tell: until the answer, what it reads and what
-//! lies on the disk in that range is undefined anyway, and each of these requests may be done twice.
+//! lies on the disk in that range is undefined anyway, and each of these requests may be done twice. A request that the
+//! host has no room for goes the same way, and nothing behind it is begun. A discard is not kept: it is a hint. Nor is a
+//! flush: what it could not bring to the medium is lost.
 //!
 //! Nothing here allocates memory for a read, a write or a flush, once the vectors have grown; they never hold more
-//! ranges than the queue has entries.
+//! ranges than the queue has entries. (An ephemeral disk's reads do.)
 //!
 //! Spec: virtio 1.2, 5.2.6 "Device Operation", 5.2.6.2 "Device Requirements: Device Operation".
 //! Left out: the rings (`worker`). Another engine can call this one.
@@ -27,8 +30,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axvm_memory::{GuestRam, GuestRange};
 
 use super::QUEUE_SIZE;
-use super::disk_config::SERIAL_LEN;
-use super::error::is_unsupported;
+use super::disk_config::{OnFull, SERIAL_LEN};
+use super::error::{is_full, is_unsupported};
+use super::handle::DiskLink;
 use super::image::{DiskImage, SyncError};
 use super::request::{Extent, Header, Segment, Segments, kind, status, status_byte, target};
 use crate::queue::Chain;
@@ -52,11 +56,14 @@ enum Refusal {
     Unsafe,
     /// No status: a stop came before its end, and it is to be done again after it.
     Stopped,
+    /// No status: the host has no room, and it is to be done when there is some.
+    Kept,
 }
 
 /// Executes requests against an image. The vectors are reused from request to request.
 pub(super) struct RequestExecutor {
     image: Arc<DiskImage>,
+    link: Arc<DiskLink>,
     ram: Arc<GuestRam>,
     writeback: Arc<AtomicBool>,
     fault: FaultReporter,
@@ -68,17 +75,20 @@ pub(super) struct RequestExecutor {
     piece: Vec<GuestRange>,
     /// The user was told of a chain that is too long.
     told_long: bool,
+    /// The last request was kept.
+    kept: bool,
 }
 
 impl RequestExecutor {
     pub(super) fn new(
-        image: &Arc<DiskImage>,
+        link: &Arc<DiskLink>,
         ram: &Arc<GuestRam>,
         writeback: &Arc<AtomicBool>,
         fault: &FaultReporter,
     ) -> RequestExecutor {
         RequestExecutor {
-            image: Arc::clone(image),
+            image: Arc::clone(&link.image),
+            link: Arc::clone(link),
             ram: Arc::clone(ram),
             writeback: Arc::clone(writeback),
             fault: fault.clone(),
@@ -86,6 +96,7 @@ impl RequestExecutor {
             target: Vec::new(),
             piece: Vec::new(),
             told_long: false,
+            kept: false,
         }
     }
 
@@ -210,9 +221,19 @@ impl RequestExecutor {
         if self.writeback.load(Ordering::Relaxed) { Ok(0) } else { self.flush() }
     }
 
+    /// What becomes of a request for which the host has no room.
+    fn keep(&mut self, action: &'static str, error: io::Error) -> Refusal {
+        if !is_full(&error) || self.image.on_full() == OnFull::Report {
+            return Refusal::Host(action, error);
+        }
+        self.kept = true;
+        self.link.keep(action, &error);
+        Refusal::Kept
+    }
+
     /// Tells the user of what the host refused.
     fn warn(&self, action: &str, error: &io::Error) {
-        let path = self.image.path().display();
+        let path = if action == "read" { self.image.path() } else { self.image.storage() }.display();
         self.fault.warn(format_args!("cannot {action} {path}: {error}; the guest sees an I/O error"));
     }
 }
@@ -220,7 +241,15 @@ impl RequestExecutor {
 impl Serve for RequestExecutor {
     fn serve(&mut self, chain: &Chain<'_>, worker: &WorkerStatus) -> Result<Served, &'static str> {
         let place = status_byte(chain).ok_or("A block request has no room for its status")?;
-        let (status, filled) = match self.execute(chain, worker) {
+        let was_kept = std::mem::take(&mut self.kept);
+        let outcome = self.execute(chain, worker).map_err(|refusal| match refusal {
+            Refusal::Host(action, error) => self.keep(action, error),
+            other => other,
+        });
+        if was_kept && !self.kept {
+            self.link.forget();
+        }
+        let (status, filled) = match outcome {
             Ok(filled) => (status::OK, filled),
             Err(Refusal::Unsupported) => (status::UNSUPP, 0),
             Err(Refusal::Malformed | Refusal::Unsafe) => (status::IOERR, 0),
@@ -229,6 +258,7 @@ impl Serve for RequestExecutor {
                 (status::IOERR, 0)
             }
             Err(Refusal::Stopped) => return Ok(Served::PutBack),
+            Err(Refusal::Kept) => return Ok(Served::Kept),
         };
         self.ram.copy_to(&place, &[status]);
         // The used length counts from the start without a gap: the status only counts if all before it does.

@@ -3,10 +3,12 @@
 //! ```text
 //!   open: kind of file -> permission -> can the device write? -> does the host use it? -> lock -> format -> size
 //!                                                     writer: exclusive lock      reader: shared lock
+//!   an ephemeral disk is a reader of its image; its writes go to an Overlay
 //! ```
 //!
 //! Raw images only: byte n of the file is byte n of the disk. Regular files and block devices. The
-//! size is taken once; a file that shrinks later gives I/O errors, which the guest sees as such.
+//! size is taken at the start, and again when the user asks for it; a file that shrinks gives I/O errors, which the guest
+//! sees as such.
 //!
 //! Source: flock(2), preadv(2), fallocate(2), fdatasync(2).
 
@@ -18,13 +20,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs};
 use rustix::io::{Errno, pwritev};
 
-use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, SERIAL_LEN};
-use super::error::{DiskError, is_unsupported};
+use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, OnFull, SERIAL_LEN};
+use super::error::{DiskError, is_full, is_unsupported};
 use super::format::looks_like;
 use super::lock::{LockError, lock, loop_device};
+use super::overlay::Overlay;
+use crate::signals::whole;
 
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
 pub(super) const HOST_PAGE: u32 = 4096;
@@ -35,8 +39,11 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 #[derive(Debug)]
 pub struct DiskImage {
     file: File,
+    /// Where the writes to an ephemeral disk go.
+    overlay: Option<Overlay>,
     config: DiskConfig,
-    size: u64,
+    /// What the guest is told. Only grows.
+    size: AtomicU64,
     block_size: u32,
     serial: [u8; SERIAL_LEN],
     syncs: AtomicU64,
@@ -57,33 +64,39 @@ impl DiskImage {
     pub fn open(config: &DiskConfig) -> Result<Arc<DiskImage>, DiskError> {
         let path = &config.path;
         let serial = serial(config)?;
+        if config.read_only && config.ephemeral {
+            return Err(DiskError::Contradiction(path.clone()));
+        }
         if let Some(block_size) = config.block_size.filter(|size| !BLOCK_SIZES.contains(size)) {
             return Err(DiskError::BlockSize { path: path.clone(), block_size });
         }
         // Of a block device the host keeps account itself: one exclusive user, as a mount is.
-        let alone = if check_kind(config)? && !config.read_only { OFlags::EXCL } else { OFlags::empty() };
+        let alone = if check_kind(config)? && config.changes_image() { OFlags::EXCL } else { OFlags::empty() };
         let options =
-            OpenOptions::new().read(true).write(!config.read_only).custom_flags(alone.bits() as i32).open(path);
+            OpenOptions::new().read(true).write(config.changes_image()).custom_flags(alone.bits() as i32).open(path);
         let mut file = options.map_err(|error| open_error(config, error))?;
         check_device(config, &file)?;
-        if let Some(device) = loop_device(&file).filter(|_| !config.read_only) {
+        if let Some(device) = loop_device(&file).filter(|_| config.changes_image()) {
             return Err(DiskError::LoopDevice { path: path.clone(), device });
         }
-        lock(&file, config.read_only).map_err(|error| match error {
+        lock(&file, !config.changes_image()).map_err(|error| match error {
             LockError::Taken(holder) => DiskError::Locked { path: path.clone(), holder },
             LockError::Host(source) => DiskError::Host { action: "lock", path: path.clone(), source },
         })?;
-        // Unlike the metadata, the end is right for block devices too.
-        let size = file.seek(SeekFrom::End(0));
-        let size = size.map_err(|source| DiskError::Host { action: "measure", path: path.clone(), source })?;
+        let size = measure(config, &file)?;
         // The format first: what is said of a size is meant for raw images, and destroys others.
         check_format(config, &mut file, size)?;
         let block_size = config.block_size.unwrap_or_else(|| own_block_size(&file));
         check_size(config, &file, size, block_size)?;
+        let overlay = config.ephemeral.then(|| Overlay::new(size)).transpose();
+        let temporary =
+            |(directory, source)| DiskError::Temporary { path: path.clone(), directory, why: whole(&source) };
+        let overlay = overlay.map_err(temporary)?;
         Ok(Arc::new(DiskImage {
             file,
+            overlay,
             config: config.clone(),
-            size,
+            size: AtomicU64::new(size),
             block_size,
             serial,
             syncs: AtomicU64::new(0),
@@ -98,7 +111,22 @@ impl DiskImage {
 
     /// Size in bytes, a multiple of the block size.
     pub fn size(&self) -> u64 {
-        self.size
+        // Relaxed, as the store: a driver sees it by the configuration's generation, a worker by the ring.
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the size again, for an image that grew on the host. Whether it did.
+    pub(super) fn remeasure(&self) -> Result<bool, DiskError> {
+        if self.is_ephemeral() {
+            return Err(DiskError::Ephemeral(self.config.path.clone()));
+        }
+        let (was, here) = (self.size(), measure(&self.config, &self.file)?);
+        if here < was {
+            return Err(DiskError::Shrunk { path: self.config.path.clone(), here, was });
+        }
+        check_size(&self.config, &self.file, here, self.block_size)?;
+        self.size.store(here, Ordering::Relaxed);
+        Ok(here > was)
     }
 
     /// Whether the guest may only read.
@@ -109,6 +137,39 @@ impl DiskImage {
     /// Cache mode at the start of the guest.
     pub fn cache(&self) -> Cache {
         self.config.cache
+    }
+
+    /// What happens when the host has no room.
+    pub fn on_full(&self) -> OnFull {
+        self.config.on_full
+    }
+
+    /// Whether what the guest writes is gone when AxVM ends.
+    pub fn is_ephemeral(&self) -> bool {
+        self.overlay.is_some()
+    }
+
+    /// Where it is that the guest's writes take room.
+    pub(super) fn storage(&self) -> &Path {
+        self.overlay.as_ref().map_or(&self.config.path, Overlay::directory)
+    }
+
+    /// The file that changes when the guest writes.
+    fn written(&self) -> &File {
+        self.overlay.as_ref().map_or(&self.file, |overlay| &overlay.file)
+    }
+
+    /// A range has changed.
+    fn note(&self, offset: u64, len: u64) {
+        self.overlay.iter().for_each(|overlay| overlay.note(offset, len));
+    }
+
+    /// Bytes that are free on the file system where the guest's writes go; `None` for a block device.
+    pub(super) fn free(&self) -> Option<u64> {
+        let file = self.written();
+        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let about = fstatvfs(file).ok().filter(|_| is_file)?;
+        Some(about.f_bavail.saturating_mul(about.f_frsize))
     }
 
     /// Logical block size in bytes.
@@ -128,17 +189,27 @@ impl DiskImage {
 
     /// Fills guest memory from the image.
     pub(super) fn read(&self, ram: &GuestRam, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
-        ram.read_exact_at(&self.file, ranges, offset)
+        match &self.overlay {
+            Some(overlay) => overlay.read(&self.file, ram, ranges, offset),
+            None => ram.read_exact_at(&self.file, ranges, offset),
+        }
     }
 
     /// Writes guest memory to the image.
     pub(super) fn write(&self, ram: &GuestRam, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
-        ram.write_all_at(&self.file, ranges, offset)
+        ram.write_all_at(self.written(), ranges, offset)?;
+        if let Some(overlay) = &self.overlay {
+            overlay.note(offset, ranges.iter().map(|range| range.len() as u64).sum());
+        }
+        Ok(())
     }
 
-    /// Makes everything written so far safe. After a failure it cannot any more: the host's kernel has dropped what it
+    /// Makes everything written so far safe; of an ephemeral disk nothing is to be. After a failure it cannot any more: the host's kernel has dropped what it
     /// could not write, and says so to the first who asks only; an fdatasync after that would succeed.
     pub(super) fn sync(&self) -> Result<(), SyncError> {
+        if self.is_ephemeral() {
+            return Ok(());
+        }
         // Relaxed: one worker serves an image, and it is joined before the next one starts.
         if self.sync_failed.load(Ordering::Relaxed) {
             return Err(SyncError::Earlier);
@@ -150,29 +221,32 @@ impl DiskImage {
         })
     }
 
-    /// Gives the space of a range back to the host: a hint, which a block device may not take at this alignment.
+    /// Gives the space of a range back to the host: a hint, which a block device may not take at this alignment, nor a
+    /// file system that is too full to note a hole.
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            result => result,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput || is_full(&error) => Ok(()),
+            result => result.map(|()| self.note(offset, len)),
         }
     }
 
     /// Zeroes a range; `unmap` allows giving its space back. Writes zeroes if the host cannot.
     pub(super) fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let how = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
-        match self.allocate(how, offset, len) {
-            // EOPNOTSUPP: this file system cannot. EINVAL: this block device cannot at this alignment.
-            Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::InvalidInput => {
+        let zeroed = match self.allocate(how, offset, len) {
+            // EOPNOTSUPP: this file system cannot. EINVAL: this block device cannot at this alignment. ENOSPC: there may
+            // still be room where the image has some already.
+            Err(error) if is_unsupported(&error) || is_full(&error) || error.kind() == io::ErrorKind::InvalidInput => {
                 self.write_zeroes(offset, len)
             }
             result => result,
-        }
+        };
+        zeroed.map(|()| self.note(offset, len))
     }
 
     fn allocate(&self, how: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
         loop {
-            match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
+            match fallocate(self.written(), how | FallocateFlags::KEEP_SIZE, offset, len) {
                 Err(Errno::INTR) => {}
                 result => return Ok(result?),
             }
@@ -184,7 +258,7 @@ impl DiskImage {
         let end = offset + len;
         while offset < end {
             let count = (end - offset).min(ZEROES.len() as u64);
-            match pwritev(&self.file, &[IoSlice::new(&ZEROES[..count as usize])], offset) {
+            match pwritev(self.written(), &[IoSlice::new(&ZEROES[..count as usize])], offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => offset += written as u64,
                 Err(Errno::INTR) => {}
@@ -193,6 +267,12 @@ impl DiskImage {
         }
         Ok(())
     }
+}
+
+/// Unlike the metadata, the end is right for block devices too.
+fn measure(config: &DiskConfig, mut file: &File) -> Result<u64, DiskError> {
+    let size = file.seek(SeekFrom::End(0));
+    size.map_err(|source| DiskError::Host { action: "measure", path: config.path.clone(), source })
 }
 
 fn serial(config: &DiskConfig) -> Result<[u8; SERIAL_LEN], DiskError> {
@@ -221,9 +301,9 @@ fn check_kind(config: &DiskConfig) -> Result<bool, DiskError> {
 
 fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
     let path = config.path.clone();
-    let (access, remedy) = match config.read_only {
-        true => ("reading", "Change its mode or owner (chmod, chown)"),
-        false => ("reading and writing", "Change its mode or owner (chmod, chown), or attach it read-only (ro)"),
+    let (access, remedy) = match config.changes_image() {
+        false => ("reading", "Change its mode or owner (chmod, chown)"),
+        true => ("reading and writing", "Change its mode or owner (chmod, chown), or attach it read-only (ro)"),
     };
     match source.kind() {
         io::ErrorKind::NotFound => DiskError::Missing(path),
@@ -244,7 +324,7 @@ fn open_error(config: &DiskConfig, source: io::Error) -> DiskError {
 /// sysfs there is no answer, and the first write has it.
 fn check_device(config: &DiskConfig, file: &File) -> Result<(), DiskError> {
     match attribute(file, "ro") {
-        Some(1) if !config.read_only => Err(DiskError::ReadOnlyStorage(config.path.clone())),
+        Some(1) if config.changes_image() => Err(DiskError::ReadOnlyStorage(config.path.clone())),
         _ => Ok(()),
     }
 }
@@ -268,7 +348,7 @@ fn check_format(config: &DiskConfig, file: &mut File, size: u64) -> Result<(), D
     if config.format == Some(Format::Raw) {
         return Ok(());
     }
-    match looks_like(file, &config.path, size, config.read_only) {
+    match looks_like(file, &config.path, size, !config.changes_image()) {
         Some((what, remedy)) => Err(DiskError::Format { path: config.path.clone(), what, remedy }),
         None => Ok(()),
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   DiskImage (opened and locked once)  <--- Block (one for each start of the guest)
 //!        ^ preadv, pwritev, fdatasync,         |  features, configuration space (config)
-//!        | fallocate (image)                   '--start--> worker vda-q0
+//!        | fallocate (image)                   '--start--> worker vda-q0          DiskHandle: no room? (handle)
 //!        '---------------- RequestExecutor: one chain, one request (request, executor)
 //! ```
 //!
@@ -15,8 +15,10 @@ mod disk_config;
 mod error;
 mod executor;
 mod format;
+mod handle;
 mod image;
 mod lock;
+mod overlay;
 mod request;
 
 use std::sync::Arc;
@@ -27,13 +29,16 @@ use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
 use crate::state::{BlockState, DeviceState, StateError};
 use crate::worker::{Serving, StillBusy, Worker};
+use axvm_sync::EventFd;
 
-pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format};
+pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format, OnFull};
 pub use error::DiskError;
+pub use handle::{DiskHandle, FullStorage};
 pub use image::DiskImage;
 
 use config::{BlockConfig, feature};
 use executor::RequestExecutor;
+use handle::DiskLink;
 
 /// Entries of the one queue.
 const QUEUE_SIZE: u16 = 256;
@@ -41,6 +46,7 @@ const QUEUE_SIZE: u16 = 256;
 /// A virtio block device over an image that outlives it.
 pub struct Block {
     image: Arc<DiskImage>,
+    link: Arc<DiskLink>,
     config: BlockConfig,
     /// The writeback field of the configuration space, which the worker reads too.
     writeback: Arc<AtomicBool>,
@@ -50,8 +56,20 @@ pub struct Block {
 impl Block {
     /// A device at power-on.
     pub fn new(image: Arc<DiskImage>) -> Block {
+        Block::calling(image, None)
+    }
+
+    /// The same; it signals `attention` when a request must wait for room on the host: pausing and resuming the device
+    /// has it tried again.
+    pub fn calling(image: Arc<DiskImage>, attention: Option<Arc<EventFd>>) -> Block {
         let config = BlockConfig::new(&image, QUEUE_SIZE);
-        Block { image, config, writeback: Arc::default(), worker: None }
+        let link = DiskLink::new(Arc::clone(&image), attention);
+        Block { image, link, config, writeback: Arc::default(), worker: None }
+    }
+
+    /// The user's handle on it.
+    pub fn handle(&self) -> DiskHandle {
+        DiskHandle(Arc::clone(&self.link))
     }
 
     /// Relaxed, as are the loads: the worker sees it through the ring, other vCPUs through the transport's lock.
@@ -79,7 +97,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.config.read(self.writeback.load(Ordering::Relaxed), offset, data);
+        self.config.read(self.image.size(), self.writeback.load(Ordering::Relaxed), offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -89,23 +107,29 @@ impl VirtioDevice for Block {
     }
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
-        let executor = RequestExecutor::new(&self.image, &live.ram, &self.writeback, &live.fault);
+        self.link.forget();
+        let executor = RequestExecutor::new(&self.link, &live.ram, &self.writeback, &live.fault);
         let queues = std::mem::take(&mut live.queues);
         self.worker = live.spawn(format!("{}-q0", live.name), queues, Serving(executor))?;
+        self.link.notice.connect(live.config);
         Ok(())
     }
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
-        Ok(Worker::take(&mut self.worker, deadline)?.queues)
+        let ended = Worker::take(&mut self.worker, deadline)?;
+        self.link.notice.disconnect();
+        Ok(ended.queues)
     }
 
     fn reset(&mut self) {
+        self.link.forget();
         self.set_writeback(false);
     }
 
     fn state(&self) -> DeviceState {
-        let (size, block_size) = (self.image.size(), self.image.block_size());
-        DeviceState::Block(BlockState { size, block_size, writeback: self.writeback.load(Ordering::Relaxed) })
+        let (size, block_size, missed) = (self.image.size(), self.image.block_size(), self.link.notice.missed());
+        let writeback = self.writeback.load(Ordering::Relaxed);
+        DeviceState::Block(BlockState { size, block_size, writeback, missed })
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
@@ -122,6 +146,7 @@ impl VirtioDevice for Block {
             }
         }
         self.set_writeback(state.writeback);
+        self.link.notice.set_missed(state.missed);
         Ok(())
     }
 }

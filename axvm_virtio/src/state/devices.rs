@@ -1,7 +1,7 @@
 //! What each kind of device must know, beside its queues and its image or port, to go on after a pause.
 //!
 //! ```text
-//!   DeviceState --+-- Block    cache mode; the disk's shape, for it must be the same disk
+//!   DeviceState --+-- Block    cache mode; whether the driver knows the size; the disk's shape, for it must be the same disk
 //!                 +-- Console  how much of the chain at the head of the ring is sent; what the driver knows of the size
 //!                 +-- Entropy  nothing
 //!                 '-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
@@ -49,6 +49,8 @@ pub struct BlockState {
     pub block_size: u32,
     /// The writeback field of the configuration space.
     pub writeback: bool,
+    /// The disk grew when there was no driver to tell.
+    pub missed: bool,
 }
 
 /// A console with one port. The bytes that wait in the port are the port's.

@@ -27,6 +27,19 @@ pub(crate) enum Served {
     /// A stop came first: the chain goes back to the ring, and its request is carried out as a whole after it. Only for
     /// what may be done twice.
     PutBack,
+    /// The host has no room for it: the chain goes back to the ring, and the queue rests until the worker is stopped, or
+    /// woken to try again. Only for what may be done twice.
+    Kept,
+}
+
+/// What ended a batch.
+enum BatchEnd {
+    /// The ring was found empty.
+    Empty,
+    /// There may be more.
+    More,
+    /// The next chain must wait.
+    Kept,
 }
 
 /// Serves one chain, or says which rule the driver broke.
@@ -51,30 +64,36 @@ impl<S: Serve> Work for Serving<S> {
 }
 
 /// Serves up to [`BATCH`] chains of a queue and tells the driver. `Again` if there may be more; else the driver was
-/// asked for a kick.
+/// asked for a kick, or a chain is kept and no kick is wanted.
 pub(crate) fn serve_batch(live: &mut LiveQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<Next, String> {
     live.queue.disable_kicks();
-    let emptied = pop_and_serve(&mut live.queue, serve, status);
+    let end = pop_and_serve(&mut live.queue, serve, status);
     if live.queue.publish() {
         live.irq.raise();
     }
-    let done = emptied? && !live.queue.enable_kicks();
-    Ok(if done { Next::Sleep } else { Next::Again })
+    Ok(match end? {
+        BatchEnd::Empty if !live.queue.enable_kicks() => Next::Sleep,
+        BatchEnd::Empty | BatchEnd::More => Next::Again,
+        BatchEnd::Kept => Next::Sleep,
+    })
 }
 
-/// Whether the ring was found empty.
-fn pop_and_serve(queue: &mut VirtQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<bool, String> {
+fn pop_and_serve(queue: &mut VirtQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<BatchEnd, String> {
     for _ in 0..BATCH {
         if status.stop_asked() {
-            return Ok(false);
+            return Ok(BatchEnd::More);
         }
-        let Some(chain) = queue.pop().map_err(|error| whole(&error))? else { return Ok(true) };
+        let Some(chain) = queue.pop().map_err(|error| whole(&error))? else { return Ok(BatchEnd::Empty) };
         let head = chain.head;
         status.begin_request();
         match serve.serve(&chain, status)? {
             Served::Used(written) => queue.push_used(head, written),
             Served::PutBack => queue.put_back(),
+            Served::Kept => {
+                queue.put_back();
+                return Ok(BatchEnd::Kept);
+            }
         }
     }
-    Ok(false)
+    Ok(BatchEnd::More)
 }

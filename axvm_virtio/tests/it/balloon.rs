@@ -239,6 +239,16 @@ fn a_request_of_any_length_harms_nothing() {
 }
 
 #[test]
+fn a_claimed_size_is_shown_and_believed_by_nothing() {
+    let toy = Toy::new(INFLATE);
+    toy.machine.set(reg::CONFIG + 4, u32::MAX);
+    assert_eq!((toy.target.actual_mib(), toy.target.mib()), (u32::MAX / 256, 0));
+    assert!(toy.holds(0, IN_USE, FULL));
+    toy.target.set_mib(8).unwrap();
+    assert_eq!((toy.machine.get(reg::CONFIG), toy.machine.status()), (8 * 256, LIVE));
+}
+
+#[test]
 fn the_driver_is_told_a_new_target() {
     let toy = Toy::new(INFLATE);
     let generation = toy.machine.get(reg::CONFIG_GENERATION);

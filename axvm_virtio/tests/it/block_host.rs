@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use axvm_virtio::block::{DiskConfig, DiskError, DiskImage, Format};
+use axvm_virtio::block::{DiskConfig, DiskError, DiskImage, Format, OnFull};
 use common::*;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
@@ -181,7 +181,7 @@ fn a_full_host_disk_gives_io_errors() {
     };
     let path = small.0.path().join("disk.img");
     File::create(&path).unwrap().set_len(Disk::SIZE).unwrap();
-    let mut disk = Disk::new(&path);
+    let mut disk = Disk::open(&DiskConfig { on_full: OnFull::Report, ..DiskConfig::new(&path) }, !0);
     assert_eq!(disk.write(0, &[1; 512]), OK);
     assert_eq!(disk.write(0, &vec![1; 2 << 20]), IOERR);
     assert!(disk.machine.tape.warnings()[0].contains("No space left"), "{:?}", disk.machine.tape.warnings());

@@ -4,9 +4,12 @@
 mod balloon;
 mod balloon_statistics;
 mod block;
+mod block_ephemeral;
 mod block_faults;
+mod block_full;
 mod block_host;
 mod block_hostile;
+mod block_resize;
 mod common;
 mod console;
 mod console_hostile;

@@ -81,7 +81,9 @@ fn device_state(kind: usize) -> BoxedStrategy<DeviceState> {
     let size = prop_oneof![8 => Just(Disk::SIZE), 1 => any::<u64>()];
     match kind {
         0 => (size, any::<bool>())
-            .prop_map(|(size, writeback)| DeviceState::Block(BlockState { size, block_size: 512, writeback }))
+            .prop_map(|(size, writeback)| {
+                DeviceState::Block(BlockState { size, block_size: 512, writeback, missed: !writeback })
+            })
             .boxed(),
         1 => (number(), any::<(u16, u16, u16, bool)>())
             .prop_map(|(sent, (at, told_columns, told_rows, had_output))| {

@@ -14,13 +14,13 @@ pub(super) fn present() -> bool {
     tool::find("apt-get").is_some() && tool::find("apt-cache").is_some() && tool::find("dpkg-deb").is_some()
 }
 
-/// The real package that the first known one of `metas` stands for, where its name goes on with `prefix`:
+/// The real package that the first known one of `metas` stands for, where its name begins and ends so:
 /// `linux-image-cloud-amd64` is `linux-image-6.1.0-56-cloud-amd64`.
-pub(super) fn real_package(metas: &[&str], prefix: &str) -> Option<String> {
+pub(super) fn real_package(metas: &[&str], prefix: &str, suffix: &str) -> Option<String> {
     let look = || {
         metas.iter().find_map(|meta| {
             let list = output(tool("apt-cache").args(["depends", "--important", meta])).ok()?;
-            dependency(&list, prefix)
+            dependency(&list, prefix, suffix)
         })
     };
     look().or_else(|| {
@@ -30,9 +30,9 @@ pub(super) fn real_package(metas: &[&str], prefix: &str) -> Option<String> {
     })
 }
 
-fn dependency(list: &str, prefix: &str) -> Option<String> {
+fn dependency(list: &str, prefix: &str, suffix: &str) -> Option<String> {
     let names = list.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    names.map(str::to_owned).find(|name| name.starts_with(prefix))
+    names.map(str::to_owned).find(|name| name.starts_with(prefix) && name.ends_with(suffix))
 }
 
 /// Whether apt knows the package.
@@ -79,7 +79,11 @@ mod tests {
     #[test]
     fn meta_package_leads_to_the_kernel_of_the_wanted_series() {
         let list = "linux-image-cloud-amd64\n  Depends: linux-base\n  Depends: linux-image-6.1.0-56-cloud-amd64\n";
-        assert_eq!(dependency(list, "linux-image-6.1.").as_deref(), Some("linux-image-6.1.0-56-cloud-amd64"));
-        assert_eq!(dependency(list, "linux-image-6.12."), None);
+        assert_eq!(
+            dependency(list, "linux-image-6.1.", "-cloud-amd64").as_deref(),
+            Some("linux-image-6.1.0-56-cloud-amd64")
+        );
+        assert_eq!(dependency(list, "linux-image-6.12.", ""), None);
+        assert_eq!(dependency(list, "linux-image-6.1.", "-rt-amd64"), None);
     }
 }

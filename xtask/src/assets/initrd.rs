@@ -19,11 +19,13 @@ use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
 
 const INIT: &str = include_str!("../../files/guest/initrd-init");
-/// What a root disk behind virtio-mmio needs (on most kernels some of it is built in), then the other devices, the power
+/// What a root disk behind virtio-mmio needs (on most kernels some of it is built in; ext4 asks for its checksum by name
+/// only), then the other devices, the power
 /// button and its way to acpid, and the word to the host when the kernel panics.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 10] = [
     "virtio_mmio",
     "virtio_blk",
+    "crc32c_generic",
     "ext4",
     "virtio_rng",
     "virtio_balloon",

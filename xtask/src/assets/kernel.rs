@@ -17,21 +17,39 @@ pub struct Wanted {
     /// What we call it.
     pub name: &'static str,
     metas: &'static [&'static str],
+    /// How the real package's name goes on, and where it ends.
     prefix: &'static str,
+    suffix: &'static str,
 }
 
 impl Wanted {
     /// Whatever the distribution holds for its stock kernel for virtual machines.
-    pub const STOCK: Wanted =
-        Wanted { name: "stock", metas: &["linux-image-cloud-amd64", "linux-image-virtual"], prefix: "linux-image-" };
-    /// Debian 12's own series.
-    pub const V6_1: Wanted = Wanted { name: "6.1", metas: &["linux-image-cloud-amd64"], prefix: "linux-image-6.1." };
-    /// The series of Debian 13, which Debian 12 has as a backport.
-    pub const V6_12: Wanted = Wanted {
-        name: "6.12",
-        metas: &["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"],
-        prefix: "linux-image-6.12.",
+    pub const STOCK: Wanted = Wanted {
+        name: "stock",
+        metas: &["linux-image-cloud-amd64", "linux-image-virtual"],
+        prefix: "linux-image-",
+        suffix: "",
     };
+    /// Debian 12's own series.
+    pub const V6_1: Wanted = Self::debian_12("6.1", &["linux-image-cloud-amd64"], "-cloud-amd64");
+    /// The series of Debian 13, which Debian 12 has as a backport.
+    pub const V6_12: Wanted =
+        Self::debian_13("6.12", &["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"], "-cloud-amd64");
+    /// The kernels for all PCs, and those that can be preempted everywhere: they have more built in than the two above.
+    pub const OTHERS: [Wanted; 4] = [
+        Self::debian_12("6.1-generic", &["linux-image-amd64"], "-amd64"),
+        Self::debian_12("6.1-rt", &["linux-image-rt-amd64"], "-rt-amd64"),
+        Self::debian_13("6.12-generic", &["linux-image-6.12-amd64", "linux-image-amd64"], "-amd64"),
+        Self::debian_13("6.12-rt", &["linux-image-6.12-rt-amd64", "linux-image-rt-amd64"], "-rt-amd64"),
+    ];
+
+    const fn debian_12(name: &'static str, metas: &'static [&'static str], suffix: &'static str) -> Self {
+        Self { name, metas, prefix: "linux-image-6.1.", suffix }
+    }
+
+    const fn debian_13(name: &'static str, metas: &'static [&'static str], suffix: &'static str) -> Self {
+        Self { name, metas, prefix: "linux-image-6.12.", suffix }
+    }
 }
 
 /// A kernel in the cache, or the user's own.
@@ -54,7 +72,9 @@ impl Kernel {
         {
             return Ok(kernel);
         }
-        let Some(package) = apt::present().then(|| apt::real_package(wanted.metas, wanted.prefix)).flatten() else {
+        let Some(package) =
+            apt::present().then(|| apt::real_package(wanted.metas, wanted.prefix, wanted.suffix)).flatten()
+        else {
             return if wanted.name == Wanted::STOCK.name { Self::of_host() } else { Err(no_kernel(wanted.name)) };
         };
         let release = package.trim_start_matches("linux-image-");

@@ -5,6 +5,7 @@
 //!   busybox-static        -->  cache/busybox                                        busybox
 //!   modules + busybox     -->  cache/initrd-KEY.img                                 initrd
 //!   busybox + our scripts -->  cache/disk-KEY.img                                   disk
+//!   mmdebstrap            -->  cache/debian-KEY/{vmlinuz, initrd.img, disk.img}      debian
 //! ```
 //!
 //! KEY is a fingerprint of the inputs, so a changed script makes a new image and an unchanged one costs nothing. Nothing
@@ -12,6 +13,7 @@
 
 mod apt;
 mod busybox;
+mod debian;
 mod disk;
 mod initrd;
 mod kernel;
@@ -23,6 +25,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use busybox::busybox;
+pub use debian::Debian;
 pub use disk::{make_ext4, root_disk};
 pub use initrd::{add_modules, initrd, is_our_initrd, skeleton};
 pub use kernel::{Kernel, Wanted};

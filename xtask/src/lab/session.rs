@@ -7,6 +7,7 @@
 //!   run EPOCH ...     -->     set clock, mount payload, start job
 //!                     <--     axvm-lab: running UPTIME     (now the job's terminal takes input)
 //!                     <--     axvm-lab: alive              (every 5 s, by a timer of the outer machine)
+//!   (an empty line)   -->                                  (twice a second of silence, see `LOOK`)
 //!                     <--     axvm-lab: exit CODE UPTIME   (job ended; or we sent "stop" at its time limit)
 //!                     <--     axvm-lab: done               (payload unmounted)
 //! ```
@@ -24,11 +25,16 @@ use super::{Console, End, LabJob, LabReport};
 const RESTORE_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(120);
-/// How often to look whether this host itself stood still (a virtual machine that was paused), and what says so.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often to look at a silent machine: whether this host itself stood still, and to send it an empty line. The line's
+/// interrupt frees an outer machine whose timer interrupt got lost: QEMU 7.2's emulated VMRUN and #VMEXIT change the
+/// processor's word of pending events without the lock under which the timer's thread sets its bit. The interrupt then
+/// stands in the local APIC (`info lapic`: IRR 236) and the processor, deep in a guest that waits, is never told; the next
+/// interrupt of any device tells it of both.
+const LOOK: Duration = Duration::from_millis(500);
+/// What says that this host stood still (a virtual machine that was paused).
 const STANDSTILL: Duration = Duration::from_secs(20);
-/// Without a sign of life for so long, the outer machine's timers have stopped (an interrupt of the emulated processor was
-/// lost), or the user stopped QEMU. Its job would wait for ever, and so would the job's own time limits.
+/// Without a sign of life for so long, the outer machine is lost, or the user stopped QEMU. Its job would wait for ever, and
+/// so would the job's own time limits.
 const SILENCE_LIMIT: Duration = Duration::from_secs(90);
 const FOREVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What an outer kernel says that is lost or soon will be.
@@ -127,7 +133,7 @@ impl Session<'_, '_> {
             match said {
                 Said::Closed => return Ok(self.died("QEMU ended")),
                 Said::Silence if heard.elapsed() > SILENCE_LIMIT => return Ok(self.died("no sign of life")),
-                Said::Silence if Instant::now() < end => {}
+                Said::Silence if Instant::now() < end => drop(self.qemu.control.send("")),
                 Said::Silence => return self.stop(),
                 Said::Line(line) if line == "axvm-lab: alive" => self.qemu.control.forget_line(),
                 Said::Line(line) if DEATH.iter().any(|sign| line.contains(sign)) => {

@@ -21,10 +21,29 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), hosts_view(), life(), memory(), control()]
+    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control()]
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// What shows that a kernel of another flavour feels at home.
+pub fn few() -> Vec<Scenario> {
+    let mut scenarios = all();
+    scenarios.retain(|scenario| ["cpus-2", "power-button", "virtio-console"].contains(&scenario.name));
+    scenarios
+}
+
+/// A distribution as it is: it mounts its disk, no unit fails, and it powers off.
+pub fn distribution() -> Vec<Scenario> {
+    let boot = Boot {
+        arguments: "--disk DISK --memory 1G --cpus 2",
+        checks: "systemd,root",
+        append: "root=/dev/vda rw",
+        limit: 300,
+        ..PLAIN
+    };
+    vec![scenario("systemd", boot)]
 }
 
 fn scenario(name: &'static str, boot: Boot) -> Scenario {
@@ -35,7 +54,7 @@ fn scenario(name: &'static str, boot: Boot) -> Scenario {
 fn processors() -> Vec<Scenario> {
     let one = Boot {
         arguments: "--disk DISK --memory 128M --cpus 1",
-        checks: "cpus:1,memory:128,irq:virtio0:5,flags:+bmi1:+movbe:+hypervisor,write:proof,disk,clock:NOW:30,log:lab",
+        checks: "cpus:1,memory:128,irq:virtio0:5,flags:+bmi1:+movbe:+hypervisor,consistent,write:proof,disk,clock:NOW:30,log:lab",
         ..PLAIN
     };
     let two = Boot {
@@ -105,14 +124,22 @@ fn disks() -> Vec<Scenario> {
 /// Every way to reset the machine, and what AxVM makes of it.
 fn resets() -> Vec<Scenario> {
     let twice = |append| Boot { checks: "boots:2,log:lab", append, rounds: 2, ..PLAIN };
-    let end = Boot { arguments: "--disk DISK --memory 512M --on-reboot exit", checks: "boots:2", exit: 3, ..PLAIN };
+    let end = Boot { arguments: "--disk DISK --memory 512M --on-reboot end", checks: "boots:2", exit: 3, ..PLAIN };
+    let crash = Boot { arguments: "--disk DISK --memory 512M --on-crash restart", ..twice("reboot=triple") };
     vec![
         scenario("reset-acpi", twice("reboot=acpi")),
         scenario("reset-i8042", twice("reboot=kbd")),
-        scenario("reset-triple-fault", twice("reboot=triple")),
+        scenario("reset-triple-fault", crash),
         scenario("reset-vector", twice("reboot=bios")),
         scenario("reset-ends", end),
     ]
+}
+
+/// Sleep and time: the clock's alarm wakes a guest that has suspended to idle, and there is a clock beside KVM's.
+fn sleeps() -> Vec<Scenario> {
+    let freeze = Boot { checks: "clocksource:acpi_pm,freeze:4,disk", ..PLAIN };
+    let plain_clock = Boot { checks: "clocksource:acpi_pm,clock:NOW:30,disk", append: "no-kvmclock", ..PLAIN };
+    vec![scenario("wakes-by-alarm", freeze), scenario("no-kvmclock", plain_clock)]
 }
 
 /// What the host sees of a running guest: huge pages behind its memory, threads with names; and what a person does.
@@ -256,6 +283,11 @@ fn obeyed(seen: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_are_still_some() {
+        assert_eq!(few().len(), 3);
+    }
 
     #[test]
     fn names_are_unique_and_checks_exist_in_the_guest_script() {

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::assets::{self, Kernel, Wanted};
+use crate::assets::{self, Debian, Kernel, Wanted};
 use crate::lab::{Console, End, Lab, LabJob, LabReport};
 use crate::progress::Progress;
 use crate::project;
 
 pub use judge::Verdict;
-pub use list::all;
+pub use list::{all, distribution, few};
 
 /// A few boots of one machine with the same disk, and what must be true afterwards.
 pub struct Scenario {
@@ -75,39 +75,55 @@ pub enum Proof {
 }
 
 /// How often the lab is begun anew when its outer machine dies.
-const ATTEMPTS: u32 = 10;
+const ATTEMPTS: u32 = 3;
 
-/// All scenarios on one kernel.
+/// Some scenarios on one system.
 pub struct Campaign {
-    kernel: Kernel,
+    system: System,
     /// `6.1`
-    pub series: &'static str,
+    pub name: &'static str,
     scenarios: Vec<Scenario>,
 }
 
+/// What is started.
+struct System {
+    kernel: PathBuf,
+    /// The same kernel as an ELF file, where a scenario wants it.
+    vmlinux: Option<PathBuf>,
+    initrd: PathBuf,
+    /// Copied for each scenario.
+    disk: PathBuf,
+}
+
 impl Campaign {
-    /// The scenarios whose names contain one of the filters; all without filters.
-    pub fn new(wanted: &Wanted, filters: &[String]) -> Result<Self> {
+    /// The scenarios on a stock kernel with our own small system.
+    pub fn new(wanted: &Wanted, scenarios: Vec<Scenario>) -> Result<Self> {
         let _lock = assets::lock()?;
-        let mut scenarios = all();
-        scenarios.retain(|scenario| {
-            filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
-        });
-        Ok(Self { kernel: Kernel::get(wanted)?, series: wanted.name, scenarios })
+        let kernel = Kernel::get(wanted)?;
+        let elf = scenarios.iter().flat_map(|scenario| &scenario.boots).any(|boot| boot.elf);
+        let system = System {
+            vmlinux: elf.then(|| kernel.vmlinux()).transpose()?,
+            initrd: assets::initrd(&[&kernel])?,
+            kernel: kernel.image,
+            disk: assets::root_disk()?,
+        };
+        Ok(Self { system, name: wanted.name, scenarios })
     }
 
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.scenarios.is_empty()
+    /// The scenarios on a whole distribution.
+    pub fn debian(scenarios: Vec<Scenario>) -> Result<Self> {
+        let _lock = assets::lock()?;
+        let Debian { kernel, initrd, disk } = Debian::get()?;
+        Ok(Self { system: System { kernel, vmlinux: None, initrd, disk }, name: "debian", scenarios })
     }
 
     /// Runs them in one lab run, and gives a verdict on each. What the outer machine's death left open is tried again: that
     /// is a fault of the emulated processor, not of AxVM.
-    pub fn run(&self, lab: &Lab, axvm: PathBuf) -> Result<Vec<Verdict>> {
+    pub fn run(&self, lab: &Lab, axvm: &Path) -> Result<Vec<Verdict>> {
         let mut open: Vec<&Scenario> = self.scenarios.iter().collect();
         let mut verdicts = Vec::new();
         for attempt in 1.. {
-            let report = self.attempt(lab, &axvm, &open)?;
+            let report = self.attempt(lab, axvm, &open)?;
             let (good, bad): (Vec<_>, Vec<_>) =
                 self.verdicts(&report, &open)?.into_iter().partition(|verdict| verdict.failures.is_empty());
             verdicts.extend(good);
@@ -131,11 +147,11 @@ impl Campaign {
     /// One lab run.
     fn attempt(&self, lab: &Lab, axvm: &Path, open: &[&Scenario]) -> Result<LabReport> {
         let boots: usize = open.iter().map(|scenario| scenario.boots.len()).sum();
-        let progress = Progress::steps(&format!("Linux {} in the lab", self.series), boots as u64);
+        let progress = Progress::steps(&format!("Lab {}", self.name), boots as u64);
         let done = std::cell::Cell::new(0);
         let note = |line: &str| {
             if let Some(dir) = line.strip_prefix("start out/") {
-                progress.note(format!("Linux {} in the lab: {dir}", self.series));
+                progress.note(format!("Lab {}: {dir}", self.name));
             } else {
                 done.set(done.get() + 1);
                 progress.at(done.get());
@@ -144,7 +160,7 @@ impl Campaign {
         let limits: u64 = open.iter().flat_map(|scenario| &scenario.boots).map(|boot| boot.limit).sum();
         let job = LabJob {
             script: script::job(open),
-            files: self.files(axvm.to_owned(), open)?,
+            files: self.files(axvm, open),
             limit: Some(Duration::from_secs(60 + limits)),
             console: Console::Kept,
             note: &note,
@@ -152,21 +168,17 @@ impl Campaign {
         lab.run_once(&job)
     }
 
-    fn files(&self, axvm: PathBuf, open: &[&Scenario]) -> Result<Vec<(PathBuf, String)>> {
-        let _lock = assets::lock()?;
-        let mut files = vec![
-            (axvm, "bin/axvm".to_owned()),
-            (self.kernel.image.clone(), "bzImage".to_owned()),
-            (self.kernel.vmlinux()?, "vmlinux".to_owned()),
-            (assets::initrd(&[&self.kernel])?, "initrd.img".to_owned()),
-        ];
-        let disk = assets::root_disk()?;
+    fn files(&self, axvm: &Path, open: &[&Scenario]) -> Vec<(PathBuf, String)> {
+        let System { kernel, vmlinux, initrd, disk } = &self.system;
+        let files = [(Some(axvm), "bin/axvm"), (Some(kernel), "bzImage"), (vmlinux.as_deref(), "vmlinux")];
+        let files = files.into_iter().chain([(Some(initrd.as_path()), "initrd.img")]);
+        let mut files: Vec<_> = files.filter_map(|(file, name)| Some((file?.to_owned(), name.to_owned()))).collect();
         files.extend(open.iter().map(|scenario| (disk.clone(), format!("disks/{}.img", scenario.name))));
-        Ok(files)
+        files
     }
 
     fn verdicts(&self, report: &LabReport, open: &[&Scenario]) -> Result<Vec<Verdict>> {
-        let out = project::target().join("lab-tests").join(self.series);
+        let out = project::target().join("lab-tests").join(self.name);
         report.payload.take_directory("out", &out)?;
         fs::write(out.join("outer-console"), &report.outer_console).context("Cannot keep the outer console")?;
         let lab_failure = match &report.end {

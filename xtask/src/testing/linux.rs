@@ -1,6 +1,11 @@
-//! The lab tests on both kernels, side by side: each lab takes one core.
+//! The lab tests on all kernels, two at a time: each lab takes one core.
+//!
+//! ```text
+//!   6.1 (cloud)     all scenarios      6.1-generic, 6.1-rt      a few
+//!   6.12 (cloud)    all scenarios      6.12-generic, 6.12-rt    a few      debian: its own kernel, initrd and systemd
+//! ```
 
-use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,11 +15,21 @@ use super::Outcome;
 use crate::assets::Wanted;
 use crate::lab::Lab;
 use crate::program;
-use crate::scenarios::{Campaign, Verdict};
+use crate::scenarios::{self, Campaign, Scenario, Verdict};
 
-/// Both series with the scenarios that the filters leave; a layer's name, outcome and time for each.
+/// How many labs run at a time.
+const LABS: usize = 2;
+
+/// All kernels with the scenarios that the filters leave; a layer's name, outcome and time for each.
 pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
-    let series = [Wanted::V6_1, Wanted::V6_12];
+    let mut queue = vec![(Some(Wanted::V6_1), scenarios::all()), (Some(Wanted::V6_12), scenarios::all())];
+    queue.push((None, scenarios::distribution()));
+    queue.extend(Wanted::OTHERS.map(|wanted| (Some(wanted), scenarios::few())));
+    for (_, scenarios) in &mut queue {
+        let named = |scenario: &Scenario| filters.iter().any(|filter| scenario.name.contains(filter.as_str()));
+        scenarios.retain(|scenario| filters.is_empty() || named(scenario));
+    }
+    queue.retain(|(_, scenarios)| !scenarios.is_empty());
     let lab = match program::build().and_then(|axvm| Ok((Lab::open()?, axvm))) {
         Ok(ready) => ready,
         Err(error) => {
@@ -23,35 +38,43 @@ pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
         }
     };
     let (lab, axvm) = &lab;
+    let queue = Mutex::new(queue.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((wanted, scenarios)) = next() {
+            let (started, name) = (Instant::now(), wanted.as_ref().map_or("debian", |wanted| wanted.name));
+            let campaign = match &wanted {
+                Some(wanted) => Campaign::new(wanted, scenarios),
+                None => Campaign::debian(scenarios),
+            };
+            let outcome = match campaign {
+                Ok(campaign) => outcome(name, campaign.run(lab, axvm)),
+                Err(error) => Outcome::skip(format!("{error:#}")),
+            };
+            done.push((format!("lab-{name}"), outcome, started.elapsed()));
+        }
+        done
+    };
     thread::scope(|scope| {
-        let runs = series.map(|wanted| {
-            scope.spawn(move || {
-                let started = Instant::now();
-                let outcome = campaign(&wanted, filters, lab, axvm);
-                (format!("lab-{}", wanted.name), outcome, started.elapsed())
-            })
-        });
-        let lost =
-            |_| ("lab".to_owned(), Outcome::of(Err(anyhow::anyhow!("the lab's thread panicked"))), Duration::ZERO);
-        runs.into_iter().map(|run| run.join().unwrap_or_else(lost)).collect()
+        let workers = [(); LABS].map(|()| scope.spawn(work));
+        let lost = |_| {
+            let outcome = Outcome::of(Err(anyhow::anyhow!("the lab's thread panicked")));
+            vec![("lab".to_owned(), outcome, Duration::ZERO)]
+        };
+        let mut layers: Vec<_> = workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(lost)).collect();
+        layers.sort_by(|a, b| a.0.cmp(&b.0));
+        layers
     })
 }
 
-fn campaign(wanted: &Wanted, filters: &[String], lab: &Lab, axvm: &Path) -> Outcome {
-    match Campaign::new(wanted, filters) {
-        Ok(campaign) if campaign.is_empty() => Outcome::default(),
-        Ok(campaign) => outcome(wanted.name, campaign.run(lab, axvm.to_owned())),
-        Err(error) => Outcome::skip(format!("{error:#}")),
-    }
-}
-
-fn outcome(series: &str, verdicts: Result<Vec<Verdict>>) -> Outcome {
+fn outcome(name: &str, verdicts: Result<Vec<Verdict>>) -> Outcome {
     let verdicts = match verdicts {
         Ok(verdicts) => verdicts,
         Err(error) => return Outcome::of(Err(error)),
     };
     let mut outcome = Outcome::default();
-    let mut table = format!("\nLinux {series} in the lab       to init   in all   (seconds)\n");
+    let mut table = format!("\n{:31} to init   in all   (seconds)\n", format!("{name} in the lab"));
     for verdict in &verdicts {
         let boot = verdict.boot_seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.1}"));
         let word = if verdict.failures.is_empty() { "ok" } else { "FAILED" };

@@ -10,7 +10,7 @@
 //! | fuzz | nightly, cargo-fuzz | targets, each for a fixed time |
 //! | boot | QEMU, where the processor has no virtualization | one: `cargo xtask boot --check` |
 //! | package | dpkg-deb, unshare | one for each package, one for the unit |
-//! | lab-6.1, lab-6.12 | QEMU | scenarios; side by side |
+//! | lab-KERNEL | QEMU | scenarios; two kernels at a time |
 //! | tree | git | one: the tests leave the tree as it was |
 //!
 //! `quick` is format, tidy, locks, and of the crates that a [change](changed) touches lints and tests that start no machine.
@@ -52,11 +52,11 @@ impl Outcome {
 
 /// The table at the end, and the line that machines read.
 pub fn summary(layers: &[(String, Outcome, Duration)]) -> String {
-    let mut text = String::from("\nlayer         passed  failed  skipped   seconds\n");
+    let mut text = String::from("\nlayer             passed  failed  skipped   seconds\n");
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (name, outcome, time) in layers {
         let counts = (outcome.passed, outcome.failed.len(), outcome.skipped.len());
-        text.push_str(&format!("{name:12} {:7} {:7} {:8} {:9.1}\n", counts.0, counts.1, counts.2, time.as_secs_f64()));
+        text.push_str(&format!("{name:16} {:7} {:7} {:8} {:9.1}\n", counts.0, counts.1, counts.2, time.as_secs_f64()));
         passed += counts.0;
         failed += counts.1;
         skipped += counts.2;

@@ -17,7 +17,8 @@ use super::said::{Messages, VALUE, words};
 use super::{Source, before_tests};
 
 /// What others say, and why it is quoted.
-const FOREIGN: [(&str, &str); 4] = [
+const FOREIGN: [(&str, &str); 5] = [
+    ("No space left on device (os error 28)", "the system's own words"),
     ("No such file or directory (os error 2)", "the system's own words"),
     ("unknown field `stat`, expected `state` at line 1 column 7", "the JSON parser's own words"),
     ("invalid type: string", "the TOML parser's own words"),

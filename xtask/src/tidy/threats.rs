@@ -1,9 +1,11 @@
 //! The threat model names what there is: crates with `unsafe`, fuzz targets, kinds of threads. All three come from the code.
+//! And each row of a table that says so is shown by tests that exist.
 //!
 //! ```text
 //!   crates   the word `unsafe` in code             <--> the item that begins with "`unsafe`"
 //!   targets  fuzz/fuzz_targets/NAME.rs             <--> the item that begins with "Fuzz targets"
 //!   threads  Role, spawn(Role::Api, "api", ...)    <--> rows | `api` | `Api` | ...
+//!   tests    fn a_head_must_be_inside_the_table()  <--> the last cell of rows below | ... | shown by |
 //! ```
 
 use std::collections::BTreeSet;
@@ -26,6 +28,7 @@ pub fn complaints(page: &str, sources: &[Source]) -> Vec<String> {
             found.push(format!("{PAGE}: no row with thread {:?} and role {role}", thread.unwrap_or_default()));
         }
     }
+    found.extend(unshown(page, &functions(sources)));
     found
 }
 
@@ -34,6 +37,33 @@ const PAGE: &str = "docs/threat-model.md";
 fn differences(what: &str, page: &Names, code: &Names) -> Vec<String> {
     let missing = code.difference(page).map(|name| format!("{PAGE}: {what} {name} is not named"));
     missing.chain(page.difference(code).map(|name| format!("{PAGE}: there is no {what} {name}"))).collect()
+}
+
+/// Rows whose last cell should name tests, and names none or one that is not there.
+fn unshown(page: &str, tests: &Names) -> Vec<String> {
+    let (mut found, mut counts) = (Vec::new(), false);
+    for line in page.lines() {
+        counts = line.ends_with("| shown by |") || (counts && line.starts_with('|'));
+        if !counts || line.ends_with("| shown by |") || line.starts_with("|---") {
+            continue;
+        }
+        let row: String = line.chars().take(40).collect();
+        let last = line.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let named = quoted(last, |_| true);
+        if named.is_empty() {
+            found.push(format!("{PAGE}: no test shows the row {row}"));
+        }
+        found.extend(named.difference(tests).map(|name| format!("{PAGE}: there is no test {name}, for the row {row}")));
+    }
+    found
+}
+
+/// What is right below a `#[test]`.
+fn functions(sources: &[Source]) -> Names {
+    let after = sources.iter().flat_map(|source| source.text.split("#[test]\n").skip(1));
+    let names =
+        after.filter_map(|text| text.lines().find_map(|line| line.trim().strip_prefix("fn ")?.split('(').next()));
+    names.map(str::to_owned).collect()
 }
 
 /// The list item that begins with `start`, as one line.
@@ -105,11 +135,13 @@ mod tests {
                 "spawn(Role::Vcpu, format!(\"vcpu{index}\"), f);\nspawn(\n    Role::Api,\n    \"api\",\n    f)",
             ),
             ("fuzz/fuzz_targets/ring.rs", ""),
+            ("axvm_virtio/tests/it/ring.rs", "#[test]\nfn loops_end() {}\n"),
         ];
         files.map(|(path, text)| Source { path: path.into(), text: text.into() }).into()
     }
 
-    const PAGE: &str = "| `vcpuN` | `Vcpu` | x |\n| `api` | `Api` | x |\n* `unsafe` is allowed in `axvm_kvm`\n  only\n* Fuzz targets: `ring`.\n";
+    const PAGE: &str = "| `vcpuN` | `Vcpu` | x |\n| `api` | `Api` | x |\n* `unsafe` is allowed in `axvm_kvm`\n  only\n* Fuzz targets: `ring`.\n\
+                        | lie | shown by |\n|---|---|\n| loop | `loops_end` |\n";
 
     #[test]
     fn a_page_that_names_all_is_fine() {
@@ -123,6 +155,8 @@ mod tests {
             (PAGE.replace("axvm_kvm", "axvm_kvm`, `axvm_memory"), "there is no crate with unsafe axvm_memory"),
             (PAGE.replace("ring", "rings"), "fuzz target ring is not named"),
             (PAGE.replace("`api`", "`http`"), "no row with thread \"api\" and role Api"),
+            (PAGE.replace("`loops_end`", "a test"), "no test shows the row | loop"),
+            (PAGE.replace("loops_end", "loops_start"), "there is no test loops_start, for the row | loop"),
             (PAGE.replace("`Vcpu`", "`Cpu`"), "no row with thread \"\" and role Vcpu"),
         ] {
             let found = complaints(&wrong, &sources());

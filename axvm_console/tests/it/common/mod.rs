@@ -14,13 +14,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub struct Calls {
     pub keys: Mutex<Vec<Key>>,
     pub warnings: Mutex<Vec<String>>,
+    pub help: Mutex<Vec<String>>,
     /// The threads that warned.
     pub threads: Mutex<Vec<String>>,
 }
 
 impl Calls {
     pub fn hooks(self: &Arc<Self>) -> Hooks {
-        let (keys, warnings) = (Arc::clone(self), Arc::clone(self));
+        let (keys, warnings, help) = (Arc::clone(self), Arc::clone(self), Arc::clone(self));
         Hooks {
             on_key: Box::new(move |key| keys.keys.lock().unwrap().push(key)),
             on_warning: Box::new(move |text| {
@@ -28,6 +29,7 @@ impl Calls {
                 warnings.threads.lock().unwrap().push(name);
                 warnings.warnings.lock().unwrap().push(text);
             }),
+            on_help: Box::new(move |text| help.help.lock().unwrap().push(text)),
             quit: "ends the machine",
             has_break: true,
         }

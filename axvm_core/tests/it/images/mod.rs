@@ -4,6 +4,7 @@
 //!   bzimage:  0 boot sector | 0x200 setup header | 0x400 hlt hlt hlt ... | 0x4400
 //!   elf:      the 64 bytes of an ELF header, without segments
 //!   segments: ELF header | PT_LOAD ... | 4 KiB that all of them load
+//!   wrapped:  ELF header of 32 bits | PT_LOAD | what it loads
 //!   upper:    ELF header | PT_LOAD, PT_NOTE | code that writes a letter and resets | the note of PVH
 //! ```
 //!
@@ -58,11 +59,29 @@ pub fn segments(places: &[u64]) -> Vec<u8> {
     image
 }
 
+/// A kernel of 32 bits whose one segment is `content`, at `gpa` with 4 KiB of zeroes behind it; and its entry.
+pub fn wrapped(gpa: u32, (content, entry): (Vec<u8>, u32)) -> Vec<u8> {
+    // A Multiboot 2 header in it is aligned to 8.
+    const CONTENT: u32 = 96;
+    let mut image = elf(1, 3);
+    image.truncate(24);
+    let len = content.len() as u32;
+    let header = [entry, 52, 0, 0, 32 << 16 | 52, 1, 0];
+    let part = [1, CONTENT, gpa, gpa, len, len + 4096, 7, 4];
+    image.extend(header.iter().chain(&part).flat_map(|word| word.to_le_bytes()));
+    image.resize(CONTENT as usize, 0);
+    [image, content].concat()
+}
+
 /// A kernel linked for the upper half, of `class` 1 or 2. It writes `K` to COM1 and resets by the i8042, alike in 32-bit
 /// and in 64-bit code. Its entry points are virtual.
 pub fn upper(class: u8) -> Vec<u8> {
+    upper_with(class, b"\xba\xf8\x03\0\0\xb0K\xee\xb0\xfe\xe6\x64\xf4\xeb\xfd\x90")
+}
+
+/// The same with other code; the note behind it wants a length that is a multiple of 4.
+pub fn upper_with(class: u8, code: &[u8]) -> Vec<u8> {
     const GPA: u64 = 2 << 20;
-    const CODE: &[u8] = b"\xba\xf8\x03\0\0\xb0K\xee\xb0\xfe\xe6\x64\xf4\xeb\xfd\x90";
     let wide = class == 2;
     let address: u64 = if wide { 0xffff_ffff_8020_0000 } else { 0xc020_0000 };
     let (header_len, part_len) = if wide { (64_u64, 56_u64) } else { (52, 32) };
@@ -78,11 +97,11 @@ pub fn upper(class: u8) -> Vec<u8> {
     image.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
     let code_at = header_len + 2 * part_len;
     let parts =
-        [(1_u32, code_at, address, GPA, CODE.len(), 4096), (4, code_at + CODE.len() as u64, 0, 0, note.len(), 4)];
+        [(1_u32, code_at, address, GPA, code.len(), 4096), (4, code_at + code.len() as u64, 0, 0, note.len(), 4)];
     for (kind, offset, address, gpa, len, align) in parts {
         let (start, end) = if wide { (&[0; 4][..], &[][..]) } else { (&[][..], &[0; 4][..]) };
         let words = [offset, address, gpa, len as u64, len as u64].map(word).concat();
         image.extend([&kind.to_le_bytes(), start, &words, end, &word(align)].concat());
     }
-    [&image, CODE, &note].concat()
+    [&image, code, &note].concat()
 }

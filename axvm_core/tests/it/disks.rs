@@ -1,0 +1,115 @@
+//! Disks while their machine runs: images that grow, and writes that are gone at the end.
+//!
+//! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use crate::common::{Place, has_kvm};
+
+fn set_len(path: &Path, len: u64) {
+    File::options().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+#[test]
+fn a_disk_that_grew_is_told_to_the_guest() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("--disk disk.img");
+    let resize = || place.run("ctl ./api disk vda resize");
+    assert_eq!(resize(), (0, "vda: 1048576 bytes, as before\n".into(), String::new()));
+    talk.say("sectors\n");
+    talk.hear("sectors 2048\n");
+    set_len(&place.path("disk.img"), 3 << 20);
+    assert_eq!(resize(), (0, "vda: 3145728 bytes, 1048576 before\n".into(), String::new()));
+    talk.hear("= 6144 sectors done\n> ");
+    assert_eq!(axvm.status().disks[0].size, 3 << 20);
+
+    set_len(&place.path("disk.img"), 1 << 20);
+    let (code, _, errors) = resize();
+    assert!(code == 1 && errors.contains("A disk only grows while its machine runs"), "{errors}");
+    set_len(&place.path("disk.img"), (4 << 20) + 100);
+    let (code, _, errors) = resize();
+    assert!(code == 1 && errors.contains("truncate -s %512 disk.img"), "{errors}");
+    let (code, _, errors) = place.run("ctl ./api disk vdb resize");
+    assert!(code == 1 && errors.contains("There is no disk vdb"), "{errors}");
+    assert_eq!(axvm.status().disks[0].size, 3 << 20);
+
+    // A guest that starts again finds what the last one was told.
+    talk.say("reset\n");
+    talk.hear("ready\n> ");
+    talk.say("sectors\n");
+    talk.hear("sectors 6144\n");
+    assert_eq!(place.run("ctl ./api stop").0, 0);
+    axvm.ends_with(0);
+}
+
+#[test]
+fn the_api_looks_at_a_disk_again_and_gives_it_no_other_image() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    fs::copy(place.path("disk.img"), place.path("other.img")).unwrap();
+    let (axvm, _talk) = place.shell("--disk disk.img");
+    let mut control = axvm.control();
+    let mut patch = |path: Option<&str>| {
+        let update = axvm_api::types::DriveUpdate { drive_id: "vda".into(), path_on_host: path.map(Into::into) };
+        control.patch("/drives/vda", &update).map_err(|error| error.to_string())
+    };
+    set_len(&place.path("disk.img"), 2 << 20);
+    patch(Some("disk.img")).unwrap();
+    patch(None).unwrap();
+    let error = patch(Some("other.img")).unwrap_err();
+    assert!(error.contains("A disk keeps its image while the machine runs"), "{error}");
+    assert_eq!(axvm.status().disks[0].size, 2 << 20);
+}
+
+#[test]
+fn what_a_guest_writes_to_an_ephemeral_disk_is_gone_at_the_end() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let bytes: Vec<u8> = (0..1_u32 << 20).map(|n| (n / 512) as u8).collect();
+    fs::write(place.path("disk.img"), &bytes).unwrap();
+    let words =
+        "run --kernel guest.elf --memory 32M --cpus 1 --append journal=30 --on-reboot exit --disk disk.img,ephemeral";
+    // Beside one that reads the image, and one more that writes.
+    let (reader, _one) = place.shell("--disk disk.img,ro");
+    let (writer, _two) = place
+        .talking(place.axvm(
+            "run --kernel guest.elf --memory 32M --cpus 1 --append shell --name other --disk disk.img,ephemeral",
+        ));
+    let (code, said, errors) = place.run(words);
+    assert!(code == 0 && said.contains("AXVM flushed 30") && !said.contains("refused"), "{code} {said} {errors}");
+    assert!(place.run("ctl other status").1.contains("vda      disk.img (ephemeral)"));
+    let (code, _, errors) = place.run("ctl other disk vda resize");
+    assert!(code == 1 && errors.contains("attached as ephemeral"), "{errors}");
+    let (code, _, errors) = place.run(&words.replace(",ephemeral", ""));
+    assert!(code == 1 && errors.contains("is in use"), "{errors}");
+    drop((reader, writer));
+    assert!(fs::read(place.path("disk.img")).unwrap() == bytes, "the image has changed");
+}
+
+#[test]
+fn the_temporary_file_of_an_ephemeral_disk_is_where_the_user_says() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let words =
+        "run --kernel guest.elf --memory 32M --cpus 1 --append journal=3 --on-reboot exit --disk disk.img,ephemeral";
+    let run = |directory: &str| {
+        let output = place.axvm(words).env("TMPDIR", place.path(directory)).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, errors) = run("nowhere");
+    assert!(code == 1 && errors.contains("Cannot make a temporary file in") && errors.contains("nowhere"), "{errors}");
+    assert!(errors.contains("TMPDIR=DIRECTORY"), "{errors}");
+    fs::create_dir(place.path("somewhere")).unwrap();
+    assert_eq!(run("somewhere").0, 0);
+    assert_eq!(fs::read_dir(place.path("somewhere")).unwrap().count(), 0);
+}
