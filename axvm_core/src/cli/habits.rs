@@ -6,7 +6,7 @@
 //! ```
 //!
 //! They are looked for before clap reads the command line: to clap `-hda` is `-h`, and `-kernel` is `-k ernel`. Left
-//! out: values in their words, but for those of disks.
+//! out: values in their words, but for those of disks; keys of a settings file (`settings::peers`).
 
 use std::path::Path;
 
@@ -78,13 +78,14 @@ const SHORT: &[(&str, &str)] = &[
     ("cdrom", "an image that may only be read is given with --disk FILE,ro"),
     (
         "device",
-        "disks are given with --disk FILE, a virtio console with --virtio-console WHERE; the rest is always there",
+        "disks are given with --disk FILE, a virtio console with --virtio-console WHERE, isa-debug-exit with --debug-exit PORT; the rest is always there",
     ),
     ("net", NO_NETWORK),
     ("netdev", NO_NETWORK),
     ("nic", NO_NETWORK),
     ("name", "the machine's name is given with --name NAME"),
     ("serial", CONSOLE),
+    ("debugcon", "a debug console is given with --debugcon WHERE"),
     ("chardev", CONSOLE),
     ("monitor", API),
     ("qmp", API),
@@ -130,7 +131,14 @@ const COMMANDS: &[(&str, &str)] = &[
 const PARTS: &[(&str, &str)] = &[
     ("option 'readonly", "ro is what attaches an image read-only"),
     ("option 'read-only", "ro is what attaches an image read-only"),
+    ("option 'ro=", "ro alone is what attaches an image read-only"),
+    ("option 'is_read_only", "ro is what attaches an image read-only"),
     ("option 'file=", "path=FILE is what names the image"),
+    ("option 'filename=", "path=FILE is what names the image"),
+    ("option 'path_on_host=", "path=FILE is what names the image"),
+    ("option 'snapshot", "ephemeral is what keeps the image as it is"),
+    ("option 'werror=", "on-full=pause and on-full=report are what there is for a host without room"),
+    ("option 'logical_block_size=", "block=SIZE is what sets the block size"),
 ];
 
 /// What is said to who typed `words`, the command line after the program's name, if they are another program's.
@@ -197,9 +205,9 @@ pub fn with_hint(why: String) -> String {
     }
 }
 
-/// A kernel, perhaps: a path, or a file that is here.
+/// A kernel, perhaps: a path, what is no text (and was made one), or a file that is here.
 fn is_file(word: &str) -> bool {
-    word.contains('/') || Path::new(word).exists()
+    word.contains(['/', char::REPLACEMENT_CHARACTER]) || Path::new(word).exists()
 }
 
 /// Neither a command nor a file, nor a word of another program.

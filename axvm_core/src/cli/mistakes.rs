@@ -7,6 +7,7 @@
 //! Help and version are no mistakes: clap prints these pages itself.
 
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::num::ParseIntError;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -22,6 +23,7 @@ pub fn told(error: &clap::Error, words: &[String]) -> Option<ConfigError> {
     let name = command.map_or_else(|| "axvm run".to_owned(), |command| format!("axvm {}", command.get_name()));
     let more = format!("{name} --help tells more");
     Some(match error.kind() {
+        ErrorKind::InvalidUtf8 => no_text(std::env::args_os().skip(1))?,
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return None;
         }
@@ -38,6 +40,33 @@ pub fn told(error: &clap::Error, words: &[String]) -> Option<ConfigError> {
         _ => ConfigError::words(name, format!("{}; {more}", first_line(error))),
     })
 }
+
+/// The first word that is not UTF-8 though it must be, with its option. What has none is a kernel or a machine.
+fn no_text(words: impl Iterator<Item = OsString>) -> Option<ConfigError> {
+    let mut before = None;
+    for word in words {
+        let text = word.to_string_lossy().into_owned();
+        let (option, value) = match text.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (Some(name.to_owned()), value),
+            _ if text.starts_with("--") => (Some(text.clone()), ""),
+            _ => match text.split_at_checked(2).filter(|(name, _)| name.starts_with('-')) {
+                Some((name, value)) => (Some(name.to_owned()), value),
+                None => (before.take(), &*text),
+            },
+        };
+        if word.to_str().is_none()
+            && let Some(option) = option.as_ref().filter(|option| !ANY_BYTES.contains(&&***option))
+        {
+            let why = "not UTF-8; only the file names of --kernel, --initrd, --disk, --api-sock and --config may be so";
+            return Some(ConfigError::option(option, value, why));
+        }
+        before = option.filter(|_| text.starts_with('-') && value.is_empty());
+    }
+    None
+}
+
+/// Options whose values are names of files, in whatever bytes the host has.
+const ANY_BYTES: [&str; 8] = ["--kernel", "--initrd", "--disk", "--api-sock", "--config", "-k", "-i", "-d"];
 
 /// A value that its option cannot have, or none.
 fn value(error: &clap::Error) -> Option<ConfigError> {
@@ -146,5 +175,23 @@ mod tests {
                 "there are status, pause, resume, shutdown, nmi, break, reset, stop, balloon, disk, console, events";
             assert!(told(line).ends_with(known), "{}", told(line));
         }
+    }
+
+    #[test]
+    fn what_must_be_text_and_is_not_is_told_with_its_option() {
+        use std::os::unix::ffi::OsStringExt;
+        let told = |words: &[&[u8]]| {
+            let error = no_text(words.iter().map(|word| OsString::from_vec(word.to_vec())));
+            error.map(|error| error.to_string().split("; ").next().unwrap().to_owned())
+        };
+        for words in
+            [&[&b"run"[..], b"k\xff", b"-p", b"x\xff"][..], &[b"-dk\xff", b"-px\xff"], &[b"-d", b"k\xff", b"-px\xff"]]
+        {
+            assert_eq!(told(words).unwrap(), "-p x\u{fffd}: not UTF-8", "{words:?}");
+        }
+        assert_eq!(told(&[b"--console=file=\xff"]).unwrap(), "--console file=\u{fffd}: not UTF-8");
+        assert_eq!(told(&[b"--append", b"a", b"--name", b"\xff"]).unwrap(), "--name \u{fffd}: not UTF-8");
+        assert_eq!(told(&[b"-v", b"man", b"\xff"]), None);
+        assert!(ANY_BYTES[..5].iter().all(|option| told(&[option.as_bytes(), b"\xff"]).is_none()));
     }
 }

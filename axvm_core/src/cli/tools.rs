@@ -5,6 +5,8 @@
 //!   axvm selftest, axvm doctor         this host
 //! ```
 
+use std::ffi::OsString;
+
 use clap::{Args, Subcommand};
 
 use crate::settings::mebibytes;
@@ -18,7 +20,7 @@ Examples:
   axvm ctl web status               by name (--name, or the kernel's file name)
   axvm ctl 4711 shutdown            by process id
   axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
-  axvm ctl web disk vda resize      truncate -s 20G made its image longer before
+  axvm ctl web disk vda resize      its image is longer now
   axvm ctl web console              Ctrl-A x leaves the machine running
   axvm ctl --all shutdown           each machine that runs
 
@@ -26,7 +28,7 @@ Examples:
 pub struct CtlArgs {
     /// The machine: path of its control socket, process id, or name
     #[arg(required_unless_present = "all")]
-    pub machine: Option<String>,
+    pub machine: Option<OsString>,
     /// All machines of yours that run, one after the other
     #[arg(long, conflicts_with = "machine")]
     pub all: bool,

@@ -8,6 +8,7 @@ mod attach;
 mod ctl;
 mod ps;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
@@ -20,12 +21,12 @@ pub use ctl::ctl;
 pub use ps::ps;
 
 /// The socket of the machine that the user means.
-fn find(machine: &str) -> Result<PathBuf> {
-    // A machine is often called like its kernel, whose file may lie here.
+fn find(machine: &OsStr) -> Result<PathBuf> {
+    // A machine is often called like its kernel, whose file may lie here. What is no text is no name.
     let is_socket = fs::metadata(machine).is_ok_and(|file| file.file_type().is_socket());
-    if machine.contains('/') || is_socket {
+    let Some(machine) = machine.to_str().filter(|machine| !machine.contains('/') && !is_socket) else {
         return Ok(machine.into());
-    }
+    };
     let running = Registry::of_user().machines().context("Cannot look for machines that run")?;
     let pid = machine.parse::<u32>().ok();
     let is_meant = |found: &&Found| {

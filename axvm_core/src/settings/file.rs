@@ -17,7 +17,7 @@ use schemars::Schema;
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::{Settings, schema};
+use super::{Settings, peers, schema};
 use crate::error::ConfigError;
 
 /// The longest file that is taken for settings.
@@ -139,6 +139,9 @@ fn mismatch(name: &str, known: &Value) -> Option<String> {
 fn unknown(name: &str, properties: &Value, place: &str) -> String {
     let known = || properties.as_object().into_iter().flatten();
     let within = if place.is_empty() { String::new() } else { format!(" in {place}") };
+    if let Some(meant) = peers::meant(place, name) {
+        return format!("unknown key '{name}'{within}; {meant}");
+    }
     let holder = known().find_map(|(table, inner)| match inner.get("items").unwrap_or(inner).get("properties") {
         Some(keys) if keys.get(name).is_some() && inner.get("items").is_some() => Some(format!("[[{table}]]")),
         Some(keys) if keys.get(name).is_some() => Some(format!("[{table}]")),

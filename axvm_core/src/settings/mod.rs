@@ -17,6 +17,7 @@
 
 mod file;
 mod parts;
+mod peers;
 mod policy;
 mod schema;
 mod setting;
@@ -32,6 +33,7 @@ use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
 use axvm_virtio::block::DiskConfig;
 use clap::ValueHint;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::error::ConfigError;
 use setting::settings;
@@ -172,10 +174,15 @@ settings! {
         /// ,on-full=pause|report.
         /// The first becomes /dev/vda, the next /dev/vdb ... [default: disk.img, if kernel is by default]
         #[arg(short, long, value_name = "FILE[,ro][,serial=TEXT]", verbatim_doc_comment)]
-        #[arg(value_hint = ValueHint::FilePath)]
+        #[arg(value_hint = ValueHint::FilePath, value_parser = disks())]
         #[schemars(description = "Disks: the first becomes /dev/vda, the next /dev/vdb ...")]
         pub disk: Vec<DiskConfig>,
     }
+}
+
+/// Takes a disk: the name of its image may be any bytes.
+fn disks() -> impl TypedValueParser<Value = DiskConfig> {
+    OsStringValueParser::new().try_map(|words| DiskConfig::try_from(&*words))
 }
 
 impl Settings {

@@ -2,7 +2,9 @@
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use crate::common::{Place, has_kvm};
@@ -112,4 +114,57 @@ fn the_temporary_file_of_an_ephemeral_disk_is_where_the_user_says() {
     fs::create_dir(place.path("somewhere")).unwrap();
     assert_eq!(run("somewhere").0, 0);
     assert_eq!(fs::read_dir(place.path("somewhere")).unwrap().count(), 0);
+}
+
+#[test]
+fn names_of_files_may_be_any_bytes() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let odd = |name: &str| OsString::from_vec([name.as_bytes(), b"\xff,=\xfe"].concat());
+    for name in ["guest.elf", "disk.img"] {
+        fs::rename(place.path(name), place.path("").join(odd(name))).unwrap();
+    }
+    fs::write(place.path("").join(odd("initrd")), "a small thing").unwrap();
+    // On the command line a comma in the name of a disk is written twice.
+    let disk = OsString::from_vec(b"disk.img\xff,,=\xfe".to_vec());
+    let start = |kernel_first: bool| {
+        let mut command = place.axvm(if kernel_first { "" } else { "run --append shell" });
+        if kernel_first {
+            command.arg(odd("guest.elf")).args(["--append", "shell"]);
+        } else {
+            command.arg("-k").arg(odd("guest.elf"));
+        }
+        command.args(["--memory", "32M", "--cpus", "1", "--grace", "0"]);
+        command.arg("--initrd").arg(odd("initrd")).arg("--api-sock").arg(odd("socket")).arg("--disk").arg(&disk);
+        place.talking(command)
+    };
+    for kernel_first in [false, true] {
+        let (axvm, mut talk) = start(kernel_first);
+        talk.say("work 1\n");
+        talk.hear("1 of 1 work done");
+        let status = place.axvm("ctl").arg(odd("socket")).arg("status").output().unwrap();
+        assert!(String::from_utf8(status.stdout).unwrap().contains("vda      disk.img\u{fffd},=\u{fffd}\n"));
+        let socket = OsString::from_vec([b"./", odd("socket").as_bytes()].concat());
+        assert!(place.axvm("ctl").arg(socket).arg("stop").status().unwrap().success());
+        axvm.ends_with(0);
+    }
+}
+
+#[test]
+fn what_must_be_text_is_refused_with_its_option() {
+    let place = Place::new();
+    for (words, option) in [
+        ("run -k guest.elf --console", "--console"),
+        ("run guest.elf -p", "-p"),
+        ("config --from-args --name", "--name"),
+    ] {
+        let output = place.axvm(words).arg(OsStr::from_bytes(b"none\xff")).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        let told = format!("axvm: {option} none\u{fffd}: not UTF-8; only the file names of --kernel");
+        assert!(output.status.code() == Some(2) && errors.starts_with(&told), "{errors}");
+    }
+    let output = place.axvm("config --from-args -d").arg(OsStr::from_bytes(b"\xff")).output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("use names in UTF-8"));
 }

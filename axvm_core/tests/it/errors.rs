@@ -173,6 +173,7 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k -drive file=a.img", &["There is no option -drive", "--disk FILE"]),
             ("-hda a.img", &["There is no option -hda", "--disk FILE"]),
             ("-k k --disk a.img,readonly=on", &["'readonly=on' is unknown", "ro is what attaches an image read-only"]),
+            ("-k k --disk a.img,snapshot=on", &["'snapshot=on' is unknown", "ephemeral is what keeps the image"]),
             ("-k k --disk a.img,rw", &["--disk a.img,rw", "'rw' is unknown", "path=FILE, ro, ephemeral, serial=TEXT"]),
             ("-k k --disk ,ro", &["--disk ,ro", "no file named", "--disk path=FILE"]),
             (
@@ -241,6 +242,9 @@ fn settings_errors_name_file_line_and_key() {
     write("table", b"kernel = 'k'\nhugepages = '2M'");
     write("inner", b"[memory]\nsize = '4G'\nhugpages = '2M'");
     write("disk", b"kernel = 'k'\n[[disk]]\nfile = 'a'");
+    write("readonly", b"[[disk]]\npath = 'a'\nreadonly = true");
+    write("drive", b"[[drive]]\npath = 'a'");
+    write("mode", b"[[disk]]\npath = 'a'\ncache = 'none'");
     write("type", b"kernel = 'k'\nmemory = '4G'");
     write("list", b"disk = 'disk.img'");
     write("enum", b"cpu = 'pentium'");
@@ -269,7 +273,10 @@ fn settings_errors_name_file_line_and_key() {
             ("--config far", &["settings far:1:1", "unknown key 'frobnicate'", "known are acpi, api-sock, append"]),
             ("--config table", &["settings table:2:1", "unknown key 'hugepages'", "belongs to [memory]"]),
             ("--config inner", &["settings inner:3:1", "'hugpages' in [memory]", "did you mean 'hugepages'?"]),
-            ("--config disk", &["settings disk:3:1", "'file' in [[disk]]", "path"]),
+            ("--config disk", &["settings disk:3:1", "'file' in [[disk]]; path = \"FILE\" is what names the image"]),
+            ("--config readonly", &["settings readonly:3:1", "'readonly' in [[disk]]; ro = true is what attaches"]),
+            ("--config drive", &["settings drive:1:3", "'drive'; a disk is a table [[disk]] with path"]),
+            ("--config mode", &["settings mode:3:9", "unknown variant 'none'", "'writeback'"]),
             ("--config type", &["settings type:2:10", "string \"4G\"", "[memory] with size = \"4G\""]),
             ("--config list", &["settings list:1:8", "[[disk]]", "path = "]),
             ("--config enum", &["settings enum:1:7", "'pentium'", "host", "ivybridge"]),

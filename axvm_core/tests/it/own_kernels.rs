@@ -85,11 +85,19 @@ fn a_guest_ends_with_a_code_of_its_own() {
 }
 
 #[test]
-fn a_debug_exit_where_another_chip_is_does_not_start() {
+fn usage_errors_about_debug_ports_name_what_is_there() {
     let place = Place::new();
-    let (code, _, errors) = run(&place, &[], "--debug-exit 0x604");
-    assert_eq!(code, 2, "{errors}");
-    assert!(errors.contains("debug exit at ports 0x604-0x607: ACPI PM1a is at ports 0x600-0x605 already"), "{errors}");
+    for (options, words) in [
+        ("--debug-exit 0x604", "debug exit at ports 0x604-0x607: ACPI PM1a is at ports 0x600-0x605 already"),
+        ("--debug-exit 0x3f8", "COM1 is at ports 0x3f8-0x3ff already; 0xf4 and 0x501 are usual"),
+        ("--debug-exit exit", "--debug-exit exit: not a port; write a number up to 0xfffc, such as 0xf4 or 0x501"),
+        ("--debug-exit 0xfffd", "--debug-exit 0xfffd: not a port"),
+        ("--debugcon nowhere", "--debugcon nowhere: unknown; say stdio, file=PATH, pty, unix=PATH or none"),
+        ("--debugcon file=a --console file=a", "--debugcon file=a: --console goes there too"),
+    ] {
+        let (code, _, errors) = run(&place, &[], options);
+        assert!(code == 2 && errors.contains(words), "{options}: {code}, {errors}");
+    }
 }
 
 #[test]
@@ -107,6 +115,13 @@ fn a_debug_console_goes_where_consoles_go() {
     assert_eq!(said, "debug\n", "{errors}");
     let (_, said, errors) = run(&place, &code, "--debug-exit 0xf4 --debugcon stdio --console file=debug.log");
     assert_eq!((said.as_str(), log().as_str()), ("debug\n", "debug\nserial\n"), "{errors}");
+    // What is made for it is gone at the end, though the sandbox is closed by then.
+    for (place_of_it, left) in [("unix=debug.sock", false), ("pty", false), ("none", false), ("file=new.log", true)] {
+        let (code, said, errors) = run(&place, &code, &format!("--debug-exit 0xf4 --debugcon {place_of_it}"));
+        assert_eq!((code, said.as_str()), (0xd3, "serial\n"), "{place_of_it}: {errors}");
+        let path = place_of_it.split_once('=').map(|(_, path)| place.path(path));
+        assert_eq!(path.is_some_and(|path| path.exists()), left, "{place_of_it}");
+    }
     // Without it the port is not there.
     let (code, said, errors) = run(&place, &code, "--debug-exit 0xf4");
     assert_eq!((code, said.as_str()), (0xff, "serial\n"), "{errors}");
@@ -135,6 +150,22 @@ fn a_write_that_no_chip_answers_is_told_once_with_its_value() {
     line("read (8 bits) from port 0x1234 by vCPU 0 at rip 0x2000");
     line("port 0xb004: 2 accesses in all, no device there");
     assert_eq!(lines.iter().filter(|line| line.contains("0xb004")).count(), 2, "{errors}");
+}
+
+#[test]
+fn an_address_without_a_device_is_told_and_the_guest_goes_on() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut code = Code::default().say(0x3f8, "a");
+    code.0.extend(b"\xb8\x78\x56\x34\x12\xa3\x10\0\xf0\xd0"); // mov $0x12345678, %eax; mov %eax, 0xd0f00010
+    code.0.extend(b"\xa1\x20\0\xf0\xd0\xe7\xf4"); // mov 0xd0f00020, %eax; out %eax, $0xf4
+    let (code, said, errors) = run(&place, &code.end(), "-v --debug-exit 0xf4");
+    assert_eq!((code, said.as_str()), (0xff, "a"), "a read gives all ones: {errors}");
+    let words = "write of 0x12345678 (32 bits) to mmio 0xd0f00010 by vCPU 0 at rip 0x2000";
+    assert!(errors.contains(words) && !errors.contains("0xd0f00020"), "{errors}");
+    assert!(errors.contains("mmio 0xd0f00000: 2 accesses in all"), "{errors}");
 }
 
 #[test]

@@ -48,6 +48,7 @@ impl Lab {
         spec.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.path()) }];
         change(&mut spec.disks[0]);
         spec.virtio_console = true;
+        (spec.debug_exit, spec.debug_console) = (Some(0xf4), true);
         let resources = Resources::open(&spec, Events::default()).unwrap();
         let ports = fresh_ports();
         // Open it stays; nothing is left to remove, which a sandbox would forbid.
@@ -81,7 +82,7 @@ impl Lab {
 
 /// Ports that nothing has come through yet.
 pub fn fresh_ports() -> Ports {
-    Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()), debug: None }
+    Ports { com1: Port::new().unwrap(), hvc0: Some(Port::new().unwrap()), debug: Some(Port::new().unwrap()) }
 }
 
 /// Serves `machine` until it has a reason to stop, and stops it.

@@ -5,6 +5,8 @@
 //!   [[disk]] path = "root.img" ro = true    --serde---->  DiskConfig
 //! ```
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::{fmt, ops};
@@ -180,13 +182,13 @@ pub enum DiskConfigError {
 }
 
 /// Cuts at commas; two of them are one that belongs to a part.
-fn parts(text: &str) -> Vec<String> {
-    let (mut parts, mut part, mut chars) = (Vec::new(), String::new(), text.chars().peekable());
-    while let Some(char) = chars.next() {
-        if char == ',' && chars.next_if_eq(&',').is_none() {
+fn parts(words: &[u8]) -> Vec<Vec<u8>> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), words.iter().copied().peekable());
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
             parts.push(std::mem::take(&mut part));
         } else {
-            part.push(char);
+            part.push(byte);
         }
     }
     parts.push(part);
@@ -198,32 +200,42 @@ fn escaped(part: impl fmt::Display) -> String {
     part.to_string().replace(',', ",,")
 }
 
-/// `FILE` or `path=FILE`, and `ro`, `ephemeral`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, `on-full=CHOICE`, with commas
-/// between them; a comma in a name is written twice.
-impl FromStr for DiskConfig {
-    type Err = DiskConfigError;
+/// `FILE` or `path=FILE`, and `ro`, `ephemeral`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, `on-full=CHOICE`,
+/// with commas between them; a comma in a name is written twice. All but the name is text.
+impl TryFrom<&OsStr> for DiskConfig {
+    type Error = DiskConfigError;
 
-    fn from_str(text: &str) -> Result<DiskConfig, DiskConfigError> {
+    fn try_from(words: &OsStr) -> Result<DiskConfig, DiskConfigError> {
+        const PATH: &str = "path";
         let mut disk = DiskConfig::new("");
-        for (n, part) in parts(text).iter().map(String::as_str).enumerate() {
-            match part.split_once('=') {
-                Some(("path", value)) => disk.path = value.into(),
+        for (n, part) in parts(words.as_bytes()).into_iter().enumerate() {
+            let text = String::from_utf8_lossy(&part).into_owned();
+            match text.split_once('=') {
+                Some((PATH, _)) => disk.path = OsStr::from_bytes(&part[PATH.len() + 1..]).into(),
                 Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
                 Some(("cache", value)) => disk.cache = value.parse()?,
                 Some(("on-full", value)) => disk.on_full = value.parse()?,
                 Some(("format", "raw")) => disk.format = Some(Format::Raw),
                 Some(("format", value)) => return Err(DiskConfigError::Format(value.to_owned())),
                 Some(("block", value)) => disk.block_size = Some(block_size(value)?),
-                None if part == "ro" => disk.read_only = true,
-                None if part == "ephemeral" => disk.ephemeral = true,
-                _ if n == 0 => disk.path = part.into(),
-                _ => return Err(DiskConfigError::Unknown(part.to_owned())),
+                None if text == "ro" => disk.read_only = true,
+                None if text == "ephemeral" => disk.ephemeral = true,
+                _ if n == 0 => disk.path = OsString::from_vec(part).into(),
+                _ => return Err(DiskConfigError::Unknown(text)),
             }
         }
         if disk.path.as_os_str().is_empty() {
             return Err(DiskConfigError::NoFile);
         }
         Ok(disk)
+    }
+}
+
+impl FromStr for DiskConfig {
+    type Err = DiskConfigError;
+
+    fn from_str(text: &str) -> Result<DiskConfig, DiskConfigError> {
+        DiskConfig::try_from(OsStr::new(text))
     }
 }
 
@@ -314,6 +326,15 @@ mod tests {
         assert_eq!("path=,,".parse(), Ok(DiskConfig::new(",")));
         assert_eq!("a,,,ro".parse(), Ok(DiskConfig { read_only: true, ..DiskConfig::new("a,") }));
         assert_eq!("a,b".parse::<DiskConfig>(), Err(DiskConfigError::Unknown("b".into())));
+    }
+
+    #[test]
+    fn a_name_may_be_any_bytes_and_the_rest_is_text() {
+        let disk = |words: &[u8]| DiskConfig::try_from(OsStr::from_bytes(words));
+        let named = DiskConfig { read_only: true, ..DiskConfig::new(OsStr::from_bytes(b"a\xff,=\xfe")) };
+        assert_eq!(disk(b"a\xff,,=\xfe,ro"), Ok(named.clone()));
+        assert_eq!(disk(b"ro,path=a\xff,,=\xfe"), Ok(named));
+        assert_eq!(disk(b"a,\xff"), Err(DiskConfigError::Unknown("\u{fffd}".into())));
     }
 
     #[test]

@@ -27,6 +27,8 @@
 //!   be lost; (`avail_event` or `used.flags`, then `avail.idx`) in `enable_kicks`, else a kick. The
 //!   driver has the mirrored fences (2.7.7, 2.7.13.4), so one of the two always sees the other.
 //!
+//! All of these stand in `rings`, and the tests of `model` fail without one of them.
+//!
 //! Spec: virtio 1.2, 2.7 "Split Virtqueues". Device side only.
 //! Left out: packed rings (2.8), in-order use (2.7.9), the legacy layout (2.7.2).
 
@@ -34,10 +36,11 @@ mod chain;
 mod descriptor;
 mod error;
 mod layout;
+#[cfg(test)]
+mod model;
 mod rings;
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use axvm_memory::{AccessError, GuestArray, GuestRam};
 
@@ -46,7 +49,7 @@ pub use error::QueueError;
 pub use layout::{MAX_SIZE, QueueFeatures, QueueLayout, QueueState};
 
 use chain::{Buffers, Walk};
-use rings::{AvailRing, UsedRing};
+use rings::{AvailRing, UsedElements, UsedRing};
 
 /// A queue whose three parts are proven to lie in RAM.
 #[derive(Debug)]
@@ -57,6 +60,7 @@ pub struct VirtQueue {
     descriptors: GuestArray<u128>,
     avail: AvailRing,
     used: UsedRing,
+    elements: UsedElements,
     /// Chains taken.
     next_avail: u16,
     /// `avail.idx` when last looked at: up to here entries are checked and visible.
@@ -89,13 +93,15 @@ impl VirtQueue {
             return Err(QueueError::State { size, in_flight });
         }
         let misplaced = |part| move |reason: AccessError| QueueError::Placement { part, reason };
+        let (used, elements) = UsedRing::at(ram, layout.used, size).map_err(misplaced("used ring"))?;
         Ok(VirtQueue {
             layout: *layout,
             features,
             ram: Arc::clone(ram),
             descriptors: ram.array(layout.descriptors, usize::from(size)).map_err(misplaced("descriptor table"))?,
             avail: AvailRing::at(ram, layout.avail, size).map_err(misplaced("available ring"))?,
-            used: UsedRing::at(ram, layout.used, size).map_err(misplaced("used ring"))?,
+            used,
+            elements,
             next_avail: state.next_avail,
             avail_seen: state.next_avail,
             next_used: state.next_used,
@@ -128,7 +134,7 @@ impl VirtQueue {
     #[inline]
     pub fn push_used(&mut self, head: u16, written: u32) {
         assert!(self.next_used != self.next_avail, "chain {head} pushed to a queue with no chain in flight");
-        self.used.set(self.next_used, head, written);
+        self.elements.set(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
     }
 
@@ -148,24 +154,15 @@ impl VirtQueue {
         if old == new {
             return false;
         }
-        self.used.set_idx(new);
         self.published = new;
-        // The driver asks for interrupts, then looks at used.idx: see the module's head.
-        fence(Ordering::SeqCst);
-        if self.features.event_idx { passes(self.avail.used_event(), old, new) } else { !self.avail.no_interrupt() }
+        self.used.publish(&self.avail, old, new, self.features.event_idx)
     }
 
     /// Asks the driver for a kick at its next chain; true if chains came before it could know, and
     /// the caller must pop again.
     pub fn enable_kicks(&mut self) -> bool {
-        if self.features.event_idx {
-            self.used.set_avail_event(self.next_avail);
-        } else {
-            self.used.set_no_notify(false);
-        }
-        // The driver adds a chain, then looks whether to kick: see the module's head.
-        fence(Ordering::SeqCst);
-        self.broken.is_none() && self.avail.idx() != self.next_avail
+        let offered = self.used.ask_for_kick(&self.avail, self.next_avail, self.features.event_idx);
+        self.broken.is_none() && offered != self.next_avail
     }
 
     /// Tells the driver that kicks are not needed. With event indices there is nothing to say: the
@@ -227,11 +224,6 @@ impl VirtQueue {
         self.avail_seen = to;
         Ok(())
     }
-}
-
-/// Whether an index that moves from `old` to `new` writes entry `event` on the way (modulo 2^16).
-fn passes(event: u16, old: u16, new: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
 #[cfg(test)]

@@ -9,10 +9,14 @@
 //! Both event words are part of the size even when VIRTIO_F_EVENT_IDX is off: the standard's table
 //! says so, and drivers allocate them.
 //!
+//! Which access has which order, and where a fence stands, is all here: [`UsedRing::publish`] and [`UsedRing::ask_for_kick`]
+//! are the two handshakes of the queue's head. They work on [`Words`], so that the tests can have every order of their
+//! accesses tried that a processor may choose (`model`).
+//!
 //! Spec: virtio 1.2, 2.7.6 "The Virtqueue Available Ring", 2.7.8 "The Virtqueue Used Ring".
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use axvm_arch::Gpa;
 use axvm_memory::{AccessError, GuestArray, GuestRam};
@@ -26,11 +30,36 @@ const NO_INTERRUPT: u16 = 1;
 /// `used.flags`: the device wants no kick.
 const NO_NOTIFY: u16 = 1;
 
+/// Words that a driver on another CPU reads and writes at the same time.
+pub(super) trait Words {
+    fn load(&self, index: usize, order: Ordering) -> u16;
+    fn store(&self, index: usize, value: u16, order: Ordering);
+    /// What [`fence`] does.
+    fn fence(order: Ordering);
+}
+
+impl Words for GuestArray<u16> {
+    #[inline]
+    fn load(&self, index: usize, order: Ordering) -> u16 {
+        GuestArray::load(self, index, order)
+    }
+
+    #[inline]
+    fn store(&self, index: usize, value: u16, order: Ordering) {
+        GuestArray::store(self, index, value, order);
+    }
+
+    #[inline]
+    fn fence(order: Ordering) {
+        fence(order);
+    }
+}
+
 /// What the driver offers.
 #[derive(Debug)]
-pub(super) struct AvailRing {
-    words: GuestArray<u16>,
-    size: usize,
+pub(super) struct AvailRing<W = GuestArray<u16>> {
+    pub(super) words: W,
+    pub(super) size: usize,
 }
 
 impl AvailRing {
@@ -38,7 +67,9 @@ impl AvailRing {
         let size = usize::from(size);
         Ok(AvailRing { words: ram.array(gpa, RING + size + 1)?, size })
     }
+}
 
+impl<W: Words> AvailRing<W> {
     /// How many chains the driver ever offered, modulo 2^16. Acquire: what the driver wrote before
     /// this index (ring entries, descriptors, buffers) is visible after the load.
     #[inline]
@@ -53,25 +84,38 @@ impl AvailRing {
     }
 
     #[inline]
-    pub(super) fn no_interrupt(&self) -> bool {
+    fn no_interrupt(&self) -> bool {
         self.words.load(FLAGS, Ordering::Relaxed) & NO_INTERRUPT != 0
     }
 
     #[inline]
-    pub(super) fn used_event(&self) -> u16 {
+    fn used_event(&self) -> u16 {
         self.words.load(RING + self.size, Ordering::Relaxed)
     }
 }
 
-/// What the device returns.
+/// What the device returns, but for its elements.
 #[derive(Debug)]
-pub(super) struct UsedRing {
-    words: GuestArray<u16>,
-    elements: GuestArray<[u32; 2]>,
+pub(super) struct UsedRing<W = GuestArray<u16>> {
+    pub(super) words: W,
+    pub(super) size: usize,
+}
+
+/// The elements of a used ring; the driver does not look at one before [`UsedRing::publish`].
+#[derive(Debug)]
+pub(super) struct UsedElements(GuestArray<[u32; 2]>);
+
+impl UsedElements {
+    /// Writes the element at `position`, a free-running index.
+    #[inline]
+    pub(super) fn set(&self, position: u16, head: u16, written: u32) {
+        let index = usize::from(position) & (self.0.count() - 1);
+        self.0.set(index, [u32::from(head).to_le(), written.to_le()]);
+    }
 }
 
 impl UsedRing {
-    pub(super) fn at(ram: &Arc<GuestRam>, gpa: Gpa, size: u16) -> Result<UsedRing, AccessError> {
+    pub(super) fn at(ram: &Arc<GuestRam>, gpa: Gpa, size: u16) -> Result<(UsedRing, UsedElements), AccessError> {
         const ALIGN: u64 = 4;
         if !gpa.is_aligned(ALIGN) {
             return Err(AccessError::Unaligned { gpa, align: ALIGN });
@@ -79,30 +123,40 @@ impl UsedRing {
         let size = usize::from(size);
         // The whole ring is proven first, so the elements inside it cannot overflow the address.
         let words = ram.array(gpa, RING + 4 * size + 1)?;
-        Ok(UsedRing { words, elements: ram.array(Gpa(gpa.0 + 4), size)? })
+        Ok((UsedRing { words, size }, UsedElements(ram.array(Gpa(gpa.0 + 4), size)?)))
+    }
+}
+
+impl<W: Words> UsedRing<W> {
+    /// Makes the elements from `old` to `new` visible to the driver; true if it wants an interrupt for one of them.
+    #[inline]
+    pub(super) fn publish(&self, avail: &AvailRing<W>, old: u16, new: u16, event_idx: bool) -> bool {
+        // Release: elements and buffers written before are visible to a driver that sees this index.
+        self.words.store(IDX, new, Ordering::Release);
+        // The driver asks for interrupts, then looks at used.idx: one of the two sees the other.
+        W::fence(Ordering::SeqCst);
+        if event_idx { passes(avail.used_event(), old, new) } else { !avail.no_interrupt() }
     }
 
-    /// Writes the element at `position`, a free-running index; the driver does not look at it before
-    /// [`UsedRing::set_idx`].
+    /// Asks the driver for a kick at chain `next`; the driver's index after that.
     #[inline]
-    pub(super) fn set(&self, position: u16, head: u16, written: u32) {
-        let index = usize::from(position) & (self.elements.count() - 1);
-        self.elements.set(index, [u32::from(head).to_le(), written.to_le()]);
-    }
-
-    /// Release: elements and buffers written before are visible to a driver that sees this index.
-    #[inline]
-    pub(super) fn set_idx(&self, idx: u16) {
-        self.words.store(IDX, idx, Ordering::Release);
+    pub(super) fn ask_for_kick(&self, avail: &AvailRing<W>, next: u16, event_idx: bool) -> u16 {
+        match event_idx {
+            true => self.words.store(RING + 4 * self.size, next, Ordering::Relaxed),
+            false => self.set_no_notify(false),
+        }
+        // The driver adds a chain, then looks whether to kick: one of the two sees the other.
+        W::fence(Ordering::SeqCst);
+        avail.idx()
     }
 
     #[inline]
     pub(super) fn set_no_notify(&self, quiet: bool) {
         self.words.store(FLAGS, if quiet { NO_NOTIFY } else { 0 }, Ordering::Relaxed);
     }
+}
 
-    #[inline]
-    pub(super) fn set_avail_event(&self, idx: u16) {
-        self.words.store(RING + 4 * self.elements.count(), idx, Ordering::Relaxed);
-    }
+/// Whether an index that moves from `old` to `new` writes entry `event` on the way (modulo 2^16).
+pub(super) fn passes(event: u16, old: u16, new: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }

@@ -44,7 +44,8 @@ bound() {
 }
 
 watch() {
-    while IFS= read -r line; do
+    # What has no end of line at the very end counts, too: a guest that draws a screen sends no other.
+    while IFS= read -r line || [ -n "$line" ]; do
         printf '%s\n' "$line"
         case "$line" in *"axvm: init after"*) [ -e "$dir/init.ms" ] || { now; echo $((ms - start)) >"$dir/init.ms"; } ;; esac
         [ -n "$mark" ] || continue

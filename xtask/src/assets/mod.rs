@@ -5,6 +5,7 @@
 //!   busybox-static        -->  cache/busybox                                        busybox
 //!   modules + busybox     -->  cache/initrd-KEY.img                                 initrd
 //!   busybox + our scripts -->  cache/disk-KEY.img                                   disk
+//!   apt                        cache/packaged/PACKAGE/FILE                          kernels that are not Linux
 //!   mmdebstrap            -->  cache/debian-KEY/{vmlinuz, initrd.img, disk.img}      debian
 //! ```
 //!
@@ -18,6 +19,7 @@ mod disk;
 mod initrd;
 mod kernel;
 mod modules;
+mod packaged;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -30,6 +32,7 @@ pub use disk::{make_ext4, root_disk};
 pub use initrd::{add_modules, initrd, is_our_initrd, skeleton};
 pub use kernel::{Kernel, Wanted};
 pub use modules::ModuleTree;
+pub use packaged::packaged;
 
 use crate::project;
 

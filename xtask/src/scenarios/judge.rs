@@ -69,6 +69,9 @@ fn boot_failures(boot: &Boot, dir: &Path) -> Vec<String> {
         let bad = starts.iter().flat_map(|part| checks::judge(part, boot.checks)).filter(|check| !check.ok);
         failures.extend(bad.map(|check| format!("{}: {}", check.name, check.detail)));
     }
+    for words in boot.other.iter().flat_map(|other| other.says).filter(|words| !console.contains(**words)) {
+        failures.push(format!("the console never said '{words}'"));
+    }
     if !failures.is_empty() {
         failures.push(format!("console: {}", last_lines(&console, 8)));
         failures.push(format!("stderr: {}", last_lines(&text(&dir.join("stderr")), 8)));
@@ -142,7 +145,7 @@ mod tests {
     use super::*;
 
     fn boot(checks: &'static str) -> Boot {
-        Boot { arguments: "", elf: false, checks, append: "", rounds: 1, exit: 0, limit: 1, on: None }
+        Boot { arguments: "", elf: false, other: None, checks, append: "", rounds: 1, exit: 0, limit: 1, on: None }
     }
 
     fn judged(console: &str, exit: &str) -> Vec<String> {
@@ -163,6 +166,23 @@ mod tests {
         assert!(judged(&good.replace("disk: ok", "disk: FAILED no"), "0\n")[0].contains("disk: no"));
         assert!(judged(&good.repeat(2), "0\n")[0].contains("2 times"));
         assert!(!judged("", "0\n").is_empty());
+    }
+
+    #[test]
+    fn another_kernel_must_say_its_words() {
+        let says = &["Memtest86+ v", "[Address test"];
+        let other = crate::scenarios::OtherKernel { name: "m", package: "m", path: "m", append: "", says };
+        let boot = Boot { other: Some(other), exit: 124, ..boot("typed") };
+        let dir = std::env::temp_dir().join(format!("axvm-judge-other-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("exit"), "124\n").unwrap();
+        let failures = |console: &str| {
+            fs::write(dir.join("console"), console).unwrap();
+            boot_failures(&boot, &dir)
+        };
+        assert!(failures("\x1b[1;1H Memtest86+ v6.10 \x1b[4;35H #0  [Address test, walking").is_empty());
+        assert!(failures("Memtest86+ v6.10")[0].contains("never said '[Address test'"));
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The scenarios. Each line of `checks` names functions of `files/guest/check`.
 
-use super::{Boot, Proof, Scenario};
+use super::{Boot, OtherKernel, Proof, Scenario};
 
 /// What most boots prove about themselves beside their own subject.
 const COMMON: &str = "disk,clock:NOW:30,log:lab";
@@ -8,6 +8,7 @@ const COMMON: &str = "disk,clock:NOW:30,log:lab";
 const PLAIN: Boot = Boot {
     arguments: "--disk DISK --memory 512M",
     elf: false,
+    other: None,
     checks: COMMON,
     append: "",
     rounds: 1,
@@ -21,7 +22,7 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control()]
+    [processors(), entries(), others(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control()]
         .into_iter()
         .flatten()
         .collect()
@@ -95,6 +96,22 @@ fn entries() -> Vec<Scenario> {
                 ..PLAIN
             },
         ),
+    ]
+}
+
+/// Kernels that are not Linux. They do not end by themselves: their time does.
+fn others() -> Vec<Scenario> {
+    let memtest = OtherKernel {
+        name: "memtest86+",
+        package: "memtest86+",
+        path: "boot/memtest86+x64.bin",
+        append: "console=ttyS0,115200",
+        says: &["Memtest86+ v", "[Address test, walking ones"],
+    };
+    let boot = |arguments| Boot { arguments, other: Some(memtest), checks: "typed", exit: 124, limit: 120, ..PLAIN };
+    vec![
+        scenario("memtest86", boot("--memory 64M --cpus 1 --timeout 60s")),
+        scenario("memtest86-entry-64", boot("--memory 64M --cpus 1 --timeout 60s --entry 64")),
     ]
 }
 

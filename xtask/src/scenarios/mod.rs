@@ -36,6 +36,13 @@ pub struct Scenario {
     pub proofs: Vec<Proof>,
 }
 
+impl Scenario {
+    /// The kernels that are not Linux.
+    fn others(&self) -> impl Iterator<Item = OtherKernel> {
+        self.boots.iter().filter_map(|boot| boot.other)
+    }
+}
+
 /// One start of AxVM.
 #[derive(Clone, Copy)]
 pub struct Boot {
@@ -43,6 +50,8 @@ pub struct Boot {
     pub arguments: &'static str,
     /// The ELF kernel instead of the bzImage.
     pub elf: bool,
+    /// Another kernel instead, without an initrd; it is asked for nothing, and its console must say something.
+    pub other: Option<OtherKernel>,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
@@ -55,6 +64,27 @@ pub struct Boot {
     pub limit: u64,
     /// When the console says this, the outer machine runs the shell line, with `$pid` of AxVM.
     pub on: Option<(&'static str, &'static str)>,
+}
+
+/// A kernel that is not Linux.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherKernel {
+    /// Its name in the lab.
+    pub name: &'static str,
+    /// The package that has it.
+    pub package: &'static str,
+    /// Where it is in there.
+    pub path: &'static str,
+    /// Its command line.
+    pub append: &'static str,
+    /// What its console must say.
+    pub says: &'static [&'static str],
+}
+
+impl OtherKernel {
+    fn get(&self) -> Result<PathBuf> {
+        assets::packaged(self.package, self.path)
+    }
 }
 
 /// What must be true on the host, afterwards.
@@ -83,6 +113,8 @@ pub struct Campaign {
     /// `6.1`
     pub name: &'static str,
     scenarios: Vec<Scenario>,
+    /// Kernels that are not Linux, with their names in the lab.
+    others: Vec<(PathBuf, String)>,
 }
 
 /// What is started.
@@ -93,6 +125,21 @@ struct System {
     initrd: PathBuf,
     /// Copied for each scenario.
     disk: PathBuf,
+}
+
+/// The scenarios whose kernels are to be had, and those of them that are not Linux.
+fn with_others(mut scenarios: Vec<Scenario>) -> (Vec<Scenario>, Vec<(PathBuf, String)>) {
+    let mut files = Vec::new();
+    scenarios.retain(|scenario| {
+        let found: Result<Vec<_>> = scenario.others().map(|other| Ok((other.get()?, other.name.to_owned()))).collect();
+        found
+            .map(|found| files.extend(found))
+            .inspect_err(|why| eprintln!("The lab goes without {}: {why:#}", scenario.name))
+            .is_ok()
+    });
+    files.sort();
+    files.dedup();
+    (scenarios, files)
 }
 
 impl Campaign {
@@ -107,14 +154,20 @@ impl Campaign {
             kernel: kernel.image,
             disk: assets::root_disk()?,
         };
-        Ok(Self { system, name: wanted.name, scenarios })
+        let (scenarios, others) = with_others(scenarios);
+        Ok(Self { system, name: wanted.name, scenarios, others })
     }
 
     /// The scenarios on a whole distribution.
     pub fn debian(scenarios: Vec<Scenario>) -> Result<Self> {
         let _lock = assets::lock()?;
         let Debian { kernel, initrd, disk } = Debian::get()?;
-        Ok(Self { system: System { kernel, vmlinux: None, initrd, disk }, name: "debian", scenarios })
+        Ok(Self {
+            system: System { kernel, vmlinux: None, initrd, disk },
+            name: "debian",
+            scenarios,
+            others: Vec::new(),
+        })
     }
 
     /// Runs them in one lab run, and gives a verdict on each. What the outer machine's death left open is tried again: that
@@ -173,6 +226,7 @@ impl Campaign {
         let files = [(Some(axvm), "bin/axvm"), (Some(kernel), "bzImage"), (vmlinux.as_deref(), "vmlinux")];
         let files = files.into_iter().chain([(Some(initrd.as_path()), "initrd.img")]);
         let mut files: Vec<_> = files.filter_map(|(file, name)| Some((file?.to_owned(), name.to_owned()))).collect();
+        files.extend(self.others.iter().cloned());
         files.extend(open.iter().map(|scenario| (disk.clone(), format!("disks/{}.img", scenario.name))));
         files
     }

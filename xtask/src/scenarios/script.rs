@@ -27,6 +27,13 @@ fn line(name: &str, number: usize, boot: &Boot) -> String {
     let kernel = if boot.elf { "vmlinux" } else { "bzImage" };
     let checks = boot.checks.replace("NOW", "$(date +%s)");
     let arguments = boot.arguments.replace("DISK", "$disk");
+    if let Some(other) = boot.other {
+        let (limit, mark, action) = (boot.limit, quoted(mark), quoted(action));
+        let (kernel, append) = (quoted(other.name), quoted(other.append));
+        return format!(
+            "boot {name}/{number} {limit} {mark} {action} --kernel {kernel} {arguments} --append {append}\n"
+        );
+    }
     // Each character of the guest's console costs the emulation much: quiet.
     let check = if boot.checks == "typed" { String::new() } else { format!("axvm.check={checks}") };
     let append = format!("quiet {} {check}", boot.append);
@@ -52,6 +59,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         checked.unwrap();
         assert!(job.contains("boot cpus-1/0 90 '' '' --kernel bzImage"), "{job}");
+        assert!(job.contains("--kernel 'memtest86+' --memory 64M"), "{job}");
         assert!(!job.contains("DISK") && !job.contains("NOW"));
     }
 }

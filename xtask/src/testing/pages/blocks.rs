@@ -5,6 +5,8 @@
 //!   $ axvm ps                  typed
 //!   > ...                      (more lines of the same command, as a shell asks for them)
 //!   PID  NAME                  expected
+//!
+//!   ```c kernel.c              a file, which is there before anything is typed
 //! ```
 
 /// One fenced block of a page.
@@ -65,6 +67,26 @@ pub fn find(page: &str) -> Vec<Block> {
         }
     }
     blocks
+}
+
+/// The files that a page shows whole, with their names: blocks with a second word that is one.
+pub fn files(page: &str) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    // The name of the block's file, if it is one.
+    let mut inside: Option<Option<(String, String)>> = None;
+    for line in page.lines() {
+        match &mut inside {
+            Some(_) if line == "```" => files.extend(inside.take().flatten()),
+            Some(Some((_, text))) => text.extend([line, "\n"]),
+            Some(None) => {}
+            None => {
+                let words = line.strip_prefix("```").map(|words| words.split_whitespace().nth(1));
+                let is_name = |word: &&str| word.contains('.') && !word.contains('/');
+                inside = words.map(|word| Some((word.filter(is_name)?.to_owned(), String::new())));
+            }
+        }
+    }
+    files
 }
 
 fn add(block: &mut Block, number: usize, line: &str) {
@@ -143,6 +165,13 @@ mod tests {
         assert_eq!((blocks.len(), blocks[0].line, blocks[0].numbers_vary()), (1, 5, true));
         assert_eq!(blocks[0].steps[0].command, "cat > f <<END\none\nEND");
         assert_eq!(blocks[0].steps[1], Step { line: 9, command: "cat f".into(), expected: lines("one") });
+    }
+
+    #[test]
+    fn files_are_found_by_their_names() {
+        let page = "```c\nint x;\n```\n```c a.c\nint\n\nmain;\n```\n```console numbers\n$ ls\n```\n```asm b.s\n```\n";
+        let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(files(page), [file("a.c", "int\n\nmain;\n"), file("b.s", "")]);
     }
 
     #[test]

@@ -106,6 +106,7 @@ fn sessions(page: &Page, programs: &Path) -> Result<Outcome> {
         return Ok(outcome);
     }
     let mut session = Session::start(&page.name.replace('/', "-"), programs)?;
+    blocks::files(&page.text).iter().try_for_each(|(name, text)| session.give(name, text))?;
     for block in &blocks {
         let reason = block.elsewhere().or_else(|| session::missing(block));
         match reason {

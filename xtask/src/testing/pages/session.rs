@@ -50,6 +50,7 @@ pub fn missing(block: &Block) -> Option<&'static str> {
     let needs_kvm = NEED_KVM.iter().any(|word| types(word));
     match () {
         () if needs_kvm && File::options().read(true).write(true).open("/dev/kvm").is_err() => Some("no /dev/kvm"),
+        () if types("cc ") && tool::find("cc").is_none() => Some("no cc"),
         () if types("curl ") && tool::find("curl").is_none() => Some("no curl"),
         () => None,
     }
@@ -76,6 +77,11 @@ impl Session {
         let (to, ends) = channel();
         thread::spawn(move || BufReader::new(stdout).lines().take_while(Result::is_ok).try_for_each(|_| to.send(())));
         Ok(Session { shell, stdin, ends, said, read: 0, scratch })
+    }
+
+    /// Puts a file into the directory.
+    pub fn give(&self, name: &str, text: &str) -> Result<()> {
+        fs::write(self.scratch.join(name), text).with_context(|| format!("Cannot write {name}"))
     }
 
     /// Types all commands of the block and compares.

@@ -1,0 +1,80 @@
+//! Keys that people bring from other programs to a settings file: which of AxVM's is meant.
+//!
+//! ```text
+//!   [[disk]]
+//!   readonly = true   --> unknown key 'readonly' in [[disk]]; ro = true is what attaches an image read-only
+//! ```
+//!
+//! They are looked for where AxVM has no such key. Words of the command line: `cli::habits`.
+
+const RO: &str = "ro = true is what attaches an image read-only";
+const PATH: &str = "path = \"FILE\" is what names the image";
+const EPHEMERAL: &str = "ephemeral = true is what keeps the image as it is";
+const BLOCK: &str = "block = 512 or 4096 is what sets the block size";
+const ON_FULL: &str = "on-full = \"pause\" or \"report\" is what there is for a host without room";
+const CACHE: &str = "cache = \"writeback\" or \"writethrough\" is what there is";
+const A_DISK: &str = "a disk is a table [[disk]] with path = \"FILE\"";
+const CPUS_TABLE: &str = "vCPUs are count = N in [cpus]";
+const MEMORY_TABLE: &str = "guest RAM is size = \"SIZE\" in [memory]";
+
+/// Keys of a settings file: where they stand ("" for the file itself), what they are, what is meant.
+const KEYS: &[(&str, &str, &str)] = &[
+    ("[[disk]]", "readonly", RO),
+    ("[[disk]]", "read-only", RO),
+    ("[[disk]]", "read_only", RO),
+    ("[[disk]]", "is_read_only", RO),
+    ("[[disk]]", "writable", RO),
+    ("[[disk]]", "file", PATH),
+    ("[[disk]]", "filename", PATH),
+    ("[[disk]]", "image", PATH),
+    ("[[disk]]", "path_on_host", PATH),
+    ("[[disk]]", "snapshot", EPHEMERAL),
+    ("[[disk]]", "temporary", EPHEMERAL),
+    ("[[disk]]", "block_size", BLOCK),
+    ("[[disk]]", "block-size", BLOCK),
+    ("[[disk]]", "logical_block_size", BLOCK),
+    ("[[disk]]", "werror", ON_FULL),
+    ("[[disk]]", "on_full", ON_FULL),
+    ("[[disk]]", "cache_type", CACHE),
+    ("[[disk]]", "direct", CACHE),
+    ("[[disk]]", "id", "serial = \"TEXT\" is what the guest reads; the first disk is vda, the next vdb"),
+    ("[[disk]]", "drive_id", "serial = \"TEXT\" is what the guest reads; the first disk is vda, the next vdb"),
+    ("", "drive", A_DISK),
+    ("", "drives", A_DISK),
+    ("", "disks", A_DISK),
+    ("", "rootfs", A_DISK),
+    ("", "vcpus", CPUS_TABLE),
+    ("", "smp", CPUS_TABLE),
+    ("", "mem", MEMORY_TABLE),
+    ("", "ram", MEMORY_TABLE),
+    ("", "cmdline", "words for the kernel are append = \"TEXT\""),
+    ("", "initramfs", "an initial RAM disk is initrd = \"FILE\""),
+    ("[cpus]", "vcpus", "count = N is their number"),
+    ("[cpus]", "boot_vcpus", "count = N is their number"),
+    ("[memory]", "mem", "size = \"SIZE\" is what there is"),
+];
+
+/// What is meant by key `name` of a settings file, which is not one of AxVM's; `place` is the table that it is in.
+pub(super) fn meant(place: &str, name: &str) -> Option<&'static str> {
+    KEYS.iter().find(|(table, key, _)| *table == place && *key == name).map(|(_, _, meant)| *meant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_of_ours_is_taken_for_another_programs() {
+        let schema = super::super::schema();
+        for (table, name, _) in KEYS {
+            let path = match *table {
+                "" => format!("/properties/{name}"),
+                "[[disk]]" => format!("/properties/disk/items/properties/{name}"),
+                table => format!("/properties/{}/properties/{name}", table.trim_matches(['[', ']'])),
+            };
+            let parent = path.rsplit_once('/').unwrap().0;
+            assert!(schema.as_value().pointer(parent).is_some(), "{table} is no table");
+            assert!(schema.as_value().pointer(&path).is_none(), "{name} in {table:?} is a key");
+        }
+    }
+}
