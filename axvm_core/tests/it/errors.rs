@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use images::{bzimage, elf, segments};
 
-const AXVM: &str = env!("CARGO_BIN_EXE_axvm");
+pub const AXVM: &str = env!("CARGO_BIN_EXE_axvm");
 /// How long a run may take: bad input is refused in milliseconds, this is for crowded machines.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Host or set-up error.
-const HOST: i32 = 1;
+pub const HOST: i32 = 1;
 /// Wrong usage.
 pub const USAGE: i32 = 2;
 
@@ -58,12 +58,12 @@ fn can_run(what: &str) -> bool {
 }
 
 /// Past libtest's capture, so that it is seen and counted.
-fn skip(why: &str) {
+pub fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// Runs a command without input; kills it when it does not end.
-fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it can be started");
     let started = Instant::now();
@@ -78,7 +78,7 @@ fn run(command: &mut Command) -> Output {
 }
 
 /// Exit code and message of a run that must fail.
-fn judge(output: &Output, code: i32, words: &[&str]) -> Result<(), String> {
+pub fn judge(output: &Output, code: i32, words: &[&str]) -> Result<(), String> {
     let text = String::from_utf8_lossy(&output.stderr);
     let complain = |why: String| Err(format!("{why}; stderr: {}", text.trim_end()));
     if output.status.code() != Some(code) {
@@ -459,73 +459,6 @@ fn host_limits_are_named() {
             ("-k whole -i /dev/random", &["initrd /dev/random", "no regular file"]),
         ],
     );
-}
-
-/// What a cpuset forbids is refused before anything is built. Such a set takes root, and control groups of version 1 or 2.
-#[test]
-fn a_pin_outside_of_the_cpuset_is_a_usage_error() {
-    let test = "a_pin_outside_of_the_cpuset_is_a_usage_error";
-    let group = format!("axvm-test-{}", std::process::id());
-    let script = r#"
-        for tree in /sys/fs/cgroup/cpuset /sys/fs/cgroup; do
-            if mkdir "$tree/$0" 2>/dev/null; then
-                { cat "$tree/cpuset.mems" > "$tree/$0/cpuset.mems"; } 2>/dev/null
-                echo 0 > "$tree/$0/cpuset.cpus" && echo $$ > "$tree/$0/cgroup.procs" && taskset -p 1 $$ && break
-            fi
-        done >/dev/null 2>&1
-        if grep -q "Cpus_allowed_list:.0$" /proc/self/status && ! taskset -c 1 true 2>/dev/null; then
-            "$1" run -k k --cpus 2 --pin 0,1
-        else
-            exit 77
-        fi"#;
-    let output = run(Command::new("sh").args(["-c", script, &group, AXVM]));
-    for tree in ["/sys/fs/cgroup/cpuset", "/sys/fs/cgroup"] {
-        let _ = fs::remove_dir(Path::new(tree).join(&group));
-    }
-    if output.status.code() == Some(77) {
-        return skip(&format!("no cpuset of one CPU can be made here: {test}"));
-    }
-    judge(&output, USAGE, &["--pin 0,1: this process may not run on CPU 1", "cpuset", "on CPUs 0"]).unwrap();
-}
-
-#[test]
-fn a_selftest_without_a_place_for_its_disk_says_where_it_looked() {
-    let output = run(Command::new(AXVM).arg("selftest").env("TMPDIR", "/no/such/place"));
-    judge(&output, HOST, &["disk image in /no/such/place: No such file", "; set TMPDIR"]).unwrap();
-}
-
-/// `/dev` as `script` makes it, in a mount namespace of its own: needs root.
-fn with_other_dev(test: &str, script: &str, words: &[&str]) {
-    let directory = tempfile::tempdir().unwrap();
-    let in_namespace = |script: &str| {
-        let script = format!("mount -t tmpfs none /dev && {script}");
-        run(Command::new("unshare").args(["-m", "sh", "-c", &script, "axvm", AXVM]).current_dir(directory.path()))
-    };
-    if Command::new("unshare").arg("--version").output().is_err() || !in_namespace("true").status.success() {
-        return skip(&format!("mount namespaces need root and unshare: {test}"));
-    }
-    let output = in_namespace(script);
-    judge(&output, HOST, words).unwrap_or_else(|why| panic!("{why}"));
-}
-
-#[test]
-fn a_host_without_kvm_says_what_to_load_and_turn_on() {
-    let words = &["Cannot open /dev/kvm", "no KVM", "modprobe kvm_intel", "VT-x, AMD-V", "--device /dev/kvm"];
-    with_other_dev("a_host_without_kvm_says_what_to_load_and_turn_on", r#"exec "$1" run -k k"#, words);
-}
-
-#[test]
-fn a_forbidden_kvm_says_which_group_to_join() {
-    let script =
-        r#": > /dev/kvm && chmod 0 /dev/kvm && exec setpriv --bounding-set=-all --inh-caps=-all "$1" run -k k"#;
-    let words = &["Cannot open /dev/kvm", "sudo usermod -aG kvm $USER", "ermission denied"];
-    with_other_dev("a_forbidden_kvm_says_which_group_to_join", script, words);
-}
-
-#[test]
-fn a_file_in_the_place_of_kvm_is_recognized() {
-    let words = &["/dev/kvm", "character device 10, 232"];
-    with_other_dev("a_file_in_the_place_of_kvm_is_recognized", r#": > /dev/kvm && exec "$1" run -k k"#, words);
 }
 
 /// Bytes without meaning, the same every time.

@@ -9,6 +9,7 @@ mod control;
 mod disks;
 mod endings;
 mod errors;
+mod errors_host;
 mod faults;
 mod guests;
 mod hang;
