@@ -146,7 +146,7 @@ impl Machine {
                 watch.begin_again(self.exit_count(), now);
             }
         }
-        if !watch.is_due(self.exit_count(), now) {
+        if self.is_held() || !watch.is_due(self.exit_count(), now) {
             return None;
         }
         // Before the look: the gate that all pass then makes it known to them.

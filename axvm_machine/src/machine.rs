@@ -149,7 +149,8 @@ impl Machine {
         let sources = [Some(stop), Some(activity), Some(self.attention.as_fd()), rtc.map(|rtc| rtc.timer_fd()), other];
         let sources: Vec<_> = sources.into_iter().flatten().collect();
         loop {
-            let look = lock(&self.watch).next();
+            // A guest that is held does nothing, halted or not; its resume begins anew.
+            let look = if self.is_held() { None } else { lock(&self.watch).next() };
             let ready = wait_any(&sources, deadline.into_iter().chain(look).min())?;
             if self.takes_up_a_stop() {
                 return Ok(WaitOutcome::Stopped);
@@ -168,6 +169,10 @@ impl Machine {
                 return Ok(WaitOutcome::TimedOut);
             }
         }
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.mode(), Mode::Pausing | Mode::Paused(_))
     }
 
     /// Whether there is a reason to stop that counts now. From then on no pause succeeds; and while a pause holds, what

@@ -7,7 +7,7 @@
 //!   run EPOCH ...     -->     set clock, mount payload, start job
 //!                     <--     axvm-lab: running UPTIME     (now the job's terminal takes input)
 //!                     <--     axvm-lab: alive              (every 5 s, by a timer of the outer machine)
-//!   (an empty line)   -->                                  (twice a second of silence, see `LOOK`)
+//!   (an empty line)   -->                                  (five a second of silence, see `LOOK`)
 //!                     <--     axvm-lab: exit CODE UPTIME   (job ended; or we sent "stop" at its time limit)
 //!                     <--     axvm-lab: done               (payload unmounted)
 //! ```
@@ -30,7 +30,7 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(120);
 /// processor's word of pending events without the lock under which the timer's thread sets its bit. The interrupt then
 /// stands in the local APIC (`info lapic`: IRR 236) and the processor, deep in a guest that waits, is never told; the next
 /// interrupt of any device tells it of both.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(200);
 /// What says that this host stood still (a virtual machine that was paused).
 const STANDSTILL: Duration = Duration::from_secs(20);
 /// Without a sign of life for so long, the outer machine is lost, or the user stopped QEMU. Its job would wait for ever, and
