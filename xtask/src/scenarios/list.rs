@@ -22,7 +22,7 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), others(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control()]
+    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control()]
         .into_iter()
         .flatten()
         .collect()
@@ -100,18 +100,18 @@ fn entries() -> Vec<Scenario> {
 }
 
 /// Kernels that are not Linux. They do not end by themselves: their time does.
-fn others() -> Vec<Scenario> {
+pub fn others() -> Vec<Scenario> {
     let memtest = OtherKernel {
         name: "memtest86+",
         package: "memtest86+",
         path: "boot/memtest86+x64.bin",
         append: "console=ttyS0,115200",
-        says: &["Memtest86+ v", "[Address test, walking ones"],
+        says: &["Memtest86+ v", "[Moving inversions"],
     };
     let boot = |arguments| Boot { arguments, other: Some(memtest), checks: "typed", exit: 124, limit: 120, ..PLAIN };
     vec![
-        scenario("memtest86", boot("--memory 64M --cpus 1 --timeout 60s")),
-        scenario("memtest86-entry-64", boot("--memory 64M --cpus 1 --timeout 60s --entry 64")),
+        scenario("memtest86", boot("--memory 64M --cpus 1 --timeout 30s")),
+        scenario("memtest86-entry-64", boot("--memory 64M --cpus 1 --timeout 30s --entry 64")),
     ]
 }
 

@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::project;
 
 pub use judge::Verdict;
-pub use list::{all, distribution, few};
+pub use list::{all, distribution, few, others};
 
 /// A few boots of one machine with the same disk, and what must be true afterwards.
 pub struct Scenario {

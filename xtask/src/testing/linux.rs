@@ -1,7 +1,7 @@
 //! The lab tests on all kernels, two at a time: each lab takes one core.
 //!
 //! ```text
-//!   6.1 (cloud)     all scenarios      6.1-generic, 6.1-rt      a few
+//!   6.1 (cloud)     all, and others     6.1-generic, 6.1-rt      a few
 //!   6.12 (cloud)    all scenarios      6.12-generic, 6.12-rt    a few      debian: its own kernel, initrd and systemd
 //! ```
 
@@ -22,7 +22,8 @@ const LABS: usize = 2;
 
 /// All kernels with the scenarios that the filters leave; a layer's name, outcome and time for each.
 pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
-    let mut queue = vec![(Some(Wanted::V6_1), scenarios::all()), (Some(Wanted::V6_12), scenarios::all())];
+    let all_and_others = scenarios::all().into_iter().chain(scenarios::others()).collect();
+    let mut queue = vec![(Some(Wanted::V6_1), all_and_others), (Some(Wanted::V6_12), scenarios::all())];
     queue.push((None, scenarios::distribution()));
     queue.extend(Wanted::OTHERS.map(|wanted| (Some(wanted), scenarios::few())));
     for (_, scenarios) in &mut queue {
