@@ -33,6 +33,8 @@ pub mod cr0 {
 pub mod cr4 {
     /// Physical address extension.
     pub const PAE: u64 = 1 << 5;
+    /// VMX enable: may be cleared only outside of VMX operation.
+    pub const VMXE: u64 = 1 << 13;
 }
 
 /// IA32_EFER bits (SDM 3, 2.2.1).
@@ -41,6 +43,8 @@ pub mod efer {
     pub const LME: u64 = 1 << 8;
     /// Long mode active.
     pub const LMA: u64 = 1 << 10;
+    /// SVM enable (AMD APM 2, 3.1.7): without it, VMRUN is no instruction.
+    pub const SVME: u64 = 1 << 12;
 }
 
 /// RFLAGS with only the always-one bit: interrupts off.
@@ -213,6 +217,14 @@ pub struct SystemRegisters {
     pub cr3: u64,
     pub cr4: u64,
     pub efer: u64,
+}
+
+impl SystemRegisters {
+    /// Whether this vCPU is a host itself: VMX needs CR4.VMXE and SVM needs EFER.SVME as long as they are in use, and the
+    /// registers of a guest's guest have them as well.
+    pub fn virtualizes(&self) -> bool {
+        self.cr4 & cr4::VMXE != 0 || self.efer & efer::SVME != 0
+    }
 }
 
 /// Everything a CPU needs to take its first instruction: the entry state of the BSP.

@@ -10,6 +10,7 @@
 
 use axvm_api::Registry;
 use axvm_api::registry::Found;
+use axvm_boot::cpu::{CpuModel, CpuTemplate};
 use axvm_console::BackEnd;
 use axvm_virtio::block::DiskConfig;
 use clap::CommandFactory;
@@ -63,6 +64,14 @@ fn script(shell: Shell) -> String {
             let end = script[state..].find("(run)").map_or(state, |at| state + at);
             let counted = script[state..end].replace("$line[2]", "$line[1]");
             script.replace_range(state..end, &counted);
+            // Words with help know no parts: ours do.
+            let model = "pmu=on|off]:";
+            let mut rest = 0;
+            while let Some(at) = script[rest..].find(model).map(|at| rest + at + model.len()) {
+                let end = script[at..].find("))'").map_or(at, |end| at + end + 2);
+                script.replace_range(at..end, "_axvm_cpu");
+                rest = at;
+            }
             let machine = "process id, or name:_default'";
             let script = script
                 .replace(machine, &machine.replace("_default", "_axvm_machines"))
@@ -80,6 +89,8 @@ fn filled(part: &str) -> String {
     let join = |words: Vec<String>| words.join(" ");
     part.replace("{disk}", &join(after_comma::<DiskConfig>("disk.img,?")))
         .replace("{cpus}", &join(after_comma::<Cpus>("4,?")))
+        .replace("{cpu}", &join(after_comma::<CpuModel>("host,?")))
+        .replace("{models}", &CpuTemplate::ALL.map(|model| model.to_string()).join(" "))
         .replace("{where}", &join(after_comma::<BackEnd>("?")))
 }
 
@@ -114,6 +125,7 @@ _axvm_more() {
             ;;
         --console: | --virtio-console:) words="{where}" ;;
         -d:, | --disk:,) words="{disk}" ;;
+        --cpu:,) words="{cpu}" ;;
         -c:, | --cpus:,) words="{cpus}" ;;
         -m:, | --memory:,) words="shared" ;;
     esac
@@ -144,6 +156,9 @@ _axvm_words() {
 _axvm_disk() {
     if compset -P '*,'; then _axvm_words {disk}; else _files; fi
 }
+_axvm_cpu() {
+    if compset -P '*,'; then _axvm_words {cpu}; else _axvm_words {models}; fi
+}
 _axvm_where() {
     _axvm_words {where}
 }
@@ -161,6 +176,7 @@ complete -c axvm -l console -x -a "{where}"
 complete -c axvm -l virtio-console -x -a "{where}"
 complete -c axvm -s d -l disk -r -a "(__axvm_after_comma {disk})"
 complete -c axvm -s c -l cpus -x -a "(__axvm_after_comma {cpus})"
+complete -c axvm -l cpu -x -a "(__axvm_after_comma {cpu})"
 complete -c axvm -s m -l memory -x -a "(__axvm_after_comma shared)"
 "#;
 
@@ -180,6 +196,9 @@ mod tests {
             assert!(disk.is_ok(), "{word}: {disk:?}");
         }
         assert_eq!(after_comma::<BackEnd>("?"), ["stdio", "file=", "pty", "unix=", "none"]);
+        let cpu = ["nested=on", "nested=off", "pmu=on", "pmu=off"];
+        assert_eq!(after_comma::<CpuModel>("host,?"), cpu);
+        assert!(cpu.iter().all(|word| format!("host,{word}").parse::<CpuModel>().is_ok()));
         assert_eq!(after_comma::<Cpus>("4,?"), ["sockets=", "cores=", "threads="]);
     }
 
@@ -199,6 +218,8 @@ mod tests {
         assert!(!top.contains("'::kernel_file ") && !top.contains("$line[2]") && top.contains("case $line[1] in"));
         assert!(run.contains("'::kernel_file "));
         assert!(script(Shell::Zsh).contains("_axvm_disk() {") && script(Shell::Zsh).contains(":WHERE:_axvm_where'"));
+        assert!(zsh.contains("pmu=on|off]:_axvm_cpu' \\\n") && zsh.contains("_axvm_cpu() {"));
+        assert!(zsh.contains("_axvm_words host ivybridge") && !zsh.contains("))' \\\n'--pin"));
         assert!(script(Shell::Fish).contains("-gt 2; and not __fish_seen_subcommand_from status"));
     }
 }

@@ -16,6 +16,8 @@ use crate::report::{Line, Verdict};
 const TIMER_VECTOR: u8 = 33;
 const DEADLINE_VECTOR: u8 = 35;
 const EFER: u32 = 0xc000_0080;
+/// First leaf of AMD's range of CPUID.
+const EXTENDED: u32 = 0x8000_0000;
 const TSC_DEADLINE: u32 = 0x6e0;
 /// The 16-bit code is copied here; the page number is the vector of the SIPI.
 const TRAMPOLINE: u64 = 0x1_0000;
@@ -45,7 +47,7 @@ pub fn modes(line: &mut Line) -> Verdict {
     line.check(cpu::read_msr(EFER) & 0x500 == 0x500, "EFER has no LME and LMA")
 }
 
-/// A hypervisor shows itself, and the number of processors is that of the MADT.
+/// A hypervisor shows itself, and the number of processors is that of the MADT; what only some guests are told of is named.
 pub fn cpuid(line: &mut Line) -> Verdict {
     let [_, ebx, ecx, edx] = cpu::cpuid(1);
     line.check(ecx & 1 << 31 != 0, "no hypervisor bit in leaf 1")?;
@@ -56,7 +58,17 @@ pub fn cpuid(line: &mut Line) -> Verdict {
     }
     line.check(edx & 0x0600_0200 == 0x0600_0200, "leaf 1 lacks SSE, SSE2 or APIC")?;
     line.check(ebx >> 24 == apic::id().into(), "initial APIC id in leaf 1 is not the local APIC's")?;
-    line.text(" logical ").decimal((ebx >> 16 & 0xff).into()).text(" per package");
+    line.text(" logical ").decimal((ebx >> 16 & 0xff).into()).text(" per package,");
+    let amd = if cpu::cpuid(EXTENDED)[0] > EXTENDED { cpu::cpuid(EXTENDED + 1)[2] } else { 0 };
+    let counters = cpu::cpuid(0)[0] >= 0xa && cpu::cpuid(0xa)[0] & 0xff != 0;
+    let parts =
+        [(ecx & 1 << 5 != 0, " VMX"), (amd & 1 << 2 != 0, " SVM"), (counters || amd & 1 << 23 != 0, " counters")];
+    parts.iter().filter(|(there, _)| *there).for_each(|(_, name)| {
+        line.text(name);
+    });
+    if parts.iter().all(|(there, _)| !there) {
+        line.text(" no VMX, SVM or counters");
+    }
     Ok(())
 }
 

@@ -105,6 +105,7 @@ fn survey() -> Survey {
         memory_slots: 32764,
         tsc_deadline: true,
         x2apic_api: true,
+        pmu_disable: true,
         tsc_control: true,
     };
     let answers = CAPABILITIES.iter().map(|capability| (capability, true)).collect();

@@ -114,6 +114,9 @@ pub struct Capabilities {
     pub tsc_deadline: bool,
     /// APIC ids above 254 work (`Vm::enable_x2apic_api`).
     pub x2apic_api: bool,
+    /// A VM can be without performance counters ([`Vm::disable_pmu`](crate::Vm::disable_pmu)): Linux 5.18. A KVM that
+    /// has none for any guest says no as well.
+    pub pmu_disable: bool,
     /// A vCPU's TSC may run at another frequency than the host's.
     pub tsc_control: bool,
 }
@@ -136,6 +139,7 @@ impl Capabilities {
             memory_slots: fd.get_nr_memslots() as u32,
             tsc_deadline: has(fd, kvm::KVM_CAP_TSC_DEADLINE_TIMER),
             x2apic_api: has(fd, kvm::KVM_CAP_X2APIC_API),
+            pmu_disable: has(fd, kvm::KVM_CAP_PMU_CAPABILITY),
             tsc_control: has(fd, kvm::KVM_CAP_TSC_CONTROL),
         }
     }

@@ -165,6 +165,16 @@ impl Vm {
         Ok(())
     }
 
+    /// Takes KVM's performance counters from this VM: RDPMC faults, and nothing on the host counts for it. A guest that
+    /// is told of none could use them otherwise: AMD's oldest have no bit in CPUID at all.
+    ///
+    /// Call it before the first vCPU; `Capabilities::pmu_disable` says whether it can work.
+    pub fn disable_pmu(&self) -> Result<(), KvmError> {
+        let mut cap = kvm::kvm_enable_cap { cap: kvm::KVM_CAP_PMU_CAPABILITY, ..Default::default() };
+        cap.args[0] = kvm::KVM_PMU_CAP_DISABLE.into();
+        self.fd.enable_cap(&cap).map_err(step("take the performance counters away (KVM_CAP_PMU_CAPABILITY)"))
+    }
+
     /// Whether vCPUs start in x2APIC mode.
     pub(crate) fn x2apic(&self) -> bool {
         self.x2apic.load(Ordering::Relaxed)

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use axvm_arch::msr;
 use axvm_arch::registers::CpuState;
-use axvm_boot::cpu::Explained;
+use axvm_boot::cpu::{CpuModel, Explained};
 use axvm_boot::plan::Plan;
 use axvm_boot::read_at::ReadAt;
 use axvm_boot::{acpi, command_line, cpu, linux, mp};
@@ -134,6 +134,9 @@ impl Resources {
         if x2apic_ids {
             vm.enable_x2apic_api()?;
         }
+        if !spec.cpu.pmu && self.kvm.capabilities().pmu_disable {
+            vm.disable_pmu()?;
+        }
         steps.done("vm", || "memory slots, PIC, IOAPIC, local APICs, PIT".into());
 
         // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
@@ -223,22 +226,34 @@ impl Resources {
         let supported_msrs = self.kvm.supported_msrs()?;
         let msrs = cpu::msrs(&supported_msrs);
         let config = cpu::CpuConfig {
-            template: spec.cpu,
+            model: spec.cpu,
             tsc_deadline: capabilities.tsc_deadline,
             tsc_khz: vm.tsc_khz(),
             tsc_aux: supported_msrs.contains(&msr::TSC_AUX),
         };
-        let missing = cpu::missing_features(&supported, spec.cpu);
+        let missing = cpu::missing_features(&supported, spec.cpu.template);
         if !missing.is_empty() {
             self.events.warn(|| Event::Warning {
                 from: "--cpu ivybridge",
                 message: format!("this host lacks {}; the guest does without", missing.join(", ")),
             });
         }
-        let groundless = cpu::groundless(&supported, &config);
-        if !groundless.is_empty() {
-            Steps::start(&self.events).done("cpuid", || format!("guests are not told of {}", Explained(&groundless)));
+        for option in cpu::missing_options(&supported, spec.cpu) {
+            self.events.warn(|| Event::Warning { from: "--cpu", message: option.to_string() });
         }
+        let groundless = cpu::groundless(&supported, &config);
+        Steps::start(&self.events).done("cpuid", || {
+            let told = if groundless.is_empty() {
+                String::new()
+            } else {
+                format!("; guests are not told of {}", Explained(&groundless))
+            };
+            let kvm_counts = !spec.cpu.pmu && !capabilities.pmu_disable && cpu::has_pmu(&supported);
+            let counts = if kvm_counts { " (told of none; KVM before Linux 5.18 counts all the same)" } else { "" };
+            let on_off = |on| if on { "on" } else { "off" };
+            let CpuModel { template, nested, pmu } = spec.cpu;
+            format!("{template}, nested {}, pmu {}{counts}{told}", on_off(nested), on_off(pmu))
+        });
         let create = |(n, &id): (usize, &u32)| {
             let cpuid = cpu::leaves(&supported, &spec.topology, n as u32, &config);
             let bsp = n == 0;

@@ -14,6 +14,7 @@
 
 use std::sync::Arc;
 
+use axvm_arch::registers::SystemRegisters;
 use axvm_console::{Port, PortState, PortStateError};
 use axvm_devices::{ChipStateError, PciHostState, Pm1State, PmTimerState, RtcState, UartState};
 use axvm_kvm::{KvmError, KvmVcpu, VcpuState, Vm, VmState};
@@ -95,6 +96,13 @@ pub enum SaveError {
          this process. Start it without ephemeral, on a copy of the image"
     )]
     Ephemeral(String),
+    /// The guest is a host.
+    #[error(
+        "Cannot save a machine whose guest uses virtualization itself (vCPU {0}; --cpu ...,nested=on): what a guest of the \
+         guest is doing cannot be carried. End the guest's own machines and unload its kvm_intel or kvm_amd, or start the \
+         machine with nested=off"
+    )]
+    Nested(usize),
     /// KVM does not give the state.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -157,9 +165,16 @@ impl Machine {
             let saved = self.visit_held(index, KvmVcpu::save).ok_or(SaveError::Ended)?;
             Ok(saved?)
         });
+        let vcpus = vcpus.collect::<Result<Vec<_>, SaveError>>()?;
         let command_line = self.command_line().to_owned();
-        Ok(SavedMachine { command_line, com1, hvc0, debug, parts, vm, vcpus: vcpus.collect::<Result<_, SaveError>>()? })
+        refuse_hosts(vcpus.iter().map(|vcpu| &vcpu.system))?;
+        Ok(SavedMachine { command_line, com1, hvc0, debug, parts, vm, vcpus })
     }
+}
+
+/// Refuses a machine with a vCPU that runs, or could at once run, a guest of the guest.
+fn refuse_hosts<'a>(mut vcpus: impl Iterator<Item = &'a SystemRegisters>) -> Result<(), SaveError> {
+    vcpus.position(SystemRegisters::virtualizes).map_or(Ok(()), |vcpu| Err(SaveError::Nested(vcpu)))
 }
 
 impl SavedMachine {
@@ -252,5 +267,26 @@ impl Chip {
             ) => return Err(MismatchError::Kind(name.to_owned())),
         };
         restored.map_err(|source| MismatchError::Part { part: name.to_owned(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axvm_arch::registers::{cr4, efer};
+
+    #[test]
+    fn a_machine_whose_guest_is_a_host_is_not_saved() {
+        let idle = SystemRegisters { cr4: cr4::PAE, efer: efer::LME | efer::LMA, ..SystemRegisters::default() };
+        let vmx = SystemRegisters { cr4: idle.cr4 | cr4::VMXE, ..idle };
+        let svm = SystemRegisters { efer: idle.efer | efer::SVME, ..idle };
+        assert!(refuse_hosts([idle, idle].iter()).is_ok());
+        for host in [vmx, svm] {
+            let why = refuse_hosts([idle, host].iter()).unwrap_err().to_string();
+            assert!(
+                why.contains("vCPU 1; --cpu ...,nested=on") && why.contains("End the guest's own machines"),
+                "{why}"
+            );
+        }
     }
 }

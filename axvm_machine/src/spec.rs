@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use axvm_arch::cpuid::Topology;
 use axvm_boot::acpi::Acpi;
 use axvm_boot::contradiction::contradictions;
-use axvm_boot::cpu::CpuTemplate;
+use axvm_boot::cpu::CpuModel;
 use axvm_boot::linux::Entry;
 use axvm_boot::plan::{Plan, PlanError, VirtioKind};
 use axvm_memory::{PageSize, RamConfig};
@@ -33,7 +33,7 @@ pub struct MachineSpec {
     /// vCPUs and their grouping.
     pub topology: Topology,
     /// The CPU model.
-    pub cpu: CpuTemplate,
+    pub cpu: CpuModel,
     /// Host CPU of each vCPU; empty: the host's scheduler decides.
     pub pins: Vec<usize>,
     /// Guest RAM.
@@ -72,7 +72,7 @@ impl MachineSpec {
             append: String::new(),
             entry: None,
             topology: Topology::flat(1),
-            cpu: CpuTemplate::Host,
+            cpu: CpuModel::default(),
             pins: Vec::new(),
             memory: RamConfig::new(512 << 20),
             acpi: Acpi::Full,

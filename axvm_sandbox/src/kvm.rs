@@ -55,7 +55,7 @@ pub(crate) const MAKER: &[u64] = &[
     0x4040_ae77, // KVM_CREATE_PIT2
     0x4008_ae6a, // KVM_SET_GSI_ROUTING
     0x4040_ae79, // KVM_IOEVENTFD
-    0x4068_aea3, // KVM_ENABLE_CAP: 32-bit APIC ids
+    0x4068_aea3, // KVM_ENABLE_CAP: 32-bit APIC ids, no performance counters
     0x4008_ae90, // KVM_SET_CPUID2
     0x4008_ae89, // KVM_SET_MSRS
     0x4090_ae82, // KVM_SET_REGS

@@ -78,6 +78,7 @@ const UINTR: Feature = Feature(L7_EDX, 5, "uintr");
 const ARCH_LBR: Feature = Feature(L7_EDX, 19, "arch_lbr");
 const IBT: Feature = Feature(L7_EDX, 20, "ibt");
 const AMX_TILE: Feature = Feature(L7_EDX, 24, "amx_tile");
+const ARCH_PERFMON: Feature = Feature(L7_1_EAX, 8, "arch_perfmon_ext");
 const AVX10: Feature = Feature(L7_1_EDX, 19, "avx10");
 const APX: Feature = Feature(L7_1_EDX, 21, "apx");
 const XSAVEC: Feature = Feature(LD1_EAX, 1, "xsavec");
@@ -164,6 +165,7 @@ const RULES: &[(Feature, &[Ground])] = &[
     (Feature(X1_EDX, 27, "rdtscp"), &[On(TSC), TscAux]), (Feature(L7_ECX, 22, "rdpid"), &[TscAux]),
     // Performance counters.
     (Feature(L1_ECX, 15, "pdcm"), &[On(MSR), Counters]), (ARCH_LBR, &[On(MSR), Counters]),
+    (ARCH_PERFMON, &[Counters]),
 ];
 
 /// Components of XCR0 that are of use only to these features; a group goes as a whole.
@@ -192,6 +194,7 @@ const DETAILS: &[(u32, Feature)] = &[
     (0x1c, ARCH_LBR),
     (0x1d, AMX_TILE),
     (0x1e, AMX_TILE),
+    (0x23, ARCH_PERFMON),
     (0x24, AVX10),
     (EXTENDED + 0xa, SVM),
     (EXTENDED + 0x1b, IBS),
@@ -325,12 +328,13 @@ fn halves(value: u64) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::CpuModel;
     use super::*;
     use axvm_arch::cpuid::CpuidEntry;
     use proptest::prelude::*;
 
     const ALL_MSRS: CpuConfig =
-        CpuConfig { template: super::super::CpuTemplate::Host, tsc_deadline: true, tsc_khz: None, tsc_aux: true };
+        CpuConfig { model: CpuModel::ALL_OF_HOST, tsc_deadline: true, tsc_khz: None, tsc_aux: true };
 
     fn entry(function: u32, index: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> CpuidEntry {
         CpuidEntry { function, index, indexed: index > 0 || function == 0xd, eax, ebx, ecx, edx }
@@ -474,7 +478,10 @@ mod tests {
         assert!(leaves.get(0x14, 0).is_some());
         let mut host = complete();
         host.iter_mut().find(|entry| entry.function == 0xa).unwrap().eax = 0;
-        assert_eq!(Explained(&closed(&host).1).to_string(), "pdcm, arch_lbr (no performance counters)");
+        assert_eq!(
+            Explained(&closed(&host).1).to_string(),
+            "pdcm, arch_lbr, arch_perfmon_ext (no performance counters)"
+        );
     }
 
     #[test]

@@ -20,8 +20,8 @@ use super::word::{L1_ECX, L7_EBX, L7_ECX, L7_EDX, LD1_EAX, Word, X1_ECX, X1_EDX,
 const LAST_BASIC: u32 = 0xd;
 /// First leaf of the hypervisor's range.
 const HYPERVISOR: u32 = 0x4000_0000;
-/// AMD's virtualization, for nested guests.
-const SVM: u32 = 0x8000_000a;
+/// Performance counters: version in EAX 7 to 0, their number in 15 to 8.
+const COUNTERS: u32 = 0xa;
 /// Leaf 1 EAX: extended model 3, family 6, model 0xe, stepping 4.
 const SIGNATURE: u32 = 0x306e4;
 const NAME: &str = "Intel Xeon Processor E5 v2 (Ivy Bridge)";
@@ -55,8 +55,8 @@ const ALLOWED: [(Word, Bits); 5] = [
     ]),
     // Microcode for old processors.
     (L7_EDX, &[(10, "md_clear"), (26, "ibrs, ibpb"), (27, "stibp"), (28, "flush_l1d"), (31, "ssbd")]),
-    // AMD: they describe the topology.
-    (X1_ECX, &[(1, "cmp_legacy"), (22, "topoext")]),
+    // AMD: what describes the topology; virtualization and counters, in the place of Intel's.
+    (X1_ECX, &[(1, "cmp_legacy"), (2, "svm"), (22, "topoext"), (23, "perfctr_core")]),
     // AMD repeats leaf 1 EDX here. Its own are not among them: MMXEXT, FXSR_OPT and 3DNow!.
     (X1_EDX, &[
         (0, "fpu"), (1, "vme"), (2, "de"), (3, "pse"), (4, "tsc"), (5, "msr"), (6, "pae"), (7, "mce"), (8, "cx8"),
@@ -71,7 +71,7 @@ const ALLOWED: [(Word, Bits); 5] = [
     ]),
 ];
 
-/// Cuts `leaves` down to Ivy Bridge.
+/// Cuts `leaves` down to Ivy Bridge, with all that options can ask for.
 pub(super) fn apply(leaves: &mut Leaves) {
     let vendor = leaves.vendor();
     let last_extended = EXTENDED + if vendor == Vendor::Amd { 0x1e } else { 8 };
@@ -81,7 +81,7 @@ pub(super) fn apply(leaves: &mut Leaves) {
         }
     }
     leaves.retain(|entry| match (entry.function, entry.index) {
-        (7, 1..) | (0xd, 3..) | (SVM, _) => false,
+        (7, 1..) | (0xd, 3..) => false,
         (0..=LAST_BASIC | HYPERVISOR..EXTENDED, _) => true,
         (function, _) => (EXTENDED..=last_extended).contains(&function),
     });
@@ -98,6 +98,7 @@ pub(super) fn apply(leaves: &mut Leaves) {
         leaf.eax = leaf.eax & !0xff00 | 48 << 8;
     }
     extended_state(leaves);
+    counters(leaves);
     if vendor == Vendor::Intel {
         rename(leaves);
     }
@@ -130,6 +131,16 @@ fn extended_state(leaves: &mut Leaves) {
     if let Some(leaf) = leaves.get_mut(0xd, 1) {
         (leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0); // no supervisor state, no compaction
     }
+}
+
+/// Version 3 of performance monitoring: four counters for each thread, three for fixed events, seven events by name.
+fn counters(leaves: &mut Leaves) {
+    let Some(leaf) = leaves.get_mut(COUNTERS, 0) else { return };
+    let at_most = |shift: u32, most: u32| (leaf.eax >> shift & 0xff).min(most) << shift;
+    leaf.eax = at_most(0, 3) | at_most(8, 4) | leaf.eax & 0xff_0000 | at_most(24, 7);
+    leaf.ebx &= 0x7f;
+    leaf.ecx = 0; // fixed counters by mask, of version 5
+    leaf.edx = leaf.edx & !0x1f | (leaf.edx & 0x1f).min(3);
 }
 
 fn rename(leaves: &mut Leaves) {

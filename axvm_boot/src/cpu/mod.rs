@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   KVM's supported set --template--> --always--> hypervisor bit, x2APIC, TSC deadline, KVM's own leaves
-//!      (the host)       host: all     --consistency-> nothing that lacks what it stands on
-//!                       ivybridge: less --per vCPU-> APIC id, cores, threads, shared caches
+//!      (the host)       host: all     --options-> no virtualization, no PMU, unless asked for
+//!                       ivybridge: less --consistency-> nothing that lacks what it stands on
+//!                                       --per vCPU-> APIC id, cores, threads, shared caches
 //! ```
 //!
 //! Spec: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; Linux
@@ -13,67 +14,24 @@
 mod consistency;
 mod ivybridge;
 mod leaves;
+mod model;
 mod msr;
 mod topology;
 mod word;
 
-use std::fmt;
-use std::str::FromStr;
-
 use axvm_arch::cpuid::{CpuidEntry, Topology};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use leaves::Leaves;
 
 pub use consistency::{Explained, Groundless};
+pub use model::{CpuModel, CpuModelError, CpuTemplate, OptionLacking};
 pub use msr::msrs;
-
-/// Which processor the guest sees. Its text is what command line, settings file and schema say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum CpuTemplate {
-    /// Everything KVM supports on this host
-    #[default]
-    Host,
-    /// What a Xeon E5 v2 (2013) has: no AVX2, BMI, FMA, MOVBE, RDSEED ...
-    IvyBridge,
-}
-
-impl CpuTemplate {
-    /// Every template.
-    pub const ALL: [CpuTemplate; 2] = [CpuTemplate::Host, CpuTemplate::IvyBridge];
-}
-
-impl fmt::Display for CpuTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            CpuTemplate::Host => "host",
-            CpuTemplate::IvyBridge => "ivybridge",
-        })
-    }
-}
-
-/// A processor that AxVM has no template for.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("Unknown CPU {0:?}: say host or ivybridge")]
-pub struct UnknownCpu(String);
-
-impl FromStr for CpuTemplate {
-    type Err = UnknownCpu;
-
-    fn from_str(text: &str) -> Result<CpuTemplate, UnknownCpu> {
-        let known = CpuTemplate::ALL.into_iter().find(|template| template.to_string() == text);
-        known.ok_or_else(|| UnknownCpu(text.to_owned()))
-    }
-}
 
 /// How the vCPUs of one VM look, besides their topology.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuConfig {
     /// The processor to show.
-    pub template: CpuTemplate,
+    pub model: CpuModel,
     /// The host has the capability `KVM_CAP_TSC_DEADLINE_TIMER`.
     pub tsc_deadline: bool,
     /// TSC frequency, for guests that do not use kvmclock.
@@ -109,9 +67,10 @@ pub fn groundless(supported: &[CpuidEntry], config: &CpuConfig) -> Vec<Groundles
 /// What every vCPU is told alike, and what had to go for want of its ground.
 fn consistent(supported: &[CpuidEntry], config: &CpuConfig) -> (Leaves, Vec<Groundless>) {
     let mut leaves = Leaves::new(supported);
-    if config.template == CpuTemplate::IvyBridge {
+    if config.model.template == CpuTemplate::IvyBridge {
         ivybridge::apply(&mut leaves);
     }
+    model::apply(&mut leaves, config.model);
     if let Some(leaf) = leaves.get_mut(1, 0) {
         leaf.ecx |= HYPERVISOR | X2APIC;
         // KVM reports this one as a capability, not in its CPUID.
@@ -127,6 +86,16 @@ pub fn put_name(supported: &mut Vec<CpuidEntry>, name: &str) {
     let mut leaves = Leaves::new(supported);
     leaves.put_name(name);
     *supported = leaves.into_entries();
+}
+
+/// Options of `model` that this host cannot give.
+pub fn missing_options(supported: &[CpuidEntry], model: CpuModel) -> Vec<OptionLacking> {
+    model::lacking(&Leaves::new(supported), model)
+}
+
+/// Whether KVM has performance counters for guests here.
+pub fn has_pmu(supported: &[CpuidEntry]) -> bool {
+    model::has_pmu(&Leaves::new(supported))
 }
 
 /// Features of `template` that this host cannot give, by their names in /proc/cpuinfo.

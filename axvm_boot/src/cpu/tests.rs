@@ -73,7 +73,11 @@ const SHAPES: [Topology; 5] = [
 ];
 
 fn made(supported: &[CpuidEntry], topology: Topology, vcpu: u32, template: CpuTemplate) -> Leaves {
-    let config = CpuConfig { template, tsc_deadline: true, tsc_khz: None, tsc_aux: true };
+    with_options(supported, topology, vcpu, CpuModel { template, ..CpuModel::default() })
+}
+
+fn with_options(supported: &[CpuidEntry], topology: Topology, vcpu: u32, model: CpuModel) -> Leaves {
+    let config = CpuConfig { model, tsc_deadline: true, tsc_khz: None, tsc_aux: true };
     Leaves::new(&leaves(supported, &topology, vcpu, &config))
 }
 
@@ -222,9 +226,9 @@ fn the_tsc_frequency_is_told_when_known() {
 }
 
 #[test]
-fn host_template_changes_no_other_feature() {
+fn host_template_with_all_options_changes_no_other_feature() {
     for supported in [intel(), amd()] {
-        let leaves = on_host(&supported, TWO_SOCKETS, 0);
+        let leaves = with_options(&supported, TWO_SOCKETS, 0, CpuModel::ALL_OF_HOST);
         for (function, index) in [(7, 0), (7, 1), (0xd, 0), (0xd, 1), (0xd, 5)] {
             let original = supported.iter().find(|entry| (entry.function, entry.index) == (function, index));
             assert_eq!(leaves.get(function, index), original);
@@ -306,16 +310,100 @@ fn a_host_that_reports_nothing_is_no_reason_to_panic() {
     }
 }
 
+const OFF: CpuModel = CpuModel { template: CpuTemplate::Host, nested: false, pmu: false };
+const NESTED: CpuModel = CpuModel { nested: true, ..OFF };
+const PMU: CpuModel = CpuModel { pmu: true, ..OFF };
+
+/// Bit `bit` of a register of `function`, subleaf `index`; registers are counted from EAX.
+fn bit(leaves: &Leaves, (function, index): (u32, u32), register: usize, bit: u32) -> u32 {
+    let leaf = leaves.get(function, index).copied().unwrap_or_default();
+    [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx][register] >> bit & 1
+}
+
 #[test]
-fn a_template_is_the_same_word_everywhere() {
-    for template in CpuTemplate::ALL {
-        let word = template.to_string();
-        assert_eq!(word.parse(), Ok(template));
-        assert_eq!(serde_json::to_value(template).unwrap(), word);
-        assert!(schemars::schema_for!(CpuTemplate).as_value().to_string().contains(&format!("\"const\":\"{word}\"")));
+fn no_guest_can_be_a_host_unless_asked_for() {
+    for (template, model) in
+        [CpuTemplate::Host, CpuTemplate::IvyBridge].map(|t| (t, CpuModel { template: t, ..NESTED }))
+    {
+        let off = CpuModel { nested: false, ..model };
+        let seen = |supported: &[CpuidEntry], model| {
+            let leaves = with_options(supported, TWO_SOCKETS, 0, model);
+            (bit(&leaves, (1, 0), 2, 5), bit(&leaves, (0x8000_0001, 0), 2, 2), leaves.get(0x8000_000a, 0).is_some())
+        };
+        assert_eq!((seen(&intel(), off).0, seen(&intel(), model).0), (0, 1), "{template}: VMX");
+        assert_eq!(seen(&amd(), off), (0, 0, false), "{template}: SVM and its leaf");
+        assert_eq!(seen(&amd(), model), (1, 1, true), "{template}");
     }
-    assert_eq!(
-        "haswell".parse::<CpuTemplate>().unwrap_err().to_string(),
-        "Unknown CPU \"haswell\": say host or ivybridge"
-    );
+}
+
+#[test]
+fn no_guest_measures_the_processor_unless_asked_for() {
+    const BITS: [((u32, u32), usize, u32, &str); 12] = [
+        ((1, 0), 2, 2, "dtes64"),
+        ((1, 0), 2, 4, "ds_cpl"),
+        ((1, 0), 2, 15, "pdcm"),
+        ((1, 0), 3, 21, "ds"),
+        ((7, 0), 1, 25, "intel_pt"),
+        ((7, 0), 3, 19, "arch_lbr"),
+        ((7, 1), 0, 8, "arch_perfmon_ext"),
+        ((0x8000_0001, 0), 2, 10, "ibs"),
+        ((0x8000_0001, 0), 2, 23, "perfctr_core"),
+        ((0x8000_0001, 0), 2, 24, "perfctr_nb"),
+        ((0x8000_0001, 0), 2, 27, "ptsc"),
+        ((0x8000_0001, 0), 2, 28, "perfctr_llc"),
+    ];
+    let mut supported = intel();
+    supported.extend([0x1c, 0x23, 0x8000_001b, 0x8000_0022].map(|function| leaf(function, [1; 4])));
+    supported.iter_mut().find(|entry| entry.function == 0xa).unwrap().edx = 0x603;
+    let [off, on] = [OFF, PMU].map(|model| with_options(&supported, TWO_SOCKETS, 0, model));
+    for (at, register, number, name) in BITS {
+        assert_eq!(bit(&off, at, register, number), 0, "{name}");
+        assert_eq!(bit(&on, at, register, number), 1, "{name}");
+    }
+    assert_eq!(*off.get(0xa, 0).unwrap(), leaf(0xa, [0; 4]));
+    assert_eq!(*on.get(0xa, 0).unwrap(), leaf(0xa, [2, 0, 0, 0x603]));
+    for function in [0x14, 0x1c, 0x23, 0x8000_001b, 0x8000_0022] {
+        assert_eq!((off.get(function, 0).is_some(), on.get(function, 0).is_some()), (false, true), "{function:#x}");
+    }
+}
+
+#[test]
+fn what_is_taken_out_by_choice_is_no_fault_of_the_host() {
+    let config = CpuConfig { tsc_deadline: true, tsc_aux: true, ..CpuConfig::default() };
+    let of_host = CpuConfig { model: CpuModel::ALL_OF_HOST, ..config };
+    let names = |config| groundless(&intel(), config).into_iter().map(|taken| taken.feature).collect::<Vec<_>>();
+    let (ours, hosts) = (names(&config), names(&of_host));
+    assert!(ours.iter().all(|name| hosts.contains(name)), "{ours:?} {hosts:?}");
+    assert!(!ours.contains(&"pdcm") && !ours.contains(&"arch_lbr"), "{ours:?}");
+}
+
+#[test]
+fn ivybridge_counts_as_a_xeon_e5_v2_does() {
+    let mut supported = intel();
+    *supported.iter_mut().find(|entry| entry.function == 0xa).unwrap() = leaf(0xa, [0x0c30_0806, 0x80, 0xf, 0x8604]);
+    let counters = |model: CpuModel| *with_options(&supported, TWO_SOCKETS, 0, model).get(0xa, 0).unwrap();
+    let ivybridge = CpuModel { template: CpuTemplate::IvyBridge, ..PMU };
+    assert_eq!(counters(ivybridge), leaf(0xa, [0x0730_0403, 0, 0, 0x8603]));
+    assert_eq!(counters(CpuModel { pmu: false, ..ivybridge }), leaf(0xa, [0; 4]));
+    assert_eq!(counters(PMU), leaf(0xa, [0x0c30_0806, 0x80, 0xf, 0x8604]), "the host's are all there");
+}
+
+#[test]
+fn options_that_the_host_cannot_give_say_what_to_do_there() {
+    let bare = |host: Vec<CpuidEntry>| {
+        let no_counters = |entry| if let CpuidEntry { function: 0xa, .. } = entry { leaf(0xa, [0; 4]) } else { entry };
+        host.into_iter().map(bare).map(no_counters).collect::<Vec<_>>()
+    };
+    let said = |supported: &[CpuidEntry], model| {
+        missing_options(supported, model).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    for supported in [intel(), amd()] {
+        assert!(missing_options(&supported, CpuModel::ALL_OF_HOST).is_empty());
+        assert!(missing_options(&bare(supported), OFF).is_empty(), "not asked for, not missed");
+    }
+    assert!(said(&bare(intel()), NESTED).contains("sudo modprobe -r kvm_intel; sudo modprobe kvm_intel nested=1"));
+    assert!(said(&bare(amd()), NESTED).contains("sudo modprobe kvm_amd nested=1"));
+    let both = said(&bare(intel()), CpuModel::ALL_OF_HOST);
+    assert!(both.contains("no virtualization (VMX or SVM)") && both.contains("enable_pmu has to be Y"), "{both}");
+    assert!(has_pmu(&intel()) && has_pmu(&amd()) && !has_pmu(&bare(amd())));
 }

@@ -156,7 +156,7 @@ mod tests {
             ("--grace=ten", "--grace ten: not a whole number"),
             ("selftest -c 256", "--cpus 256: 256 is not in 1..=255"),
             ("ctl web balloon x", "SIZE x: not a size; write a number with K, M, G or T, such as 512M or 4G"),
-            ("run --cpu pentium", "--cpu pentium: not one of host, ivybridge"),
+            ("run --cpu pentium", "--cpu pentium: 'pentium' is not one of host, ivybridge"),
             ("run --verbose=x", "--verbose x: not one of on, off"),
             ("run --name", "--name: a value is missing; write --name <NAME>"),
             ("run --sandbox", "--sandbox: a value is missing; there are on, off"),

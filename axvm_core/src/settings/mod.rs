@@ -28,7 +28,7 @@ mod words;
 use std::path::PathBuf;
 
 use axvm_boot::acpi::Acpi;
-use axvm_boot::cpu::CpuTemplate;
+use axvm_boot::cpu::CpuModel;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
 use axvm_virtio::block::DiskConfig;
@@ -37,7 +37,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::error::ConfigError;
 use setting::settings;
-use words::{Switch, on_off, words};
+use words::{Switch, on_off, words, words_and_parts};
 
 pub use file::{SettingsFault, parse, read};
 pub use parts::{Amount, Cpus, Memory};
@@ -138,9 +138,10 @@ settings! {
         #[arg(long, value_parser = words::<Entry>(), help_heading = HARDWARE)]
         pub entry: Option<Entry>,
 
-        /// CPU model shown to the guest [default: host]
-        #[arg(long, value_parser = words::<CpuTemplate>(), help_heading = HARDWARE)]
-        pub cpu: Option<CpuTemplate> = CpuTemplate::Host,
+        /// CPU model shown to the guest; nested=on: guests of the guest, pmu=on: performance counters [default: host]
+        #[arg(long, value_name = "MODEL[,nested=on|off][,pmu=on|off]", help_heading = HARDWARE)]
+        #[arg(value_parser = words_and_parts::<CpuModel>())]
+        pub cpu: Option<CpuModel> = CpuModel::default(),
 
         /// Host CPUs for the vCPUs, one each, in order: 0-9,20-29
         #[arg(long, value_name = "LIST", help_heading = HARDWARE)]

@@ -5,10 +5,17 @@
 //!                                               <--serde---                              the word typed
 //! ```
 //!
+//! A value may also begin with one of the words and have parts after it: `host,pmu=on`. Then the type's `FromStr` reads it.
+//!
 //! Words and help come from the schema of the type, which is that of the settings file: there is one list of them.
 
-use clap::Arg;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use std::error::Error as StdError;
+use std::ffi::OsStr;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
+use clap::{Arg, Command};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::de::value::{Error, StrDeserializer};
@@ -19,10 +26,39 @@ pub fn words<T>() -> impl TypedValueParser<Value = T>
 where
     T: JsonSchema + DeserializeOwned + Clone + Send + Sync + 'static,
 {
+    PossibleValuesParser::new(of_schema::<T>()).try_map(|word| T::deserialize(StrDeserializer::<Error>::new(&word)))
+}
+
+/// Takes what begins with a word of an enumeration; help and completion tell these words.
+pub fn words_and_parts<T>() -> impl TypedValueParser<Value = T>
+where
+    T: JsonSchema + FromStr<Err: StdError + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    WithParts(PhantomData::<fn() -> T>)
+}
+
+#[derive(Clone)]
+struct WithParts<T>(PhantomData<fn() -> T>);
+
+impl<T> TypedValueParser for WithParts<T>
+where
+    T: JsonSchema + FromStr<Err: StdError + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        StringValueParser::new().try_map(|text| text.parse::<T>()).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(of_schema::<T>().into_iter()))
+    }
+}
+
+/// The words of a type's schema.
+fn of_schema<T: JsonSchema>() -> Vec<PossibleValue> {
     let choices = T::json_schema(&mut SchemaGenerator::default());
-    let words: Vec<PossibleValue> =
-        choices.get("oneOf").and_then(Value::as_array).into_iter().flatten().filter_map(word).collect();
-    PossibleValuesParser::new(words).try_map(|word| T::deserialize(StrDeserializer::<Error>::new(&word)))
+    choices.get("oneOf").and_then(Value::as_array).into_iter().flatten().filter_map(word).collect()
 }
 
 /// One choice of a schema: its word, and the first paragraph of what is said about it.
@@ -55,10 +91,9 @@ impl Switch for Arg {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axvm_boot::cpu::CpuTemplate;
+    use axvm_boot::cpu::{CpuModel, CpuTemplate};
     use axvm_boot::linux::Entry;
     use axvm_memory::PageSize;
-    use clap::Command;
     use std::fmt::Debug;
 
     /// Every word of a type that is typed as `values` show themselves.
@@ -80,7 +115,16 @@ mod tests {
     #[test]
     fn the_command_line_takes_what_a_type_is_shown_as() {
         are_the_words(&Entry::ALL);
-        are_the_words(&CpuTemplate::ALL);
         are_the_words(&PageSize::ALL);
+    }
+
+    #[test]
+    fn a_word_may_have_parts_that_its_type_reads() {
+        let parser = words_and_parts::<CpuModel>();
+        let known: Vec<_> = parser.possible_values().unwrap().map(|word| word.get_name().to_owned()).collect();
+        assert_eq!(known, CpuTemplate::ALL.map(|template| template.to_string()));
+        let read = |text: &str| parser.parse_ref(&Command::new("x"), None, text.as_ref());
+        assert_eq!(read("host,nested=on,pmu=on").unwrap(), CpuModel::ALL_OF_HOST);
+        assert!(read("host,none=on").is_err() && read("none").is_err());
     }
 }

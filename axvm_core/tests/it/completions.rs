@@ -60,6 +60,9 @@ fn a_shell_knows_machines_and_the_words_of_values() {
             ("axvm run --cpus 4,", "4,sockets=", "4,ro"),
             ("axvm run --entry p", "pvh", "64"),
             ("axvm run --cpu ", "ivybridge", "web-1"),
+            ("axvm run --cpu h", "host", "ivybridge"),
+            ("axvm run --cpu host,", "host,nested=on", "host"),
+            ("axvm run --cpu host,nested=on,p", "host,nested=on,pmu=on", "host,nested=on,ro"),
         ] {
             let Some(offers) = offered(&place, shell, script, words) else { break };
             let has = |word: &str| offers.iter().any(|offer| offer == word);

@@ -120,7 +120,10 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("--frobnicate", &["no option --frobnicate", "axvm run --help"]),
             ("--kernel", &["--kernel: ", "a value is missing; write --kernel <FILE>"]),
             ("-k k --entry 16", &["--entry 16: not one of 32, 64, pvh, multiboot"]),
-            ("-k k --cpu pentium", &["--cpu pentium: not one of host, ivybridge"]),
+            ("-k k --cpu pentium", &["--cpu pentium: 'pentium' is not one of host, ivybridge"]),
+            ("-k k --cpu host,vmx=on", &["--cpu host,vmx=on: 'vmx=on' is unknown", "nested=on|off, pmu=on|off"]),
+            ("-k k --cpu host,pmu=1", &["--cpu host,pmu=1: 'pmu=1' is unknown", "nested=on|off, pmu=on|off"]),
+            ("-k k --cpu host,pmu=on,pmu=off", &["pmu= is given twice; say it once"]),
             ("-k k --grace soon", &["--grace soon", "not a whole number"]),
             ("-k k --grace -1", &["--grace -1", "0..=4294967295"]),
             ("-k k --timeout soon", &["--timeout soon", "not a time", "90s or 5m"]),
@@ -227,6 +230,7 @@ fn settings_errors_name_file_line_and_key() {
     write("type", b"kernel = 'k'\nmemory = '4G'");
     write("list", b"disk = 'disk.img'");
     write("enum", b"cpu = 'pentium'");
+    write("part", b"cpu = 'host,pmu=1'");
     write("number", b"entry = 32");
     write("bool", b"sandbox = 'on'");
     write("size", b"[memory]\nsize = '4X'");
@@ -255,6 +259,7 @@ fn settings_errors_name_file_line_and_key() {
             ("--config disk", &["settings disk:3:1", "'file' in [[disk]]; path = \"FILE\" is what names the image"]),
             ("--config type", &["settings type:2:10", "string \"4G\"", "[memory] with size = \"4G\""]),
             ("--config list", &["settings list:1:8", "[[disk]]", "path = "]),
+            ("--config part", &["settings part:1:7", "'pmu=1' is unknown", "nested=on|off, pmu=on|off"]),
             ("--config enum", &["settings enum:1:7", "'pentium'", "host", "ivybridge"]),
             ("--config number", &["settings number:1:9", "\"32\", \"64\", \"pvh\", \"multiboot\""]),
             ("--config bool", &["settings bool:1:11", "string \"on\"", "boolean"]),

@@ -21,6 +21,35 @@ fn a_guest_without_acpi_finds_and_starts_every_processor() {
     assert!(errors.contains("4 created, APIC ids up to 3; the kernel finds 0 by ACPI, 4 by the MP table"), "{errors}");
 }
 
+/// What a guest has to ask for, and what is said where the host has none of it.
+#[test]
+fn virtualization_and_counters_are_off_unless_asked_for_and_what_the_host_lacks_is_told() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let run = |cpu: &str| place.run(&format!("run --kernel guest.elf --memory 64M --cpus 1 -v --on-reboot end {cpu}"));
+    let lacks =
+        ["no virtualization (VMX or SVM); the guest does without", "no performance counters; the guest does without"];
+    for (cpu, told) in [("", "host, nested off, pmu off"), ("--cpu ivybridge", "ivybridge, nested off, pmu off")] {
+        let (code, said, errors) = run(cpu);
+        assert!(code == 0 && errors.contains(told), "{cpu}: {errors}");
+        assert!(said.contains("AXVM cpuid ok") && said.contains(", no VMX, SVM or counters"), "{said}");
+        assert!(lacks.iter().all(|lack| !errors.contains(lack)), "not asked for, not missed: {errors}");
+    }
+    let (code, said, errors) = run("--cpu host,nested=on,pmu=on");
+    assert!(code == 0 && errors.contains("host, nested on, pmu on"), "{errors}");
+    // The guest has it, or its user is told why not and what to do.
+    for (lack, seen, remedy) in
+        [(lacks[0], [" VMX", " SVM"], "nested=1"), (lacks[1], [" counters", " counters"], "enable_pmu")]
+    {
+        let has =
+            said.lines().any(|line| line.starts_with("AXVM cpuid ok") && seen.iter().any(|word| line.contains(word)));
+        let has = has && !said.contains("no VMX, SVM or counters");
+        assert_eq!(errors.contains(lack) && errors.contains(remedy), !has, "{seen:?}: {said} {errors}");
+    }
+}
+
 #[test]
 fn tables_for_processors_alone_suffice_to_start_all_and_to_power_off() {
     if !has_kvm() {

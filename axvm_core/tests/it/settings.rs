@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 57] = [
+const OPTIONS: [&[&str]; 59] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -60,6 +60,8 @@ const OPTIONS: [&[&str]; 57] = [
     &["--entry", "multiboot"],
     &["--cpu", "host"],
     &["--cpu", "ivybridge"],
+    &["--cpu", "host,nested=on"],
+    &["--cpu", "ivybridge,pmu=on,nested=off"],
     &["--pin", "0-9,20,1023"],
     &["--acpi", "full"],
     &["--acpi", "cpus"],

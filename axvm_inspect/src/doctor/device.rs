@@ -8,7 +8,7 @@
 //!
 //! Source: KVM API 4.1 `KVM_GET_API_VERSION`, 4.2 `KVM_CREATE_VM`, 4.4 `KVM_CHECK_EXTENSION`; group(5).
 
-use axvm_boot::cpu::{CpuConfig, CpuTemplate, Explained, groundless, missing_features};
+use axvm_boot::cpu::{CpuConfig, CpuModel, CpuTemplate, Explained, groundless, missing_features};
 use axvm_kvm::{KvmError, Survey};
 
 use super::processor::{vendor_module, virtualization};
@@ -160,7 +160,9 @@ fn tsc(survey: &Survey) -> Row {
 
 /// Whether the processor, as KVM shows it, holds together. An emulated or masked one need not.
 fn cpuid(survey: &Survey) -> Row {
-    let config = CpuConfig { tsc_deadline: true, tsc_aux: true, ..CpuConfig::default() };
+    // With what only some guests ask for: it is the host that is looked at.
+    let model = CpuModel::ALL_OF_HOST;
+    let config = CpuConfig { model, tsc_deadline: true, tsc_aux: true, ..CpuConfig::default() };
     let groundless = groundless(&survey.cpuid, &config);
     let row = Row::ok(PART, "CPUID", "each feature has what it stands on");
     if groundless.is_empty() {

@@ -125,14 +125,14 @@ const SWITCHES: [Switch; 6] = [
     Switch {
         module: "kvm_intel",
         name: "nested",
-        what: "guests may use KVM themselves",
+        what: "with --cpu host,nested=on guests may use KVM themselves",
         cost: "guests cannot be hosts; other machines lose nothing",
         matters: false,
     },
     Switch {
         module: "kvm_amd",
         name: "nested",
-        what: "guests may use KVM themselves",
+        what: "with --cpu host,nested=on guests may use KVM themselves",
         cost: "guests cannot be hosts; other machines lose nothing",
         matters: false,
     },

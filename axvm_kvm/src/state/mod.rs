@@ -28,7 +28,7 @@
 //! bytes. A damaged state is an error that names its field.
 //!
 //! Spec: KVM API (Linux Documentation/virt/kvm/api.rst), chapter 4; Intel SDM volume 3, 11.4 "Local APIC", 14.5 "XSAVE".
-//! Left out: nested guests; the PDPTE registers of a 32-bit PAE guest, which KVM reads again from memory; ticks of the
+//! Left out: nested guests (a caller refuses to save what runs one); the PDPTE registers of a 32-bit PAE guest, which KVM reads again from memory; ticks of the
 //! PIT that KVM still owed; time that passes between save and restore, which the guest's clocks do not see.
 
 mod chips;

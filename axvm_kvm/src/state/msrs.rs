@@ -38,7 +38,7 @@ pub const LEFT_OUT: [LeftOut; 8] = [
     one(msr::kvm::WALL_CLOCK, "loading it makes KVM write into guest RAM at once"),
     one(msr::kvm::SYSTEM_TIME_OLD, "an older number of a register that is carried"),
     one(msr::kvm::ASYNC_PF_ACK, "writing it is an event, not a state"),
-    LeftOut { first: 0x480, last: 0x493, why: "what nested VMX can do; guests here have none" },
+    LeftOut { first: 0x480, last: 0x493, why: "what nested VMX can do: as on the host; in use, nothing is saved" },
     LeftOut { first: 0x4000_0000, last: 0x4000_0fff, why: "Hyper-V's, which no guest here is shown" },
 ];
 

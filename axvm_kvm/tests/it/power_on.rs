@@ -1,6 +1,6 @@
 //! A vCPU starts in the state it was given.
 
-use crate::common::{Bench, CODE, Special, flat_32bit, guest, kvm_or_skip};
+use crate::common::{Bench, CODE, Special, flat_32bit, guest, kvm_or_skip, say_skipped_for};
 use axvm_arch::cpuid::CpuidEntry;
 use axvm_arch::msr::{MTRR_DEF_TYPE, MTRR_ENABLE, MTRR_WRITE_BACK, Msr};
 
@@ -63,4 +63,25 @@ fn the_guest_sees_the_cpuid_msrs_and_fpu_it_was_given() {
     bench.run_to_report();
     let seen = [0x3000, 0x3004, 0x3008].map(|gpa| u32::from_le_bytes(bench.peek(gpa)));
     assert_eq!(seen, [0x22, 0x806, 0x37f]);
+}
+
+guest!(counts_with_the_first_counter, ".code32", "xor ecx, ecx", "rdpmc", "mov al, 1", "out 0x80, al", "hlt",);
+
+guest!(reports_a_fault, ".code32", "mov al, 13", "out 0x80, al", "hlt");
+
+/// CPUID tells this guest of all counters that KVM has: it is KVM that refuses them.
+#[test]
+fn a_vm_without_counters_has_none_for_a_guest_that_looks_all_the_same() {
+    const GENERAL_PROTECTION: u64 = 13;
+    let kvm = kvm_or_skip!();
+    let told = kvm.supported_cpuid().unwrap();
+    let counters = told.iter().any(|leaf| leaf.function == 0xa && leaf.eax & 0xff != 0);
+    if counters && !kvm.capabilities().pmu_disable {
+        return say_skipped_for("KVM cannot take its counters away", "Linux before 5.18");
+    }
+    let mut bench =
+        Bench::special(&kvm, counts_with_the_first_counter(), &Special { no_pmu: true, ..Special::default() });
+    bench.interrupt_gate(GENERAL_PROTECTION, 0x2000);
+    bench.place(0x2000, reports_a_fault());
+    assert_eq!(bench.run_to_report(), 13);
 }

@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn job_is_a_script_that_the_shell_understands() {
-        let all = super::super::all();
+        let all: Vec<_> = super::super::all().into_iter().chain(super::super::others()).collect();
         let job = job(&all.iter().collect::<Vec<_>>());
         let path = std::env::temp_dir().join(format!("axvm-job-{}", std::process::id()));
         std::fs::write(&path, &job).unwrap();

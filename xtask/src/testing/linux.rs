@@ -1,7 +1,7 @@
 //! The lab tests on all kernels, two at a time: each lab takes one core.
 //!
 //! ```text
-//!   6.1 (cloud)     all, and others     6.1-generic, 6.1-rt      a few
+//!   6.1 (cloud)     all, and others    6.1-generic, 6.1-rt      a few
 //!   6.12 (cloud)    all scenarios      6.12-generic, 6.12-rt    a few      debian: its own kernel, initrd and systemd
 //! ```
 

@@ -93,6 +93,8 @@ pub fn say_skipped_for(reason: &str, more: impl std::fmt::Display) {
 pub struct Special<'a> {
     /// APIC ids above 254 are allowed.
     pub x2apic: bool,
+    /// No performance counters, where KVM can do that.
+    pub no_pmu: bool,
     /// Leaves in addition to those KVM supports.
     pub cpuid: &'a [CpuidEntry],
     /// MSRs of the bootstrap processor.
@@ -119,6 +121,9 @@ impl Bench {
         let vm = kvm.create_vm(&ram).unwrap();
         if special.x2apic {
             vm.enable_x2apic_api().unwrap();
+        }
+        if special.no_pmu && kvm.capabilities().pmu_disable {
+            vm.disable_pmu().unwrap();
         }
         let cpuid = [&kvm.supported_cpuid().unwrap(), special.cpuid].concat();
         let start = flat_32bit(CODE);
