@@ -10,7 +10,7 @@
 use crate::apic;
 use crate::clock;
 use crate::cpu::{input, output, read};
-use crate::mp;
+use crate::mp::{self, Listed, sums_to_zero};
 use crate::report::{Line, Verdict};
 use crate::start_info;
 
@@ -20,19 +20,6 @@ const RESET: u16 = 0xcf9;
 const RESET_VALUE: u8 = 6;
 const LENGTH: u64 = 4;
 const HEADER_LEN: u64 = 36;
-
-/// What the MADT lists, as far as the proofs need it.
-#[derive(Clone, Copy)]
-pub struct Madt {
-    pub processors: u32,
-    pub io_apics: u32,
-    /// The GSI on which ISA line 0, the PIT, arrives.
-    pub timer_gsi: u32,
-}
-
-pub fn sums_to_zero(address: u64, len: u64) -> bool {
-    (0..len).fold(0_u8, |sum, at| sum.wrapping_add(read(address + at))) == 0
-}
 
 fn table_is_whole(address: u64) -> bool {
     let len: u32 = read(address + LENGTH);
@@ -60,11 +47,11 @@ fn madt_entries(mut see: impl FnMut(u8, u64)) {
 }
 
 /// The MADT, or the MP table where there is none.
-pub fn madt() -> Madt {
+pub fn madt() -> Listed {
     if start_info::rsdp() == 0 {
         return mp::listed();
     }
-    let mut madt = Madt { processors: 0, io_apics: 0, timer_gsi: 0 };
+    let mut madt = Listed { processors: 0, io_apics: 0, timer_gsi: 0 };
     madt_entries(|kind, at| match kind {
         0 if read::<u8>(at + 4) & 1 != 0 => madt.processors += 1,
         9 if read::<u8>(at + 8) & 1 != 0 => madt.processors += 1,
@@ -104,6 +91,18 @@ pub fn walk(line: &mut Line) -> Verdict {
     line.text(" ").decimal(madt.processors.into()).text(" processors ").decimal(madt.io_apics.into());
     line.text(" IOAPIC, PIT on GSI ").decimal(madt.timer_gsi.into());
     line.check(madt.processors > 0 && madt.io_apics > 0, "processors or IOAPIC missing in the MADT")
+}
+
+/// The MP table is whole, and says what the MADT says, as far as it can.
+pub fn walk_mp(line: &mut Line) -> Verdict {
+    if !mp::is_there() {
+        return line.absent();
+    }
+    let (mp, madt) = (mp::listed(), madt());
+    line.text(" ").decimal(mp.processors.into()).text(" processors ").decimal(mp.io_apics.into());
+    line.text(" IOAPIC, PIT on pin ").decimal(mp.timer_gsi.into());
+    let alike = mp.processors == madt.processors.min(255) && mp.timer_gsi == madt.timer_gsi;
+    line.check(alike && mp.processors > 0 && mp.io_apics > 0, "not what the MADT says")
 }
 
 fn dsdt() -> u64 {

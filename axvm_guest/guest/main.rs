@@ -74,7 +74,7 @@ fn selftest(clock: &str) {
     });
     prove("ram", start_info::ram);
     prove("acpi", acpi::walk);
-    prove("mp-table", mp::walk);
+    prove("mp-table", acpi::walk_mp);
     prove("uart", chips::uart);
     prove("lapic", processors::self_ipi);
     prove("lapic-timer", processors::timer);

@@ -12,6 +12,7 @@
 //! Spec: virtio 1.2, 5.2.3 "Feature bits", 5.2.4 "Device configuration layout".
 //! Left out: size_max, geometry and num_queues stay zero, their features are not offered.
 
+use super::disk_config::SECTOR;
 use super::image::{DiskImage, HOST_PAGE};
 
 /// Feature bits, as masks.
@@ -26,8 +27,6 @@ pub(super) mod feature {
     pub(crate) const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// The unit of the protocol, whatever the block size is, in bytes.
-pub(super) const SECTOR: u64 = 512;
 /// Most bytes that one request may carry: every descriptor may name all of guest RAM, and other requests, and a stop,
 /// wait. Far more than any driver sends.
 pub(super) const MAX_REQUEST: u64 = 1 << 30;

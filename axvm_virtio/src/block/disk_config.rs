@@ -16,6 +16,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+/// The unit of the protocol, whatever the block size is, in bytes.
+pub(super) const SECTOR: u64 = 512;
+
 /// Length of the identity string of a disk (virtio 1.2, 5.2.6), in bytes.
 pub(super) const SERIAL_LEN: usize = 20;
 

@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use axvm_memory::{GuestRam, GuestRange};
 
-use super::config::SECTOR;
+use super::disk_config::SECTOR;
 
 /// Where the writes of an ephemeral disk go.
 #[derive(Debug)]

@@ -12,7 +12,8 @@
 
 use axvm_memory::{GuestRam, GuestRange};
 
-use super::config::{MAX_RANGE_SECTORS, MAX_REQUEST, MAX_SEGMENTS, SECTOR};
+use super::config::{MAX_RANGE_SECTORS, MAX_REQUEST, MAX_SEGMENTS};
+use super::disk_config::SECTOR;
 use crate::queue::Chain;
 
 /// Request types (`VIRTIO_BLK_T_*`).
