@@ -15,6 +15,7 @@ const PLAIN: Boot = Boot {
     exit: 0,
     limit: 90,
     on: None,
+    says: &[],
 };
 
 /// Types a command line. The echo of the typed words proves nothing.
@@ -32,6 +33,20 @@ pub fn all() -> Vec<Scenario> {
 pub fn few() -> Vec<Scenario> {
     let mut scenarios = all();
     scenarios.retain(|scenario| ["cpus-2", "power-button", "virtio-console"].contains(&scenario.name));
+    // These kernels read the MP table. No disk is found, so the initrd powers off, which is a halt without ACPI.
+    let table = Boot {
+        arguments: "--memory 512M --cpus 2 --acpi off",
+        checks: "root",
+        append: "loglevel=7",
+        says: &["smp: Brought up 1 node, 2 CPUs", "System halted"],
+        rounds: 0,
+        exit: 6,
+        limit: 150,
+        ..PLAIN
+    };
+    let says = &["smp: Brought up 1 node, 2 CPUs", "reboot: Power down"];
+    let cpus = Boot { arguments: "--memory 512M --cpus 2 --acpi cpus", says, exit: 0, ..table };
+    scenarios.extend([scenario("mp-table", table), scenario("acpi-cpus", cpus)]);
     scenarios
 }
 
@@ -106,9 +121,10 @@ pub fn others() -> Vec<Scenario> {
         package: "memtest86+",
         path: "boot/memtest86+x64.bin",
         append: "console=ttyS0,115200",
-        says: &["Memtest86+ v", "[Moving inversions"],
     };
-    let boot = |arguments| Boot { arguments, other: Some(memtest), checks: "typed", exit: 124, limit: 120, ..PLAIN };
+    let says = &["Memtest86+ v", "[Moving inversions"];
+    let plain = Boot { other: Some(memtest), checks: "typed", exit: 124, limit: 120, says, ..PLAIN };
+    let boot = |arguments| Boot { arguments, ..plain };
     vec![
         scenario("memtest86", boot("--memory 64M --cpus 1 --timeout 30s")),
         scenario("memtest86-entry-64", boot("--memory 64M --cpus 1 --timeout 30s --entry 64")),
@@ -124,11 +140,38 @@ fn disks() -> Vec<Scenario> {
         ..PLAIN
     };
     let discard = Boot { checks: "discard:32,log:lab", on: Some(("MARK written", "du -k $disk")), ..PLAIN };
+    let grows = Boot {
+        arguments: "--disk DISK --disk grow.img --memory 512M",
+        checks: "grow:vdb:4096,disk,log:lab",
+        on: Some(("MARK grow", "truncate -s 2M grow.img; axvm ctl $pid disk vdb resize")),
+        ..PLAIN
+    };
+    let room = "tries=0
+        until axvm ctl $pid status | grep -w full || [ $tries -ge 60 ]; do tries=$((tries + 1)); sleep 1; done
+        mount -o remount,size=64m tmpfs tight; axvm ctl $pid resume";
+    let fills = Boot {
+        arguments: "--disk DISK --disk tight/disk.img --memory 512M",
+        checks: "fill:vdb:16,disk,log:lab",
+        on: Some(("MARK fill", room)),
+        ..PLAIN
+    };
+    let leaves = Boot { arguments: "--disk path=DISK,ephemeral --memory 512M", ..PLAIN };
     let killed = Boot { checks: "unfinished", exit: 137, on: Some(("MARK safe u5", "kill -9 $pid")), ..PLAIN };
     let revived = Boot { checks: "survived:6,disk", ..PLAIN };
     vec![
         Scenario { name: "disk-read-only", boots: vec![read_only], proofs: vec![Proof::SameDisk] },
         Scenario { name: "disk-two", boots: vec![two], proofs: vec![Proof::CleanDisk, Proof::SecondAnswered] },
+        Scenario {
+            name: "disk-grows",
+            boots: vec![grows],
+            proofs: vec![Proof::CleanDisk, Proof::Seen("the new size", |seen| seen.contains("2097152 bytes"))],
+        },
+        Scenario {
+            name: "disk-host-full",
+            boots: vec![fills],
+            proofs: vec![Proof::CleanDisk, Proof::Seen("a full disk", |seen| seen.contains("full"))],
+        },
+        Scenario { name: "disk-ephemeral", boots: vec![leaves], proofs: vec![Proof::SameDisk] },
         Scenario {
             name: "disk-discard",
             boots: vec![discard],
@@ -208,6 +251,7 @@ fn life() -> Vec<Scenario> {
     let on_the_pic = |append| Boot { checks: "button", append, ..button };
     vec![
         scenario("power-button", button),
+        scenario("halt", Boot { append: "axvm.end=halt", exit: 6, says: &["System halted"], ..PLAIN }),
         scenario("power-button-noapic", on_the_pic("noapic")),
         scenario("power-button-nosmp", on_the_pic("nosmp")),
         scenario("power-button-noirq", on_the_pic("acpi=noirq")),
@@ -303,7 +347,7 @@ mod tests {
 
     #[test]
     fn few_are_still_some() {
-        assert_eq!(few().len(), 3);
+        assert_eq!(few().len(), 5);
     }
 
     #[test]

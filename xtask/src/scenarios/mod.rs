@@ -50,7 +50,7 @@ pub struct Boot {
     pub arguments: &'static str,
     /// The ELF kernel instead of the bzImage.
     pub elf: bool,
-    /// Another kernel instead, without an initrd; it is asked for nothing, and its console must say something.
+    /// Another kernel instead, without an initrd; it is asked for nothing.
     pub other: Option<OtherKernel>,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
@@ -62,6 +62,8 @@ pub struct Boot {
     pub exit: u8,
     /// Seconds until it is killed and counts as hung.
     pub limit: u64,
+    /// What its console must say.
+    pub says: &'static [&'static str],
     /// When the console says this, the outer machine runs the shell line, with `$pid` of AxVM.
     pub on: Option<(&'static str, &'static str)>,
 }
@@ -77,8 +79,6 @@ pub struct OtherKernel {
     pub path: &'static str,
     /// Its command line.
     pub append: &'static str,
-    /// What its console must say.
-    pub says: &'static [&'static str],
 }
 
 impl OtherKernel {

@@ -9,6 +9,9 @@ const LIBRARY: &str = include_str!("../../files/lab/scenarios.sh");
 pub(super) fn job(scenarios: &[&Scenario]) -> String {
     let mut job = LIBRARY.to_owned();
     job.push_str("truncate -s 1M second.img; printf 'host was here' | dd of=second.img conv=notrunc 2>/dev/null\n");
+    job.push_str(
+        "truncate -s 1M grow.img; mkdir -p /var/tmp tight; mount -t tmpfs -o size=4m tmpfs tight; truncate -s 32M tight/disk.img\n",
+    );
     // The pool of huge pages that one of them needs; early, while memory is in one piece.
     job.push_str("echo 300 >/proc/sys/vm/nr_hugepages\n");
     for scenario in scenarios {
