@@ -23,6 +23,7 @@ pub mod device;
 mod hang;
 mod live;
 pub mod mmio;
+pub mod net;
 mod notice;
 pub mod queue;
 pub mod rng;

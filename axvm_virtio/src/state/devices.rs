@@ -4,6 +4,7 @@
 //!   DeviceState --+-- Block    cache mode; whether the driver knows the size; the disk's shape, for it must be the same disk
 //!                 +-- Console  how much of the chain at the head of the ring is sent; what the driver knows of the size
 //!                 +-- Entropy  nothing
+//!                 +-- Net      address, MTU; link up or down; frames on their way
 //!                 '-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
 //! ```
 //!
@@ -23,6 +24,8 @@ pub enum DeviceState {
     Console(ConsoleState),
     /// Entropy source (5.4): each request stands alone.
     Entropy,
+    /// Network card (5.1).
+    Net(NetState),
     /// Memory balloon (5.5).
     Balloon(Box<BalloonState>),
 }
@@ -34,6 +37,7 @@ impl DeviceState {
             DeviceState::Block(_) => "block device",
             DeviceState::Console(_) => "console",
             DeviceState::Entropy => "entropy source",
+            DeviceState::Net(_) => "network card",
             DeviceState::Balloon(_) => "memory balloon",
         }
     }
@@ -67,6 +71,26 @@ pub struct ConsoleState {
     pub told_rows: u16,
     /// The driver has sent something.
     pub had_output: bool,
+}
+
+/// A network card.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetState {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// The MTU that the guest was told, if it was told one.
+    pub mtu: Option<u16>,
+    /// The user wants the link up.
+    pub wanted: bool,
+    /// The link is up, as the driver can know.
+    pub up: bool,
+    /// The link went up or down when there was no driver to tell.
+    pub missed: bool,
+    /// Frames that wait for a buffer of the guest, the oldest first.
+    pub received: Vec<Vec<u8>>,
+    /// A frame of the guest that the link has taken part of; all of it.
+    pub unsent: Option<Vec<u8>>,
 }
 
 /// A balloon.

@@ -14,6 +14,7 @@ mod common;
 mod console;
 mod console_hostile;
 mod mmio;
+mod net;
 mod order;
 mod pause;
 mod queue;
