@@ -29,6 +29,7 @@ use rustix::net::{SendFlags, SocketType, sockopt::socket_type};
 use thiserror::Error;
 
 use super::header::HEADER_LEN;
+use crate::state::Frame;
 
 /// Shortest frame: two addresses and a type.
 pub const MIN_FRAME: usize = 14;
@@ -239,12 +240,12 @@ impl Boxes {
     }
 
     /// The whole frames that wait for the guest.
-    pub(super) fn received(&self) -> Vec<Vec<u8>> {
+    pub(super) fn received(&self) -> Vec<Frame> {
         let mut rest = &self.inbox.bytes[self.inbox.start..self.inbox.end];
         let mut frames = Vec::new();
         while let Some((frame, behind)) = split_frame(rest) {
             if (MIN_FRAME..=MAX_FRAME).contains(&frame.len()) {
-                frames.push(frame.to_vec());
+                frames.push(Frame(frame.to_vec()));
             }
             rest = behind;
         }
@@ -252,22 +253,22 @@ impl Boxes {
     }
 
     /// The frame that is not sent whole; all of it.
-    pub(super) fn unsent(&self) -> Option<Vec<u8>> {
-        self.is_pending().then(|| self.outbox.bytes.get(HEADER_LEN..).unwrap_or_default().to_vec())
+    pub(super) fn unsent(&self) -> Option<Frame> {
+        self.is_pending().then(|| Frame(self.outbox.bytes.get(HEADER_LEN..).unwrap_or_default().to_vec()))
     }
 
     /// Whether these frames could have waited together.
-    pub(super) fn can_hold(received: &[Vec<u8>]) -> bool {
-        received.iter().map(|frame| LENGTH + frame.len()).sum::<usize>() <= INBOX
+    pub(super) fn can_hold(received: &[Frame]) -> bool {
+        received.iter().map(|frame| LENGTH + frame.0.len()).sum::<usize>() <= INBOX
     }
 
     /// Takes the frames of a saved state, of which [`Boxes::can_hold`] is true. A box that has something is that of
     /// the same connection, which knows better.
-    pub(super) fn restore(&mut self, link: &Link, received: &[Vec<u8>], unsent: Option<&[u8]>) {
+    pub(super) fn restore(&mut self, link: &Link, received: &[Frame], unsent: Option<&Frame>) {
         if self.inbox.start == self.inbox.end {
             self.inbox.set(received);
         }
-        if let Some(frame) = unsent.filter(|_| !self.is_pending()) {
+        if let Some(Frame(frame)) = unsent.filter(|_| !self.is_pending()) {
             self.room(HEADER_LEN + frame.len())[HEADER_LEN..].copy_from_slice(frame);
             self.outbox.address(link.kind);
         }
@@ -332,9 +333,9 @@ impl Inbox {
         Ok(Filled::More)
     }
 
-    fn set(&mut self, frames: &[Vec<u8>]) {
+    fn set(&mut self, frames: &[Frame]) {
         (self.start, self.end) = (0, 0);
-        for frame in frames {
+        for Frame(frame) in frames {
             let length = (frame.len() as u32).to_be_bytes();
             for part in [&length[..], frame] {
                 self.bytes[self.end..][..part.len()].copy_from_slice(part);

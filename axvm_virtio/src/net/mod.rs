@@ -185,7 +185,7 @@ impl Net {
 
     /// What a saved state may hold of frames.
     fn check_frames(state: &NetState) -> Result<(), StateError> {
-        let lengths = state.received.iter().chain(&state.unsent).map(Vec::len);
+        let lengths = state.received.iter().chain(&state.unsent).map(|frame| frame.0.len());
         if let Some(len) = lengths.into_iter().find(|len| !(MIN_FRAME..=MAX_FRAME).contains(len)) {
             return Err(StateError::Value { what: "length of a frame", value: len as u64 });
         }
@@ -270,7 +270,7 @@ impl VirtioDevice for Net {
         }
         Net::check_frames(state)?;
         let shared = &self.handle.0;
-        lock(&shared.boxes).restore(&shared.link, &state.received, state.unsent.as_deref());
+        lock(&shared.boxes).restore(&shared.link, &state.received, state.unsent.as_ref());
         shared.wanted.store(state.wanted, Ordering::Release);
         // The driver knows the link as it was saved.
         shared.notice.set_missed(state.missed || shared.is_up() != state.up);

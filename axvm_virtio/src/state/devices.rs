@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::frame::Frame;
 use crate::statistics::Statistics;
 
 /// A device, by its kind.
@@ -88,9 +89,9 @@ pub struct NetState {
     /// The link went up or down when there was no driver to tell.
     pub missed: bool,
     /// Frames that wait for a buffer of the guest, the oldest first.
-    pub received: Vec<Vec<u8>>,
+    pub received: Vec<Frame>,
     /// A frame of the guest that the link has taken part of; all of it.
-    pub unsent: Option<Vec<u8>>,
+    pub unsent: Option<Frame>,
 }
 
 /// A balloon.

@@ -15,6 +15,7 @@
 
 mod devices;
 mod error;
+mod frame;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ use crate::queue::{QueueLayout, QueueState};
 
 pub use devices::{BalloonState, BlockState, ConsoleState, DeviceState, NetState, ReportsState, SavedReport};
 pub use error::{RestoreError, StateError};
+pub use frame::{Frame, FrameError};
 
 /// One device, from [`MmioTransport::state`](crate::mmio::MmioTransport::state).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,8 @@ mod console;
 mod console_hostile;
 mod mmio;
 mod net;
+mod net_flow;
+mod net_hostile;
 mod order;
 mod pause;
 mod queue;

@@ -96,7 +96,7 @@ prop_compose! {
         unsent in proptest::option::of(frame_len()),
     ) -> DeviceState {
         let [received, unsent] = [lengths, unsent.into_iter().collect()]
-            .map(|lengths: Vec<usize>| lengths.into_iter().map(|len| vec![0x5a; len]).collect::<Vec<_>>());
+            .map(|lengths: Vec<usize>| lengths.into_iter().map(|len| Frame(vec![0x5a; len])).collect::<Vec<_>>());
         DeviceState::Net(NetState { mac, mtu, wanted, up, missed, received, unsent: unsent.into_iter().next() })
     }
 }
