@@ -323,6 +323,24 @@ fn a_link_that_is_down_where_the_card_goes_on_is_told() {
 }
 
 #[test]
+fn a_frame_restored_to_a_link_that_has_ended_is_dropped_without_a_word() {
+    let mut card = Card::new(LinkKind::Stream, !0);
+    card.peer = Peer::pair(LinkKind::Stream).1;
+    assert!(wait_until(|| card.handle.is_broken()));
+    card.machine.pause();
+    let mut state = card.machine.transport.state().unwrap();
+    let DeviceState::Net(net) = &mut state.device else { panic!("a network card") };
+    net.unsent = Some(Frame(frame(1, 60)));
+    let ram = card.machine.ram.clone();
+    card.machine = Machine::over(ram, Box::new(Net::new(card.handle.clone(), CONFIG)));
+    card.machine.pause();
+    card.machine.transport.restore(&state).unwrap();
+    card.machine.resume();
+    (0..3).for_each(|number| card.transmit(&frame(number, 60)));
+    assert_eq!((card.machine.tape.warnings(), card.machine.status()), (Vec::new(), LIVE));
+}
+
+#[test]
 fn a_state_with_frames_that_no_card_holds_is_refused() {
     let card = Card::new(LinkKind::Stream, !0);
     card.machine.pause();
