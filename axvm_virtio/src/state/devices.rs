@@ -4,7 +4,8 @@
 //!   DeviceState --+-- Block    cache mode; whether the driver knows the size; the disk's shape, for it must be the same disk
 //!                 +-- Console  how much of the chain at the head of the ring is sent; what the driver knows of the size
 //!                 +-- Entropy  nothing
-//!                 '-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
+//!                 +-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
+//!                 '-- Vsock    the next port of the host; connections are not carried
 //! ```
 //!
 //! Spec: virtio 1.2, 5 "Device Types".
@@ -25,6 +26,8 @@ pub enum DeviceState {
     Entropy,
     /// Memory balloon (5.5).
     Balloon(Box<BalloonState>),
+    /// Socket device (5.10).
+    Vsock(VsockState),
 }
 
 impl DeviceState {
@@ -35,6 +38,7 @@ impl DeviceState {
             DeviceState::Console(_) => "console",
             DeviceState::Entropy => "entropy source",
             DeviceState::Balloon(_) => "memory balloon",
+            DeviceState::Vsock(_) => "socket device",
         }
     }
 }
@@ -105,4 +109,12 @@ pub struct SavedReport {
     pub statistics: Statistics,
     /// Milliseconds since they arrived.
     pub age_ms: u64,
+}
+
+/// A socket device. Its connections end at the other side of a save; a driver that is restored is told so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockState {
+    /// The port that the host's next client gets, so that a restored guest does not meet an old one again.
+    pub next_port: u32,
 }

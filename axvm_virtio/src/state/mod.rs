@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::queue::{QueueLayout, QueueState};
 
-pub use devices::{BalloonState, BlockState, ConsoleState, DeviceState, ReportsState, SavedReport};
+pub use devices::{BalloonState, BlockState, ConsoleState, DeviceState, ReportsState, SavedReport, VsockState};
 pub use error::{RestoreError, StateError};
 
 /// One device, from [`MmioTransport::state`](crate::mmio::MmioTransport::state).
