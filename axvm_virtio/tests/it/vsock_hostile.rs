@@ -1,0 +1,221 @@
+//! The socket device under a guest that lies, floods and asks for too much: it costs the guest that connection.
+
+use crate::common;
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use axvm_arch::Gpa;
+use axvm_virtio::testing::Buffer;
+use common::guest::*;
+use common::*;
+
+const MAX_CONNECTIONS: u32 = 1023;
+
+/// Packets that an open connection from guest port 52 to `port` does not survive.
+fn fatal(port: u32) -> Vec<Packet> {
+    let data = |len| vec![1; len];
+    vec![
+        Packet::new(REQUEST, 52, port),
+        Packet::new(RESPONSE, 52, port),
+        Packet::new(0, 52, port),
+        Packet::new(8, 52, port),
+        Packet::new(u16::MAX, 52, port),
+        Packet { len: 100, ..Packet::data(52, port, &data(99)) },
+        Packet { len: u32::MAX, ..Packet::data(52, port, &data(99)) },
+        Packet { len: 65537, ..Packet::data(52, port, &data(65537)) },
+    ]
+}
+
+#[test]
+fn a_lie_ends_its_connection_and_no_other() {
+    let mut guest = Guest::new(0);
+    let (mut other, other_port) = guest.accept(53);
+    let count = fatal(0).len();
+    for index in 0..count {
+        let (mut client, port) = guest.accept(52);
+        guest.send(&fatal(port)[index]);
+        guest.expect(RST, 52, port);
+        assert!(is_closed(&mut client), "packet {index}");
+        guest.send(&Packet::data(52, port, b"late"));
+        guest.expect(RST, 52, port);
+    }
+    guest.send(&Packet::data(53, other_port, b"other"));
+    let mut bytes = [0; 5];
+    other.read_exact(&mut bytes).unwrap();
+    assert_eq!((&bytes, guest.machine.status()), (b"other", LIVE));
+}
+
+#[test]
+fn more_than_there_is_credit_for_ends_the_connection() {
+    let mut guest = Guest::new(0);
+    let (client, port) = guest.accept(52);
+    client.set_nonblocking(true).unwrap();
+    // What the socket takes is taken; then the device holds 64 KiB, and no more.
+    let mut last = None;
+    for _ in 0..200 {
+        guest.send(&Packet::data(52, port, &[7; 60_000]));
+        while let Some(packet) = guest.poll() {
+            last = Some(packet.op);
+        }
+        if last == Some(RST) {
+            break;
+        }
+    }
+    assert_eq!(last, Some(RST));
+    guest.check_alive();
+}
+
+#[test]
+fn data_after_a_half_close_end_the_connection() {
+    let mut guest = Guest::new(0);
+    let (_client, port) = guest.accept(52);
+    guest.send(&Packet { flags: NO_SEND, ..Packet::new(SHUTDOWN, 52, port) });
+    guest.send(&Packet::data(52, port, b"x"));
+    guest.expect(RST, 52, port);
+    guest.check_alive();
+}
+
+#[test]
+fn packets_that_are_not_for_the_host_are_dropped_and_other_types_refused() {
+    let mut guest = Guest::new(0);
+    let request = Packet::new(REQUEST, 1025, 5000);
+    for cids in [(3, 0), (3, 1), (3, 3), (3, 5), (3, u64::MAX), (4, 2), (0x1_0000_0003, 2)] {
+        guest.send(&Packet { cids, ..request.clone() });
+    }
+    guest.expect_silence();
+    for kind in [0, 2, 3, u16::MAX] {
+        guest.send(&Packet { kind, ..request.clone() });
+        assert_eq!(guest.expect(RST, 1025, 5000).kind, kind);
+        guest.send(&Packet { kind, ..Packet::new(RST, 1025, 5000) });
+    }
+    guest.expect_silence();
+    guest.check_alive();
+}
+
+#[test]
+fn a_reset_is_never_answered() {
+    let mut guest = Guest::new(0);
+    for port in 0..600 {
+        guest.send(&Packet::new(RST, port, port));
+    }
+    guest.expect_silence();
+    guest.check_alive();
+}
+
+#[test]
+fn credit_lies_stall_only_their_connection() {
+    let mut guest = Guest::new(0);
+    let (mut client, port) = guest.accept(52);
+    guest.send(&Packet { fwd_cnt: 1, ..Packet::new(CREDIT_UPDATE, 52, port) });
+    client.write_all(b"stalled").unwrap();
+    guest.expect_silence();
+    guest.check_alive();
+    guest.send(&Packet::new(CREDIT_UPDATE, 52, port));
+    assert_eq!(guest.expect(RW, 52, port).data, b"stalled");
+}
+
+#[test]
+fn questions_without_end_get_one_answer_when_there_is_a_buffer() {
+    let mut guest = Guest::new(0);
+    let (_client, port) = guest.accept(52);
+    guest.machine.pause();
+    guest.machine.resume();
+    for _ in 0..1000 {
+        guest.send(&Packet::new(CREDIT_REQUEST, 52, port));
+    }
+    // As many as there are buffers, and one.
+    let mut count = 0;
+    assert!(wait_until(|| {
+        let before = count;
+        while let Some(packet) = guest.poll() {
+            assert_eq!(packet.op, CREDIT_UPDATE);
+            count += 1;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        count == before
+    }));
+    assert!((1..=32).contains(&count), "{count}");
+    guest.check_alive();
+}
+
+#[test]
+fn a_flood_of_requests_without_buffers_holds_up_the_flood() {
+    let mut guest = Guest::new(0);
+    // No program listens: each is an RST, and only 16 buffers take them.
+    let (mut offered, mut taken) = (0_u32, 0);
+    let mut port = 0;
+    while offered - taken < 1 {
+        guest.offer(&Packet::new(REQUEST, port, 5000));
+        (port, offered) = (port + 1, offered + 1);
+        for _ in 0..50 {
+            if guest.drivers[TX].take_used().is_some() {
+                taken += 1;
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(offered < 1000, "the device remembers without end");
+    }
+    assert!(taken >= 16);
+    let mut resets = 0;
+    assert!(wait_until(|| {
+        while let Some(packet) = guest.poll() {
+            assert_eq!((packet.op, packet.ports), (RST, (5000, resets)));
+            resets += 1;
+        }
+        taken += u32::from(guest.drivers[TX].take_used().is_some());
+        (resets, taken) == (offered, offered)
+    }));
+    guest.check_alive();
+}
+
+#[test]
+fn the_most_connections_are_1023() {
+    let mut guest = Guest::new(0);
+    let (listener, mut streams) = (guest.listen(5000), Vec::new());
+    for port in 0..MAX_CONNECTIONS {
+        streams.push(guest.connect(port, 5000, &listener));
+    }
+    guest.send(&Packet::new(REQUEST, 5000, 5000));
+    guest.expect(RST, 5000, 5000);
+    // A client waits for a place.
+    let mut client = guest.client();
+    client.write_all(b"CONNECT 52\n").unwrap();
+    guest.expect_silence();
+    guest.send(&Packet::new(RST, 7, 5000));
+    guest.expect(REQUEST, 52, FIRST);
+}
+
+#[test]
+fn chains_that_are_no_packets_are_errors() {
+    for (queue, buffer, reason) in [
+        (RX, Buffer::writable(DATA, 44), "no room for a header and data"),
+        (RX, Buffer::readable(DATA, 4096), "a part for the device to read"),
+        (TX, Buffer::writable(DATA, 44), "a part for the device to write"),
+    ] {
+        let mut guest = Guest::new(0);
+        guest.bring_up();
+        guest.drivers[queue].add(&[buffer]);
+        guest.kick(queue);
+        let mut client = guest.client();
+        client.write_all(b"CONNECT 52\n").unwrap();
+        assert!(wait_until(|| guest.machine.tape.faults().len() == 1));
+        assert!(guest.machine.tape.faults()[0].contains(reason), "{:?}", guest.machine.tape.faults());
+        guest.bring_up();
+        guest.post_buffers(16);
+        guest.check_alive();
+    }
+}
+
+#[test]
+fn a_packet_shorter_than_its_header_is_dropped() {
+    let mut guest = Guest::new(0);
+    for len in [1, 43] {
+        guest.drivers[TX].add(&[Buffer::readable(Gpa(DATA.0), len)]);
+        guest.kick(TX);
+        guest.taken();
+    }
+    guest.expect_silence();
+    guest.check_alive();
+}
