@@ -258,3 +258,102 @@ impl Connection {
         self.deadline
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header(op: Op, flags: u32, len: u32) -> Header {
+        Header { op: op as u16, flags, len, buf_alloc: BUFFER, ..Header::default() }
+    }
+
+    fn open(now: Instant) -> Connection {
+        let mut connection = Connection::dialing(&header(Op::Request, 0, 0), now);
+        connection.connected();
+        assert_eq!(connection.next(now), Some((Op::Response, 0)));
+        connection
+    }
+
+    #[test]
+    fn an_answer_to_a_client_is_not_the_guests_credit() {
+        let now = Instant::now();
+        let mut connection = Connection::requested(now);
+        assert_eq!((connection.next(now), connection.deadline()), (Some((Op::Request, 0)), Some(now + PATIENCE)));
+        assert_eq!(connection.packet(&header(Op::Response, 0, 0), &[], 7, now), Outcome::Keep);
+        assert_eq!(connection.packet(&header(Op::Rw, 0, 3), b"abc", 7, now), Outcome::Keep);
+        assert_eq!((connection.output(), connection.deadline()), (b"OK 7\nabc".as_slice(), None));
+        connection.written(4, now);
+        assert_eq!(connection.tell_credit(), (BUFFER, 0));
+        connection.written(3, now);
+        assert_eq!(connection.tell_credit(), (BUFFER, 2));
+    }
+
+    #[test]
+    fn a_host_that_takes_its_last_bytes_slowly_gets_them() {
+        let mut now = Instant::now();
+        let mut connection = open(now);
+        assert_eq!(connection.packet(&header(Op::Rw, 0, 3), b"abc", 7, now), Outcome::Keep);
+        assert_eq!(connection.packet(&header(Op::Shutdown, NEITHER, 0), &[], 7, now), Outcome::Keep);
+        for _ in 0..3 {
+            assert!(!connection.is_over());
+            assert_eq!(connection.deadline(), Some(now + PATIENCE));
+            now += PATIENCE / 2;
+            connection.written(1, now);
+        }
+        assert!(connection.is_over());
+    }
+
+    #[test]
+    fn the_host_is_told_of_a_half_close_after_the_last_byte_and_once() {
+        let now = Instant::now();
+        let mut connection = open(now);
+        assert_eq!(connection.packet(&header(Op::Rw, 0, 1), b"a", 7, now), Outcome::Keep);
+        assert_eq!(connection.packet(&header(Op::Shutdown, NEITHER, 0), &[], 7, now), Outcome::Keep);
+        assert_eq!((connection.tell_host(), connection.tell_host()), (NO_RECEIVE, 0));
+        connection.written(1, now);
+        assert_eq!((connection.tell_host(), connection.tell_host()), (NO_SEND, 0));
+    }
+
+    #[test]
+    fn a_close_of_the_host_is_told_once_and_waits_two_seconds() {
+        let now = Instant::now();
+        let mut connection = open(now);
+        connection.host_ended();
+        assert_eq!((connection.next(now), connection.next(now)), (Some((Op::Shutdown, NO_SEND)), None));
+        assert!(connection.awaits_end() && connection.room() == 0 && connection.deadline().is_none());
+        connection.host_gone();
+        assert_eq!((connection.next(now), connection.next(now)), (Some((Op::Shutdown, NEITHER)), None));
+        assert!(!connection.awaits_end() && connection.deadline() == Some(now + PATIENCE));
+    }
+
+    proptest! {
+        #[test]
+        fn any_packets_hold_no_more_than_they_may(
+            packets in proptest::collection::vec((0_u16..9, 0_u32..4, 0_usize..70_000, any::<[u32; 2]>()), 1..80),
+            dialing in any::<bool>(),
+        ) {
+            let now = Instant::now();
+            let mut connection = if dialing { open(now) } else { Connection::requested(now) };
+            let data = vec![0; 70_000];
+            for (op, flags, len, [buf_alloc, fwd_cnt]) in packets {
+                let header = Header { op, flags, len: len as u32, buf_alloc, fwd_cnt, ..Header::default() };
+                if connection.packet(&header, &data[..len], u32::MAX, now) != Outcome::Keep {
+                    break;
+                }
+                prop_assert!(connection.output.len() <= BUFFER as usize + connection.own);
+                prop_assert!(connection.room() <= BUFFER);
+                let count = connection.output().len().min(fwd_cnt as usize % 70_000);
+                connection.written(count, now);
+                // It never asks for more than a few packets without news.
+                let said = std::iter::from_fn(|| {
+                    let packet = connection.next(now);
+                    connection.tell_credit();
+                    packet
+                });
+                prop_assert!(said.take(10).count() < 5);
+                prop_assert!(!connection.has_packet());
+            }
+        }
+    }
+}

@@ -25,8 +25,11 @@ use super::entry::{Entry, Standing};
 use super::packet::{HOST_CID, Header, Op, STREAM};
 use crate::worker::Sources;
 
-/// Most connections, and clients that want one.
-pub(super) const MAX_CONNECTIONS: usize = 1023;
+/// Most connections.
+const MAX_CONNECTIONS: usize = 1023;
+/// Most clients that have not said whom they want. They take no place of a connection until then: half a line must not
+/// keep the guest from connecting.
+const MAX_CLIENTS: usize = 128;
 /// The first port of a client.
 pub(super) const FIRST_PORT: u32 = 1 << 30;
 /// The last one: the number after it means any port.
@@ -100,14 +103,20 @@ impl Hub {
         self.active.clear();
     }
 
+    /// Connections that may be made.
     fn room(&self) -> usize {
-        MAX_CONNECTIONS.saturating_sub(self.entries.len() + self.clients.waiting.len())
+        MAX_CONNECTIONS.saturating_sub(self.entries.len())
+    }
+
+    /// Clients that may be accepted; the others wait to be.
+    fn client_room(&self) -> usize {
+        self.room().min(MAX_CLIENTS).saturating_sub(self.clients.waiting.len())
     }
 
     /// What a sleep waits for, in a fixed order. `dry`: the guest has no buffer for a packet.
     fn watched(&self, dry: bool) -> impl Iterator<Item = (Watched, PollFlags)> {
         let connector = (!self.asked.is_empty()).then_some((Watched::Connector, PollFlags::IN));
-        let accepts = self.room() > 0 && !self.clients.is_resting();
+        let accepts = self.client_room() > 0 && !self.clients.is_resting();
         let listener = accepts.then_some((Watched::Listener, PollFlags::IN));
         let clients = (0..self.clients.waiting.len()).map(|client| (Watched::Client(client), PollFlags::IN));
         let connections = self.entries.iter().filter_map(move |(key, entry)| {
@@ -150,7 +159,7 @@ impl Hub {
             self.request(stream, port, now);
         }
         match accepts {
-            true => self.clients.accept(self.room(), now),
+            true => self.clients.accept(self.client_room(), now),
             false => Ok(()),
         }
     }
@@ -167,8 +176,11 @@ impl Hub {
         }
     }
 
-    /// A client wants `guest_port`.
+    /// A client wants `guest_port`. Where the guest took the last place meanwhile, it is closed.
     fn request(&mut self, stream: UnixStream, guest_port: u32, now: Instant) {
+        if self.room() == 0 {
+            return;
+        }
         let key = Key { host_port: self.take_port(), guest_port };
         self.serial += 1;
         self.entries.insert(key, Entry::new(Connection::requested(now), Some(stream), self.serial));

@@ -2,13 +2,20 @@
 
 use crate::common;
 
-use std::io::{Read, Write};
-use std::time::Duration;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use axvm_arch::Gpa;
+use axvm_sync::EventFd;
 use axvm_virtio::testing::Buffer;
+use axvm_virtio::vsock::{Connector, Vsock};
 use common::guest::*;
 use common::*;
+use proptest::prelude::*;
 
 const MAX_CONNECTIONS: u32 = 1023;
 
@@ -198,8 +205,9 @@ fn chains_that_are_no_packets_are_errors() {
         guest.bring_up();
         guest.drivers[queue].add(&[buffer]);
         guest.kick(queue);
-        let mut client = guest.client();
-        client.write_all(b"CONNECT 52\n").unwrap();
+        // A buffer for packets is looked at when there is a packet.
+        let client = (queue == RX).then(|| guest.client());
+        client.iter().for_each(|mut client| client.write_all(b"CONNECT 52\n").unwrap());
         assert!(wait_until(|| guest.machine.tape.faults().len() == 1));
         assert!(guest.machine.tape.faults()[0].contains(reason), "{:?}", guest.machine.tape.faults());
         guest.bring_up();
@@ -217,5 +225,155 @@ fn a_packet_shorter_than_its_header_is_dropped() {
         guest.taken();
     }
     guest.expect_silence();
+    guest.check_alive();
+}
+
+/// Any packet, most often one that means something to the connection of port 52.
+fn packet(port: u32) -> impl Strategy<Value = Packet> {
+    let op = prop_oneof![9 => 1..8_u16, 1 => any::<u16>()];
+    let guest_port = prop_oneof![6 => Just(52_u32), 1 => 0..70_u32];
+    let host_port = prop_oneof![6 => Just(port), 1 => Just(5000), 1 => any::<u32>()];
+    let numbers = (prop_oneof![3 => 0..4_u32, 1 => any::<u32>()], any::<u32>(), 0..3_u32);
+    let data = (0..2000_usize, prop_oneof![9 => Just(None), 1 => any::<u32>().prop_map(Some)]);
+    (op, guest_port, host_port, numbers, data).prop_map(|(op, guest_port, host_port, numbers, (len, lie))| {
+        let (flags, any, little) = numbers;
+        let mut packet = Packet::data(guest_port, host_port, &vec![op as u8; len]);
+        (packet.op, packet.flags, packet.fwd_cnt) = (op, flags, if any % 4 == 0 { any } else { little });
+        packet.buf_alloc = if any % 3 == 0 { any } else { 0x4_0000 };
+        packet.len = lie.unwrap_or(packet.len);
+        packet
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn any_packets_leave_the_others_alone(packets in proptest::collection::vec(packet(FIRST + 1), 1..60)) {
+        let mut guest = Guest::new(0);
+        let listener = guest.listen(5000);
+        listener.set_nonblocking(true).unwrap();
+        let (mut other, other_port) = guest.accept(71);
+        let (mut client, port) = guest.accept(52);
+        prop_assert_eq!((other_port, port), (FIRST, FIRST + 1));
+        client.write_all(&[9; 3000]).unwrap();
+        for packet in &packets {
+            guest.send(packet);
+            while guest.poll().is_some() {}
+        }
+        other.write_all(b"other").unwrap();
+        prop_assert!(wait_until(|| guest.poll().is_some_and(|packet| packet.ports == (FIRST, 71) && packet.data == b"other")));
+        guest.send(&Packet::data(71, FIRST, b"too"));
+        let mut bytes = [0; 3];
+        other.read_exact(&mut bytes).unwrap();
+        prop_assert_eq!((&bytes, guest.machine.status()), (b"too", LIVE));
+    }
+}
+
+#[test]
+fn clients_that_say_nothing_keep_no_guest_from_connecting() {
+    let mut guest = Guest::new(0);
+    let listener = guest.listen(5000);
+    let _clients = (0..200).map(|_| guest.client()).collect::<Vec<_>>();
+    thread::sleep(Duration::from_millis(50));
+    let _stream = guest.connect(1025, 5000, &listener);
+    // One behind them waits until the first have taken too long.
+    guest.accept(52);
+}
+
+/// Answers when a test says so.
+struct LateConnector {
+    notifier: EventFd,
+    answers: Receiver<io::Result<UnixStream>>,
+}
+
+impl AsFd for LateConnector {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notifier.as_fd()
+    }
+}
+
+impl Connector for LateConnector {
+    fn ask(&mut self, port: u32) -> io::Result<()> {
+        if port == 666 { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+    }
+
+    fn answer(&mut self) -> Option<io::Result<UnixStream>> {
+        self.notifier.take();
+        self.answers.try_recv().ok()
+    }
+}
+
+#[test]
+fn a_connector_may_take_its_time_and_the_guest_may_give_up() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let listener = UnixListener::bind(directory.path().join("v")).unwrap();
+    let notifier = EventFd::new().unwrap();
+    let (sender, answers) = channel();
+    let connector = LateConnector { notifier: notifier.try_clone().unwrap(), answers };
+    let machine = Machine::new(Box::new(Vsock::new(CID, listener, connector).unwrap()));
+    let mut guest = Guest::on(machine, directory, 0);
+    guest.bring_up();
+    guest.post_buffers(16);
+    let answer = |result| {
+        sender.send(result).unwrap();
+        notifier.signal();
+    };
+    let socket = || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    };
+    guest.send(&Packet::new(REQUEST, 1, 666));
+    guest.expect(RST, 1, 666);
+    // The guest gives up, and asks again: the first answer is not for the second question.
+    guest.send(&Packet::new(REQUEST, 2, 5000));
+    guest.send(&Packet::new(RST, 2, 5000));
+    guest.send(&Packet::new(REQUEST, 2, 5000));
+    let (mut first, theirs) = socket();
+    answer(Ok(theirs));
+    guest.expect_silence();
+    assert!(is_closed(&mut first));
+    guest.check_alive();
+    let (mut second, theirs) = socket();
+    answer(Ok(theirs));
+    guest.expect(RESPONSE, 2, 5000);
+    second.write_all(b"here").unwrap();
+    assert_eq!(guest.expect(RW, 2, 5000).data, b"here");
+    // Data before the answer are against the rules; no answer at all is an RST after 2 s.
+    guest.send(&Packet::new(REQUEST, 3, 5000));
+    guest.send(&Packet::data(3, 5000, b"x"));
+    guest.expect(RST, 3, 5000);
+    guest.send(&Packet::new(REQUEST, 4, 5000));
+    guest.expect(RST, 4, 5000);
+    answer(Err(io::ErrorKind::ConnectionRefused.into()));
+    answer(Err(io::ErrorKind::ConnectionRefused.into()));
+    guest.send(&Packet::new(REQUEST, 5, 5000));
+    guest.expect_silence();
+    answer(Err(io::ErrorKind::ConnectionRefused.into()));
+    guest.expect(RST, 5, 5000);
+    guest.check_alive();
+}
+
+#[test]
+fn a_program_that_takes_nothing_holds_a_guest_that_closes_for_two_seconds() {
+    let mut guest = Guest::new(0);
+    let (_client, port) = guest.accept(52);
+    // More than the socket takes.
+    let (mut sent, mut told, mut tries) = (0, 0, 0);
+    while tries < 50 {
+        if sent - told + 4096 <= 65_536 {
+            guest.send(&Packet::data(52, port, &[1; 4096]));
+            (sent, tries) = (sent + 4096, 0);
+        }
+        while let Some(packet) = guest.poll() {
+            told = packet.fwd_cnt;
+        }
+        tries += 1;
+        thread::sleep(Duration::from_millis(1));
+    }
+    let start = Instant::now();
+    guest.send(&Packet { flags: NO_SEND | NO_RECEIVE, ..Packet::new(SHUTDOWN, 52, port) });
+    guest.expect(RST, 52, port);
+    assert!((1900..4000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     guest.check_alive();
 }
