@@ -6,10 +6,10 @@
 //! ```
 //!
 //! A sandbox that is closed makes no sockets, so this is a trait, and answers come later. [`PathConnector`] connects
-//! in the thread that asks, which only a program without a sandbox may. The plan for one with it, as seccomp cannot
-//! look at a path and Landlock (up to ABI 7) does not judge connect(2): a child process, made before the sandbox closes,
-//! holds the path and the other end of a pair of SOCK_SEQPACKET sockets. It reads a port (4 bytes), connects, and
-//! answers with 4 bytes and the descriptor (SCM_RIGHTS). It can do nothing else, and ends when our end closes.
+//! in the thread that asks, which only a program without a sandbox may. One with it has a child process, made before the
+//! sandbox closes: seccomp cannot look at a path, and Landlock (up to ABI 7) does not judge connect(2), so a thread that
+//! may connect could reach each socket of the user. The child runs [`serve`](super::serve) with the other end of a
+//! [`RemoteConnector`](super::RemoteConnector), and can have a sandbox of its own: socket, connect, recvmsg, sendmsg.
 //!
 //! Source: unix(7), connect(2).
 
@@ -25,7 +25,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 /// Makes connections to programs of the host. As a descriptor, it is readable while an answer waits.
 pub trait Connector: AsFd + Send + 'static {
-    /// Asks for a connection to `port`. Never waits. An error is the answer; else one comes later.
+    /// Asks for a connection to `port`. Never waits. An error is the answer; else one comes later, in any case.
     fn ask(&mut self, port: u32) -> io::Result<()>;
     /// The answer to the oldest question that has none, if it is there. Never waits. The socket does not block.
     fn answer(&mut self) -> Option<io::Result<UnixStream>>;
@@ -43,16 +43,16 @@ impl PathConnector {
     pub fn new(path: &Path) -> io::Result<PathConnector> {
         Ok(PathConnector { path: path.to_owned(), answers: VecDeque::new(), waiting: EventFd::new()? })
     }
+}
 
-    fn connect(&self, port: u32) -> io::Result<UnixStream> {
-        let mut name = OsString::from(&self.path);
-        name.push(format!("_{port}"));
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        // A Unix socket connects at once, or not at all: a full queue of the program's is an error, too.
-        connect(&socket, &SocketAddrUnix::new(Path::new(&name))?)?;
-        Ok(socket.into())
-    }
+/// Connects to `<path>_<port>`, at once or not at all: a program whose queue of connections is full refuses, too.
+pub(super) fn connect_to(path: &Path, port: u32) -> io::Result<UnixStream> {
+    let mut name = OsString::from(path);
+    name.push(format!("_{port}"));
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(Path::new(&name))?)?;
+    Ok(socket.into())
 }
 
 impl AsFd for PathConnector {
@@ -63,7 +63,7 @@ impl AsFd for PathConnector {
 
 impl Connector for PathConnector {
     fn ask(&mut self, port: u32) -> io::Result<()> {
-        let stream = self.connect(port);
+        let stream = connect_to(&self.path, port);
         self.answers.push_back(stream);
         self.waiting.signal();
         Ok(())

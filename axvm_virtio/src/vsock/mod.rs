@@ -15,8 +15,9 @@
 //! told TRANSPORT_RESET, and gets no packet before it has taken that event.
 //!
 //! Spec: virtio 1.2, 5.10 "Socket Device".
-//! Left out: SEQPACKET, guests that talk to each other; the process that connects for a program with a sandbox
-//! ([`connector`] says how). In a sandbox the queue threads also need accept4 and shutdown, which are not theirs yet.
+//! Left out: SEQPACKET, guests that talk to each other. What a program with a sandbox needs beside this: a child process
+//! that connects ([`connector`] says why), and for the queue threads, and their makers, the calls accept4, shutdown and
+//! recvmsg.
 
 mod clients;
 mod command;
@@ -26,6 +27,7 @@ mod credit;
 mod entry;
 mod hub;
 mod packet;
+mod remote;
 mod worker;
 
 use std::io;
@@ -40,6 +42,7 @@ use hub::{FIRST_PORT, Hub, LAST_PORT};
 use worker::VsockWork;
 
 pub use connector::{Connector, PathConnector};
+pub use remote::{RemoteConnector, serve};
 
 /// Entries of the queues for packets to the guest, packets from it, and events.
 const QUEUE_SIZES: [u16; 3] = [256; 3];
