@@ -316,6 +316,16 @@ mod tests {
     }
 
     #[test]
+    fn data_after_the_guests_half_close_are_against_the_rules() {
+        let now = Instant::now();
+        let mut connection = open(now);
+        assert_eq!(connection.packet(&header(Op::Shutdown, NO_RECEIVE, 0), &[], 7, now), Outcome::Keep);
+        assert_eq!(connection.packet(&header(Op::Rw, 0, 1), b"a", 7, now), Outcome::Keep);
+        assert_eq!(connection.packet(&header(Op::Shutdown, NO_SEND, 0), &[], 7, now), Outcome::Keep);
+        assert_eq!(connection.packet(&header(Op::Rw, 0, 1), b"a", 7, now), Outcome::Reset);
+    }
+
+    #[test]
     fn a_close_of_the_host_is_told_once_and_waits_two_seconds() {
         let now = Instant::now();
         let mut connection = open(now);

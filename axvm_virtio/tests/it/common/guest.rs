@@ -119,8 +119,14 @@ pub struct Guest {
 
 impl Guest {
     pub fn new(features: u64) -> Guest {
+        Guest::named("vda", features)
+    }
+
+    /// One whose thread has this name.
+    pub fn named(name: &str, features: u64) -> Guest {
         let directory = TempDir::new().unwrap();
-        let machine = Machine::new(Box::new(device(&directory)));
+        let ram = GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap();
+        let machine = Machine::named(name, ram, Box::new(device(&directory)));
         let mut guest = Guest::on(machine, directory, features);
         guest.bring_up();
         guest.post_buffers(16);
@@ -169,7 +175,8 @@ impl Guest {
 
     /// Gives buffers for packets.
     pub fn post_buffers(&mut self, count: usize) {
-        for slot in 0..count {
+        let posted = self.incoming.len();
+        for slot in posted..posted + count {
             self.post(Gpa(INCOMING.0 + slot as u64 * u64::from(BUFFER)));
         }
         self.kick(RX);
@@ -298,6 +305,28 @@ pub fn device(directory: &TempDir) -> Vsock {
 fn drivers(machine: &Machine, features: u64) -> [FakeDriver; 3] {
     let event_idx = features & feature::EVENT_IDX != 0;
     [0, 1, 2].map(|index| FakeDriver::new(&machine.ram, Gpa(RING.0 + index * 0x8000), 256, event_idx))
+}
+
+/// Whether the threads of this name use hardly any time for a moment.
+pub fn sleeps(name: &str) -> bool {
+    let before = ticks(name);
+    std::thread::sleep(Duration::from_millis(300));
+    ticks(name) - before < 10
+}
+
+/// Clock ticks, of 10 ms, that all threads of this name have used.
+fn ticks(name: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let lines = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let used = |line: String| {
+        let (head, tail) = line.rsplit_once(") ")?;
+        let fields = tail.split(' ').collect::<Vec<_>>();
+        let number = |at: usize| fields[at].parse::<u64>().unwrap();
+        head.ends_with(&format!("({name}")).then(|| number(11) + number(12))
+    };
+    let used = lines.filter_map(used).collect::<Vec<_>>();
+    assert_eq!(used.len(), 1, "one thread is called {name}");
+    used[0]
 }
 
 /// A line, without its end.
