@@ -178,11 +178,12 @@ fn a_guest_that_closes_gets_an_answer_after_its_last_byte_is_taken() {
 
 #[test]
 fn a_program_that_ends_is_a_close_and_one_that_leaves_bytes_unread_a_reset() {
-    let mut guest = Guest::new(0);
+    let mut guest = Guest::named("ended", 0);
     let (client, port) = guest.accept(52);
     drop(client);
     assert_eq!(guest.expect(SHUTDOWN, 52, port).flags, NO_SEND);
     assert_eq!(guest.expect(SHUTDOWN, 52, port).flags, NO_RECEIVE | NO_SEND);
+    assert!(sleeps("ended"));
     // A guest that does not answer is told after 2 s that it is over.
     guest.expect(RST, 52, port);
     let (client, port) = guest.accept(52);
