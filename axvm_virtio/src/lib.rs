@@ -34,6 +34,7 @@ mod status;
 #[doc(hidden)]
 pub mod testing;
 mod transport;
+pub mod vsock;
 mod worker;
 
 pub use signals::{ConfigIrq, FaultReporter, QueueIrq};

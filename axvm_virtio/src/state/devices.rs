@@ -5,7 +5,8 @@
 //!                 +-- Console  how much of the chain at the head of the ring is sent; what the driver knows of the size
 //!                 +-- Entropy  nothing
 //!                 +-- Net      address, MTU; link up or down; frames on their way
-//!                 '-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
+//!                 +-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
+//!                 '-- Vsock    the next port of the host; connections are not carried
 //! ```
 //!
 //! Spec: virtio 1.2, 5 "Device Types".
@@ -29,6 +30,8 @@ pub enum DeviceState {
     Net(NetState),
     /// Memory balloon (5.5).
     Balloon(Box<BalloonState>),
+    /// Socket device (5.10).
+    Vsock(VsockState),
 }
 
 impl DeviceState {
@@ -40,6 +43,7 @@ impl DeviceState {
             DeviceState::Entropy => "entropy source",
             DeviceState::Net(_) => "network card",
             DeviceState::Balloon(_) => "memory balloon",
+            DeviceState::Vsock(_) => "socket device",
         }
     }
 }
@@ -130,4 +134,12 @@ pub struct SavedReport {
     pub statistics: Statistics,
     /// Milliseconds since they arrived.
     pub age_ms: u64,
+}
+
+/// A socket device. Its connections end at the other side of a save; a driver that is restored is told so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockState {
+    /// The port that the host's next client gets, so that a restored guest does not meet an old one again.
+    pub next_port: u32,
 }

@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::queue::{QueueLayout, QueueState};
 
-pub use devices::{BalloonState, BlockState, ConsoleState, DeviceState, NetState, ReportsState, SavedReport};
+pub use devices::{
+    BalloonState, BlockState, ConsoleState, DeviceState, NetState, ReportsState, SavedReport, VsockState,
+};
 pub use error::{RestoreError, StateError};
 pub use frame::{Frame, FrameError};
 

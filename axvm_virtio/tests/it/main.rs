@@ -27,3 +27,6 @@ mod restore;
 mod restore_hostile;
 mod rng;
 mod virtio_drivers;
+mod vsock;
+mod vsock_hostile;
+mod vsock_pause;

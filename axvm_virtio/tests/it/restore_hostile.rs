@@ -5,6 +5,8 @@
 //!                                                             '----- taken ----> resume, kick, pause, reset --> serves
 //! ```
 
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use crate::common::card::{CONFIG, Peer};
@@ -21,6 +23,7 @@ use axvm_virtio::queue::{QueueLayout, QueueState};
 use axvm_virtio::rng::Rng;
 use axvm_virtio::state::*;
 use axvm_virtio::testing::{Buffer, FakeDriver};
+use axvm_virtio::vsock::{PathConnector, Vsock};
 use proptest::prelude::*;
 
 /// One for each property: they run side by side.
@@ -49,8 +52,16 @@ fn device(kind: usize) -> (Box<dyn VirtioDevice>, usize) {
             let link = Link::new(LinkKind::Stream, ours).unwrap();
             (Box::new(Net::new(NetHandle::new(link).unwrap(), CONFIG)), 2)
         }
-        _ => (Box::new(Balloon::new(BalloonConfig { deflate_on_oom: true, free_page_reporting: true })), 5),
+        4 => (Box::new(Balloon::new(BalloonConfig { deflate_on_oom: true, free_page_reporting: true })), 5),
+        _ => (Box::new(socket_device()), 3),
     }
+}
+
+/// No client finds it.
+fn socket_device() -> Vsock {
+    let directory = tempfile::TempDir::new().unwrap();
+    let listener = UnixListener::bind(directory.path().join("v")).unwrap();
+    Vsock::new(3, listener, PathConnector::new(Path::new("/nowhere/v")).unwrap()).unwrap()
 }
 
 fn number() -> impl Strategy<Value = u64> {
@@ -120,10 +131,15 @@ fn device_state(kind: usize) -> BoxedStrategy<DeviceState> {
             .boxed(),
         2 => Just(DeviceState::Entropy).boxed(),
         3 => net_state().boxed(),
-        _ => (number(), any::<(u32, u32, bool)>(), reports())
+        4 => (number(), any::<(u32, u32, bool)>(), reports())
             .prop_map(|(target, (actual_pages, poison, missed), reports)| {
                 let target_pages = target as u32;
                 DeviceState::Balloon(Box::new(BalloonState { target_pages, actual_pages, poison, missed, reports }))
+            })
+            .boxed(),
+        _ => (1_u32 << 30..u32::MAX, any::<u32>(), 0..8_u32)
+            .prop_map(|(good, any, rare)| {
+                DeviceState::Vsock(VsockState { next_port: if rare == 0 { any } else { good } })
             })
             .boxed(),
     }
@@ -134,7 +150,7 @@ fn state(kind: usize) -> impl Strategy<Value = TransportState> {
     let status = prop_oneof![6 => Just(LIVE), 2 => Just(LIVE | NEEDS_RESET), 2 => Just(AGREED), 1 => any::<u32>()];
     let features = prop_oneof![8 => Just(feature::VERSION_1 | feature::EVENT_IDX), 1 => any::<u64>()];
     let queues = queues.prop_flat_map(|count| proptest::collection::vec(queue(), count));
-    let device = prop_oneof![20 => device_state(kind), 1 => (0..5_usize).prop_flat_map(device_state)];
+    let device = prop_oneof![20 => device_state(kind), 1 => (0..6_usize).prop_flat_map(device_state)];
     (status, features, any::<[u32; 4]>(), 0..5_u32, queues, device).prop_map(
         |(status, driver_features, selectors, interrupt_status, queues, device)| {
             let [device_features_sel, driver_features_sel, queue_sel, config_generation] = selectors;
@@ -177,7 +193,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn a_damaged_state_is_refused_or_harmless((kind, state) in (0..5_usize).prop_flat_map(|kind| (Just(kind), state(kind)))) {
+    fn a_damaged_state_is_refused_or_harmless((kind, state) in (0..6_usize).prop_flat_map(|kind| (Just(kind), state(kind)))) {
         RAM[0].write(Gpa(0), &[0; 8 << 20]).unwrap();
         let machine = Machine::over(RAM[0].clone(), device(kind).0);
         machine.pause();
@@ -248,7 +264,7 @@ proptest! {
 
     #[test]
     fn every_state_that_a_driver_leads_to_can_be_restored(
-        kind in 0..5_usize,
+        kind in 0..6_usize,
         accesses in proptest::collection::vec(access(), 0..30),
     ) {
         RAM[1].write(Gpa(0), &[0; 8 << 20]).unwrap();

@@ -8,6 +8,7 @@
 #![allow(dead_code, unreachable_pub)] // every test binary uses its part of it
 
 pub mod card;
+pub mod guest;
 pub mod line;
 
 use std::collections::BTreeMap;
