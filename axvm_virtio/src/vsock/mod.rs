@@ -16,7 +16,7 @@
 //!
 //! Spec: virtio 1.2, 5.10 "Socket Device".
 //! Left out: SEQPACKET, guests that talk to each other. What a program with a sandbox needs beside this: a child process
-//! that connects ([`connector`] says why), and for the queue threads, and their makers, the calls accept4, shutdown and
+//! that connects (`connector.rs` says why), and for the queue threads, and their makers, the calls accept4, shutdown and
 //! recvmsg.
 
 mod clients;
