@@ -40,6 +40,8 @@ pub enum DeviceId {
     Entropy = 4,
     /// Memory balloon (5.5).
     Balloon = 5,
+    /// Socket device (5.10).
+    Vsock = 19,
 }
 
 /// Feature bits of the transport and the rings, as masks (6 "Reserved Feature Bits").

@@ -23,6 +23,7 @@ pub mod device;
 mod hang;
 mod live;
 pub mod mmio;
+pub mod net;
 mod notice;
 pub mod queue;
 pub mod rng;
@@ -33,6 +34,7 @@ mod status;
 #[doc(hidden)]
 pub mod testing;
 mod transport;
+pub mod vsock;
 mod worker;
 
 pub use signals::{ConfigIrq, FaultReporter, QueueIrq};

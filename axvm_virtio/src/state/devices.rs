@@ -4,13 +4,16 @@
 //!   DeviceState --+-- Block    cache mode; whether the driver knows the size; the disk's shape, for it must be the same disk
 //!                 +-- Console  how much of the chain at the head of the ring is sent; what the driver knows of the size
 //!                 +-- Entropy  nothing
-//!                 '-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
+//!                 +-- Net      address, MTU; link up or down; frames on their way
+//!                 +-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
+//!                 '-- Vsock    the next port of the host; connections are not carried
 //! ```
 //!
 //! Spec: virtio 1.2, 5 "Device Types".
 
 use serde::{Deserialize, Serialize};
 
+use super::frame::Frame;
 use crate::statistics::Statistics;
 
 /// A device, by its kind.
@@ -23,8 +26,12 @@ pub enum DeviceState {
     Console(ConsoleState),
     /// Entropy source (5.4): each request stands alone.
     Entropy,
+    /// Network card (5.1).
+    Net(NetState),
     /// Memory balloon (5.5).
     Balloon(Box<BalloonState>),
+    /// Socket device (5.10).
+    Vsock(VsockState),
 }
 
 impl DeviceState {
@@ -34,7 +41,9 @@ impl DeviceState {
             DeviceState::Block(_) => "block device",
             DeviceState::Console(_) => "console",
             DeviceState::Entropy => "entropy source",
+            DeviceState::Net(_) => "network card",
             DeviceState::Balloon(_) => "memory balloon",
+            DeviceState::Vsock(_) => "socket device",
         }
     }
 }
@@ -67,6 +76,26 @@ pub struct ConsoleState {
     pub told_rows: u16,
     /// The driver has sent something.
     pub had_output: bool,
+}
+
+/// A network card.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetState {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// The MTU that the guest was told, if it was told one.
+    pub mtu: Option<u16>,
+    /// The user wants the link up.
+    pub wanted: bool,
+    /// The link is up, as the driver can know.
+    pub up: bool,
+    /// The link went up or down when there was no driver to tell.
+    pub missed: bool,
+    /// Frames that wait for a buffer of the guest, the oldest first.
+    pub received: Vec<Frame>,
+    /// A frame of the guest that the link has taken part of; all of it.
+    pub unsent: Option<Frame>,
 }
 
 /// A balloon.
@@ -105,4 +134,12 @@ pub struct SavedReport {
     pub statistics: Statistics,
     /// Milliseconds since they arrived.
     pub age_ms: u64,
+}
+
+/// A socket device. Its connections end at the other side of a save; a driver that is restored is told so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VsockState {
+    /// The port that the host's next client gets, so that a restored guest does not meet an old one again.
+    pub next_port: u32,
 }

@@ -15,13 +15,17 @@
 
 mod devices;
 mod error;
+mod frame;
 
 use serde::{Deserialize, Serialize};
 
 use crate::queue::{QueueLayout, QueueState};
 
-pub use devices::{BalloonState, BlockState, ConsoleState, DeviceState, ReportsState, SavedReport};
+pub use devices::{
+    BalloonState, BlockState, ConsoleState, DeviceState, NetState, ReportsState, SavedReport, VsockState,
+};
 pub use error::{RestoreError, StateError};
+pub use frame::{Frame, FrameError};
 
 /// One device, from [`MmioTransport::state`](crate::mmio::MmioTransport::state).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,8 +5,11 @@
 //!                                                             '----- taken ----> resume, kick, pause, reset --> serves
 //! ```
 
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
+use crate::common::card::{CONFIG, Peer};
 use crate::common::*;
 use axvm_arch::Gpa;
 use axvm_console::Port;
@@ -15,10 +18,12 @@ use axvm_virtio::balloon::{Balloon, BalloonConfig, Statistics};
 use axvm_virtio::block::{Block, DiskConfig, DiskImage};
 use axvm_virtio::console::Console;
 use axvm_virtio::device::{VirtioDevice, feature};
+use axvm_virtio::net::{Link, LinkKind, MAX_FRAME, MIN_FRAME, Net, NetHandle};
 use axvm_virtio::queue::{QueueLayout, QueueState};
 use axvm_virtio::rng::Rng;
 use axvm_virtio::state::*;
 use axvm_virtio::testing::{Buffer, FakeDriver};
+use axvm_virtio::vsock::{PathConnector, Vsock};
 use proptest::prelude::*;
 
 /// One for each property: they run side by side.
@@ -39,8 +44,24 @@ fn device(kind: usize) -> (Box<dyn VirtioDevice>, usize) {
         0 => (Box::new(Block::new(IMAGE.1.clone())), 1),
         1 => (Box::new(Console::new(Port::new().unwrap())), 2),
         2 => (Box::new(Rng::default()), 1),
-        _ => (Box::new(Balloon::new(BalloonConfig { deflate_on_oom: true, free_page_reporting: true })), 5),
+        3 => {
+            let (ours, theirs) = Peer::pair(LinkKind::Stream);
+            // It takes what the card sends, for as long as the card has it.
+            // Left open, or the link would be at its end.
+            std::mem::forget(theirs);
+            let link = Link::new(LinkKind::Stream, ours).unwrap();
+            (Box::new(Net::new(NetHandle::new(link).unwrap(), CONFIG)), 2)
+        }
+        4 => (Box::new(Balloon::new(BalloonConfig { deflate_on_oom: true, free_page_reporting: true })), 5),
+        _ => (Box::new(socket_device()), 3),
     }
+}
+
+/// No client finds it.
+fn socket_device() -> Vsock {
+    let directory = tempfile::TempDir::new().unwrap();
+    let listener = UnixListener::bind(directory.path().join("v")).unwrap();
+    Vsock::new(3, listener, PathConnector::new(Path::new("/nowhere/v")).unwrap()).unwrap()
 }
 
 fn number() -> impl Strategy<Value = u64> {
@@ -77,6 +98,24 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn net_state()(
+        mac in prop_oneof![8 => Just(CONFIG.mac), 1 => any::<[u8; 6]>()],
+        mtu in prop_oneof![8 => Just(CONFIG.mtu), 1 => any::<Option<u16>>()],
+        (wanted, up, missed) in any::<(bool, bool, bool)>(),
+        lengths in proptest::collection::vec(frame_len(), 0..4),
+        unsent in proptest::option::of(frame_len()),
+    ) -> DeviceState {
+        let [received, unsent] = [lengths, unsent.into_iter().collect()]
+            .map(|lengths: Vec<usize>| lengths.into_iter().map(|len| Frame(vec![0x5a; len])).collect::<Vec<_>>());
+        DeviceState::Net(NetState { mac, mtu, wanted, up, missed, received, unsent: unsent.into_iter().next() })
+    }
+}
+
+fn frame_len() -> impl Strategy<Value = usize> {
+    prop_oneof![8 => MIN_FRAME..2000, 1 => Just(MAX_FRAME), 1 => Just(MAX_FRAME + 1), 1 => 0..MIN_FRAME]
+}
+
 fn device_state(kind: usize) -> BoxedStrategy<DeviceState> {
     let size = prop_oneof![8 => Just(Disk::SIZE), 1 => any::<u64>()];
     match kind {
@@ -91,10 +130,16 @@ fn device_state(kind: usize) -> BoxedStrategy<DeviceState> {
             })
             .boxed(),
         2 => Just(DeviceState::Entropy).boxed(),
-        _ => (number(), any::<(u32, u32, bool)>(), reports())
+        3 => net_state().boxed(),
+        4 => (number(), any::<(u32, u32, bool)>(), reports())
             .prop_map(|(target, (actual_pages, poison, missed), reports)| {
                 let target_pages = target as u32;
                 DeviceState::Balloon(Box::new(BalloonState { target_pages, actual_pages, poison, missed, reports }))
+            })
+            .boxed(),
+        _ => (1_u32 << 30..u32::MAX, any::<u32>(), 0..8_u32)
+            .prop_map(|(good, any, rare)| {
+                DeviceState::Vsock(VsockState { next_port: if rare == 0 { any } else { good } })
             })
             .boxed(),
     }
@@ -105,7 +150,7 @@ fn state(kind: usize) -> impl Strategy<Value = TransportState> {
     let status = prop_oneof![6 => Just(LIVE), 2 => Just(LIVE | NEEDS_RESET), 2 => Just(AGREED), 1 => any::<u32>()];
     let features = prop_oneof![8 => Just(feature::VERSION_1 | feature::EVENT_IDX), 1 => any::<u64>()];
     let queues = queues.prop_flat_map(|count| proptest::collection::vec(queue(), count));
-    let device = prop_oneof![20 => device_state(kind), 1 => (0..4_usize).prop_flat_map(device_state)];
+    let device = prop_oneof![20 => device_state(kind), 1 => (0..6_usize).prop_flat_map(device_state)];
     (status, features, any::<[u32; 4]>(), 0..5_u32, queues, device).prop_map(
         |(status, driver_features, selectors, interrupt_status, queues, device)| {
             let [device_features_sel, driver_features_sel, queue_sel, config_generation] = selectors;
@@ -148,7 +193,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn a_damaged_state_is_refused_or_harmless((kind, state) in (0..4_usize).prop_flat_map(|kind| (Just(kind), state(kind)))) {
+    fn a_damaged_state_is_refused_or_harmless((kind, state) in (0..6_usize).prop_flat_map(|kind| (Just(kind), state(kind)))) {
         RAM[0].write(Gpa(0), &[0; 8 << 20]).unwrap();
         let machine = Machine::over(RAM[0].clone(), device(kind).0);
         machine.pause();
@@ -219,7 +264,7 @@ proptest! {
 
     #[test]
     fn every_state_that_a_driver_leads_to_can_be_restored(
-        kind in 0..4_usize,
+        kind in 0..6_usize,
         accesses in proptest::collection::vec(access(), 0..30),
     ) {
         RAM[1].write(Gpa(0), &[0; 8 << 20]).unwrap();

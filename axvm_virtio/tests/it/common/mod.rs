@@ -7,6 +7,8 @@
 //! ```
 #![allow(dead_code, unreachable_pub)] // every test binary uses its part of it
 
+pub mod card;
+pub mod guest;
 pub mod line;
 
 use std::collections::BTreeMap;
@@ -123,9 +125,14 @@ impl Machine {
 
     /// A machine with RAM that another one has used.
     pub fn over(ram: Arc<GuestRam>, device: Box<dyn VirtioDevice>) -> Machine {
+        Machine::named("vda", ram, device)
+    }
+
+    /// A machine whose device, and so its threads, have this name.
+    pub fn named(name: &str, ram: Arc<GuestRam>, device: Box<dyn VirtioDevice>) -> Machine {
         let (irq, tape) = (Irq::new().unwrap(), Arc::<Tape>::default());
         let (line, events) = (irq.try_clone().unwrap(), Events::to(tape.clone()));
-        let transport = MmioTransport::new("vda", device, ram.clone(), line, events).unwrap();
+        let transport = MmioTransport::new(name, device, ram.clone(), line, events).unwrap();
         Machine { ram, transport, irq, tape }
     }
 

@@ -1,0 +1,299 @@
+//! The one thread behind both queues of a network card.
+//!
+//! ```text
+//!   wait { kick 0, kick 1, wake | link: readable? writable? } --> frames to the guest --> frames of the guest --.
+//!     ^                                                                                                         |
+//!     '---------------------------------------------------------------------------------------------------------'
+//!
+//!   one frame, three small buffers (MRG_RXBUF):
+//!     pop: | header, frame .. |   pop: | .. frame .. |   pop: | .. frame |   then num_buffers = 3, and all three are used
+//!                                                  '--> none left: all go back to the ring, the frame waits
+//! ```
+//!
+//! The link is waited for only where it matters: for input if no frame waits for a buffer, for room if the link was
+//! full. Otherwise a link that is ready all the time would keep the worker awake for nothing.
+//!
+//! Spec: virtio 1.2, 5.1.6.2 "Packet Transmission", 5.1.6.4 "Processing of Incoming Packets".
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axvm_memory::{GuestRam, GuestRange};
+use axvm_sync::lock;
+use rustix::event::PollFlags;
+
+use super::header::{HEADER_LEN, NUM_BUFFERS, TransmitHeader, received};
+use super::link::{Boxes, Input, LinkError, MAX_FRAME, MIN_FRAME, Output};
+use super::{RECEIVE, Shared, feature};
+use crate::device::{Activation, LiveQueue};
+use crate::queue::{Chain, VirtQueue};
+use crate::signals::{FaultReporter, whole};
+use crate::worker::{Next, Ready, Sources, Work, WorkerStatus};
+
+/// Most frames of one direction before the other has its turn, and the driver is told.
+const BATCH: usize = 64;
+
+/// The position of the link among the sources.
+const LINK: usize = 1;
+
+/// The work of a network card.
+pub(super) struct NetWork {
+    ram: Arc<GuestRam>,
+    shared: Arc<Shared>,
+    fault: FaultReporter,
+    /// A frame may lie in several chains.
+    mergeable: bool,
+    /// The link had nothing to read.
+    wait_input: bool,
+    /// The link took no more.
+    wait_room: bool,
+    /// The chains of a frame, and the bytes in each; empty between two frames.
+    placed: Vec<(u16, u32)>,
+}
+
+/// What became of a frame for the guest.
+#[derive(Debug, PartialEq, Eq)]
+enum Placed {
+    /// It is in these chains.
+    Whole,
+    /// There are not enough chains yet.
+    NoBuffer,
+    /// It fits no chain that there can be.
+    TooLong,
+}
+
+impl NetWork {
+    pub(super) fn new(live: &Activation, shared: Arc<Shared>) -> NetWork {
+        NetWork {
+            ram: Arc::clone(&live.ram),
+            shared,
+            fault: live.fault.clone(),
+            mergeable: live.features & feature::MRG_RXBUF != 0,
+            wait_input: false,
+            wait_room: false,
+            placed: Vec::new(),
+        }
+    }
+
+    /// Fills buffers while frames come.
+    fn receive(&mut self, queue: &mut VirtQueue, boxes: &mut Boxes, status: &WorkerStatus) -> Result<Next, String> {
+        self.wait_input = false;
+        queue.disable_kicks();
+        for _ in 0..BATCH {
+            if status.stop_asked() || !self.shared.is_up() {
+                return Ok(Next::Sleep);
+            }
+            let len = match boxes.look(&self.shared.link) {
+                Ok(Input::Frame(len)) => len,
+                Ok(Input::More) => continue,
+                Ok(Input::Dropped) => {
+                    self.shared.to_guest.drop_one();
+                    continue;
+                }
+                Ok(Input::Nothing) => {
+                    self.wait_input = true;
+                    return Ok(Next::Sleep);
+                }
+                Err(error) => {
+                    self.end_link(boxes, error);
+                    return Ok(Next::Sleep);
+                }
+            };
+            match self.place(queue, boxes.frame(len))? {
+                Placed::Whole => self.shared.to_guest.add(len),
+                Placed::TooLong => self.shared.to_guest.drop_one(),
+                Placed::NoBuffer if queue.enable_kicks() => continue,
+                Placed::NoBuffer => return Ok(Next::Sleep),
+            }
+            boxes.take(len);
+        }
+        Ok(Next::Again)
+    }
+
+    /// Puts a frame into as many chains as it needs, and marks them used: all of them, or none.
+    fn place(&mut self, queue: &mut VirtQueue, frame: &[u8]) -> Result<Placed, String> {
+        let (header, total) = (received(1), HEADER_LEN + frame.len());
+        let (mut done, mut count_at) = (0, [None; 2]);
+        let mut placed = Placed::Whole;
+        while done < total {
+            let Some(chain) = queue.pop().map_err(|error| whole(&error))? else {
+                // A ring that is all in use holds no more than this.
+                let full = self.placed.len() == usize::from(queue.size());
+                placed = if full { Placed::TooLong } else { Placed::NoBuffer };
+                break;
+            };
+            check_receive(&chain)?;
+            let written = scatter(&self.ram, &chain, &[&header, frame], done, &mut count_at);
+            self.placed.push((chain.head, written as u32));
+            done += written;
+            if done < total && !self.mergeable {
+                placed = Placed::TooLong;
+                break;
+            }
+        }
+        if placed == Placed::Whole {
+            for (place, byte) in count_at.iter().flatten().zip((self.placed.len() as u16).to_le_bytes()) {
+                self.ram.copy_to(place, &[byte]);
+            }
+            self.placed.drain(..).for_each(|(head, written)| queue.push_used(head, written));
+        } else {
+            self.placed.drain(..).for_each(|_| queue.put_back());
+        }
+        Ok(placed)
+    }
+
+    /// Sends frames while the link takes them.
+    fn transmit(&mut self, queue: &mut VirtQueue, boxes: &mut Boxes, status: &WorkerStatus) -> Result<Next, String> {
+        queue.disable_kicks();
+        for _ in 0..BATCH {
+            if boxes.is_pending() || status.stop_asked() {
+                return Ok(Next::Sleep);
+            }
+            let Some(chain) = queue.pop().map_err(|error| whole(&error))? else {
+                if queue.enable_kicks() {
+                    continue;
+                }
+                return Ok(Next::Sleep);
+            };
+            let head = chain.head;
+            if self.send(&chain, boxes)? {
+                queue.push_used(head, 0);
+            } else {
+                queue.put_back();
+                self.wait_room = true;
+                return Ok(Next::Sleep);
+            }
+        }
+        Ok(Next::Again)
+    }
+
+    /// Sends one frame or drops it; false if it must wait.
+    fn send(&mut self, chain: &Chain<'_>, boxes: &mut Boxes) -> Result<bool, String> {
+        if !chain.writable.is_empty() {
+            return Err("A frame to send has a part for the device to write".into());
+        }
+        let len = usize::try_from(chain.readable_len).unwrap_or(usize::MAX);
+        let fits = (HEADER_LEN + MIN_FRAME..=HEADER_LEN + MAX_FRAME).contains(&len);
+        if !fits || !self.shared.is_up() || !gather(&self.ram, chain, boxes.room(len)) {
+            boxes.discard();
+            self.shared.from_guest.drop_one();
+            return Ok(true);
+        }
+        match boxes.send(&self.shared.link) {
+            Ok(Output::Sent) => self.shared.from_guest.add(len - HEADER_LEN),
+            Ok(Output::Later) => return Ok(false),
+            Ok(Output::Refused(error)) => {
+                self.shared.from_guest.drop_one();
+                self.fault.note(format_args!("The host refused a frame of {} bytes: {error}", len - HEADER_LEN));
+            }
+            Err(error) => {
+                self.shared.from_guest.drop_one();
+                self.end_link(boxes, error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The link is of no use any more.
+    fn end_link(&self, boxes: &mut Boxes, error: LinkError) {
+        boxes.discard();
+        let shared = &self.shared;
+        if shared.broken.load(Ordering::Acquire) {
+            return;
+        }
+        shared.change(|| shared.broken.store(true, Ordering::Release));
+        self.fault.alarm(format_args!(
+            "The network link has ended: {error}. The guest sees its link down and goes on; give the machine a new link \
+             by starting it again"
+        ));
+    }
+}
+
+impl Work for NetWork {
+    fn turn(&mut self, queues: &mut [LiveQueue], ready: &Ready, status: &WorkerStatus) -> Result<Next, String> {
+        if ready.source(0) {
+            // It does not block: an error says that the user changed nothing.
+            self.shared.wake.take();
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut boxes = lock(&shared.boxes);
+        let link_ready = ready.source(LINK);
+        if let Err(error) = boxes.flush(&shared.link) {
+            self.end_link(&mut boxes, error);
+        }
+        self.wait_room = false;
+        let mut next = Next::Sleep;
+        for live in queues.iter_mut() {
+            let served = match live.index {
+                // A kick to the other queue is no reason to ask the link.
+                RECEIVE if self.wait_input && !link_ready && !boxes.has_frame() => Ok(Next::Sleep),
+                RECEIVE => self.receive(&mut live.queue, &mut boxes, status),
+                _ => self.transmit(&mut live.queue, &mut boxes, status),
+            };
+            if live.queue.publish() {
+                live.irq.raise();
+            }
+            next = next.min(served?);
+        }
+        self.wait_room |= boxes.is_pending();
+        Ok(next)
+    }
+
+    fn sources<'a>(&'a self, sources: &mut Sources<'a>) {
+        sources.add(&self.shared.wake, PollFlags::IN);
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, self.wait_input && self.shared.is_up());
+        flags.set(PollFlags::OUT, self.wait_room);
+        // With no flags it would still end a sleep by its end or an error.
+        if !flags.is_empty() {
+            sources.add(&self.shared.link, flags);
+        }
+    }
+}
+
+/// The rules of a receive buffer (5.1.6.3.1).
+fn check_receive(chain: &Chain<'_>) -> Result<(), &'static str> {
+    if !chain.readable.is_empty() {
+        return Err("A buffer for frames has a part for the device to read");
+    }
+    if chain.writable_len < HEADER_LEN as u64 {
+        return Err("A buffer for frames has no room for a header");
+    }
+    Ok(())
+}
+
+/// Copies header and frame, from byte `from` of both together, into a chain; how many bytes. Notes where the bytes of
+/// `num_buffers` come to lie.
+fn scatter(
+    ram: &GuestRam,
+    chain: &Chain<'_>,
+    [header, frame]: &[&[u8]; 2],
+    from: usize,
+    count_at: &mut [Option<GuestRange>; 2],
+) -> usize {
+    let mut at = from;
+    for range in chain.writable {
+        let mut rest = *range;
+        while !rest.is_empty() && at < header.len() + frame.len() {
+            let piece = if at < header.len() { &header[at..] } else { &frame[at - header.len()..] };
+            let count = ram.copy_to(&rest, piece);
+            for (offset, place) in (NUM_BUFFERS..).zip(count_at.iter_mut()) {
+                if (at..at + count).contains(&offset) {
+                    *place = Some(rest.split_at(offset - at).1);
+                }
+            }
+            (_, rest) = rest.split_at(count);
+            at += count;
+        }
+    }
+    at - from
+}
+
+/// Copies a chain to `bytes`, which are as long; false if its header asks for what is not offered.
+fn gather(ram: &GuestRam, chain: &Chain<'_>, bytes: &mut [u8]) -> bool {
+    let mut at = 0;
+    for range in chain.readable {
+        at += ram.copy_from(range, &mut bytes[at..]);
+    }
+    TransmitHeader::parse(bytes).is_some_and(TransmitHeader::is_plain)
+}
