@@ -132,28 +132,17 @@ impl Card {
     /// A card in a machine that no driver has used.
     pub fn on(machine: Machine, handle: NetHandle, peer: Peer, features: u64) -> Card {
         let features = machine.offered() & (features | feature::VERSION_1);
-        let drivers = RINGS.map(|ring| FakeDriver::new(&machine.ram, ring, 256, false));
-        let mut card = Card { machine, handle, peer, features, drivers };
-        card.bring_up();
-        card
+        let drivers = machine.bring_up_all(features, RINGS, 256);
+        Card { machine, handle, peer, features, drivers }
     }
 
     /// Resets the device, forgets all chains, and starts anew.
     pub fn bring_up(&mut self) {
-        self.machine.agree(self.features);
-        let event_idx = self.features & feature::EVENT_IDX != 0;
-        self.drivers = RINGS.map(|ring| FakeDriver::new(&self.machine.ram, ring, 256, event_idx));
-        for (index, driver) in self.drivers.iter().enumerate() {
-            self.machine.enable_queue(index as u32, &driver.layout());
-        }
-        self.machine.set(reg::STATUS, LIVE);
-        assert_eq!(self.machine.status(), LIVE);
+        self.drivers = self.machine.bring_up_all(self.features, RINGS, 256);
     }
 
     pub fn kick(&mut self, queue: u32) {
-        if self.drivers[queue as usize].kick() {
-            self.machine.set(reg::QUEUE_NOTIFY, queue);
-        }
+        self.machine.show(queue, &mut self.drivers[queue as usize]);
     }
 
     pub fn offer(&mut self, queue: u32, buffers: &[Buffer]) -> u16 {
@@ -164,12 +153,7 @@ impl Card {
 
     /// Waits for the next chain of a queue: the bytes written.
     pub fn finish(&mut self, queue: u32) -> usize {
-        let mut used = None;
-        assert!(wait_until(|| {
-            used = self.drivers[queue as usize].take_used();
-            used.is_some()
-        }));
-        used.unwrap().1 as usize
+        finished(&mut self.drivers[queue as usize])
     }
 
     /// Puts a frame, behind a header, where the guest's frames are.

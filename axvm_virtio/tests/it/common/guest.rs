@@ -29,6 +29,8 @@ pub const CREDIT_REQUEST: u16 = 7;
 pub const NO_RECEIVE: u32 = 1;
 pub const NO_SEND: u32 = 2;
 
+const RINGS: [Gpa; 3] = [RING, Gpa(RING.0 + 0x8000), Gpa(RING.0 + 0x1_0000)];
+const QUEUE_SIZE: u16 = 256;
 pub const CID: u32 = 3;
 /// The first port of a client.
 pub const FIRST: u32 = 1 << 30;
@@ -141,14 +143,8 @@ impl Guest {
 
     /// Resets the device, forgets all, and starts anew.
     pub fn bring_up(&mut self) {
-        self.machine.agree(self.features);
-        self.drivers = drivers(&self.machine, self.features);
+        self.drivers = self.machine.bring_up_all(self.features, RINGS, QUEUE_SIZE);
         self.incoming.clear();
-        for (index, driver) in self.drivers.iter().enumerate() {
-            self.machine.enable_queue(index as u32, &driver.layout());
-        }
-        self.machine.set(reg::STATUS, LIVE);
-        assert_eq!(self.machine.status(), LIVE);
     }
 
     pub fn path(&self) -> PathBuf {
@@ -168,9 +164,7 @@ impl Guest {
     }
 
     pub fn kick(&mut self, queue: usize) {
-        if self.drivers[queue].kick() {
-            self.machine.set(reg::QUEUE_NOTIFY, queue as u32);
-        }
+        self.machine.show(queue as u32, &mut self.drivers[queue]);
     }
 
     /// Gives buffers for packets.
@@ -304,7 +298,7 @@ pub fn device(directory: &TempDir) -> Vsock {
 
 fn drivers(machine: &Machine, features: u64) -> [FakeDriver; 3] {
     let event_idx = features & feature::EVENT_IDX != 0;
-    [0, 1, 2].map(|index| FakeDriver::new(&machine.ram, Gpa(RING.0 + index * 0x8000), 256, event_idx))
+    RINGS.map(|ring| FakeDriver::new(&machine.ram, ring, QUEUE_SIZE, event_idx))
 }
 
 /// Whether the threads of this name use hardly any time for a moment.

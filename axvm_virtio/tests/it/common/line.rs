@@ -30,28 +30,17 @@ impl Line {
         let port = Port::new().unwrap();
         let machine = Machine::new(Box::new(Console::new(port.clone())));
         let features = machine.offered() & (features | feature::VERSION_1);
-        let drivers = RINGS.map(|ring| FakeDriver::new(&machine.ram, ring, 64, false));
-        let mut line = Line { machine, port, features, drivers };
-        line.bring_up();
-        line
+        let drivers = machine.bring_up_all(features, RINGS, 64);
+        Line { machine, port, features, drivers }
     }
 
     /// Resets the device, forgets all chains, and starts anew.
     pub fn bring_up(&mut self) {
-        self.machine.agree(self.features);
-        let event_idx = self.features & feature::EVENT_IDX != 0;
-        self.drivers = RINGS.map(|ring| FakeDriver::new(&self.machine.ram, ring, 64, event_idx));
-        for (index, driver) in self.drivers.iter().enumerate() {
-            self.machine.enable_queue(index as u32, &driver.layout());
-        }
-        self.machine.set(reg::STATUS, LIVE);
-        assert_eq!(self.machine.status(), LIVE);
+        self.drivers = self.machine.bring_up_all(self.features, RINGS, 64);
     }
 
     pub fn kick(&mut self, queue: u32) {
-        if self.drivers[queue as usize].kick() {
-            self.machine.set(reg::QUEUE_NOTIFY, queue);
-        }
+        self.machine.show(queue, &mut self.drivers[queue as usize]);
     }
 
     pub fn offer(&mut self, queue: u32, buffers: &[Buffer]) {
@@ -60,12 +49,7 @@ impl Line {
     }
 
     pub fn finish(&mut self, queue: u32) -> usize {
-        let mut used = None;
-        assert!(wait_until(|| {
-            used = self.drivers[queue as usize].take_used();
-            used.is_some()
-        }));
-        used.unwrap().1 as usize
+        finished(&mut self.drivers[queue as usize])
     }
 
     /// One buffer of output.

@@ -63,6 +63,16 @@ pub const NEEDS_RESET: u32 = 64;
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Waits for the next chain of a queue: the bytes written.
+pub fn finished(driver: &mut FakeDriver) -> usize {
+    let mut used = None;
+    assert!(wait_until(|| {
+        used = driver.take_used();
+        used.is_some()
+    }));
+    used.unwrap().1 as usize
+}
+
 /// Waits until `done`; false if it takes too long.
 pub fn wait_until(mut done: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
@@ -218,6 +228,26 @@ impl Machine {
         self.agree(features);
         self.enable_queue(0, layout);
         self.set(reg::STATUS, LIVE);
+    }
+
+    /// Everything up to DRIVER_OK, with a new queue of `size` entries at each of these places.
+    pub fn bring_up_all<const N: usize>(&self, features: u64, rings: [Gpa; N], size: u16) -> [FakeDriver; N] {
+        self.agree(features);
+        let event_idx = features & feature::EVENT_IDX != 0;
+        let drivers = rings.map(|ring| FakeDriver::new(&self.ram, ring, size, event_idx));
+        for (index, driver) in drivers.iter().enumerate() {
+            self.enable_queue(index as u32, &driver.layout());
+        }
+        self.set(reg::STATUS, LIVE);
+        assert_eq!(self.status(), LIVE);
+        drivers
+    }
+
+    /// Shows what was added to a queue, and kicks if the device wants that.
+    pub fn show(&self, queue: u32, driver: &mut FakeDriver) {
+        if driver.kick() {
+            self.set(reg::QUEUE_NOTIFY, queue);
+        }
     }
 
     /// Waits for an interrupt.
