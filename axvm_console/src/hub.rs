@@ -344,7 +344,11 @@ impl Hub {
                 let hooks = &self.shared.hooks;
                 let words = help(hooks.quit, hooks.has_break);
                 match self.writer.as_ref().filter(|_| keyboard.answers_in_output) {
-                    Some(writer) => writer.send(format!("\r\naxvm: {words}\r\n").into_bytes()),
+                    // A line for each key: a terminal of 80 columns breaks none of them.
+                    Some(writer) => {
+                        let lines = words.replace(", ", ",\r\n      ");
+                        writer.send(format!("\r\naxvm: {lines}\r\n").into_bytes());
+                    }
                     None => (hooks.on_help)(words),
                 }
             }
