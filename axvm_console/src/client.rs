@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::port::LIMIT;
@@ -130,9 +130,12 @@ impl ConsoleClient {
         self.hung_up = true;
     }
 
-    /// It is no longer there to see what becomes of its typing.
+    /// It is no longer there to see what becomes of its typing. Its descriptor is asked, too: who comes in its place may be
+    /// seen before its end is.
     pub fn has_left(&self) -> bool {
+        let mut now = [PollFd::new(&self.fd, PollFlags::empty())];
         self.hung_up
+            || poll(&mut now, Some(&Timespec::default())).is_ok_and(|_| now[0].revents().contains(PollFlags::HUP))
     }
 
     /// Ends the connection.

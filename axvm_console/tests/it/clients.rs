@@ -141,14 +141,17 @@ fn what_refused_and_gone_clients_typed_is_bounded_in_all() {
 
 #[test]
 fn clients_that_left_their_typing_behind_keep_no_one_out() {
-    let bench = open(&BackEnd::None).unwrap();
-    let gone: Vec<_> = one_client_each(&bench, 64, BROUGHT);
-    bench.port.send(b"login: ");
-    gone.iter().for_each(|client| assert_eq!(read(client, 7), b"login: "));
-    drop(gone);
-    let late = one_client_each(&bench, 1, 0);
-    assert_eq!(read(&late[0], 7), b"login: ");
-    assert!(bench.calls.warnings.lock().unwrap().is_empty());
+    // The console may see the one that comes before the end of those that went.
+    for _ in 0..50 {
+        let bench = open(&BackEnd::None).unwrap();
+        let gone: Vec<_> = one_client_each(&bench, 64, BROUGHT);
+        bench.port.send(b"login: ");
+        gone.iter().for_each(|client| assert_eq!(read(client, 7), b"login: "));
+        drop(gone);
+        let late = one_client_each(&bench, 1, 0);
+        assert_eq!(read(&late[0], 7), b"login: ");
+        assert!(bench.calls.warnings.lock().unwrap().is_empty());
+    }
 }
 
 /// Attaches `count` clients, each of which has typed `typed` bytes; their other ends.
