@@ -16,12 +16,15 @@ mod mistakes;
 mod run;
 mod tools;
 
-use clap::{ArgGroup, Args, Id, Parser, Subcommand};
+use std::io;
+
+use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Parser, Subcommand};
 
 pub use run::RunArgs;
 pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
+use crate::speech;
 
 /// A hypervisor you can read like a book and run like a product.
 #[derive(Debug, Parser)]
@@ -167,7 +170,11 @@ impl Cli {
         if let Some(error) = habits::meant(&words) {
             return Err(error);
         }
-        Cli::try_parse().map_err(|error| mistakes::told(&error, &words).unwrap_or_else(|| error.exit()))
+        // Its pages have colours where ours have them; on its own, clap would look at other variables (CI, CLICOLOR).
+        let colours = if speech::colour(io::stdout()) { ColorChoice::Always } else { ColorChoice::Never };
+        let read = Cli::command().color(colours).try_get_matches();
+        let cli = read.and_then(|mut read| Cli::from_arg_matches_mut(&mut read));
+        cli.map_err(|error| mistakes::told(&error, &words).unwrap_or_else(|| error.exit()))
     }
 }
 
@@ -177,7 +184,6 @@ mod tests {
 
     #[test]
     fn help_fits_a_terminal_of_80_columns() {
-        use clap::CommandFactory;
         let program = Cli::command();
         for command in program.get_subcommands().chain([&program]) {
             let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
@@ -194,7 +200,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_what_clap_wants() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 }

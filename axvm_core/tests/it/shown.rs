@@ -21,7 +21,10 @@ fn on_terminal(words: &str, environment: &[(&str, &str)]) -> (String, Option<i32
     let Terminal { user, program } = Terminal::new();
     let end = || program.try_clone().unwrap();
     let mut command = Command::new(AXVM);
-    command.args(words.split(' ')).env_remove("NO_COLOR").env("TERM", "xterm").envs(environment.iter().copied());
+    for unwanted in ["NO_COLOR", "CI", "CLICOLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(unwanted);
+    }
+    command.args(words.split(' ')).env("TERM", "xterm").envs(environment.iter().copied());
     let mut axvm = command.stdin(Stdio::null()).stdout(end()).stderr(end()).spawn().unwrap();
     // The command holds ends of the terminal, too.
     drop((command, program));
@@ -55,11 +58,14 @@ fn on_a_terminal_lines_end_between_words() {
 
 #[test]
 fn colour_is_only_where_it_is_wanted() {
-    let has_colour = |words, environment: &[_]| on_terminal(words, environment).0.contains('\x1b');
-    for words in ["doctor", "--help"] {
-        assert!(has_colour(words, &[]), "axvm {words}");
-        assert!(!has_colour(words, &[("TERM", "dumb")]), "TERM=dumb axvm {words}");
-        assert!(!has_colour(words, &[("NO_COLOR", "1")]), "NO_COLOR=1 axvm {words}");
+    // What other programs ask, too, and this one does not.
+    let others = [None, Some(("CI", "true")), Some(("CLICOLOR", "0")), Some(("CLICOLOR_FORCE", "1"))];
+    for (words, other) in ["doctor", "--help"].into_iter().flat_map(|words| others.map(|other| (words, other))) {
+        for (ours, wanted) in [(None, true), (Some(("TERM", "dumb")), false), (Some(("NO_COLOR", "1")), false)] {
+            let environment: Vec<_> = other.into_iter().chain(ours).collect();
+            let has_colour = on_terminal(words, &environment).0.contains('\x1b');
+            assert_eq!(has_colour, wanted, "axvm {words} with {environment:?}");
+        }
     }
 }
 
