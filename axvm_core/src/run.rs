@@ -35,7 +35,7 @@ use crate::speech;
 
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
-    let config = Config::from_args(args)?;
+    let mut config = Config::from_args(args)?;
     let feed = EventFeed::new().context("Cannot make the event stream")?;
     let narrator = Arc::new(Narrator::new(config.settings.verbose()));
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
@@ -46,7 +46,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
 
     let (sockets, bound) = bind(&config, &events)?;
     let mut resources = Resources::open(&config.machine, events.clone())?;
-    let network = Network::open(&config.settings.net)?;
+    let mut network = Network::open(&config.settings.net, &config.machine.nets)?;
+    network.complete(&mut config.machine.nets);
     resources.plug(&config.machine, network.links());
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
@@ -57,6 +58,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     }
 
     speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
+    network.watch(&events)?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));
