@@ -22,6 +22,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::cli::RunArgs;
 use crate::error::ConfigError;
+use crate::network;
 use crate::settings::{Cpus, IoPort, Memory, Name, OnPanic, Pins, Settings};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
@@ -86,6 +87,7 @@ impl Config {
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
+            nets: network::cards(&settings.net, &name),
             panic_stops: settings.on_panic() != OnPanic::Continue,
             debug_exit: said.debug_exit.map(|IoPort(first)| first),
             debug_console: debug_console.is_some(),

@@ -8,6 +8,7 @@
 //!   done:       run, selftest --> axvm_machine       one guest after another
 //!                 |    serve, current                the main thread meanwhile; the machine of the moment
 //!                 '--> consoles, control, notify     terminals and sockets; the API; the service manager
+//!                      network                       the other ends of network cards
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
 //!   printed:    pages, completions                   about AxVM
 //!               doctor --> axvm_inspect              about the host
@@ -29,6 +30,7 @@ mod doctor;
 mod end;
 pub mod error;
 mod narrator;
+mod network;
 mod notify;
 pub mod pages;
 mod panel;

@@ -26,6 +26,7 @@ use axvm_virtio::block::Block;
 use axvm_virtio::console::Console;
 use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use axvm_virtio::net::Net;
 use axvm_virtio::rng::Rng;
 
 use crate::inventory::{Chip, Inventory, Item};
@@ -120,6 +121,10 @@ impl<'a> Board<'a> {
             VirtioKind::Console => {
                 let port = self.consoles.hvc0.clone().ok_or(MachineError::NoPort)?;
                 Chip::Virtio(self.transport(part, Box::new(Console::new(port)))?)
+            }
+            VirtioKind::Net(number) => {
+                let (config, link) = self.resources.nets.get(number).cloned().ok_or(MachineError::NoLink(number))?;
+                Chip::Net(self.transport(part, Box::new(Net::new(link.clone(), config)))?, link)
             }
         })
     }

@@ -16,6 +16,7 @@ use axvm_devices::{AcpiPm, BusDevice, DebugConsole, DebugExit, I8042, PciHost, P
 use axvm_virtio::balloon::Target;
 use axvm_virtio::block::{DiskHandle, FullStorage};
 use axvm_virtio::mmio::MmioTransport;
+use axvm_virtio::net::NetHandle;
 use axvm_virtio::{Busy, StillBusy};
 
 /// All parts of a machine, in the order of the plan.
@@ -58,6 +59,8 @@ pub enum Chip {
     Disk(Arc<MmioTransport>, DiskHandle),
     /// A balloon, with the handle that sets its size.
     Balloon(Arc<MmioTransport>, Target),
+    /// A network card, with its link.
+    Net(Arc<MmioTransport>, NetHandle),
 }
 
 impl Chip {
@@ -73,16 +76,16 @@ impl Chip {
             Chip::PciHost(chip) => chip.clone(),
             Chip::DebugExit(chip) => chip.clone(),
             Chip::DebugConsole(chip) => chip.clone(),
-            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => transport.clone(),
+            Chip::Virtio(transport) | Chip::Disk(transport, _) => transport.clone(),
+            Chip::Balloon(transport, _) | Chip::Net(transport, _) => transport.clone(),
         }
     }
 
     /// What in it acts by itself. Each kind by name: a new one must say so.
     fn engine(&self) -> Engine<'_> {
         match self {
-            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
-                Engine::Threads(transport)
-            }
+            Chip::Virtio(transport) | Chip::Disk(transport, _) => Engine::Threads(transport),
+            Chip::Balloon(transport, _) | Chip::Net(transport, _) => Engine::Threads(transport),
             Chip::PmTimer(timer) => Engine::Counter(timer),
             // They act only when a vCPU or the main thread calls them.
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) => Engine::None,
