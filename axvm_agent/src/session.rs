@@ -91,7 +91,10 @@ impl Session {
             if let Some(FromHost::Request(request)) = self.end.message()? {
                 return Ok(Some(request));
             }
-            self.output.send(&self.connection)?;
+            // A client that only looked whether an agent is there has gone.
+            if self.output.send(&self.connection).is_err() {
+                return Ok(None);
+            }
             if !self.is_readable(until)? {
                 return Err("The host says nothing".into());
             }

@@ -9,6 +9,7 @@
 //!                 |    serve, current                the main thread meanwhile; the machine of the moment
 //!                 '--> consoles, control, notify     terminals and sockets; the API; the service manager
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
+//!               exec   --> axvm_exec                 commands in their guests; agent, what answers there
 //!   printed:    pages, completions                   about AxVM
 //!               doctor --> axvm_inspect              about the host
 //!               speech, narrator, error              how answers, events and mistakes are said
@@ -20,6 +21,7 @@
 //! It is a library so that tests and fuzzing reach it; [`main`] is all that the program calls.
 #![forbid(unsafe_code)]
 
+mod agent;
 pub mod cli;
 mod completions;
 pub mod config;
@@ -28,6 +30,7 @@ mod current;
 mod doctor;
 mod end;
 pub mod error;
+mod exec;
 mod narrator;
 mod notify;
 pub mod pages;
@@ -52,10 +55,18 @@ pub fn main() -> ExitCode {
     speech::begin();
     let code = Cli::read().map_err(Into::into).and_then(command).map(ExitCode::from).unwrap_or_else(|error| {
         speech::tell(chain(&error));
-        ExitCode::from(error.downcast_ref().map_or(1, ConfigError::exit_code))
+        ExitCode::from(failure(&error))
     });
     speech::finish();
     code
+}
+
+/// The exit code of an error. Where a command of the guest has the others, AxVM's own failures have one.
+fn failure(error: &anyhow::Error) -> u8 {
+    match std::env::args_os().any(|word| word == "--") {
+        true => exec::FAILED,
+        false => error.downcast_ref().map_or(1, ConfigError::exit_code),
+    }
 }
 
 /// Does what was asked for; the exit code.
@@ -63,6 +74,8 @@ fn command(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Ctl(args)) => remote::ctl(&args),
+        Some(Command::Exec(args)) => exec::exec(&args),
+        Some(Command::Agent(args)) => agent::agent(&args).map_err(Into::into),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),

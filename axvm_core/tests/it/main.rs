@@ -10,6 +10,7 @@ mod disks;
 mod endings;
 mod errors;
 mod errors_host;
+mod exec;
 mod faults;
 mod guests;
 mod hang;
