@@ -24,3 +24,4 @@ mod settings;
 mod shown;
 mod terminal;
 mod version;
+mod vsock;
