@@ -79,6 +79,8 @@ pub enum VirtioKind {
     Balloon,
     /// A console beside the serial port.
     Console,
+    /// The socket device.
+    Vsock,
 }
 
 /// Where registers are.
@@ -277,6 +279,7 @@ impl VirtioKind {
             VirtioKind::Entropy => "rng".into(),
             VirtioKind::Balloon => "balloon".into(),
             VirtioKind::Console => "hvc0".into(),
+            VirtioKind::Vsock => "vsock".into(),
         }
     }
 }
@@ -312,6 +315,7 @@ impl fmt::Display for Kind {
             Kind::Virtio(VirtioKind::Entropy) => "virtio-rng",
             Kind::Virtio(VirtioKind::Balloon) => "virtio-balloon",
             Kind::Virtio(VirtioKind::Console) => "virtio-console",
+            Kind::Virtio(VirtioKind::Vsock) => "virtio-vsock",
         })
     }
 }

@@ -7,7 +7,8 @@
 //!                 |
 //!   done:       run, selftest --> axvm_machine       one guest after another
 //!                 |    serve, current                the main thread meanwhile; the machine of the moment
-//!                 '--> consoles, control, notify     terminals and sockets; the API; the service manager
+//!                 |--> consoles, control, notify     terminals and sockets; the API; the service manager
+//!                 '--> vsock                         the socket device's end, and a process that connects for it
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
 //!               exec   --> axvm_exec                 commands in their guests; agent, what answers there
 //!   printed:    pages, completions                   about AxVM
@@ -42,6 +43,7 @@ mod serve;
 pub mod settings;
 mod signs;
 mod speech;
+mod vsock;
 
 use std::process::ExitCode;
 
@@ -53,7 +55,8 @@ use error::ConfigError;
 /// Runs `axvm` with the command line of this process; its exit code.
 pub fn main() -> ExitCode {
     speech::begin();
-    let code = Cli::read().map_err(Into::into).and_then(command).map(ExitCode::from).unwrap_or_else(|error| {
+    let asked = vsock::serve_if_asked().unwrap_or_else(|| Cli::read().map_err(Into::into).and_then(command));
+    let code = asked.map(ExitCode::from).unwrap_or_else(|error| {
         speech::tell(chain(&error));
         ExitCode::from(failure(&error))
     });

@@ -27,6 +27,7 @@ use axvm_virtio::console::Console;
 use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use axvm_virtio::rng::Rng;
+use axvm_virtio::vsock::Vsock;
 
 use crate::inventory::{Chip, Inventory, Item};
 use crate::spec::BALLOON;
@@ -120,6 +121,10 @@ impl<'a> Board<'a> {
             VirtioKind::Console => {
                 let port = self.consoles.hvc0.clone().ok_or(MachineError::NoPort)?;
                 Chip::Virtio(self.transport(part, Box::new(Console::new(port)))?)
+            }
+            VirtioKind::Vsock => {
+                let (cid, host) = self.resources.vsock.as_ref().ok_or(MachineError::NoVsockHost)?;
+                Chip::Virtio(self.transport(part, Box::new(Vsock::new(*cid, host)))?)
             }
         })
     }

@@ -15,6 +15,7 @@ use axvm_events::{Event, Events};
 use axvm_kvm::Kvm;
 use axvm_memory::GuestRam;
 use axvm_virtio::block::DiskImage;
+use axvm_virtio::vsock::VsockHost;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::image::Image;
@@ -27,6 +28,7 @@ pub struct Resources {
     pub(crate) disks: Vec<Arc<DiskImage>>,
     pub(crate) kernel: Image,
     pub(crate) initrd: Option<Image>,
+    pub(crate) vsock: Option<(u32, VsockHost)>,
     pub(crate) events: Events,
 }
 
@@ -58,7 +60,17 @@ impl Resources {
 
         let kernel = Image::kernel(&spec.kernel)?;
         let initrd = spec.initrd.as_deref().map(|path| Image::open(path, "--initrd")).transpose()?;
-        Ok(Resources { kernel, initrd, kvm, ram, disks, events })
+        Ok(Resources { kernel, initrd, vsock: None, kvm, ram, disks, events })
+    }
+
+    /// Gives the socket device of `spec` its host's end, which stays over resets.
+    pub fn connect(&mut self, spec: &MachineSpec, host: VsockHost) {
+        self.vsock = spec.vsock.map(|cid| (cid, host));
+    }
+
+    /// The guest's address at its socket device, and the host's end of that.
+    pub fn vsock(&self) -> Option<&(u32, VsockHost)> {
+        self.vsock.as_ref()
     }
 
     /// Guest RAM.
@@ -85,7 +97,8 @@ impl Resources {
 /// Makes sure that the machine may open as many files as it needs: a device that starts must not fail for want of one.
 fn ensure_descriptors(spec: &MachineSpec) -> Result<(), MachineError> {
     // Two for a vCPU, up to six for a disk; the rest is for the other devices, consoles and clients.
-    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * spec.disks.len() as u64;
+    let vsock = spec.vsock.map_or(0, |_| VsockHost::DESCRIPTORS);
+    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * spec.disks.len() as u64 + vsock;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());

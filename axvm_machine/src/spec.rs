@@ -46,6 +46,9 @@ pub struct MachineSpec {
     pub virtio_console: bool,
     /// Whether the kernel's own console is that one.
     pub kernel_uses_virtio_console: bool,
+    /// The guest's address (CID) at its socket device, if it has one. The host's end of that is given to
+    /// [`Resources::connect`](crate::Resources::connect).
+    pub vsock: Option<u32>,
     /// Whether a panic of the guest's kernel stops the machine; otherwise it is told, and the guest goes on.
     pub panic_stops: bool,
     /// The first port of debug exit, if there is one.
@@ -79,6 +82,7 @@ impl MachineSpec {
             disks: Vec::new(),
             virtio_console: false,
             kernel_uses_virtio_console: false,
+            vsock: None,
             panic_stops: true,
             debug_exit: None,
             debug_console: false,
@@ -96,6 +100,9 @@ impl MachineSpec {
         }
         if self.virtio_console {
             virtio.push(VirtioKind::Console);
+        }
+        if self.vsock.is_some() {
+            virtio.push(VirtioKind::Vsock);
         }
         Plan::new(&virtio, self.acpi)?.with_debug(self.debug_exit, self.debug_console)
     }

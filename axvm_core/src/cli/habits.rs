@@ -16,7 +16,7 @@ use super::Cli;
 use crate::error::ConfigError;
 
 const NO_NETWORK: &str = "AxVM has no network device; a guest's ways out are its consoles and its disks";
-const NO_VSOCK: &str = "AxVM has no vsock device; a guest's ways out are its consoles and its disks";
+const VSOCK: &str = "a socket device is given with --vsock cid=N,socket=PATH; --vsock alone takes cid 3";
 const TERMINAL: &str = "leave it out; the serial console is this terminal, and there is no display";
 const KVM: &str = "leave it out; there is one kind of machine, and KVM runs it";
 const KERNEL: &str = "a kernel is given with --kernel FILE";
@@ -36,7 +36,9 @@ const LONG: &[(&str, &str)] = &[
     ("netdev", NO_NETWORK),
     ("nic", NO_NETWORK),
     ("tap", NO_NETWORK),
-    ("vsock", NO_VSOCK),
+    ("vhost-vsock", VSOCK),
+    ("guest-cid", VSOCK),
+    ("virtio-vsock", VSOCK),
     ("initramfs", INITRD),
     ("ramdisk", INITRD),
     ("cmdline", APPEND),
@@ -78,7 +80,7 @@ const SHORT: &[(&str, &str)] = &[
     ("cdrom", "an image that may only be read is given with --disk FILE,ro"),
     (
         "device",
-        "disks are given with --disk FILE, a virtio console with --virtio-console WHERE, isa-debug-exit with --debug-exit PORT; the rest is always there",
+        "disks are given with --disk FILE, a virtio console with --virtio-console WHERE, isa-debug-exit with --debug-exit PORT, vhost-vsock-pci with --vsock cid=N; the rest is always there",
     ),
     ("net", NO_NETWORK),
     ("netdev", NO_NETWORK),

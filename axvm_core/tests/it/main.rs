@@ -25,3 +25,4 @@ mod settings;
 mod shown;
 mod terminal;
 mod version;
+mod vsock;
