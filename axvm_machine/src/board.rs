@@ -28,6 +28,7 @@ use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use axvm_virtio::net::Net;
 use axvm_virtio::rng::Rng;
+use axvm_virtio::vsock::Vsock;
 
 use crate::inventory::{Chip, Inventory, Item};
 use crate::spec::BALLOON;
@@ -125,6 +126,10 @@ impl<'a> Board<'a> {
             VirtioKind::Net(number) => {
                 let (config, link) = self.resources.nets.get(number).cloned().ok_or(MachineError::NoLink(number))?;
                 Chip::Net(self.transport(part, Box::new(Net::new(link.clone(), config)))?, link)
+            }
+            VirtioKind::Vsock => {
+                let (cid, host) = self.resources.vsock.as_ref().ok_or(MachineError::NoVsockHost)?;
+                Chip::Virtio(self.transport(part, Box::new(Vsock::new(*cid, host)))?)
             }
         })
     }
