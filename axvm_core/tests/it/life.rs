@@ -186,7 +186,7 @@ fn a_signal_that_the_starter_ignores_stays_ignored() {
     let place = Place::new();
     let ignoring = |name: &str| {
         let mut starter = Command::new("env");
-        // Whoever started the tests may ignore some, too: a shell does so for what it runs in the background.
+        // The program that started the tests may ignore some, too, as a shell does for what it runs in the background.
         starter.arg("--default-signal=HUP,INT,QUIT,TERM,USR1");
         match name {
             "nohup" => starter.arg("nohup"),
