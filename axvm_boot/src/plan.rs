@@ -81,6 +81,8 @@ pub enum VirtioKind {
     Console,
     /// Network card number n, from 0.
     Net(usize),
+    /// The socket device.
+    Vsock,
 }
 
 /// Where registers are.
@@ -280,6 +282,7 @@ impl VirtioKind {
             VirtioKind::Balloon => "balloon".into(),
             VirtioKind::Console => "hvc0".into(),
             VirtioKind::Net(number) => format!("net{number}"),
+            VirtioKind::Vsock => "vsock".into(),
         }
     }
 }
@@ -316,6 +319,7 @@ impl fmt::Display for Kind {
             Kind::Virtio(VirtioKind::Balloon) => "virtio-balloon",
             Kind::Virtio(VirtioKind::Console) => "virtio-console",
             Kind::Virtio(VirtioKind::Net(_)) => "virtio-net",
+            Kind::Virtio(VirtioKind::Vsock) => "virtio-vsock",
         })
     }
 }

@@ -16,6 +16,7 @@ use axvm_kvm::Kvm;
 use axvm_memory::GuestRam;
 use axvm_virtio::block::DiskImage;
 use axvm_virtio::net::{NetConfig, NetHandle};
+use axvm_virtio::vsock::VsockHost;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::image::Image;
@@ -29,6 +30,7 @@ pub struct Resources {
     pub(crate) kernel: Image,
     pub(crate) initrd: Option<Image>,
     pub(crate) nets: Vec<(NetConfig, NetHandle)>,
+    pub(crate) vsock: Option<(u32, VsockHost)>,
     pub(crate) events: Events,
 }
 
@@ -60,7 +62,7 @@ impl Resources {
 
         let kernel = Image::kernel(&spec.kernel)?;
         let initrd = spec.initrd.as_deref().map(|path| Image::open(path, "--initrd")).transpose()?;
-        Ok(Resources { kernel, initrd, nets: Vec::new(), kvm, ram, disks, events })
+        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events })
     }
 
     /// Plugs the cables in: a link for each network card of `spec`, in their order. They stay over resets.
@@ -71,6 +73,16 @@ impl Resources {
     /// The links that are plugged in, net0's first.
     pub fn nets(&self) -> &[(NetConfig, NetHandle)] {
         &self.nets
+    }
+
+    /// Gives the socket device of `spec` its host's end, which stays over resets.
+    pub fn connect(&mut self, spec: &MachineSpec, host: VsockHost) {
+        self.vsock = spec.vsock.map(|cid| (cid, host));
+    }
+
+    /// The guest's address at its socket device, and the host's end of that.
+    pub fn vsock(&self) -> Option<&(u32, VsockHost)> {
+        self.vsock.as_ref()
     }
 
     /// Guest RAM.
@@ -98,7 +110,8 @@ impl Resources {
 fn ensure_descriptors(spec: &MachineSpec) -> Result<(), MachineError> {
     // Two for a vCPU, up to six for a disk or a network card; the rest is for the other devices, consoles and clients.
     let cards = spec.disks.len() + spec.nets.len();
-    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * cards as u64;
+    let vsock = spec.vsock.map_or(0, |_| VsockHost::DESCRIPTORS);
+    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * cards as u64 + vsock;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());

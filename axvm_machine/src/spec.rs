@@ -49,6 +49,9 @@ pub struct MachineSpec {
     pub kernel_uses_virtio_console: bool,
     /// Network cards, net0 first. Their links are given to [`Resources::plug`](crate::Resources::plug).
     pub nets: Vec<NetConfig>,
+    /// The guest's address (CID) at its socket device, if it has one. The host's end of that is given to
+    /// [`Resources::connect`](crate::Resources::connect).
+    pub vsock: Option<u32>,
     /// Whether a panic of the guest's kernel stops the machine; otherwise it is told, and the guest goes on.
     pub panic_stops: bool,
     /// The first port of debug exit, if there is one.
@@ -83,6 +86,7 @@ impl MachineSpec {
             virtio_console: false,
             kernel_uses_virtio_console: false,
             nets: Vec::new(),
+            vsock: None,
             panic_stops: true,
             debug_exit: None,
             debug_console: false,
@@ -102,6 +106,9 @@ impl MachineSpec {
             virtio.push(VirtioKind::Console);
         }
         virtio.extend((0..self.nets.len()).map(VirtioKind::Net));
+        if self.vsock.is_some() {
+            virtio.push(VirtioKind::Vsock);
+        }
         Plan::new(&virtio, self.acpi)?.with_debug(self.debug_exit, self.debug_console)
     }
 

@@ -18,6 +18,8 @@
 
 mod error;
 mod requests;
+#[doc(hidden)]
+pub mod testing;
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

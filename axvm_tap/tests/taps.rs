@@ -1,36 +1,10 @@
 //! Taps of a network namespace that each test makes for itself. Needs root (CAP_NET_ADMIN) and ip(8).
-//!
-//! ```text
-//!   thread of the test --unshare--> an empty namespace --ip tuntap add--> tap0, gone with the thread
-//! ```
-#![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
 
-use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
+use axvm_tap::testing::{in_namespace, ip};
 use axvm_tap::{Offloads, Tap, TapError};
-
-/// Runs `body` in a network namespace of its own; says if it cannot.
-fn in_namespace(body: impl FnOnce() + Send) {
-    let run = || {
-        // SAFETY: it concerns this thread only, and reads no memory.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0
-            || OpenOptions::new().read(true).open("/dev/net/tun").is_err()
-        {
-            println!("skipped: only root makes network namespaces and taps");
-        } else if Command::new("ip").arg("-V").output().is_err() {
-            println!("skipped: ip(8) is not there");
-        } else {
-            body();
-        }
-    };
-    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
-}
-
-fn ip(line: &str) {
-    assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
-}
 
 fn error(name: &str, queues: u16) -> String {
     Tap::open(name, queues).unwrap_err().to_string()

@@ -19,7 +19,7 @@ const NETWORK: &str = "a network card is given with --net user, or --net tap=NAM
 const TAP: &str = "a tap device is given with --net tap=NAME";
 const MAC: &str = "a card's address is given with it: --net user,mac=ADDRESS";
 const FORWARD: &str = "a port of the guest is reached with --net user,forward=HOST:GUEST";
-const NO_VSOCK: &str = "AxVM has no vsock device; a guest's ways out are its consoles and its disks";
+const VSOCK: &str = "a socket device is given with --vsock cid=N,socket=PATH; --vsock alone takes cid 3";
 const TERMINAL: &str = "leave it out; the serial console is this terminal, and there is no display";
 const KVM: &str = "leave it out; there is one kind of machine, and KVM runs it";
 const KERNEL: &str = "a kernel is given with --kernel FILE";
@@ -50,7 +50,9 @@ const LONG: &[(&str, &str)] = &[
     ("port", FORWARD),
     ("publish", FORWARD),
     ("hostfwd", FORWARD),
-    ("vsock", NO_VSOCK),
+    ("vhost-vsock", VSOCK),
+    ("guest-cid", VSOCK),
+    ("virtio-vsock", VSOCK),
     ("initramfs", INITRD),
     ("ramdisk", INITRD),
     ("cmdline", APPEND),
@@ -92,7 +94,7 @@ const SHORT: &[(&str, &str)] = &[
     ("cdrom", "an image that may only be read is given with --disk FILE,ro"),
     (
         "device",
-        "disks are given with --disk FILE, network cards with --net user, a virtio console with --virtio-console WHERE, isa-debug-exit with --debug-exit PORT; the rest is always there",
+        "disks are given with --disk FILE, network cards with --net user, a virtio console with --virtio-console WHERE, isa-debug-exit with --debug-exit PORT, vhost-vsock-pci with --vsock cid=N; the rest is always there",
     ),
     ("net", NETWORK),
     ("netdev", NETWORK),

@@ -24,6 +24,7 @@ mod schema;
 mod setting;
 mod text;
 mod value;
+mod vsock;
 mod words;
 
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
 pub use setting::Setting;
 pub use value::{IoPort, Name, Pins, Size, Time, mebibytes};
+pub use vsock::{PATH_LIMIT as VSOCK_PATH_LIMIT, Vsock};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -171,6 +173,13 @@ settings! {
         /// Guest RAM
         #[command(flatten)]
         pub memory: Memory,
+
+        /// A socket device (virtio-vsock): programs of host and guest connect without a network. cid: the guest's address
+        /// [default: 3]; socket: its end on the host [default: beside the control socket] [default: no such device]
+        #[arg(long, value_name = "cid=N[,socket=PATH]", num_args = 0..=1, default_missing_value = "")]
+        #[arg(help_heading = HARDWARE, value_hint = ValueHint::FilePath)]
+        #[schemars(description = "A socket device (virtio-vsock) [default: none]")]
+        pub vsock: Option<Vsock>,
 
         /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
         /// ,cache=writeback|writethrough ,block=512|4096

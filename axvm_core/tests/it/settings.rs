@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 63] = [
+const OPTIONS: [&[&str]; 65] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -95,6 +95,8 @@ const OPTIONS: [&[&str]; 63] = [
     &["--debug-exit", "0xf4"],
     &["--api-sock", "web.api"],
     &["--sandbox", "off"],
+    &["--vsock"],
+    &["--vsock", "cid=5,socket=web.vsock"],
 ];
 
 #[test]
@@ -284,8 +286,8 @@ fn keys_of(schema: &serde_json::Value) -> Vec<String> {
 fn whole_example() -> (String, Settings) {
     let example = axvm(&["config", "--example"]);
     assert!(parse(&example).is_ok(), "{:?}", parse(&example));
-    let is_table = |line: &str| line.starts_with("# [[");
-    let is_key = |line: &str| line.starts_with("# ") && line.split_whitespace().nth(2) == Some("=") || is_table(line);
+    let is_key =
+        |line: &str| line.starts_with("# [") || line.starts_with("# ") && line.split_whitespace().nth(2) == Some("=");
     let all: String = example.lines().map(|l| format!("{}\n", if is_key(l) { &l[2..] } else { l })).collect();
     let said = parse(&all).unwrap_or_else(|error| panic!("{error:?} in\n{all}"));
     (all, said)

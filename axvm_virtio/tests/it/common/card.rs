@@ -13,7 +13,11 @@ use super::*;
 
 pub const RECEIVE: u32 = 0;
 pub const TRANSMIT: u32 = 1;
+/// The control queue, of a driver that uses one pair.
+pub const CONTROL: u32 = 2;
 pub const RINGS: [Gpa; 2] = [RING, Gpa(RING.0 + 0x8000)];
+/// Where the control queue is.
+pub const CONTROL_RING: Gpa = Gpa(RING.0 + 0x1_0000);
 /// Where frames for the guest go; frames of the guest come from [`DATA`].
 pub const INPUT: Gpa = Gpa(0x100_0000);
 /// Length of the header before each frame.
