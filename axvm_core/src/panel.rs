@@ -23,6 +23,7 @@ use axvm_virtio::vsock::VsockHost;
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::network::Cards;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -40,6 +41,7 @@ pub struct Panel {
     facts: Facts,
     ram: Arc<GuestRam>,
     images: Vec<Arc<DiskImage>>,
+    cards: Cards,
     vsock: Option<VsockHost>,
     attacher: Attacher,
     com1: Port,
@@ -74,10 +76,11 @@ impl Panel {
             size: 0,
             full: None,
         });
+        let cards = Cards::new(&config.settings.net, resources.nets());
         let facts = Facts {
             name: config.name.clone(),
             console: consoles.places(),
-            config: describe(config),
+            config: describe(config, &cards),
             disks: disks.collect(),
         };
         let started = Instant::now();
@@ -86,7 +89,7 @@ impl Panel {
         let com1 = consoles.ports().com1;
         let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
         let vsock = resources.vsock().map(|(_, host)| host.clone());
-        Panel { facts, ram, images, vsock, attacher, com1, started, current, counted }
+        Panel { facts, ram, images, cards, vsock, attacher, com1, started, current, counted }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -171,6 +174,7 @@ impl Control for Panel {
             memory: types::Memory { size: self.ram.size(), resident },
             disks: self.disks(machine.as_deref()),
             parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
+            networks: self.cards.status(),
             vsock: self.vsock(),
             busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
@@ -284,6 +288,10 @@ impl Control for Panel {
         handle.resize().map_err(|error| ControlError(error.to_string()))
     }
 
+    fn update_network(&self, update: &types::NetworkUpdate) -> Result<(), ControlError> {
+        self.cards.update(update)
+    }
+
     fn balloon_statistics(&self) -> Result<types::BalloonStatistics, ControlError> {
         self.with_balloon(|balloon| {
             if balloon.statistics_interval().is_zero() {
@@ -343,7 +351,7 @@ fn busy(machine: &Arc<Machine>) -> Vec<types::BusyThread> {
 }
 
 /// The machine in Firecracker's words.
-fn describe(config: &Config) -> types::VmConfig {
+fn describe(config: &Config, cards: &Cards) -> types::VmConfig {
     let machine = &config.machine;
     let drive = |(n, disk): (usize, &DiskConfig)| types::Drive {
         drive_id: disk_name(n),
@@ -377,6 +385,7 @@ fn describe(config: &Config) -> types::VmConfig {
             },
             ..types::MachineConfig::default()
         },
+        network_interfaces: cards.interfaces(),
         balloon: None,
         entropy: Some(types::Entropy {}),
         vsock: machine
