@@ -21,6 +21,7 @@ mod hostile;
 mod ipi;
 mod journal;
 mod mp;
+mod pci;
 mod pic;
 mod processors;
 mod report;
@@ -66,6 +67,9 @@ extern "C" fn guest_main(first: u32) -> ! {
 }
 
 fn selftest(clock: &str) {
+    if start_info::option("pci").is_some() {
+        return prove_pci();
+    }
     prove("modes", processors::modes);
     prove("cpuid", processors::cpuid);
     prove("clock", |line| {
@@ -86,4 +90,14 @@ fn selftest(clock: &str) {
     prove("pvpanic", chips::pvpanic);
     prove("smp", processors::start_all);
     virtio::prove_all();
+    if pci::is_there() {
+        prove_pci();
+    } else {
+        prove("interrupt", virtio::interrupt);
+    }
+}
+
+fn prove_pci() {
+    prove("pci", pci::config);
+    prove("msi-x", pci::msix);
 }
