@@ -19,6 +19,7 @@ mod net_flow;
 mod net_hostile;
 mod order;
 mod pause;
+mod pci;
 mod queue;
 mod queue_hostile;
 mod queue_oracle;
