@@ -29,7 +29,9 @@ use axvm_virtio::block::Block;
 use axvm_virtio::console::Console;
 use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use axvm_virtio::net::Net;
 use axvm_virtio::rng::Rng;
+use axvm_virtio::vsock::Vsock;
 
 use crate::inventory::{Chip, Inventory, Item};
 use crate::pci::PciWiring;
@@ -154,6 +156,14 @@ impl<'a> Board<'a> {
             VirtioKind::Console => {
                 let port = self.consoles.hvc0.clone().ok_or(MachineError::NoPort)?;
                 Chip::Virtio(self.transport(part, Box::new(Console::new(port)))?)
+            }
+            VirtioKind::Net(number) => {
+                let (config, link) = self.resources.nets.get(number).cloned().ok_or(MachineError::NoLink(number))?;
+                Chip::Net(self.transport(part, Box::new(Net::new(link.clone(), config)))?, link)
+            }
+            VirtioKind::Vsock => {
+                let (cid, host) = self.resources.vsock.as_ref().ok_or(MachineError::NoVsockHost)?;
+                Chip::Virtio(self.transport(part, Box::new(Vsock::new(*cid, host)))?)
             }
         })
     }

@@ -15,6 +15,7 @@ use axvm_boot::plan::Part;
 use axvm_devices::{AcpiPm, BusDevice, DebugConsole, DebugExit, I8042, PciHost, PmTimer, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::block::{DiskHandle, FullStorage};
+use axvm_virtio::net::NetHandle;
 use axvm_virtio::{Busy, StillBusy, Transport};
 
 /// All parts of a machine, in the order of the plan.
@@ -57,6 +58,8 @@ pub enum Chip {
     Disk(Arc<Transport>, DiskHandle),
     /// A balloon, with the handle that sets its size.
     Balloon(Arc<Transport>, Target),
+    /// A network card, with its link.
+    Net(Arc<Transport>, NetHandle),
 }
 
 impl Chip {
@@ -72,16 +75,15 @@ impl Chip {
             Chip::PciHost(chip) => chip.clone(),
             Chip::DebugExit(chip) => chip.clone(),
             Chip::DebugConsole(chip) => chip.clone(),
-            Chip::Virtio(_) | Chip::Disk(..) | Chip::Balloon(..) => return None,
+            Chip::Virtio(_) | Chip::Disk(..) | Chip::Balloon(..) | Chip::Net(..) => return None,
         })
     }
 
     /// What in it acts by itself. Each kind by name: a new one must say so.
     fn engine(&self) -> Engine<'_> {
         match self {
-            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
-                Engine::Threads(transport)
-            }
+            Chip::Virtio(transport) | Chip::Disk(transport, _) => Engine::Threads(transport),
+            Chip::Balloon(transport, _) | Chip::Net(transport, _) => Engine::Threads(transport),
             Chip::PmTimer(timer) => Engine::Counter(timer),
             // They act only when a vCPU or the main thread calls them.
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) => Engine::None,

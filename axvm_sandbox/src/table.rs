@@ -80,6 +80,8 @@ const TERMINAL: &[u64] = &[
     libc::TCFLSH,
 ];
 const PTY: &[u64] = &[libc::TIOCGPTN, libc::TIOCSPTLCK, TIOCGPTPEER];
+/// TUNSETOFFLOAD: what the driver takes; TUNSETQUEUE: how many queues it uses. Not what attaches to an interface.
+const TAP: &[u64] = &[0x4004_54d0, 0x4004_54d9];
 /// Not in the libc crate for all C libraries.
 const TIOCGPTPEER: u64 = 0x5441;
 /// Thread name; PR_GET_AUXV; PR_SET_VMA, with which newer C libraries name their heaps.
@@ -135,10 +137,11 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_restart_syscall, ALL, Always, "[rare] a wait that a signal broke"),
     // Sockets: those that are connected or listen, and their clients.
     Row(libc::SYS_socketpair, MAIN, UNIX, "the self-test's console"),
-    Row(libc::SYS_accept4, CONSOLE | API, Always, "clients"),
+    Row(libc::SYS_accept4, CONSOLE | WORK, Always, "clients"),
     Row(libc::SYS_recvfrom, CONSOLE | API, Always, "clients"),
+    Row(libc::SYS_recvmsg, WORK, Always, "connections of a socket device, which another process has made"),
     Row(libc::SYS_sendto, ALL, Null(4), "clients, service manager; every thread may get a signal, whose handler sends a byte"),
-    Row(libc::SYS_shutdown, API, Always, "[rare] clients that are turned away"),
+    Row(libc::SYS_shutdown, WORK, Always, "half-closes of a socket device's connections; clients that are turned away"),
     Row(libc::SYS_getsockopt, API, Always, "who the client is"),
     Row(libc::SYS_setsockopt, CONSOLE | API, OneOf(2, TIME_LIMITS), "time limits"),
     // KVM and terminals.
@@ -147,6 +150,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_ioctl, MAIN | CONSOLE | API, OneOf(1, kvm::BUTTON), "the power button's interrupt"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
+    Row(libc::SYS_ioctl, WORK, OneOf(1, TAP), "a tap, as its driver wants it"),
     Row(libc::SYS_ioctl, MAIN, OneOf(1, kvm::MAKER), "the next machine"),
     // Memory: never executable.
     Row(libc::SYS_mmap, ALL, NOT_EXEC, "heaps, stacks, RAM, kvm_run"),
@@ -176,6 +180,16 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_rt_sigprocmask, ALL, Always, "handlers"),
     Row(libc::SYS_rt_sigreturn, ALL, Always, "end of a handler"),
     Row(libc::SYS_sigaltstack, ALL, Always, "stacks of handlers, in each thread"),
+];
+
+/// What the process that connects for a socket device may beside the rows of every thread.
+#[rustfmt::skip]
+pub(crate) const CONNECTOR: &[Row] = &[
+    Row(libc::SYS_recvmsg, 0, Always, "the port that a guest wants"),
+    Row(libc::SYS_socket, 0, UNIX, "a connection to a program of the host"),
+    Row(libc::SYS_connect, 0, Always, "the same; no filter reads a path, and Landlock does not judge it"),
+    Row(libc::SYS_sendmsg, 0, Always, "the connection, or that there is none"),
+    Row(libc::SYS_close, 0, Always, "the copy that stays behind"),
 ];
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::queue::{QueueLayout, QueueState};
 
 pub use devices::{
-    BalloonState, BlockState, ConsoleState, DeviceState, NetState, ReportsState, SavedReport, VsockState,
+    BalloonState, BlockState, ConsoleState, DeviceState, NetState, PairState, ReportsState, SavedReport, VsockState,
 };
 pub use error::{RestoreError, StateError};
 pub use frame::{Frame, FrameError};

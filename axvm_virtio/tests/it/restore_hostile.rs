@@ -23,7 +23,7 @@ use axvm_virtio::queue::{QueueLayout, QueueState};
 use axvm_virtio::rng::Rng;
 use axvm_virtio::state::*;
 use axvm_virtio::testing::{Buffer, FakeDriver};
-use axvm_virtio::vsock::{PathConnector, Vsock};
+use axvm_virtio::vsock::{PathConnector, Vsock, VsockHost};
 use proptest::prelude::*;
 
 /// One for each property: they run side by side.
@@ -61,7 +61,7 @@ fn device(kind: usize) -> (Box<dyn VirtioDevice>, usize) {
 fn socket_device() -> Vsock {
     let directory = tempfile::TempDir::new().unwrap();
     let listener = UnixListener::bind(directory.path().join("v")).unwrap();
-    Vsock::new(3, listener, PathConnector::new(Path::new("/nowhere/v")).unwrap()).unwrap()
+    Vsock::new(3, &VsockHost::new(listener, PathConnector::new(Path::new("/nowhere/v")).unwrap()).unwrap())
 }
 
 fn number() -> impl Strategy<Value = u64> {
@@ -103,12 +103,15 @@ prop_compose! {
         mac in prop_oneof![8 => Just(CONFIG.mac), 1 => any::<[u8; 6]>()],
         mtu in prop_oneof![8 => Just(CONFIG.mtu), 1 => any::<Option<u16>>()],
         (wanted, up, missed) in any::<(bool, bool, bool)>(),
+        (chosen_mac, active) in (any::<[u8; 6]>(), prop_oneof![8 => Just(1), 1 => any::<u16>()]),
+        pairs in prop_oneof![8 => Just(1), 1 => 0..4_usize],
         lengths in proptest::collection::vec(frame_len(), 0..4),
         unsent in proptest::option::of(frame_len()),
     ) -> DeviceState {
         let [received, unsent] = [lengths, unsent.into_iter().collect()]
             .map(|lengths: Vec<usize>| lengths.into_iter().map(|len| Frame(vec![0x5a; len])).collect::<Vec<_>>());
-        DeviceState::Net(NetState { mac, mtu, wanted, up, missed, received, unsent: unsent.into_iter().next() })
+        let pairs = vec![PairState { received, unsent: unsent.into_iter().next() }; pairs];
+        DeviceState::Net(NetState { mac, mtu, chosen_mac, active, wanted, up, missed, pairs })
     }
 }
 
