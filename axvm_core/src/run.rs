@@ -206,6 +206,9 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
     let sockets_in = named.chain(files).map(directory).collect();
     let write = consoles().filter(|end| matches!(end, BackEnd::Pty)).map(|_| "/dev/pts".into()).collect();
     let since = Instant::now();
+    if config.machine.plan()?.has_pci() {
+        axvm_sandbox::allow_pci();
+    }
     axvm_sandbox::on_violation(axvm_console::restore_terminal_in_handler);
     let report = axvm_sandbox::arm(&Files { write, sockets_in, ..Files::default() })?;
     let protections = || report.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");

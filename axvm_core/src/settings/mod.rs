@@ -30,6 +30,7 @@ mod words;
 use std::path::PathBuf;
 
 use axvm_boot::acpi::Acpi;
+use axvm_boot::bus::Bus;
 use axvm_boot::cpu::CpuModel;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
@@ -154,6 +155,10 @@ settings! {
         /// What ACPI tables tell the guest [default: full]
         #[arg(long, value_parser = words::<Acpi>(), help_heading = HARDWARE)]
         pub acpi: Option<Acpi> = Acpi::Full,
+
+        /// The bus of the virtio devices; auto: mmio, or pci if there are more devices than interrupt lines [default: auto]
+        #[arg(long, value_parser = words::<Bus>(), help_heading = HARDWARE)]
+        pub bus: Option<Bus> = Bus::Auto,
 
         /// The same as --acpi off
         #[arg(long, switch(), help_heading = HARDWARE)]
