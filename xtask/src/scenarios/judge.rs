@@ -146,7 +146,8 @@ mod tests {
 
     fn boot(checks: &'static str) -> Boot {
         let (arguments, append, says) = ("", "", &[][..]);
-        Boot { arguments, elf: false, other: None, checks, append, rounds: 1, exit: 0, limit: 1, on: None, says }
+        let (elf, passt) = (false, false);
+        Boot { arguments, elf, other: None, passt, checks, append, rounds: 1, exit: 0, limit: 1, on: None, says }
     }
 
     fn judged(console: &str, exit: &str) -> Vec<String> {
