@@ -222,6 +222,26 @@ pub fn cards(settings: &[NetSetting], name: &str) -> Vec<NetConfig> {
     settings.iter().enumerate().map(card).collect()
 }
 
+/// Whether the cards can be in one machine: no address and no descriptor twice. What is wrong, and with which.
+pub fn check(settings: &[NetSetting], cards: &[NetConfig]) -> Result<(), (String, String)> {
+    for (number, (setting, card)) in settings.iter().zip(cards).enumerate() {
+        let before = || settings[..number].iter().zip(cards).enumerate();
+        let mac = Mac(card.mac);
+        if let Some((other, _)) = before().find(|(_, (_, other))| other.mac == card.mac) {
+            return Err((
+                format!("mac={mac}"),
+                format!("{} has this address too; give each another", card_name(other)),
+            ));
+        }
+        let end = setting.end();
+        let is_same = |other: &NetSetting| matches!(end, NetEnd::Fd(_)) && other.end() == end;
+        if let Some((other, _)) = before().find(|(_, (other, _))| is_same(other)) {
+            return Err((end.to_string(), format!("{} has this descriptor too; pass another", card_name(other))));
+        }
+    }
+    Ok(())
+}
+
 /// The socket files that are removed at the end.
 pub fn socket_files(settings: &[NetSetting]) -> impl Iterator<Item = &Path> {
     settings.iter().filter_map(|net| match &net.dgram {
