@@ -141,6 +141,11 @@ const PARTS: &[(&str, &str)] = &[
     ("option 'path_on_host=", "path=FILE is what names the image"),
     ("option 'snapshot", "ephemeral is what keeps the image as it is"),
     ("option 'werror=", "on-full=pause and on-full=report are what there is for a host without room"),
+    ("option 'iops=", "rate=1000ops/s is what limits operations"),
+    ("option 'bps=", "rate=10M/s is what limits bytes"),
+    ("option 'throttling.", "rate=10M/s:1000ops/s is what limits bytes and operations"),
+    ("option 'bw_size=", "rate=10M/s is what limits bytes"),
+    ("option 'ops_size=", "rate=1000ops/s is what limits operations"),
     ("option 'logical_block_size=", "block=SIZE is what sets the block size"),
 ];
 

@@ -13,6 +13,7 @@ const EPHEMERAL: &str = "ephemeral = true is what keeps the image as it is";
 const BLOCK: &str = "block = 512 or 4096 is what sets the block size";
 const ON_FULL: &str = "on-full = \"pause\" or \"report\" is what there is for a host without room";
 const CACHE: &str = "cache = \"writeback\" or \"writethrough\" is what there is";
+const RATE: &str = "rate = \"10M/s:1000ops/s\" is what limits bytes and operations";
 const A_DISK: &str = "a disk is a table [[disk]] with path = \"FILE\"";
 const CPUS_TABLE: &str = "vCPUs are count = N in [cpus]";
 const MEMORY_TABLE: &str = "guest RAM is size = \"SIZE\" in [memory]";
@@ -35,6 +36,9 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("[[disk]]", "logical_block_size", BLOCK),
     ("[[disk]]", "werror", ON_FULL),
     ("[[disk]]", "on_full", ON_FULL),
+    ("[[disk]]", "rate_limiter", RATE),
+    ("[[disk]]", "rate_limiter_config", RATE),
+    ("[[disk]]", "iops", RATE),
     ("[[disk]]", "cache_type", CACHE),
     ("[[disk]]", "direct", CACHE),
     ("[[disk]]", "id", "serial = \"TEXT\" is what the guest reads; the first disk is vda, the next vdb"),
