@@ -1,7 +1,7 @@
 //! Where the machines of this user are found: a private directory with one socket each.
 //!
 //! ```text
-//!   $XDG_RUNTIME_DIR/axvm/ | /run/user/UID/axvm/ | /tmp/axvm-UID/        4711.sock  4712.sock
+//!   $XDG_RUNTIME_DIR/axvm/ | /run/user/UID/axvm/ | /tmp/axvm-UID/        4711.sock  4712.sock  4712.vsock
 //! ```
 //!
 //! In `/tmp` anyone may have been there first; so the directory must be a directory, ours, and closed to others, or it
@@ -90,6 +90,11 @@ impl Registry {
             .ok_or_else(|| RegistryError::NotPrivate(self.0.clone()))
     }
 
+    /// The path at which the socket device of process `pid` has its socket; its directory need not be there.
+    pub fn default_vsock(&self, pid: u32) -> PathBuf {
+        self.0.join(format!("{pid}.vsock"))
+    }
+
     /// Whether only we can put something there.
     fn check(&self) -> io::Result<bool> {
         let found = fs::symlink_metadata(&self.0)?;
@@ -118,6 +123,7 @@ fn look(socket: PathBuf) -> Option<Found> {
     match Client::connect_within(&socket, PATIENCE).and_then(|mut client| client.get::<Status>("/status")) {
         Err(ClientError::Ended(_)) => {
             _ = remove_dead(&socket);
+            _ = remove_dead(&socket.with_extension("vsock"));
             None
         }
         Err(ClientError::NoSocket(_)) => None,

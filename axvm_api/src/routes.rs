@@ -143,6 +143,10 @@ fn own() -> Vec<Route> {
     let special = |path, summary, work| Route { method: "GET", path, summary, body: None, answer: None, work };
     vec![
         get("/status", "The machine at a glance", |control| control.status()),
+        get("/vsock", "The socket device: address, socket, connections", |control| {
+            let none = || ControlError::from("The machine has no socket device; start it with --vsock of axvm run");
+            control.status()?.vsock.ok_or_else(none)
+        }),
         special("/events", "Events as they happen, one JSON object a line, until the client goes", Work::Events),
         special("/console", "The console: send Upgrade: axvm-console, then raw bytes both ways", Work::Console),
         special("/openapi.json", "This description", Work::Document),
@@ -166,7 +170,7 @@ fn refused() -> Vec<Route> {
         ("PUT", "/serial", "Only before the machine is started: give --console of axvm run"),
         ("PUT", "/network-interfaces/{iface_id}", NO_NETWORK),
         ("PATCH", "/network-interfaces/{iface_id}", NO_NETWORK),
-        ("PUT", "/vsock", "AxVM has no vsock device: start the machine without"),
+        ("PUT", "/vsock", "Only before the machine is started: give --vsock of axvm run"),
         (
             "PUT",
             "/logger",

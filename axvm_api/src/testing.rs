@@ -9,7 +9,7 @@ use axvm_sync::lock;
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
     Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, MachineConfig,
-    MachineState, Memory, Resident, Status, VmConfig,
+    MachineState, Memory, Resident, Status, VmConfig, Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -50,6 +50,7 @@ impl Control for FakeMachine {
                 full: None,
             }],
             parts: Vec::new(),
+            vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/v".into(), connections: 2 }),
             busy: Vec::new(),
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
             console: "stdio".into(),
@@ -72,6 +73,7 @@ impl Control for FakeMachine {
             machine_config: MachineConfig { vcpu_count, mem_size_mib, huge_pages, ..MachineConfig::default() },
             balloon: self.balloon().ok(),
             entropy: None,
+            vsock: Some(Vsock { guest_cid: 3, uds_path: "v".into() }),
         })
     }
 

@@ -69,6 +69,8 @@ pub struct VmConfig {
     pub balloon: Option<Balloon>,
     /// The entropy device, if there is one.
     pub entropy: Option<Entropy>,
+    /// The socket device, if there is one.
+    pub vsock: Option<Vsock>,
 }
 
 /// The kernel and what it is told.
@@ -156,6 +158,18 @@ pub enum HugePages {
     /// hugetlbfs pages of 1 GiB (AxVM's own).
     #[serde(rename = "1G")]
     Huge1G,
+}
+
+/// The socket device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Vsock {
+    /// The guest's address.
+    pub guest_cid: u32,
+    /// The socket by which programs of the host connect to the guest; those that the guest connects to listen at the same
+    /// path with `_PORT` after it.
+    #[serde(serialize_with = "readable")]
+    pub uds_path: PathBuf,
 }
 
 /// The entropy device has nothing to say.
@@ -304,6 +318,9 @@ pub struct Status {
     pub disks: Vec<Disk>,
     /// Every part of the machine and its place, in the order of the plan; none between two starts.
     pub parts: Vec<MachinePart>,
+    /// The socket device, if there is one.
+    #[serde(default)]
+    pub vsock: Option<VsockStatus>,
     /// Threads with a request in the host, longest first; those of a moment come and go.
     pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.
@@ -376,6 +393,18 @@ pub struct FullStorage {
     pub error: String,
     /// Bytes that are free there now; none for a block device.
     pub free: Option<u64>,
+}
+
+/// `GET /vsock`: the socket device at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VsockStatus {
+    /// The guest's address.
+    pub guest_cid: u32,
+    /// The socket by which programs of the host connect to the guest: an absolute path.
+    #[serde(serialize_with = "readable")]
+    pub uds_path: PathBuf,
+    /// Connections that there are, those that are being made included.
+    pub connections: usize,
 }
 
 /// A part of the machine.

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use axvm_api::Registry;
 use axvm_arch::cpuid::Topology;
 use axvm_boot::acpi::Acpi;
 use axvm_console::BackEnd;
@@ -22,7 +23,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::cli::RunArgs;
 use crate::error::ConfigError;
-use crate::settings::{Cpus, IoPort, Memory, Name, OnPanic, Pins, Settings};
+use crate::network;
+use crate::settings::{Cpus, IoPort, Memory, Name, OnPanic, Pins, Settings, Vsock};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
 /// opened.
@@ -40,6 +42,8 @@ pub struct Config {
     pub virtio_console: Option<BackEnd>,
     /// Where the debug console goes, if there is one.
     pub debug_console: Option<BackEnd>,
+    /// The socket by which programs of the host reach the guest, if it has a socket device: an absolute path.
+    pub vsock: Option<PathBuf>,
     /// What was said, for all that needs no completion and no check.
     pub settings: Settings,
 }
@@ -72,6 +76,8 @@ impl Config {
             ("--debugcon", debug_console.as_ref()),
         ];
         check_ends(ends, settings.api_sock.as_deref())?;
+        let vsock = said.vsock.as_ref().map(vsock_path);
+        check_vsock(vsock.as_deref(), ends, settings.api_sock.as_deref())?;
         let machine = MachineSpec {
             initrd: said.initrd.or_else(|| found("initrd.img")),
             append: settings.append(),
@@ -86,13 +92,15 @@ impl Config {
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
+            nets: network::cards(&settings.net, &name),
+            vsock: said.vsock.map(|vsock| vsock.cid),
             panic_stops: settings.on_panic() != OnPanic::Continue,
             debug_exit: said.debug_exit.map(|IoPort(first)| first),
             debug_console: debug_console.is_some(),
             ..MachineSpec::new(KernelSource::File(kernel))
         };
         machine.plan()?;
-        Ok(Config { name, by_default, machine, console, virtio_console, debug_console, settings })
+        Ok(Config { name, by_default, machine, console, virtio_console, debug_console, vsock, settings })
     }
 }
 
@@ -205,6 +213,32 @@ fn check_ends(ends: [(&'static str, Option<&BackEnd>); 3], api: Option<&Path>) -
         }
     }
     Ok(())
+}
+
+/// What --vsock says; or beside the control socket by which `axvm ps` finds the machine. Relative ones start where AxVM
+/// does: other programs are told of it.
+fn vsock_path(said: &Vsock) -> PathBuf {
+    let usual = || Registry::of_user().default_vsock(std::process::id());
+    let path = said.socket.clone().unwrap_or_else(usual);
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The socket of the socket device is for nothing else.
+fn check_vsock(
+    socket: Option<&Path>,
+    ends: [(&'static str, Option<&BackEnd>); 3],
+    api: Option<&Path>,
+) -> Result<(), ConfigError> {
+    let Some(socket) = socket else { return Ok(()) };
+    let is_at = |path: &Path, socket: &Path| std::path::absolute(path).is_ok_and(|path| path == socket);
+    let ends = ends.into_iter().filter_map(|(option, end)| Some((option, end?.path()?)));
+    match ends.chain(api.map(|path| ("--api-sock", path))).find(|(_, path)| is_at(path, socket)) {
+        Some((option, _)) => {
+            let why = format!("{option} has this path too; give each a path of its own");
+            Err(ConfigError::option("--vsock", format_args!("socket={}", socket.display()), why))
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

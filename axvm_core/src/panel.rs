@@ -18,6 +18,7 @@ use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::Busy;
 use axvm_virtio::balloon::Target;
 use axvm_virtio::block::{Cache, DiskConfig, DiskImage};
+use axvm_virtio::vsock::VsockHost;
 
 use crate::config::Config;
 use crate::consoles::Consoles;
@@ -39,6 +40,7 @@ pub struct Panel {
     facts: Facts,
     ram: Arc<GuestRam>,
     images: Vec<Arc<DiskImage>>,
+    vsock: Option<VsockHost>,
     attacher: Attacher,
     com1: Port,
     started: Instant,
@@ -83,7 +85,8 @@ impl Panel {
         let attacher = consoles.for_people();
         let com1 = consoles.ports().com1;
         let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
-        Panel { facts, ram, images, attacher, com1, started, current, counted }
+        let vsock = resources.vsock().map(|(_, host)| host.clone());
+        Panel { facts, ram, images, vsock, attacher, com1, started, current, counted }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -127,6 +130,12 @@ impl Panel {
         disks
     }
 
+    fn vsock(&self) -> Option<types::VsockStatus> {
+        let types::Vsock { guest_cid, uds_path } = self.facts.config.vsock.clone()?;
+        let connections = self.vsock.as_ref().map_or(0, VsockHost::connections);
+        Some(types::VsockStatus { guest_cid, uds_path, connections })
+    }
+
     fn exits(&self, per_vcpu: Vec<u64>) -> types::Exits {
         let total: u64 = per_vcpu.iter().sum();
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,6 +171,7 @@ impl Control for Panel {
             memory: types::Memory { size: self.ram.size(), resident },
             disks: self.disks(machine.as_deref()),
             parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
+            vsock: self.vsock(),
             busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
             console: self.facts.console.clone(),
@@ -369,5 +379,9 @@ fn describe(config: &Config) -> types::VmConfig {
         },
         balloon: None,
         entropy: Some(types::Entropy {}),
+        vsock: machine
+            .vsock
+            .zip(config.vsock.clone())
+            .map(|(guest_cid, uds_path)| types::Vsock { guest_cid, uds_path }),
     }
 }

@@ -25,12 +25,14 @@ use crate::consoles::{Consoles, OpenedConsoles};
 use crate::current::Current;
 use crate::end::{End, Restarts};
 use crate::narrator::Narrator;
+use crate::network::{self, Network};
 use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
 use crate::serve::{Limits, Signals, see_off, serve};
 use crate::settings::Time;
 use crate::signs::Signs;
 use crate::speech;
+use crate::vsock::VsockSocket;
 
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
@@ -44,7 +46,11 @@ pub fn run(args: RunArgs) -> Result<u8> {
     }
 
     let (sockets, bound) = bind(&config, &events)?;
-    let resources = Resources::open(&config.machine, events.clone())?;
+    let mut resources = Resources::open(&config.machine, events.clone())?;
+    let network = Network::open(&config.settings.net)?;
+    resources.plug(&config.machine, network.links());
+    let vsock = VsockSocket::open(&config)?;
+    vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
@@ -193,7 +199,9 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let sockets_in = sockets.iter().map(PathBuf::as_path).chain(console_sockets).map(directory).collect();
+    let named = sockets.iter().chain(&config.vsock).map(PathBuf::as_path);
+    let files = console_sockets.chain(network::socket_files(&config.settings.net));
+    let sockets_in = named.chain(files).map(directory).collect();
     let write = consoles().filter(|end| matches!(end, BackEnd::Pty)).map(|_| "/dev/pts".into()).collect();
     let since = Instant::now();
     axvm_sandbox::on_violation(axvm_console::restore_terminal_in_handler);

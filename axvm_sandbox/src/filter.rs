@@ -23,7 +23,7 @@ use seccompiler::{
 };
 
 use crate::report::Protection;
-use crate::table::{REFUSED, Row, TABLE, When};
+use crate::table::{CONNECTOR, REFUSED, Row, TABLE, When};
 use crate::{Role, SandboxError, kvm};
 
 /// Not in the libc crate.
@@ -58,9 +58,20 @@ pub(crate) fn probe() -> Protection {
     }
 }
 
+/// The program of the process that connects for a socket device: what every thread may, and its own few calls.
+pub(crate) fn of_connector() -> Result<BpfProgram, BackendError> {
+    let mut rules = allowed(Role::Ram)?;
+    add(&mut rules, CONNECTOR.iter())?;
+    whole(Role::Ram, rules)
+}
+
 /// First the calls that get an error, then the rows. Calls that only other roles get an error for, and that this one has
 /// no row for, are trapped.
 fn of_role(role: Role) -> Result<BpfProgram, BackendError> {
+    whole(role, allowed(role)?)
+}
+
+fn whole(role: Role, allowed: Rules) -> Result<BpfProgram, BackendError> {
     let mut whole = if matches!(role, Role::Main | Role::Vcpu) { enter_guest().to_vec() } else { BpfProgram::new() };
     for (errno, roles, calls) in REFUSED {
         if roles & (1 << role as u8) != 0 {
@@ -68,7 +79,7 @@ fn of_role(role: Role) -> Result<BpfProgram, BackendError> {
             whole = join(whole, program(rules, SeccompAction::Allow, SeccompAction::Errno(*errno))?);
         }
     }
-    Ok(join(whole, program(allowed(role)?, SeccompAction::Trap, SeccompAction::Allow)?))
+    Ok(join(whole, program(allowed, SeccompAction::Trap, SeccompAction::Allow)?))
 }
 
 /// Each way into the guest passes the programs of main and of the vCPU: they allow it before they look at anything else.
@@ -101,10 +112,15 @@ fn join(mut first: BpfProgram, second: BpfProgram) -> BpfProgram {
 fn allowed(role: Role) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     let may = |row: &&Row| role == Role::Main || row.1 & (1 << role as u8) != 0;
-    for Row(call, _, when, _) in TABLE.iter().filter(may) {
+    add(&mut rules, TABLE.iter().filter(may))?;
+    Ok(rules)
+}
+
+fn add<'a>(rules: &mut Rules, rows: impl Iterator<Item = &'a Row>) -> Result<(), BackendError> {
+    for Row(call, _, when, _) in rows {
         rules.entry(*call).or_default().extend(conditions(when)?);
     }
-    Ok(rules)
+    Ok(())
 }
 
 fn conditions(when: &When) -> Result<Vec<SeccompRule>, BackendError> {

@@ -16,7 +16,8 @@
 //! A thread inherits the filters of the thread that made it, filters add up, and none can be taken off. So a maker's
 //! rows must hold those of all it makes. Main makes the RAM threads and the vCPUs, again at each reset of the guest: its
 //! list is the whole table. Queue threads are made by a vCPU (the driver's DRIVER_OK arrives there), and by the control
-//! socket's thread when a pause ends: their lists hold the queue's. No thread makes a process.
+//! socket's thread when a pause ends: their lists hold the queue's. No thread makes a process. The one process beside
+//! them, which connects for a socket device, is made before, and has a sandbox of its own ([`arm_connector`]).
 //!
 //! Spec: Linux `Documentation/userspace-api/{seccomp_filter,landlock,no_new_privs}.rst`,
 //! `admin-guide/hw-vuln/core-scheduling.rst`; capabilities(7).
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 pub use crate::crash::on_crash;
+pub use crate::descriptors::inherited;
 use crate::filter::Filters;
 pub use crate::landlock::Files;
 pub use crate::report::{Availability, Protection, SandboxReport};
@@ -131,6 +133,18 @@ pub fn arm(files: &Files) -> Result<SandboxReport, SandboxError> {
     FILTERS.set(filters).map_err(|_| SandboxError::Twice)?;
     protections.push(enter_armed(Role::Main)?);
     Ok(SandboxReport(protections))
+}
+
+/// Closes a sandbox around the process that connects for a socket device: it may connect to Unix sockets and pass them
+/// on, and opens no file. Call it as [`arm`].
+pub fn arm_connector() -> Result<(), SandboxError> {
+    let filter = filter::of_connector().map_err(SandboxError::Compile)?;
+    violation::catch()?;
+    descriptors::close_inherited();
+    rights::no_new_privileges()?;
+    landlock::limit(&Files::default())?;
+    rights::drop_capabilities()?;
+    seccompiler::apply_filter(&filter).map_err(SandboxError::Install)
 }
 
 /// How many threads there are, if more than this one.

@@ -135,10 +135,11 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_restart_syscall, ALL, Always, "[rare] a wait that a signal broke"),
     // Sockets: those that are connected or listen, and their clients.
     Row(libc::SYS_socketpair, MAIN, UNIX, "the self-test's console"),
-    Row(libc::SYS_accept4, CONSOLE | API, Always, "clients"),
+    Row(libc::SYS_accept4, CONSOLE | WORK, Always, "clients"),
     Row(libc::SYS_recvfrom, CONSOLE | API, Always, "clients"),
+    Row(libc::SYS_recvmsg, WORK, Always, "connections of a socket device, which another process has made"),
     Row(libc::SYS_sendto, ALL, Null(4), "clients, service manager; every thread may get a signal, whose handler sends a byte"),
-    Row(libc::SYS_shutdown, API, Always, "[rare] clients that are turned away"),
+    Row(libc::SYS_shutdown, WORK, Always, "half-closes of a socket device's connections; clients that are turned away"),
     Row(libc::SYS_getsockopt, API, Always, "who the client is"),
     Row(libc::SYS_setsockopt, CONSOLE | API, OneOf(2, TIME_LIMITS), "time limits"),
     // KVM and terminals.
@@ -176,6 +177,16 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_rt_sigprocmask, ALL, Always, "handlers"),
     Row(libc::SYS_rt_sigreturn, ALL, Always, "end of a handler"),
     Row(libc::SYS_sigaltstack, ALL, Always, "stacks of handlers, in each thread"),
+];
+
+/// What the process that connects for a socket device may beside the rows of every thread.
+#[rustfmt::skip]
+pub(crate) const CONNECTOR: &[Row] = &[
+    Row(libc::SYS_recvmsg, 0, Always, "the port that a guest wants"),
+    Row(libc::SYS_socket, 0, UNIX, "a connection to a program of the host"),
+    Row(libc::SYS_connect, 0, Always, "the same; no filter reads a path, and Landlock does not judge it"),
+    Row(libc::SYS_sendmsg, 0, Always, "the connection, or that there is none"),
+    Row(libc::SYS_close, 0, Always, "the copy that stays behind"),
 ];
 
 #[cfg(test)]

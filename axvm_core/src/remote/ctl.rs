@@ -11,7 +11,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use axvm_api::registry::Found;
-use axvm_api::types::{Action, ActionRequest, Balloon, BalloonUpdate, DriveUpdate, Status, VmUpdate, WantedState};
+use axvm_api::types::{
+    Action, ActionRequest, Balloon, BalloonUpdate, DriveUpdate, Status, VmUpdate, VsockStatus, WantedState,
+};
 use axvm_api::{Client, ClientError, Registry};
 
 use crate::cli::{CtlAction, CtlArgs, DiskAction};
@@ -154,6 +156,10 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
         let what = format!("{name} has no room to {} in {}: {}{free}", full.action, full.path.display(), full.error);
         row("full", format!("{what}; make room, then resume"));
     }
+    if let Some(VsockStatus { guest_cid, uds_path, connections }) = &status.vsock {
+        let plural = if *connections == 1 { "" } else { "s" };
+        row("vsock", format!("{}; CID {guest_cid}, {connections} connection{plural}", uds_path.display()));
+    }
     row("console", status.console.clone());
     let mut lines: Vec<_> = status.parts.iter().filter_map(|part| Some((part.line?, &part.name))).collect();
     if !lines.is_empty() {
@@ -210,6 +216,7 @@ mod tests {
                 },
             ],
             parts: vec![part("vda", Some(5)), part("COM1", Some(4)), part("i8042", None)],
+            vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/run/v".into(), connections: 1 }),
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
             exits: Exits { per_vcpu: vec![10, 2], total: 12, per_second: 3.2 },
             console: "stdio".into(),
@@ -220,7 +227,7 @@ mod tests {
                         memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
                         vdb      d.img (ephemeral)\n  \
                         full     vdb has no room to write in d.img: No space left on device; 4 KiB are free; make room, then resume\n  \
-                        console  stdio\n  lines    4 COM1, 5 vda\n  \
+                        vsock    /run/v; CID 3, 1 connection\n  console  stdio\n  lines    4 COM1, 5 vda\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";
         assert_eq!(text, expected);
     }

@@ -16,6 +16,7 @@
 //! Format: TOML 1.1. Schema: JSON Schema 2020-12.
 
 mod file;
+mod net;
 mod parts;
 mod peers;
 mod policy;
@@ -23,6 +24,7 @@ mod schema;
 mod setting;
 mod text;
 mod value;
+mod vsock;
 mod words;
 
 use std::path::PathBuf;
@@ -40,11 +42,13 @@ use setting::settings;
 use words::{Switch, on_off, words, words_and_parts};
 
 pub use file::{SettingsFault, parse, read};
+pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport};
 pub use parts::{Amount, Cpus, Memory};
 pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
 pub use setting::Setting;
 pub use value::{IoPort, Name, Pins, Size, Time, mebibytes};
+pub use vsock::{PATH_LIMIT as VSOCK_PATH_LIMIT, Vsock};
 
 /// A settings file with every key, explained.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -170,6 +174,13 @@ settings! {
         #[command(flatten)]
         pub memory: Memory,
 
+        /// A socket device (virtio-vsock): programs of host and guest connect without a network. cid: the guest's address
+        /// [default: 3]; socket: its end on the host [default: beside the control socket] [default: no such device]
+        #[arg(long, value_name = "cid=N[,socket=PATH]", num_args = 0..=1, default_missing_value = "")]
+        #[arg(help_heading = HARDWARE, value_hint = ValueHint::FilePath)]
+        #[schemars(description = "A socket device (virtio-vsock) [default: none]")]
+        pub vsock: Option<Vsock>,
+
         /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
         /// ,cache=writeback|writethrough ,block=512|4096
         /// ,on-full=pause|report ,rate=10M/s:1000ops/s.
@@ -178,6 +189,14 @@ settings! {
         #[arg(value_hint = ValueHint::FilePath, value_parser = disks())]
         #[schemars(description = "Disks: the first becomes /dev/vda, the next /dev/vdb ...")]
         pub disk: Vec<DiskConfig>,
+
+        /// Network card: user (the host's network by passt), tap=NAME, fd=N, stream=PATH or dgram=LOCAL:REMOTE, then
+        /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off.
+        /// The first is net0, the next net1 ... [default: no such device]
+        #[arg(long, value_name = "user|tap=NAME|...[,forward=HOST:GUEST]", verbatim_doc_comment)]
+        #[serde(deserialize_with = "net::possible_nets")]
+        #[schemars(description = "Network cards: the first is net0, the next net1 ... [default: none]")]
+        pub net: Vec<NetSetting>,
     }
 }
 

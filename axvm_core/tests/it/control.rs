@@ -326,7 +326,7 @@ fn ask_everything(request: Http) {
         ("PUT", "/boot-source", r#"{"kernel_image_path": "x"}"#, "--kernel, --initrd and --append"),
         ("PUT", "/drives/vdb", r#"{"path_on_host": "x"}"#, "--disk"),
         ("PUT", "/network-interfaces/eth0", r#"{"host_dev_name": "tap0"}"#, "AxVM has no network device"),
-        ("PUT", "/vsock", r#"{"guest_cid": 3}"#, "AxVM has no vsock device"),
+        ("PUT", "/vsock", r#"{"guest_cid": 3}"#, "--vsock"),
         ("PUT", "/snapshot/create", "{}", "AxVM has no snapshots"),
     ] {
         let (status, answer) = request(&socket, method, resource, body);

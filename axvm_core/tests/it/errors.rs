@@ -150,9 +150,6 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --cpus 1 --pin 4096", &["--pin 4096", "no host CPU"]),
             ("-k k --cpus 1 --pin 1023", &["--pin 1023", "no CPU 1023 online", "it has 0"]),
             ("-k k kernel", &["--kernel: does not go together with KERNEL"]),
-            ("--net tap0", &["There is no option --net", "no network device"]),
-            ("-k k --network=user", &["There is no option --network=user", "no network device"]),
-            ("--vsock 3", &["There is no option --vsock", "no vsock device"]),
             ("-kernel k -initrd i", &["There is no option -kernel", "--kernel FILE"]),
             ("-k k -initrd i", &["There is no option -initrd", "--initrd FILE"]),
             ("-k k -cpu host", &["There is no option -cpu", "--cpu host", "--cpus N"]),
@@ -187,6 +184,24 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
                 "-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi",
                 &["9 devices", "vdg, rng, balloon", "has 6 for them", "without ACPI", "Leave out 3"],
             ),
+        ],
+    );
+}
+
+#[test]
+fn a_socket_device_that_cannot_be_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    check(
+        directory.path(),
+        USAGE,
+        &[
+            ("-k k --vsock 3", &["--vsock 3: '3' is unknown", "cid=N and then socket=PATH"]),
+            ("-k k --vsock cid=2", &["--vsock cid=2: cid=2 is the host's own", "3 to 4294967294"]),
+            ("-k k --vsock cid=4294967295", &["cid=4294967295 means any", "3 to 4294967294"]),
+            ("-k k --vsock socket=", &["--vsock socket=: socket= needs a path", "leave it out"]),
+            ("-k k --vsock socket=a --api-sock ./a", &["--vsock socket=/", "--api-sock has this path too", "its own"]),
+            ("-k k --guest-cid 3", &["There is no option --guest-cid", "--vsock cid=N,socket=PATH"]),
+            ("-k k -device vhost-vsock-pci", &["There is no option -device", "--vsock cid=N"]),
         ],
     );
 }

@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 59] = [
+const OPTIONS: [&[&str]; 65] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -40,6 +40,10 @@ const OPTIONS: [&[&str]; 59] = [
     &["-d", "path=a.img,ro", "-d", "b.img,serial=B,cache=writethrough"],
     &["-d", "a,cache=writeback,serial="],
     &["-d", "a,format=raw,block=4096"],
+    &["--net", "user"],
+    &["--net", "user,forward=2222:22,forward=udp:0.0.0.0:5353:53,host=on,mtu=1500,mac=02:00:00:00:00:01"],
+    &["--net", "fd=3", "--net", "tap=tap0", "--net", "stream=a,,b.sock"],
+    &["--net", "dgram=a:b", "--net", "dgram=127.0.0.1:1:[::1]:2"],
     &["--cpus", "20"],
     &["--cpus", "20,sockets=2,cores=5,threads=2"],
     &["--memory", "4G"],
@@ -91,6 +95,8 @@ const OPTIONS: [&[&str]; 59] = [
     &["--debug-exit", "0xf4"],
     &["--api-sock", "web.api"],
     &["--sandbox", "off"],
+    &["--vsock"],
+    &["--vsock", "cid=5,socket=web.vsock"],
 ];
 
 #[test]
@@ -280,7 +286,8 @@ fn keys_of(schema: &serde_json::Value) -> Vec<String> {
 fn whole_example() -> (String, Settings) {
     let example = axvm(&["config", "--example"]);
     assert!(parse(&example).is_ok(), "{:?}", parse(&example));
-    let is_key = |line: &str| line.starts_with("# ") && line.split_whitespace().nth(2) == Some("=");
+    let is_key =
+        |line: &str| line.starts_with("# [") || line.starts_with("# ") && line.split_whitespace().nth(2) == Some("=");
     let all: String = example.lines().map(|l| format!("{}\n", if is_key(l) { &l[2..] } else { l })).collect();
     let said = parse(&all).unwrap_or_else(|error| panic!("{error:?} in\n{all}"));
     (all, said)

@@ -28,7 +28,7 @@ pub use devices::{
 pub use error::{RestoreError, StateError};
 pub use frame::{Frame, FrameError};
 
-/// One device, from [`MmioTransport::state`](crate::mmio::MmioTransport::state).
+/// One device, from [`Transport::state`](crate::Transport::state).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransportState {

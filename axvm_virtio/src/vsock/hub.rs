@@ -14,6 +14,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rustix::event::PollFlags;
@@ -26,10 +28,10 @@ use super::packet::{HOST_CID, Header, Op, STREAM};
 use crate::worker::Sources;
 
 /// Most connections.
-const MAX_CONNECTIONS: usize = 1023;
+pub(super) const MAX_CONNECTIONS: usize = 1023;
 /// Most clients that have not said whom they want. They take no place of a connection until then: half a line must not
 /// keep the guest from connecting.
-const MAX_CLIENTS: usize = 128;
+pub(super) const MAX_CLIENTS: usize = 128;
 /// The first port of a client.
 pub(super) const FIRST_PORT: u32 = 1 << 30;
 /// The last one: the number after it means any port.
@@ -68,12 +70,14 @@ pub(super) struct Hub {
     active: VecDeque<Key>,
     /// The last one that sent a packet.
     cursor: Key,
+    /// How many connections there are, for those who look from outside.
+    count: Arc<AtomicUsize>,
 }
 
 impl Hub {
-    pub(super) fn new(guest_cid: u64, listener: UnixListener, connector: Box<dyn Connector>) -> io::Result<Hub> {
+    pub(super) fn new(listener: UnixListener, connector: Box<dyn Connector>) -> io::Result<Hub> {
         Ok(Hub {
-            guest_cid,
+            guest_cid: 0,
             connector,
             clients: Clients::new(listener)?,
             entries: BTreeMap::new(),
@@ -83,7 +87,24 @@ impl Hub {
             next_port: FIRST_PORT,
             active: VecDeque::new(),
             cursor: Key::default(),
+            count: Arc::default(),
         })
+    }
+
+    /// The guest that is served from now on; it has no connections yet.
+    pub(super) fn serve_guest(&mut self, cid: u64) {
+        self.guest_cid = cid;
+        self.forget();
+    }
+
+    /// Where the number of connections is told.
+    pub(super) fn count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.count)
+    }
+
+    /// Tells it.
+    pub(super) fn tell_count(&self) {
+        self.count.store(self.entries.len(), Ordering::Relaxed);
     }
 
     /// The port that the next client gets, if it is free.
@@ -101,6 +122,7 @@ impl Hub {
         self.clients.waiting.clear();
         self.resets.clear();
         self.active.clear();
+        self.tell_count();
     }
 
     /// Connections that may be made.

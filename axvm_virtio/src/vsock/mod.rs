@@ -15,9 +15,8 @@
 //! told TRANSPORT_RESET, and gets no packet before it has taken that event.
 //!
 //! Spec: virtio 1.2, 5.10 "Socket Device".
-//! Left out: SEQPACKET, guests that talk to each other. What a program with a sandbox needs beside this: a child process
-//! that connects (`connector.rs` says why), and for the queue threads, and their makers, the calls accept4, shutdown and
-//! recvmsg.
+//! Left out: SEQPACKET, guests that talk to each other. A program with a sandbox needs a child process beside this, that
+//! connects: `connector.rs` says why.
 
 mod clients;
 mod command;
@@ -25,13 +24,13 @@ mod connection;
 mod connector;
 mod credit;
 mod entry;
+mod host;
 mod hub;
 mod packet;
 mod remote;
 mod worker;
 
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
@@ -42,6 +41,7 @@ use hub::{FIRST_PORT, Hub, LAST_PORT};
 use worker::VsockWork;
 
 pub use connector::{Connector, PathConnector};
+pub use host::VsockHost;
 pub use remote::{RemoteConnector, serve};
 
 /// Entries of the queues for packets to the guest, packets from it, and events.
@@ -58,19 +58,18 @@ const STREAM: u64 = 1 << 0;
 pub struct Vsock {
     guest_cid: u64,
     /// The connections, while no worker has them. A bug of ours in a worker loses them, and the device.
-    hub: Option<Hub>,
+    host: VsockHost,
     /// The guest must be told that its connections are gone.
     reset_owed: bool,
     worker: Option<Worker<VsockWork>>,
 }
 
 impl Vsock {
-    /// A device at power-on. The guest is `guest_cid`; clients come from `listener` as soon as a driver is ready, and
-    /// `connector` makes the connections that the guest asks for.
-    pub fn new(guest_cid: u32, listener: UnixListener, connector: impl Connector) -> io::Result<Vsock> {
+    /// A device at power-on. The guest is `guest_cid`; what an earlier guest had at `host` ends.
+    pub fn new(guest_cid: u32, host: &VsockHost) -> Vsock {
         let guest_cid = u64::from(guest_cid);
-        let hub = Some(Hub::new(guest_cid, listener, Box::new(connector))?);
-        Ok(Vsock { guest_cid, hub, reset_owed: false, worker: None })
+        host.with(|hub| hub.serve_guest(guest_cid));
+        Vsock { guest_cid, host: host.clone(), reset_owed: false, worker: None }
     }
 }
 
@@ -101,7 +100,7 @@ impl VirtioDevice for Vsock {
             return Ok(());
         }
         let lost = || StartError::Host { index: RECEIVE, source: io::Error::other("its worker failed before") };
-        let hub = self.hub.take().ok_or_else(lost)?;
+        let hub = self.host.take().ok_or_else(lost)?;
         let work = VsockWork::new(&live, hub, std::mem::take(&mut self.reset_owed));
         let queues = std::mem::take(&mut live.queues);
         self.worker = live.spawn(live.name.to_string(), queues, work)?;
@@ -112,20 +111,19 @@ impl VirtioDevice for Vsock {
         let ended = Worker::take(&mut self.worker, deadline)?;
         if let Some(work) = ended.work {
             let (hub, reset_owed) = work.into_parts();
-            (self.hub, self.reset_owed) = (Some(hub), reset_owed);
+            self.host.give_back(hub);
+            self.reset_owed = reset_owed;
         }
         Ok(ended.queues)
     }
 
     fn reset(&mut self) {
         self.reset_owed = false;
-        if let Some(hub) = &mut self.hub {
-            hub.forget();
-        }
+        self.host.with(Hub::forget);
     }
 
     fn state(&self) -> DeviceState {
-        let next_port = self.hub.as_ref().map_or(FIRST_PORT, Hub::next_port);
+        let next_port = self.host.with(|hub| hub.next_port()).unwrap_or(FIRST_PORT);
         DeviceState::Vsock(VsockState { next_port })
     }
 
@@ -136,9 +134,7 @@ impl VirtioDevice for Vsock {
         if !(FIRST_PORT..=LAST_PORT).contains(&next_port) {
             return Err(StateError::Value { what: "next port of the host", value: next_port.into() });
         }
-        if let Some(hub) = &mut self.hub {
-            hub.set_next_port(next_port);
-        }
+        self.host.with(|hub| hub.set_next_port(next_port));
         self.reset_owed = true;
         Ok(())
     }

@@ -171,6 +171,7 @@ impl Work for VsockWork {
             }
             next = next.min(served?);
         }
+        self.hub.tell_count();
         Ok(next.min(self.rest()))
     }
 

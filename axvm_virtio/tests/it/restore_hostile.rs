@@ -23,7 +23,7 @@ use axvm_virtio::queue::{QueueLayout, QueueState};
 use axvm_virtio::rng::Rng;
 use axvm_virtio::state::*;
 use axvm_virtio::testing::{Buffer, FakeDriver};
-use axvm_virtio::vsock::{PathConnector, Vsock};
+use axvm_virtio::vsock::{PathConnector, Vsock, VsockHost};
 use proptest::prelude::*;
 
 /// One for each property: they run side by side.
@@ -61,7 +61,7 @@ fn device(kind: usize) -> (Box<dyn VirtioDevice>, usize) {
 fn socket_device() -> Vsock {
     let directory = tempfile::TempDir::new().unwrap();
     let listener = UnixListener::bind(directory.path().join("v")).unwrap();
-    Vsock::new(3, listener, PathConnector::new(Path::new("/nowhere/v")).unwrap()).unwrap()
+    Vsock::new(3, &VsockHost::new(listener, PathConnector::new(Path::new("/nowhere/v")).unwrap()).unwrap())
 }
 
 fn number() -> impl Strategy<Value = u64> {

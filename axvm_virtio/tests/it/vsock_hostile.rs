@@ -13,7 +13,7 @@ use axvm_arch::Gpa;
 use axvm_memory::{GuestRam, RamConfig};
 use axvm_sync::EventFd;
 use axvm_virtio::testing::Buffer;
-use axvm_virtio::vsock::{Connector, RemoteConnector, Vsock};
+use axvm_virtio::vsock::{Connector, RemoteConnector, Vsock, VsockHost};
 use common::guest::*;
 use common::*;
 use proptest::prelude::*;
@@ -315,7 +315,7 @@ fn a_connector_may_take_its_time_and_the_guest_may_give_up() {
     let notifier = EventFd::new().unwrap();
     let (sender, answers) = channel();
     let connector = LateConnector { notifier: notifier.try_clone().unwrap(), answers };
-    let machine = Machine::new(Box::new(Vsock::new(CID, listener, connector).unwrap()));
+    let machine = Machine::new(Box::new(Vsock::new(CID, &VsockHost::new(listener, connector).unwrap())));
     let mut guest = Guest::on(machine, directory, 0);
     guest.bring_up();
     guest.post_buffers(16);
@@ -365,7 +365,8 @@ fn a_connecting_process_that_ends_costs_refusals_and_no_time() {
     let listener = UnixListener::bind(directory.path().join("v")).unwrap();
     let (connector, other) = RemoteConnector::pair().unwrap();
     let ram = GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap();
-    let machine = Machine::named("orphan", ram, Box::new(Vsock::new(CID, listener, connector).unwrap()));
+    let machine =
+        Machine::named("orphan", ram, Box::new(Vsock::new(CID, &VsockHost::new(listener, connector).unwrap())));
     let mut guest = Guest::on(machine, directory, 0);
     guest.bring_up();
     guest.post_buffers(16);

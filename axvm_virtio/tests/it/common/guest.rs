@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use axvm_arch::Gpa;
 use axvm_virtio::device::feature;
 use axvm_virtio::testing::{Buffer, FakeDriver};
-use axvm_virtio::vsock::{PathConnector, Vsock};
+use axvm_virtio::vsock::{PathConnector, Vsock, VsockHost};
 use tempfile::TempDir;
 
 use super::*;
@@ -293,7 +293,7 @@ pub fn device(directory: &TempDir) -> Vsock {
     let path = directory.path().join("v");
     std::fs::remove_file(&path).ok();
     let listener = UnixListener::bind(&path).unwrap();
-    Vsock::new(CID, listener, PathConnector::new(&path).unwrap()).unwrap()
+    Vsock::new(CID, &VsockHost::new(listener, PathConnector::new(&path).unwrap()).unwrap())
 }
 
 fn drivers(machine: &Machine, features: u64) -> [FakeDriver; 3] {
