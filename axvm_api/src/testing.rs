@@ -47,6 +47,7 @@ impl Control for FakeMachine {
                 read_only: true,
                 ephemeral: false,
                 size: 1 << 20,
+                rate: None,
                 full: None,
             }],
             parts: Vec::new(),
@@ -117,7 +118,10 @@ impl Control for FakeMachine {
     }
 
     fn update_drive(&self, update: &DriveUpdate) -> Result<(), ControlError> {
-        self.note(format!("drive {}", update.drive_id))
+        match update.rate_limiter {
+            Some(rate) => self.note(format!("rate {:?}", rate.ops.map(|bucket| bucket.size))),
+            None => self.note(format!("drive {}", update.drive_id)),
+        }
     }
 
     fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError> {

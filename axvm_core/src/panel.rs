@@ -23,6 +23,7 @@ use axvm_virtio::vsock::VsockHost;
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::rates;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -72,6 +73,7 @@ impl Panel {
             read_only: disk.read_only,
             ephemeral: disk.ephemeral,
             size: 0,
+            rate: None,
             full: None,
         });
         let facts = Facts {
@@ -117,6 +119,7 @@ impl Panel {
         let mut disks = self.facts.disks.clone();
         for (disk, image) in disks.iter_mut().zip(&self.images) {
             disk.size = image.size();
+            disk.rate = rates::told(image.rate());
         }
         let handles = machine.iter().flat_map(|machine| machine.inventory().disks());
         for (disk, (_, handle)) in disks.iter_mut().zip(handles) {
@@ -281,7 +284,13 @@ impl Control for Panel {
         let machine = self.machine()?;
         let handle = machine.inventory().disks().find(|(part, _)| ***part == **name);
         let (_, handle) = handle.ok_or_else(|| ControlError::from(BETWEEN))?;
-        handle.resize().map_err(|error| ControlError(error.to_string()))
+        if let Some(rate) = &update.rate_limiter {
+            handle.set_rate(rates::updated(handle.rate(), rate));
+        }
+        match update.rate_limiter.is_none() || update.path_on_host.is_some() {
+            true => handle.resize().map_err(|error| ControlError(error.to_string())),
+            false => Ok(()),
+        }
     }
 
     fn balloon_statistics(&self) -> Result<types::BalloonStatistics, ControlError> {

@@ -179,7 +179,7 @@ pub enum DiskConfigError {
     #[error("block={0} is no block size of a disk; use 512 or 4096")]
     Block(String),
     /// A rate limit that is none.
-    #[error("rate= {0}")]
+    #[error("rate={0}")]
     Rate(RateError),
     /// A serial number that is too long, and its length in bytes.
     #[error("serial= has {0} bytes; virtio-blk has room for 20")]

@@ -28,7 +28,7 @@ use super::error::{DiskError, is_full, is_unsupported};
 use super::format::looks_like;
 use super::lock::{LockError, lock, loop_device};
 use super::overlay::Overlay;
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, RateLimit};
 use crate::signals::whole;
 
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
@@ -146,6 +146,11 @@ impl DiskImage {
     /// What happens when the host has no room.
     pub fn on_full(&self) -> OnFull {
         self.config.on_full
+    }
+
+    /// What limits its requests.
+    pub fn rate(&self) -> RateLimit {
+        self.limiter.limit()
     }
 
     pub(super) fn limiter(&self) -> &Limiter {
