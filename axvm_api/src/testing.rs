@@ -8,8 +8,9 @@ use axvm_sync::lock;
 
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
-    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, MachineConfig,
-    MachineState, Memory, Resident, Status, VmConfig, Vsock, VsockStatus,
+    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, LinkState,
+    MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate, Resident, Status, VmConfig,
+    Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -28,6 +29,19 @@ impl FakeMachine {
         lock(&self.asked).push(what.into());
         Ok(())
     }
+}
+
+/// A card of this machine.
+fn network() -> NetworkStatus {
+    let interface = NetworkInterface {
+        iface_id: "net0".into(),
+        host_dev_name: "tap0".into(),
+        guest_mac: Some("02:00:00:00:00:01".into()),
+        mtu: None,
+    };
+    let (link, queue_pairs, forwards) = (LinkState::Up, 1, Vec::new());
+    let (to_guest, from_guest) = Default::default();
+    NetworkStatus { interface, link, queue_pairs, forwards, to_guest, from_guest }
 }
 
 impl Control for FakeMachine {
@@ -50,6 +64,7 @@ impl Control for FakeMachine {
                 rate: None,
                 full: None,
             }],
+            networks: vec![network()],
             parts: Vec::new(),
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/v".into(), connections: 2 }),
             busy: Vec::new(),
@@ -72,6 +87,7 @@ impl Control for FakeMachine {
             boot_source: BootSource { kernel_image_path: "/bzImage".into(), ..BootSource::default() },
             drives: vec![drive],
             machine_config: MachineConfig { vcpu_count, mem_size_mib, huge_pages, ..MachineConfig::default() },
+            network_interfaces: vec![network().interface],
             balloon: self.balloon().ok(),
             entropy: None,
             vsock: Some(Vsock { guest_cid: 3, uds_path: "v".into() }),
@@ -122,6 +138,10 @@ impl Control for FakeMachine {
             Some(rate) => self.note(format!("rate {:?}", rate.ops.map(|bucket| bucket.size))),
             None => self.note(format!("drive {}", update.drive_id)),
         }
+    }
+
+    fn update_network(&self, update: &NetworkUpdate) -> Result<(), ControlError> {
+        self.note(format!("network {} {:?}", update.iface_id, update.link))
     }
 
     fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError> {

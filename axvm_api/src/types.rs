@@ -65,6 +65,9 @@ pub struct VmConfig {
     pub drives: Vec<Drive>,
     /// CPUs and memory.
     pub machine_config: MachineConfig,
+    /// The network cards, in the order of their names.
+    #[serde(default)]
+    pub network_interfaces: Vec<NetworkInterface>,
     /// The balloon, if there is one.
     pub balloon: Option<Balloon>,
     /// The entropy device, if there is one.
@@ -186,6 +189,41 @@ pub enum HugePages {
     /// hugetlbfs pages of 1 GiB (AxVM's own).
     #[serde(rename = "1G")]
     Huge1G,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkInterface {
+    /// Its name, such as `net0`.
+    pub iface_id: String,
+    /// The tap; or in the words of `--net` what else its cable is plugged into, such as `user`.
+    pub host_dev_name: String,
+    /// Its address.
+    pub guest_mac: Option<String>,
+    /// Largest packet, as the guest is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+}
+
+/// `PATCH /network-interfaces/{iface_id}`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkUpdate {
+    /// Its name, such as `net0`.
+    pub iface_id: String,
+    /// Whether its cable is plugged in (AxVM's own).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<WantedLink>,
+}
+
+/// What a cable shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WantedLink {
+    /// Plugged in.
+    Up,
+    /// Pulled.
+    Down,
 }
 
 /// The socket device.
@@ -344,6 +382,9 @@ pub struct Status {
     pub memory: Memory,
     /// The disks, in the order of their names.
     pub disks: Vec<Disk>,
+    /// The network cards, in the order of their names.
+    #[serde(default)]
+    pub networks: Vec<NetworkStatus>,
     /// Every part of the machine and its place, in the order of the plan; none between two starts.
     pub parts: Vec<MachinePart>,
     /// The socket device, if there is one.
@@ -424,6 +465,47 @@ pub struct FullStorage {
     pub error: String,
     /// Bytes that are free there now; none for a block device.
     pub free: Option<u64>,
+}
+
+/// `GET /network-interfaces`: a network card at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkStatus {
+    /// What it is.
+    #[serde(flatten)]
+    pub interface: NetworkInterface,
+    /// What the guest sees of its cable.
+    pub link: LinkState,
+    /// How many queue pairs it has.
+    pub queue_pairs: u16,
+    /// Ports of the host that lead to the guest, such as `tcp:2222:22`.
+    pub forwards: Vec<String>,
+    /// Frames for the guest.
+    pub to_guest: NetworkCount,
+    /// Frames of the guest.
+    pub from_guest: NetworkCount,
+}
+
+/// What a cable is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// Plugged in.
+    Up,
+    /// Pulled by the user.
+    Down,
+    /// Of no use any more: its other end has closed it.
+    Ended,
+}
+
+/// Frames of one direction, since AxVM started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkCount {
+    /// Frames that arrived.
+    pub frames: u64,
+    /// Bytes in these.
+    pub bytes: u64,
+    /// Frames that did not.
+    pub dropped: u64,
 }
 
 /// `GET /vsock`: the socket device at a glance.

@@ -23,6 +23,7 @@ use axvm_virtio::vsock::VsockHost;
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::network::Cards;
 use crate::rates;
 
 /// How far back "lately" looks at least, for the rate of exits.
@@ -41,6 +42,7 @@ pub struct Panel {
     facts: Facts,
     ram: Arc<GuestRam>,
     images: Vec<Arc<DiskImage>>,
+    cards: Cards,
     vsock: Option<VsockHost>,
     attacher: Attacher,
     com1: Port,
@@ -76,10 +78,11 @@ impl Panel {
             rate: None,
             full: None,
         });
+        let cards = Cards::new(&config.settings.net, resources.nets());
         let facts = Facts {
             name: config.name.clone(),
             console: consoles.places(),
-            config: describe(config),
+            config: describe(config, &cards),
             disks: disks.collect(),
         };
         let started = Instant::now();
@@ -88,7 +91,7 @@ impl Panel {
         let com1 = consoles.ports().com1;
         let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
         let vsock = resources.vsock().map(|(_, host)| host.clone());
-        Panel { facts, ram, images, vsock, attacher, com1, started, current, counted }
+        Panel { facts, ram, images, cards, vsock, attacher, com1, started, current, counted }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -174,6 +177,7 @@ impl Control for Panel {
             memory: types::Memory { size: self.ram.size(), resident },
             disks: self.disks(machine.as_deref()),
             parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
+            networks: self.cards.status(),
             vsock: self.vsock(),
             busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
@@ -293,6 +297,10 @@ impl Control for Panel {
         }
     }
 
+    fn update_network(&self, update: &types::NetworkUpdate) -> Result<(), ControlError> {
+        self.cards.update(update)
+    }
+
     fn balloon_statistics(&self) -> Result<types::BalloonStatistics, ControlError> {
         self.with_balloon(|balloon| {
             if balloon.statistics_interval().is_zero() {
@@ -352,7 +360,7 @@ fn busy(machine: &Arc<Machine>) -> Vec<types::BusyThread> {
 }
 
 /// The machine in Firecracker's words.
-fn describe(config: &Config) -> types::VmConfig {
+fn describe(config: &Config, cards: &Cards) -> types::VmConfig {
     let machine = &config.machine;
     let drive = |(n, disk): (usize, &DiskConfig)| types::Drive {
         drive_id: disk_name(n),
@@ -386,6 +394,7 @@ fn describe(config: &Config) -> types::VmConfig {
             },
             ..types::MachineConfig::default()
         },
+        network_interfaces: cards.interfaces(),
         balloon: None,
         entropy: Some(types::Entropy {}),
         vsock: machine

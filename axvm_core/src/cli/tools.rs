@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use axvm_virtio::limiter::RateLimit;
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use crate::settings::mebibytes;
 
@@ -25,6 +25,7 @@ Examples:
   axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
   axvm ctl web disk vda resize      its image is longer now
   axvm ctl web disk vda rate 10M/s  at most so many bytes in a time
+  axvm ctl web net net0 down        pulls its cable
   axvm ctl web console              Ctrl-A x leaves the machine running
   axvm ctl --all shutdown           each machine that runs
 
@@ -77,10 +78,28 @@ pub enum CtlAction {
         #[command(subcommand)]
         action: DiskAction,
     },
+    /// Tell of the network cards; or plug the cable of one in, or pull it
+    Net {
+        /// One of them, such as net0
+        #[arg(value_name = "CARD")]
+        name: Option<String>,
+        /// What its cable shall be
+        #[arg(value_enum, requires = "name")]
+        link: Option<LinkWord>,
+    },
     /// Attach this terminal to the guest's console
     Console,
     /// Print events as they happen, one JSON object a line
     Events,
+}
+
+/// What can become of a cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LinkWord {
+    /// Plugged in
+    Up,
+    /// Pulled
+    Down,
 }
 
 /// What can be done with a disk of a running machine.

@@ -10,9 +10,11 @@
 //!
 //! What is opened here outlives resets of the guest. What it leaves in the file system goes when it is dropped.
 
+mod cards;
 mod passt;
 mod resolver;
 mod sockets;
+mod up;
 
 use std::io;
 use std::path::Path;
@@ -24,8 +26,10 @@ use thiserror::Error;
 
 use crate::settings::{Datagrams, Mac, NetEnd, NetSetting};
 
+pub use cards::Cards;
 use passt::{Passt, Watched};
 use sockets::SocketFile;
+pub use up::net;
 
 /// A network that cannot be had; what was tried, on which object, and what to do.
 #[derive(Debug, Error)]

@@ -22,7 +22,7 @@ use crate::rates;
 use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
-use super::{attach, find};
+use super::{attach, find, net};
 
 /// Does it; exit code 0, or 1 with the reason as an error.
 pub fn ctl(args: &CtlArgs) -> Result<u8> {
@@ -85,6 +85,7 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
             let update = DriveUpdate { drive_id: name.clone(), path_on_host: None, rate_limiter };
             client.patch(&format!("/drives/{name}"), &update)?;
         }
+        CtlAction::Net { name, link } => net::net(&mut client, name.as_deref(), *link)?,
         CtlAction::Events => events(client)?,
     }
     Ok(0)
@@ -163,6 +164,11 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
         let what = format!("{name} has no room to {} in {}: {}{free}", full.action, full.path.display(), full.error);
         row("full", format!("{what}; make room, then resume"));
     }
+    for card in &status.networks {
+        let interface = &card.interface;
+        let mac = interface.guest_mac.as_deref().unwrap_or_default();
+        row(&interface.iface_id, format!("{}; {mac}, link {}", interface.host_dev_name, net::link(card.link)));
+    }
     if let Some(VsockStatus { guest_cid, uds_path, connections }) = &status.vsock {
         let plural = if *connections == 1 { "" } else { "s" };
         row("vsock", format!("{}; CID {guest_cid}, {connections} connection{plural}", uds_path.display()));
@@ -224,6 +230,7 @@ mod tests {
                     full: Some(full),
                 },
             ],
+            networks: Vec::new(),
             parts: vec![part("vda", Some(5)), part("COM1", Some(4)), part("i8042", None)],
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/run/v".into(), connections: 1 }),
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],

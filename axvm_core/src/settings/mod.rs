@@ -43,7 +43,7 @@ use setting::settings;
 use words::{Switch, on_off, words, words_and_parts};
 
 pub use file::{SettingsFault, parse, read};
-pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport};
+pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport, check_tap_name};
 pub use parts::{Amount, Cpus, Memory};
 pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;

@@ -79,6 +79,19 @@ pub enum NetEnd<'a> {
     Datagrams(&'a Datagrams),
 }
 
+/// As on the command line.
+impl fmt::Display for NetEnd<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NetEnd::User => to.write_str("user"),
+            NetEnd::Tap(name) => write!(to, "tap={name}"),
+            NetEnd::Fd(number) => write!(to, "fd={number}"),
+            NetEnd::Stream(path) => write!(to, "stream={}", path.display()),
+            NetEnd::Datagrams(places) => write!(to, "dgram={places}"),
+        }
+    }
+}
+
 /// Smallest MTU that there is (RFC 791).
 const LEAST_MTU: u16 = 68;
 /// Longest name of a network device, of 16 bytes with the zero at its end.
@@ -155,7 +168,8 @@ impl NetSetting {
 const QUEUES: &str = "queues= needs a number from 1 to 64, not more than there are vCPUs to be of use";
 const MTU: &str = "mtu= needs a number of bytes from 68 to 65535, such as 1500";
 
-fn check_tap_name(name: &str) -> Result<(), String> {
+/// Whether a network device can have this name.
+pub fn check_tap_name(name: &str) -> Result<(), String> {
     let is_good = |letter: char| letter.is_ascii_graphic() && !matches!(letter, '/' | '%' | ':');
     match name.len() {
         1..=TAP_NAME_LEN if name.chars().all(is_good) && name != "." && name != ".." => Ok(()),
