@@ -109,7 +109,7 @@ fn firecracker() -> Vec<Route> {
         send_to(
             "PATCH",
             "/drives/{drive_id}",
-            "Look at the size of a disk's image again, and tell the guest if it grew",
+            "Set the rates of a disk; without them, look at the size of its image again, and tell the guest if it grew",
             r#"{"drive_id": "vda"}"#,
             |control, path, body: DriveUpdate| match path.rsplit('/').next() == Some(&*body.drive_id) {
                 true => control.update_drive(&body),

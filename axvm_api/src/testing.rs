@@ -61,6 +61,7 @@ impl Control for FakeMachine {
                 read_only: true,
                 ephemeral: false,
                 size: 1 << 20,
+                rate: None,
                 full: None,
             }],
             networks: vec![network()],
@@ -133,7 +134,10 @@ impl Control for FakeMachine {
     }
 
     fn update_drive(&self, update: &DriveUpdate) -> Result<(), ControlError> {
-        self.note(format!("drive {}", update.drive_id))
+        match update.rate_limiter {
+            Some(rate) => self.note(format!("rate {:?}", rate.ops.map(|bucket| bucket.size))),
+            None => self.note(format!("drive {}", update.drive_id)),
+        }
     }
 
     fn update_network(&self, update: &NetworkUpdate) -> Result<(), ControlError> {

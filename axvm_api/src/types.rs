@@ -107,15 +107,43 @@ pub struct Drive {
     pub cache_type: CacheType,
 }
 
-/// `PATCH /drives/{drive_id}`: the disk's image is measured again.
+/// What may pass in a time; nothing is limited without a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimiter {
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<TokenBucket>,
+    /// Operations: requests of a disk, frames of a network card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ops: Option<TokenBucket>,
+}
+
+/// A bucket of a [`RateLimiter`]. Without a size or a refill time it limits nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenBucket {
+    /// Most tokens that it holds; and so many come in each refill time.
+    pub size: u64,
+    /// More tokens, once, which are used first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_time_burst: Option<u64>,
+    /// Milliseconds in which it fills.
+    pub refill_time: u64,
+}
+
+/// `PATCH /drives/{drive_id}`: other rates; or, without them, the disk's image is measured again.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriveUpdate {
     /// Its name in the guest, such as `vda`.
     pub drive_id: String,
-    /// The image; it must be the one that the disk has.
+    /// The image; it must be the one that the disk has, and is measured again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_on_host: Option<PathBuf>,
+    /// The buckets that change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
 }
 
 /// When a completed write is on the host's disk.
@@ -417,6 +445,9 @@ pub struct Disk {
     pub ephemeral: bool,
     /// Its size in bytes, as the guest is told.
     pub size: u64,
+    /// What limits its requests, such as `10M/s:1000ops/s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
     /// What waits for room on the host, if something does: the machine is paused, and tries again when it is resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full: Option<FullStorage>,

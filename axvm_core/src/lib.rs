@@ -38,6 +38,7 @@ mod network;
 mod notify;
 pub mod pages;
 mod panel;
+mod rates;
 mod remote;
 mod run;
 mod selftest;

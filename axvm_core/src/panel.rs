@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
 use crate::network::Cards;
+use crate::rates;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -74,6 +75,7 @@ impl Panel {
             read_only: disk.read_only,
             ephemeral: disk.ephemeral,
             size: 0,
+            rate: None,
             full: None,
         });
         let cards = Cards::new(&config.settings.net, resources.nets());
@@ -120,6 +122,7 @@ impl Panel {
         let mut disks = self.facts.disks.clone();
         for (disk, image) in disks.iter_mut().zip(&self.images) {
             disk.size = image.size();
+            disk.rate = rates::told(image.rate());
         }
         let handles = machine.iter().flat_map(|machine| machine.inventory().disks());
         for (disk, (_, handle)) in disks.iter_mut().zip(handles) {
@@ -285,7 +288,13 @@ impl Control for Panel {
         let machine = self.machine()?;
         let handle = machine.inventory().disks().find(|(part, _)| ***part == **name);
         let (_, handle) = handle.ok_or_else(|| ControlError::from(BETWEEN))?;
-        handle.resize().map_err(|error| ControlError(error.to_string()))
+        if let Some(rate) = &update.rate_limiter {
+            handle.set_rate(rates::updated(handle.rate(), rate));
+        }
+        match update.rate_limiter.is_none() || update.path_on_host.is_some() {
+            true => handle.resize().map_err(|error| ControlError(error.to_string())),
+            false => Ok(()),
+        }
     }
 
     fn update_network(&self, update: &types::NetworkUpdate) -> Result<(), ControlError> {

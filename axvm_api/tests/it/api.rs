@@ -38,6 +38,10 @@ fn firecrackers_clients_find_what_they_know() {
         ("PATCH /vm {\"state\": \"Resumed\"}", "resume"),
         ("PATCH /balloon {\"amount_mib\": 64}", "balloon 64"),
         ("PATCH /drives/vda {\"drive_id\": \"vda\"}", "drive vda"),
+        (
+            "PATCH /drives/vda {\"drive_id\": \"vda\", \"rate_limiter\": {\"ops\": {\"size\": 5, \"refill_time\": 100}}}",
+            "rate Some(5)",
+        ),
         ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\"}", "network net0 None"),
         ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"link\": \"down\"}", "network net0 Some(Down)"),
         ("PATCH /balloon/statistics {\"stats_polling_interval_s\": 2}", "statistics every 2"),
@@ -73,6 +77,7 @@ fn what_cannot_be_done_is_a_400_with_a_fault_message() {
         ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"link\": \"off\"}", "unknown variant `off`"),
         ("PUT /network-interfaces/net0 {}", "before the machine is started"),
         ("PATCH /drives/vda {}", "missing field `drive_id`"),
+        ("PATCH /drives/vda {\"drive_id\": \"vda\", \"rate_limiter\": {\"iops\": 5}}", "unknown field `iops`"),
         ("GET /console", "Upgrade: axvm-console"),
     ] {
         let answer = machine.ask(request);

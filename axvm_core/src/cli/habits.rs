@@ -166,6 +166,11 @@ const PARTS: &[(&str, &str)] = &[
     ("'model=", "a card is always a virtio-net device"),
     ("'passt", "user is what connects by passt"),
     ("'none", "leave --net out for no network"),
+    ("option 'iops=", "rate=1000ops/s is what limits operations"),
+    ("option 'bps=", "rate=10M/s is what limits bytes"),
+    ("option 'throttling.", "rate=10M/s:1000ops/s is what limits bytes and operations"),
+    ("option 'bw_size=", "rate=10M/s is what limits bytes"),
+    ("option 'ops_size=", "rate=1000ops/s is what limits operations"),
     ("option 'logical_block_size=", "block=SIZE is what sets the block size"),
 ];
 

@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use axvm_virtio::limiter::RateLimit;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use crate::settings::mebibytes;
@@ -23,6 +24,7 @@ Examples:
   axvm ctl 4711 shutdown            by process id
   axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
   axvm ctl web disk vda resize      its image is longer now
+  axvm ctl web disk vda rate 10M/s  at most so many bytes in a time
   axvm ctl web net net0 down        pulls its cable
   axvm ctl web console              Ctrl-A x leaves the machine running
   axvm ctl --all shutdown           each machine that runs
@@ -67,7 +69,7 @@ pub enum CtlAction {
         #[arg(value_name = "SIZE", value_parser = mebibytes)]
         mib: u32,
     },
-    /// Look at a disk again that has changed on the host
+    /// Look at a disk again that has changed on the host, or limit its rate
     Disk {
         /// Its name in the guest, such as vda
         #[arg(value_name = "DISK")]
@@ -105,6 +107,11 @@ pub enum LinkWord {
 pub enum DiskAction {
     /// Tell the guest of an image that grew
     Resize,
+    /// Limit what it does in a time, from now on
+    Rate {
+        /// Bytes and operations, such as 10M/s, 1000ops/s, 10M/s:1000ops/s, or none
+        rate: RateLimit,
+    },
 }
 
 /// `axvm exec`.

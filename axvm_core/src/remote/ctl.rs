@@ -18,6 +18,7 @@ use axvm_api::{Client, ClientError, Registry};
 
 use crate::cli::{CtlAction, CtlArgs, DiskAction};
 use crate::error::ConfigError;
+use crate::rates;
 use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
@@ -79,6 +80,11 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
         CtlAction::Disk { name, action: DiskAction::Resize } => {
             resize(&mut client, name)?;
         }
+        CtlAction::Disk { name, action: DiskAction::Rate { rate } } => {
+            let rate_limiter = Some(rates::update(*rate));
+            let update = DriveUpdate { drive_id: name.clone(), path_on_host: None, rate_limiter };
+            client.patch(&format!("/drives/{name}"), &update)?;
+        }
         CtlAction::Net { name, link } => net::net(&mut client, name.as_deref(), *link)?,
         CtlAction::Events => events(client)?,
     }
@@ -94,7 +100,7 @@ fn resize(client: &mut Client, name: &str) -> Result<()> {
         })
     };
     let before = size(client)?;
-    let update = DriveUpdate { drive_id: name.to_owned(), path_on_host: None };
+    let update = DriveUpdate { drive_id: name.to_owned(), path_on_host: None, rate_limiter: None };
     client.patch(&format!("/drives/{name}"), &update)?;
     print(match size(client)? {
         after if after == before => format!("{name}: {after} bytes, as before\n"),
@@ -150,7 +156,8 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
             (_, true) => " (ephemeral)",
             _ => "",
         };
-        row(&disk.name, format!("{}{how}", disk.path.display()));
+        let rate = disk.rate.as_ref().map(|rate| format!(", at most {rate}")).unwrap_or_default();
+        row(&disk.name, format!("{}{how}{rate}", disk.path.display()));
     }
     for (name, full) in status.disks.iter().filter_map(|disk| Some((&disk.name, disk.full.as_ref()?))) {
         let free = full.free.map(|free| format!("; {} KiB are free", free / 1024)).unwrap_or_default();
@@ -210,6 +217,7 @@ mod tests {
                     read_only: true,
                     ephemeral: false,
                     size: 512,
+                    rate: None,
                     full: None,
                 },
                 Disk {
@@ -218,6 +226,7 @@ mod tests {
                     read_only: false,
                     ephemeral: true,
                     size: 512,
+                    rate: Some("10M/s".into()),
                     full: Some(full),
                 },
             ],
@@ -232,7 +241,7 @@ mod tests {
         let text = describe(&status, Some(&Balloon { amount_mib: 64, ..Balloon::default() }));
         let expected = "web (process 7): paused for 5s, up 1m01s, AxVM 1.2.3\n  vCPUs    4; 12 exits, 3 a second\n  \
                         memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
-                        vdb      d.img (ephemeral)\n  \
+                        vdb      d.img (ephemeral), at most 10M/s\n  \
                         full     vdb has no room to write in d.img: No space left on device; 4 KiB are free; make room, then resume\n  \
                         vsock    /run/v; CID 3, 1 connection\n  console  stdio\n  lines    4 COM1, 5 vda\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";

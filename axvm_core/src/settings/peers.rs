@@ -13,6 +13,7 @@ const EPHEMERAL: &str = "ephemeral = true is what keeps the image as it is";
 const BLOCK: &str = "block = 512 or 4096 is what sets the block size";
 const ON_FULL: &str = "on-full = \"pause\" or \"report\" is what there is for a host without room";
 const CACHE: &str = "cache = \"writeback\" or \"writethrough\" is what there is";
+const RATE: &str = "rate = \"10M/s:1000ops/s\" is what limits bytes and operations";
 const A_DISK: &str = "a disk is a table [[disk]] with path = \"FILE\"";
 const A_CARD: &str = "a network card is a table [[net]] with user = true, or tap = \"NAME\"";
 const TAP: &str = "tap = \"NAME\" is what names a tap device";
@@ -38,6 +39,9 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("[[disk]]", "logical_block_size", BLOCK),
     ("[[disk]]", "werror", ON_FULL),
     ("[[disk]]", "on_full", ON_FULL),
+    ("[[disk]]", "rate_limiter", RATE),
+    ("[[disk]]", "rate_limiter_config", RATE),
+    ("[[disk]]", "iops", RATE),
     ("[[disk]]", "cache_type", CACHE),
     ("[[disk]]", "direct", CACHE),
     ("[[disk]]", "id", "serial = \"TEXT\" is what the guest reads; the first disk is vda, the next vdb"),

@@ -28,6 +28,7 @@ mod queue;
 mod queue_hostile;
 mod queue_oracle;
 mod queue_threads;
+mod rate;
 mod restore;
 mod restore_hostile;
 mod rng;

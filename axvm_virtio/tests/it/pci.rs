@@ -58,6 +58,9 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
+/// Where the registers were, and where they are.
+type Move = (Option<u64>, Option<u64>);
+
 struct Bench {
     ram: Arc<GuestRam>,
     transport: Arc<Transport>,
@@ -65,7 +68,7 @@ struct Bench {
     ecam: Arc<dyn BusDevice>,
     window: Arc<dyn BusDevice>,
     irqs: Vec<Irq>,
-    moved: Arc<Mutex<Vec<(Option<u64>, Option<u64>)>>>,
+    moved: Arc<Mutex<Vec<Move>>>,
 }
 
 impl Bench {
