@@ -40,8 +40,8 @@ fn network() -> NetworkStatus {
         mtu: None,
     };
     let (link, queue_pairs, forwards) = (LinkState::Up, 1, Vec::new());
-    let (to_guest, from_guest) = Default::default();
-    NetworkStatus { interface, link, queue_pairs, forwards, to_guest, from_guest }
+    let (rx_rate, tx_rate, to_guest, from_guest) = Default::default();
+    NetworkStatus { interface, link, queue_pairs, forwards, rx_rate, tx_rate, to_guest, from_guest }
 }
 
 impl Control for FakeMachine {
@@ -141,7 +141,7 @@ impl Control for FakeMachine {
     }
 
     fn update_network(&self, update: &NetworkUpdate) -> Result<(), ControlError> {
-        self.note(format!("network {} {:?}", update.iface_id, update.link))
+        self.note(format!("network {} {:?} {}", update.iface_id, update.link, update.rx_rate_limiter.is_some()))
     }
 
     fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError> {

@@ -24,7 +24,7 @@ use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Pars
 
 pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, LinkWord, PsArgs, SelftestArgs};
+pub use tools::{CardArgs, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, LinkWord, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 use crate::speech;

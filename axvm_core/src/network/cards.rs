@@ -3,6 +3,7 @@
 //! ```text
 //!   GET /network-interfaces    <-- name, address, cable, link up or down, frames each way
 //!   PATCH ... {"link": "down"} --> NetHandle::set_up(false): the cable is pulled
+//!         ... {"rx_rate_limiter": ..} --> NetHandle::set_rx_rate
 //! ```
 //!
 //! Source: Firecracker API 1.17, "NetworkInterface", for the names. Left out: other cables while the machine runs.
@@ -12,6 +13,7 @@ use axvm_api::types::{LinkState, NetworkCount, NetworkInterface, NetworkStatus, 
 use axvm_boot::plan::VirtioKind;
 use axvm_virtio::net::{NetConfig, NetCount, NetHandle};
 
+use crate::rates;
 use crate::settings::{Mac, NetEnd, NetSetting};
 
 /// The cards of a machine, net0 first.
@@ -64,13 +66,20 @@ impl Cards {
                 false => format!("There is no network card {name}; this machine has {}", names.join(", ")).into(),
             });
         };
+        let handle = &card.handle;
+        if let Some(rate) = &update.rx_rate_limiter {
+            handle.set_rx_rate(rates::updated(handle.rx_rate(), rate));
+        }
+        if let Some(rate) = &update.tx_rate_limiter {
+            handle.set_tx_rate(rates::updated(handle.tx_rate(), rate));
+        }
         match update.link {
-            Some(WantedLink::Up) if card.handle.is_broken() => {
+            Some(WantedLink::Up) if handle.is_broken() => {
                 Err(format!("The cable of {name} has come to its end; start the machine again to give it another")
                     .into())
             }
             Some(link) => {
-                card.handle.set_up(link == WantedLink::Up);
+                handle.set_up(link == WantedLink::Up);
                 Ok(())
             }
             None => Ok(()),
@@ -91,6 +100,8 @@ impl Card {
             },
             queue_pairs: handle.pairs(),
             forwards: self.forwards.clone(),
+            rx_rate: rates::told(handle.rx_rate()),
+            tx_rate: rates::told(handle.tx_rate()),
             to_guest: count(handle.to_guest()),
             from_guest: count(handle.from_guest()),
         }

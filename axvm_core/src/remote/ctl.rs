@@ -85,7 +85,7 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
             let update = DriveUpdate { drive_id: name.clone(), path_on_host: None, rate_limiter };
             client.patch(&format!("/drives/{name}"), &update)?;
         }
-        CtlAction::Net { name, link } => net::net(&mut client, name.as_deref(), *link)?,
+        CtlAction::Net(card) => net::net(&mut client, card)?,
         CtlAction::Events => events(client)?,
     }
     Ok(0)

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use axvm_virtio::block;
+use axvm_virtio::limiter::{RateError, RateLimit};
 use axvm_virtio::net::MAX_PAIRS;
 use schemars::JsonSchema;
 use serde::de::Error;
@@ -55,6 +56,12 @@ pub struct NetSetting {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 68, max = 65535))]
     pub mtu: Option<u16>,
+    /// At most so many bytes and frames for the guest, such as 100Mbit/s or 10M/s:1000ops/s [default: no limit]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx: Option<RateLimit>,
+    /// The same for frames of the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<RateLimit>,
     /// With tap: queue pairs, a thread each, from 1 to 64 [default: 1]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
@@ -98,7 +105,7 @@ const LEAST_MTU: u16 = 68;
 const TAP_NAME_LEN: usize = 15;
 
 const ENDS: &str = "user, tap=NAME, fd=N, stream=PATH, dgram=LOCAL:REMOTE";
-const PARTS: &str = "forward=HOST:GUEST, host=on|off, mac=ADDRESS, mtu=N, queues=N, offload=on|off";
+const PARTS: &str = "forward=HOST:GUEST, host=on|off, mac=ADDRESS, mtu=N, rx=RATE, tx=RATE, queues=N, offload=on|off";
 
 impl NetSetting {
     /// What is at the other end. (A card that was not checked has passt.)
@@ -206,6 +213,8 @@ impl FromStr for NetSetting {
                 ("dgram", Some(value)) => once(&mut net.dgram, key, value.parse()?)?,
                 ("mac", Some(value)) => once(&mut net.mac, key, value.parse()?)?,
                 ("fd", Some(value)) => once(&mut net.fd, key, value.parse().map_err(|_| FD)?)?,
+                ("rx", Some(value)) => once(&mut net.rx, key, rate(value)?)?,
+                ("tx", Some(value)) => once(&mut net.tx, key, rate(value)?)?,
                 ("queues", Some(value)) => once(&mut net.queues, key, value.parse().map_err(|_| QUEUES)?)?,
                 ("offload", Some("on" | "off")) => once(&mut net.offload, key, value == Some("on"))?,
                 ("offload", _) => return Err("offload= is on or off".into()),
@@ -216,6 +225,10 @@ impl FromStr for NetSetting {
         net.check()?;
         Ok(net)
     }
+}
+
+fn rate(text: &str) -> Result<RateLimit, String> {
+    text.parse().map_err(|why: RateError| why.to_string())
 }
 
 const FD: &str = "fd= needs the number of a descriptor, such as 3";
@@ -439,6 +452,8 @@ mod tests {
             ("user,offload=off", "offload= is for a tap"),
             ("tap=a,queues=0", "from 1 to 64"),
             ("tap=a,queues=65", "from 1 to 64"),
+            ("user,rx=fast", "\"fast\" is no rate; write"),
+            ("user,tx=1M/s,tx=2M/s", "tx= is given twice"),
             ("tap=a,offload=no", "offload= is on or off"),
             ("user,forward=1:1,forward=tcp:127.0.0.1:1:2", "the host's port 127.0.0.1:1 twice"),
             ("user,mtu=67", "from 68 to 65535"),

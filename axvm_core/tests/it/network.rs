@@ -182,7 +182,24 @@ fn cards_are_told_and_their_cables_pulled_and_plugged_in() {
     assert_eq!(talk.answer(), "link 1 link");
     exchange(&mut talk, 6, |frame| write_frame(&peer, frame), || read_frame(&peer));
 
+    // Rates change while it runs; a bucket that is not named stays.
+    assert_eq!(place.run("ctl ./api net net0 --rx 1ops/10000s --tx 10M/s").0, 0);
+    let rates = || {
+        let card = axvm.status().networks.remove(0);
+        (card.rx_rate.unwrap_or_default(), card.tx_rate.unwrap_or_default())
+    };
+    assert_eq!(rates(), ("1ops/10000s".into(), "10M/s".into()));
+    write_frame(&peer, &frame(1));
+    write_frame(&peer, &frame(2));
+    assert!(take(&mut talk) == Some(frame(1)));
+    assert_eq!(take(&mut talk), None, "one in 10000 s");
+    let body = serde_json::json!({"iface_id": "net0", "rx_rate_limiter": {"ops": {"size": 0, "refill_time": 0}}});
+    axvm.control().patch("/network-interfaces/net0", &body).unwrap();
+    assert!(take(&mut talk) == Some(frame(2)));
+    assert_eq!(rates(), (String::new(), "10M/s".into()));
+
     for (words, complaint) in [
+        ("net net0 --rx fast", "\"fast\" is no rate"),
         ("net net7", "There is no network card net7 in this machine"),
         ("net net7 up", "There is no network card net7; this machine has net0, net1"),
         ("net net0 off", "LINK off: not one of up, down"),
