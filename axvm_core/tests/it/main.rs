@@ -21,6 +21,7 @@ mod network;
 mod network_errors;
 mod own_kernels;
 mod pause;
+mod pci;
 mod processors;
 mod sandbox;
 mod settings;

@@ -58,6 +58,9 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
+/// From where to where the BAR went.
+type Moves = Arc<Mutex<Vec<(Option<u64>, Option<u64>)>>>;
+
 struct Bench {
     ram: Arc<GuestRam>,
     transport: Arc<Transport>,
@@ -65,7 +68,7 @@ struct Bench {
     ecam: Arc<dyn BusDevice>,
     window: Arc<dyn BusDevice>,
     irqs: Vec<Irq>,
-    moved: Arc<Mutex<Vec<(Option<u64>, Option<u64>)>>>,
+    moved: Moves,
 }
 
 impl Bench {
@@ -79,7 +82,7 @@ impl Bench {
         let vectors = irqs.iter().zip(24..).map(vector).collect();
         let msix = Arc::new(Msix::new(vectors, Arc::new(Routes::default())));
         let transport = Arc::new(pci::transport("vda", device, ram.clone(), &msix, Events::default()).unwrap());
-        let moved = Arc::<Mutex<Vec<_>>>::default();
+        let moved = Moves::default();
         let tape = Arc::clone(&moved);
         let function = pci::function(&transport, msix, BAR, move |from, to| tape.lock().unwrap().push((from, to)));
         function.check().unwrap();
