@@ -36,7 +36,7 @@ use crate::vsock::VsockSocket;
 
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
-    let config = Config::from_args(args)?;
+    let mut config = Config::from_args(args)?;
     let feed = EventFeed::new().context("Cannot make the event stream")?;
     let narrator = Arc::new(Narrator::new(config.settings.verbose()));
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
@@ -47,7 +47,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
 
     let (sockets, bound) = bind(&config, &events)?;
     let mut resources = Resources::open(&config.machine, events.clone())?;
-    let network = Network::open(&config.settings.net)?;
+    let mut network = Network::open(&config.settings.net, &config.machine.nets)?;
+    network.complete(&mut config.machine.nets);
     resources.plug(&config.machine, network.links());
     let vsock = VsockSocket::open(&config)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
@@ -60,6 +61,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     }
 
     speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
+    network.watch(&events)?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));

@@ -172,6 +172,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_getpid, ALL, Always, "signals to itself"),
     Row(libc::SYS_geteuid, API, Always, "whether a client is the user"),
     Row(libc::SYS_getpgrp, CONSOLE, Always, "whether the terminal is ours"),
+    Row(libc::SYS_wait4, CONSOLE, Always, "how passt ended"),
     Row(libc::SYS_exit, ALL, Always, "end of a thread"),
     Row(libc::SYS_exit_group, ALL, Always, "end of the process"),
     // Signals.

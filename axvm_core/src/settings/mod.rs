@@ -196,7 +196,8 @@ settings! {
         pub disk: Vec<DiskConfig>,
 
         /// Network card: user (the host's network by passt), tap=NAME, fd=N, stream=PATH or dgram=LOCAL:REMOTE, then
-        /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off.
+        /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off; with tap ,queues=N
+        /// ,offload=on|off.
         /// The first is net0, the next net1 ... [default: no such device]
         #[arg(long, value_name = "user|tap=NAME|...[,forward=HOST:GUEST]", verbatim_doc_comment)]
         #[serde(deserialize_with = "net::possible_nets")]

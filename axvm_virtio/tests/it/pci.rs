@@ -58,8 +58,8 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
-/// From where to where the BAR went.
-type Moves = Arc<Mutex<Vec<(Option<u64>, Option<u64>)>>>;
+/// Where the registers were, and where they are.
+type Move = (Option<u64>, Option<u64>);
 
 struct Bench {
     ram: Arc<GuestRam>,
@@ -68,7 +68,7 @@ struct Bench {
     ecam: Arc<dyn BusDevice>,
     window: Arc<dyn BusDevice>,
     irqs: Vec<Irq>,
-    moved: Moves,
+    moved: Arc<Mutex<Vec<Move>>>,
 }
 
 impl Bench {
@@ -82,7 +82,7 @@ impl Bench {
         let vectors = irqs.iter().zip(24..).map(vector).collect();
         let msix = Arc::new(Msix::new(vectors, Arc::new(Routes::default())));
         let transport = Arc::new(pci::transport("vda", device, ram.clone(), &msix, Events::default()).unwrap());
-        let moved = Moves::default();
+        let moved = Arc::<Mutex<Vec<_>>>::default();
         let tape = Arc::clone(&moved);
         let function = pci::function(&transport, msix, BAR, move |from, to| tape.lock().unwrap().push((from, to)));
         function.check().unwrap();
