@@ -11,6 +11,8 @@
 //! | `work N` | N times: such a line, then the proof of each disk |
 //! | `size` | columns and rows of hvc0; then waits for other ones |
 //! | `sectors` | capacity of the first disk; then waits for another one |
+//! | `vsock N` | serves N connections of the host's clients: after its last byte each gets their count and checksum |
+//! | `dial N` | connects to port N of the host, sends bytes and gets them back |
 //! | `button` | waits for the power button, then powers off |
 //! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
 //! | `alarm` | sleeps until the clock's interrupt, then with that one masked until the clock's ACPI event |
@@ -26,7 +28,7 @@ use crate::acpi::FixedEvent;
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
-use crate::{acpi, apic, chips, clock, pic};
+use crate::{acpi, apic, chips, clock, pic, vsock};
 
 const UART_VECTOR: u8 = 36;
 /// IER and FCR: received data interrupts, from so many bytes on.
@@ -78,6 +80,8 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"work" => work(console, number, answer),
         b"size" => size(console, answer),
         b"sectors" => sectors(console, answer),
+        b"vsock" => vsock(console, number, answer),
+        b"dial" => dial(number, answer),
         b"button" => button(console),
         b"pic-button" => pic_button(console),
         b"alarm" => alarm(answer),
@@ -172,6 +176,18 @@ fn sectors(console: &mut Console, answer: &mut Line) {
         device.read(register::CONFIG) != before
     });
     answer.decimal(device.read(register::CONFIG).into()).text(" ");
+}
+
+fn vsock(console: &mut Console, connections: u64, answer: &mut Line) {
+    let Some(device) = virtio::devices().find(|device| device.kind == kind::VSOCK) else { return };
+    console.print(b"serving\n");
+    let whole = vsock::serve(device, connections, |condition| sleep_until(condition), answer);
+    answer.decimal(whole.unwrap_or_default()).text(" of ").decimal(connections).text(" ");
+}
+
+fn dial(port: u64, answer: &mut Line) {
+    let Some(device) = virtio::devices().find(|device| device.kind == kind::VSOCK) else { return };
+    let _ = vsock::dial(device, port as u32, answer);
 }
 
 /// As an operating system would: SCI, status bit, acknowledge, power off.
