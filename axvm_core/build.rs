@@ -1,4 +1,5 @@
-//! What `axvm --version` says: the version, and commit and date of the source if git knows them.
+//! What `axvm --version` says: the version, and commit and date of the source if git knows them. And the agent of guests,
+//! which the program carries ([`agent`]).
 //!
 //! ```text
 //!   git: HEAD, its date --> AXVM_VERSION = "0.1.0 (5a094a4a1b2c 2026-11-27)"
@@ -8,6 +9,9 @@
 //! The same commit gives the same words, by any user, at any time and place: twelve digits always, and the date is the
 //! commit's. It runs again when HEAD moves, and never else. Left out: whether files differ from the commit, for that
 //! would have to be asked at each build.
+
+#[path = "build_agent.rs"]
+mod agent;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -21,6 +25,7 @@ fn main() {
         .and_then(|manifest| commit(&manifest))
         .map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
     println!("cargo::rustc-env=AXVM_VERSION={said}");
+    agent::build();
 }
 
 /// Commit and date of the source that the crate at `manifest` belongs to. None where there is no git, or where it tells of another project, in whose directory this one lies.

@@ -30,4 +30,4 @@ pub use log_file::LogFileError;
 pub use port::Port;
 pub use port_state::{PortState, PortStateError, Size};
 pub use shared::{Attacher, Hooks};
-pub use terminal::{is_raw, restore_terminal, restore_terminal_in_handler};
+pub use terminal::{Terminal, is_raw, restore_terminal, restore_terminal_in_handler, size};

@@ -8,8 +8,10 @@
 //!   done:       run, selftest --> axvm_machine       one guest after another
 //!                 |    serve, current                the main thread meanwhile; the machine of the moment
 //!                 |--> consoles, control, notify     terminals and sockets; the API; the service manager
+//!                 |--> network                       the other ends of network cards
 //!                 '--> vsock                         the socket device's end, and a process that connects for it
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
+//!               exec   --> axvm_exec                 commands in their guests; agent, what answers there
 //!   printed:    pages, completions                   about AxVM
 //!               doctor --> axvm_inspect              about the host
 //!               speech, narrator, error              how answers, events and mistakes are said
@@ -21,6 +23,7 @@
 //! It is a library so that tests and fuzzing reach it; [`main`] is all that the program calls.
 #![forbid(unsafe_code)]
 
+mod agent;
 pub mod cli;
 mod completions;
 pub mod config;
@@ -29,7 +32,9 @@ mod current;
 mod doctor;
 mod end;
 pub mod error;
+mod exec;
 mod narrator;
+mod network;
 mod notify;
 pub mod pages;
 mod panel;
@@ -55,10 +60,18 @@ pub fn main() -> ExitCode {
     let asked = vsock::serve_if_asked().unwrap_or_else(|| Cli::read().map_err(Into::into).and_then(command));
     let code = asked.map(ExitCode::from).unwrap_or_else(|error| {
         speech::tell(chain(&error));
-        ExitCode::from(error.downcast_ref().map_or(1, ConfigError::exit_code))
+        ExitCode::from(failure(&error))
     });
     speech::finish();
     code
+}
+
+/// The exit code of an error. Where a command of the guest has the others, AxVM's own failures have one.
+fn failure(error: &anyhow::Error) -> u8 {
+    match std::env::args_os().any(|word| word == "--") {
+        true => exec::FAILED,
+        false => error.downcast_ref().map_or(1, ConfigError::exit_code),
+    }
 }
 
 /// Does what was asked for; the exit code.
@@ -66,6 +79,8 @@ fn command(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Ctl(args)) => remote::ctl(&args),
+        Some(Command::Exec(args)) => exec::exec(&args),
+        Some(Command::Agent(args)) => agent::agent(&args).map_err(Into::into),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),

@@ -77,7 +77,7 @@ impl Signals {
     }
 
     /// Takes what arrived.
-    fn arrived(&self) -> Vec<i32> {
+    pub fn arrived(&self) -> Vec<i32> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pending().collect()
     }
 }

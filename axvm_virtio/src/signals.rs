@@ -1,7 +1,7 @@
 //! How a running device reaches its driver, and the user, without its transport's lock.
 //!
 //! ```text
-//!   worker --QueueIrq::raise--> interrupt status bit 0 --+--> Irq (eventfd) --> guest
+//!   worker --QueueIrq::raise--> interrupt status bit 0 --+--> Irq (eventfd), or MSI-X vector --> guest
 //!   device --ConfigIrq::raise-> configuration generation |
 //!   worker --FaultReporter::report> NEEDS_RESET bit         |
 //!                               interrupt status bit 1 --+
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 use axvm_devices::Irq;
 use axvm_events::{Event, Events};
 
+use crate::state::{StateError, VectorsState};
+use crate::vectors::{Cause, VectorMap};
+
 /// Interrupt status: the device used a buffer.
 pub(crate) const USED_BUFFER: u32 = 1;
 /// Interrupt status: the configuration, or the device status, changed.
@@ -27,10 +30,18 @@ pub(crate) const CONFIG_CHANGE: u32 = 2;
 /// All bits of the interrupt status.
 pub(crate) const INTERRUPTS: u32 = USED_BUFFER | CONFIG_CHANGE;
 
+/// The way of a device's interrupts to its driver.
+pub(crate) enum Line {
+    /// One line for all of them; the driver reads the interrupt status to learn which.
+    Edge(Irq),
+    /// A vector for each cause.
+    Msix(VectorMap),
+}
+
 /// What the workers of a device and its transport share.
 pub(crate) struct DeviceSignals {
     name: Arc<str>,
-    irq: Irq,
+    line: Line,
     interrupt: AtomicU32,
     needs_reset: AtomicBool,
     generation: AtomicU32,
@@ -40,11 +51,11 @@ pub(crate) struct DeviceSignals {
 }
 
 impl DeviceSignals {
-    pub(crate) fn new(name: &str, irq: Irq, events: Events) -> Arc<DeviceSignals> {
+    pub(crate) fn new(name: &str, line: Line, events: Events) -> Arc<DeviceSignals> {
         let (interrupt, needs_reset, generation) = Default::default();
         let (faults, warnings) = Default::default();
         let name = name.into();
-        Arc::new(DeviceSignals { name, irq, interrupt, needs_reset, generation, events, faults, warnings })
+        Arc::new(DeviceSignals { name, line, interrupt, needs_reset, generation, events, faults, warnings })
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -66,6 +77,16 @@ impl DeviceSignals {
         self.interrupt.fetch_and(!bits, Ordering::AcqRel);
     }
 
+    /// PCI's ISR status: reading takes the bits away, with the ordering of [`Self::acknowledge`].
+    pub(crate) fn take_interrupts(&self) -> u32 {
+        self.interrupt.swap(0, Ordering::AcqRel)
+    }
+
+    /// The way of the interrupts.
+    pub(crate) fn line(&self) -> &Line {
+        &self.line
+    }
+
     /// Whether DEVICE_NEEDS_RESET is set.
     pub(crate) fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::Acquire)
@@ -85,41 +106,87 @@ impl DeviceSignals {
     pub(crate) fn reset(&self) {
         self.needs_reset.store(false, Ordering::Release);
         self.interrupt.store(0, Ordering::Release);
+        if let Line::Msix(vectors) = &self.line {
+            vectors.reset();
+        }
+    }
+
+    /// Reset of one queue.
+    pub(crate) fn forget_queue(&self, queue: u16) {
+        if let Line::Msix(vectors) = &self.line {
+            vectors.forget(queue);
+        }
+    }
+
+    /// What the driver said of its vectors, where there are any.
+    pub(crate) fn vectors(&self) -> Option<VectorsState> {
+        match &self.line {
+            Line::Edge(_) => None,
+            Line::Msix(vectors) => Some(vectors.state()),
+        }
+    }
+
+    /// Whether a state with such vectors is one of this device.
+    pub(crate) fn check_vectors(&self, saved: Option<&VectorsState>) -> Result<(), StateError> {
+        match (&self.line, saved) {
+            (Line::Edge(_), None) => Ok(()),
+            (Line::Msix(vectors), Some(saved)) => vectors.check(saved),
+            (Line::Edge(_), Some(_)) => Err(StateError::Bus { saved: "PCI", here: "MMIO" }),
+            (Line::Msix(_), None) => Err(StateError::Bus { saved: "MMIO", here: "PCI" }),
+        }
     }
 
     /// What a saved state says. No worker runs.
-    pub(crate) fn restore(&self, interrupt: u32, needs_reset: bool, generation: u32) {
+    pub(crate) fn restore(&self, interrupt: u32, needs_reset: bool, generation: u32, vectors: Option<&VectorsState>) {
         self.needs_reset.store(needs_reset, Ordering::Release);
         self.generation.store(generation, Ordering::Release);
         self.interrupt.store(interrupt, Ordering::Release);
+        if let (Line::Msix(map), Some(vectors)) = (&self.line, vectors) {
+            map.restore(vectors);
+        }
     }
 
     /// Interrupts again for what the driver has not acknowledged.
     pub(crate) fn raise_again(&self) {
-        if self.interrupt_status() != 0 {
-            self.irq.raise();
+        match &self.line {
+            Line::Edge(irq) if self.interrupt_status() != 0 => irq.raise(),
+            Line::Edge(_) => {}
+            // Nothing is acknowledged there.
+            Line::Msix(vectors) => vectors.raise_all(),
         }
     }
 
-    fn raise(&self, bit: u32) {
-        // The bit first: the driver reads it in answer to the interrupt. Release: it then sees the used ring, too.
-        self.interrupt.fetch_or(bit, Ordering::Release);
-        self.irq.raise();
+    fn raise(&self, cause: Cause) {
+        match &self.line {
+            Line::Edge(irq) => {
+                // The bit first: the driver reads it in answer to the interrupt. Release: it then sees the used ring, too.
+                self.interrupt.fetch_or(status(cause), Ordering::Release);
+                irq.raise();
+            }
+            Line::Msix(vectors) => {
+                if !vectors.raise(cause) {
+                    self.interrupt.fetch_or(status(cause), Ordering::Release);
+                }
+            }
+        }
     }
 }
 
 /// A queue's interrupt: "look at the used ring".
 #[derive(Clone)]
-pub struct QueueIrq(Arc<DeviceSignals>);
+pub struct QueueIrq {
+    signals: Arc<DeviceSignals>,
+    queue: u16,
+}
 
 impl QueueIrq {
-    pub(crate) fn new(signals: &Arc<DeviceSignals>) -> QueueIrq {
-        QueueIrq(Arc::clone(signals))
+    pub(crate) fn new(signals: &Arc<DeviceSignals>, queue: u16) -> QueueIrq {
+        QueueIrq { signals: Arc::clone(signals), queue }
     }
 
     /// Interrupts the driver.
     pub fn raise(&self) {
-        self.0.raise(USED_BUFFER);
+        self.signals.raise(Cause::Queue(self.queue));
     }
 }
 
@@ -135,7 +202,7 @@ impl ConfigIrq {
     /// Interrupts the driver; what it reads now must be the new configuration.
     pub fn raise(&self) {
         self.0.new_generation();
-        self.0.raise(CONFIG_CHANGE);
+        self.0.raise(Cause::Config);
     }
 }
 
@@ -153,7 +220,7 @@ impl FaultReporter {
         if self.0.needs_reset.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.0.raise(CONFIG_CHANGE);
+        self.0.raise(Cause::Config);
         if self.0.faults.allows() {
             let (device, reason) = (Arc::clone(&self.0.name), reason.to_string());
             self.0.events.warn(|| Event::VirtioNeedsReset { device, reason });
@@ -176,6 +243,14 @@ impl FaultReporter {
     /// The driver broke a rule that costs only itself: tells a user who wants to know everything.
     pub fn note(&self, message: impl Display) {
         self.0.events.emit(|| Event::Warning { from: "virtio", message: format!("{}: {message}", self.0.name) });
+    }
+}
+
+/// The bit of the interrupt status for a cause.
+fn status(cause: Cause) -> u32 {
+    match cause {
+        Cause::Queue(_) => USED_BUFFER,
+        Cause::Config => CONFIG_CHANGE,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   register decoder --> TransportCore: Status, queue claims --DRIVER_OK: claims proven--> VirtioDevice
-//!   (mmio now, pci later)         ^                                                     |
+//!   (mmio, pci)                   ^                                                     |
 //!                                 '---------------- ring indices, at stop --------------'
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
 
 mod saved;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,6 +28,9 @@ use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, QueueIrq, whole};
 use crate::status::{DEVICE_NEEDS_RESET, DriverStatus, Transition};
 use crate::worker::{StillBusy, WorkerList};
 use axvm_sync::EventFd;
+
+pub use shared::Transport;
+pub(crate) use shared::{Registers, Selectors};
 
 /// Status, features, queues and configuration of one device.
 pub(crate) struct TransportCore {
@@ -81,6 +85,11 @@ impl TransportCore {
         self.status.offered(select)
     }
 
+    /// Half `select` of the features that the driver wrote.
+    pub(crate) fn accepted_half(&self, select: u32) -> u32 {
+        self.status.accepted().checked_shr(select.saturating_mul(32)).unwrap_or(0) as u32
+    }
+
     /// The driver writes half `select` of its features.
     pub(crate) fn accept(&mut self, select: u32, value: u32) {
         self.status.accept(select, value);
@@ -130,6 +139,16 @@ impl TransportCore {
         self.claim(index).map_or(0, |claim| claim.max.into())
     }
 
+    /// The size that the driver chose for queue `index`, or the largest; 0 if there is no such queue.
+    pub(crate) fn queue_size(&self, index: u32) -> u32 {
+        self.claim(index).map_or(0, |claim| claim.layout.size.into())
+    }
+
+    /// The address that the driver gave for queue `index`.
+    pub(crate) fn queue_address(&self, index: u32, area: Area) -> u64 {
+        self.claim(index).map_or(0, |claim| claim.address(area))
+    }
+
     /// Whether queue `index` is enabled.
     pub(crate) fn queue_ready(&self, index: u32) -> bool {
         self.claim(index).is_some_and(|claim| claim.ready)
@@ -169,6 +188,7 @@ impl TransportCore {
             self.set_queue_ready(index, false);
             let claim = &mut self.queues[index as usize];
             *claim = QueueClaim::new(claim.max);
+            self.signals.forget_queue(index as u16);
         }
     }
 
@@ -282,7 +302,7 @@ impl TransportCore {
         let queue = VirtQueue::new(&self.ram, &claim.layout, features, claim.state)
             .map_err(|source| StartError::Queue { index, source })?;
         let kick = Arc::clone(&self.kicks[number]);
-        Ok(LiveQueue { index, queue, kick, irq: QueueIrq::new(&self.signals) })
+        Ok(LiveQueue { index, queue, kick, irq: QueueIrq::new(&self.signals, index) })
     }
 
     /// Takes the queues back from the device: all its workers are asked to stop before the first is waited for.

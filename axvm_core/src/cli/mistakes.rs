@@ -91,6 +91,10 @@ fn unknown(error: &clap::Error, command: Option<&Command>, more: &str) -> Option
         let alike = text(error, ContextKind::SuggestedArg).map(|option| format!("did you mean {option}? "));
         return Some(ConfigError::word("option", &word, alike.unwrap_or_default() + more));
     }
+    if command.is_some_and(|command| command.get_name() == "exec") {
+        let meant = format!("a command comes after two dashes: axvm exec MACHINE -- {word}; {more}");
+        return Some(ConfigError::word("place here for", &word, meant));
+    }
     let choices = command
         .filter(|command| command.has_subcommands())
         .map(|command| ConfigError::word("command", &word, format!("for a machine there are {}", names(command))));
@@ -162,6 +166,10 @@ mod tests {
             ("run --sandbox", "--sandbox: a value is missing; there are on, off"),
             ("--kernal k", "There is no option --kernal: did you mean --kernel? axvm run --help tells more"),
             ("ps --frobnicate", "There is no option --frobnicate: axvm ps --help tells more"),
+            (
+                "exec web ls",
+                "There is no place here for ls: a command comes after two dashes: axvm exec MACHINE -- ls; axvm exec --help tells more",
+            ),
             ("ps web", "There is no place here for web: axvm ps --help tells more"),
             ("ps -q --json", "--quiet: does not go together with --json; give one of them"),
             ("run -k k k", "--kernel: does not go together with KERNEL; give one of them"),

@@ -21,7 +21,7 @@ use std::io;
 use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Parser, Subcommand};
 
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, PsArgs, SelftestArgs};
+pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 use crate::speech;
@@ -77,6 +77,19 @@ Examples:
 
     /// Control a machine that runs: pause, power button, memory, console
     Ctl(CtlArgs),
+
+    /// Run a command in the guest of a machine that runs
+    Exec(ExecArgs),
+
+    /// Print the agent, the program in a guest that runs commands
+    #[command(after_help = "\
+Examples:
+  axvm agent > axvm-agent && chmod +x axvm-agent   for a guest's disk
+  axvm agent --systemd > axvm-agent.service        its unit there
+
+The agent is one static program for any Linux on x86-64. It is started as root, without arguments, and \
+listens at vsock port 348, for the host alone.")]
+    Agent(AgentArgs),
 
     /// List the machines that run
     Ps(PsArgs),
@@ -141,6 +154,14 @@ pub struct ConfigArgs {
 /// The ids of all options of run. (clap's own group of them leaves out those that are flattened into it.)
 fn options_of_run() -> Vec<Id> {
     RunArgs::augment_args(clap::Command::new("run")).get_arguments().map(|option| option.get_id().clone()).collect()
+}
+
+/// `axvm agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Print the unit that starts it in a guest with systemd, from /usr/local/sbin/axvm-agent
+    #[arg(long)]
+    pub systemd: bool,
 }
 
 /// `axvm completions`.

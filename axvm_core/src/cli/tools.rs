@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   axvm ctl MACHINE VERB, axvm ps     a machine is a path of a control socket, a process id, or a name
+//!   axvm exec MACHINE -- COMMAND       a command in its guest
 //!   axvm selftest, axvm doctor         this host
 //! ```
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 
 use crate::settings::mebibytes;
 
@@ -84,6 +86,45 @@ pub enum CtlAction {
 pub enum DiskAction {
     /// Tell the guest of an image that grew
     Resize,
+}
+
+/// `axvm exec`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axvm exec web -- uname -r
+  axvm exec web -- sh                           with a terminal, as there is one
+  tar c src | axvm exec web -w /tmp -- tar x    streams flow both ways
+  axvm exec web -- make test; echo $?           the command's exit code
+
+Exit codes: the command's own; 128+N if signal N ended it; 127 there is no such program in the guest, 126 \
+it cannot be run; 125 AxVM's own failure, which a message tells.
+
+The guest needs vsock (--vsock of axvm run) and the agent (axvm agent). With a terminal, Ctrl-C and the like \
+go to the command; Ctrl-] three times within a second leaves it. Without one, SIGINT, SIGTERM and others are \
+passed on; the third one ends this program.")]
+pub struct ExecArgs {
+    /// The machine: path of its control socket, process id, or name
+    #[arg(required_unless_present = "socket")]
+    pub machine: Option<OsString>,
+    /// Socket of a vsock instead of a machine; that of another monitor will do
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, conflicts_with = "machine")]
+    pub socket: Option<PathBuf>,
+    /// Environment of the command: NAME=VALUE, or NAME with the value it has here; may be given several times
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub environment: Vec<OsString>,
+    /// Directory of the guest in which the command runs [default: that of the agent]
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub directory: Option<OsString>,
+    /// Pipes, even where there is a terminal
+    #[arg(short = 'T', long)]
+    pub no_terminal: bool,
+    /// Seconds that a guest has until its agent answers
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub wait: u32,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `axvm ps`.

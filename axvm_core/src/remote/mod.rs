@@ -21,7 +21,7 @@ pub use ctl::ctl;
 pub use ps::ps;
 
 /// The socket of the machine that the user means.
-fn find(machine: &OsStr) -> Result<PathBuf> {
+pub fn find(machine: &OsStr) -> Result<PathBuf> {
     // A machine is often called like its kernel, whose file may lie here. What is no text is no name.
     let is_socket = fs::metadata(machine).is_ok_and(|file| file.file_type().is_socket());
     let Some(machine) = machine.to_str().filter(|machine| !machine.contains('/') && !is_socket) else {

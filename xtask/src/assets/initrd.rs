@@ -19,11 +19,12 @@ use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
 
 const INIT: &str = include_str!("../../files/guest/initrd-init");
-/// What a root disk behind virtio-mmio needs (on most kernels some of it is built in; ext4 asks for its checksum by name
+/// What a root disk behind virtio-mmio or PCI needs (on most kernels some of it is built in; ext4 asks for its checksum by name
 /// only), then the other devices, the power
 /// button and its way to acpid, and the word to the host when the kernel panics.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "virtio_mmio",
+    "virtio_pci",
     "virtio_blk",
     "crc32c_generic",
     "ext4",

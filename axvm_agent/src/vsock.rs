@@ -1,0 +1,77 @@
+//! The address of AF_VSOCK, which neither the standard library nor rustix knows: the agent's only `unsafe`.
+//!
+//! ```text
+//!   struct sockaddr_vm   family u16 | reserved u16 | port u32 | cid u32 | flags u8, zero [u8; 3]
+//! ```
+//!
+//! Source: vsock(7); Linux include/uapi/linux/vm_sockets.h.
+#![allow(unsafe_code, reason = "rustix takes other addresses by an unsafe trait only")]
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io;
+use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, acceptfrom_with, bind, listen, socket_with};
+
+/// Any of the guest's own addresses.
+const CID_ANY: u32 = u32::MAX;
+/// The host.
+const CID_HOST: u32 = 2;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 64;
+
+#[repr(C)]
+struct VsockAddress {
+    family: u16,
+    reserved: u16,
+    port: u32,
+    cid: u32,
+    rest: [u8; 4],
+}
+
+// SAFETY: the address is a plain structure of the kernel's layout without padding, and lives during the call of `f`.
+unsafe impl SocketAddrArg for VsockAddress {
+    unsafe fn with_sockaddr<R>(&self, f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R) -> R {
+        f(std::ptr::from_ref(self).cast(), size_of::<VsockAddress>() as SocketAddrLen)
+    }
+}
+
+/// A socket that listens at `port`.
+pub fn listen_at(port: u32) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::VSOCK, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let family = AddressFamily::VSOCK.as_raw();
+    bind(&socket, &VsockAddress { family, reserved: 0, port, cid: CID_ANY, rest: [0; 4] })?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// The next connection, and whether it is the host's.
+pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, bool)> {
+    let (connection, from) = acceptfrom_with(listener, SocketFlags::CLOEXEC)?;
+    Ok((connection, from.and_then(|from| cid(&from)) == Some(CID_HOST)))
+}
+
+/// The context id in an address of AF_VSOCK.
+fn cid(address: &SocketAddrAny) -> Option<u32> {
+    let is_whole = address.addr_len() as usize >= size_of::<VsockAddress>();
+    if address.address_family() != AddressFamily::VSOCK || !is_whole {
+        return None;
+    }
+    // SAFETY: the kernel wrote at least so many bytes there, in this layout; they are read wherever they lie.
+    let address = unsafe { address.as_ptr().cast::<VsockAddress>().read_unaligned() };
+    Some(address.cid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cid_of_an_address_is_read_and_of_another_is_not() {
+        let family = AddressFamily::VSOCK.as_raw();
+        let address = VsockAddress { family, reserved: 0, port: 7, cid: 0x0102_0304, rest: [0; 4] };
+        assert_eq!(cid(&address.as_any()), Some(0x0102_0304));
+        let other = rustix::net::SocketAddrUnix::new("/a").unwrap();
+        assert_eq!(cid(&other.as_any()), None);
+    }
+}

@@ -1,0 +1,6 @@
+//! The agent as a program, at a Unix socket: the test is the host.
+
+mod commands;
+mod common;
+mod hostile;
+mod terminal;
