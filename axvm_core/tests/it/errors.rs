@@ -181,9 +181,11 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --sandbox maybe", &["--sandbox maybe: not one of on, off"]),
             ("-k k --prealloc=2", &["--prealloc 2: not one of on, off"]),
             (
-                "-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi",
-                &["9 devices", "vdg, rng, balloon", "has 6 for them", "without ACPI", "Leave out 3"],
+                "-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi --bus mmio",
+                &["9 devices", "vdg, rng, balloon", "has 6 for them", "without ACPI", "Leave out 3, or say --bus pci"],
             ),
+            ("-k k --bus pcie", &["--bus pcie", "auto, mmio, pci"]),
+            ("-k k --bus pci --acpi cpus", &["PCI needs its root in the ACPI tables", "--acpi full", "or --bus mmio"]),
         ],
     );
 }

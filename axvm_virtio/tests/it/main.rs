@@ -36,3 +36,4 @@ mod virtio_drivers;
 mod vsock;
 mod vsock_hostile;
 mod vsock_pause;
+mod vsock_stress;

@@ -24,7 +24,7 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control(), network()]
+    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control(), network(), pci()]
         .into_iter()
         .flatten()
         .collect()
@@ -230,6 +230,19 @@ fn hosts_view() -> Vec<Scenario> {
     ];
     let shell = Boot { checks: "typed", on: Some(("Welcome to Linux on AxVM", TYPE)), ..PLAIN };
     vec![Scenario { name: "host-view", boots: vec![boot], proofs }, scenario("shell", shell)]
+}
+
+/// Devices on PCI: found through ACPI and without it, as many as MMIO has no lines for.
+fn pci() -> Vec<Scenario> {
+    let plain = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci",
+        checks: "msix:3:1,disk,clock:NOW:30,log:lab",
+        ..PLAIN
+    };
+    let high =
+        Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:1,disk,log:lab", ..plain };
+    let twice = Boot { checks: "boots:2,msix:3:1,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
+    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice)]
 }
 
 /// The end by a signal, the end by a panic, and memory that comes back.
