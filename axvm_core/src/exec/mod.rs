@@ -67,8 +67,9 @@ pub fn exec(args: &ExecArgs) -> Result<u8> {
 fn socket_of(machine: &OsStr) -> Result<PathBuf> {
     let mut client = Client::connect(&remote::find(machine)?)?;
     let status: Status = client.get("/status")?;
-    let _ = &status;
-    bail!("The machine {} has no vsock, by which commands reach it: start it with --vsock", status.name)
+    let none =
+        || format!("The machine {} has no vsock, by which commands reach it: start it with --vsock", status.name);
+    Ok(status.vsock.with_context(none)?.uds_path)
 }
 
 /// The terminal that this program was started at: what is typed and what is shown.

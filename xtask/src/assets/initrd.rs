@@ -11,10 +11,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use axvm_cpio::Cpio;
 
 use super::kernel::Kernel;
 use super::{busybox, place, sweep};
-use crate::archive::cpio::Cpio;
 use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
 
