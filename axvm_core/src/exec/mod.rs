@@ -16,6 +16,7 @@
 mod connect;
 mod conversation;
 mod leave;
+pub mod machine;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
@@ -35,7 +36,8 @@ use crate::error::ConfigError;
 use crate::remote;
 use crate::serve::Signals;
 use crate::speech::tell;
-use conversation::{Conversation, Ended};
+use conversation::Conversation;
+pub use conversation::Ended;
 
 /// The exit code of AxVM's own failures.
 pub const FAILED: u8 = 125;

@@ -20,13 +20,13 @@ use crate::common::terminal::Terminal;
 use crate::common::{Place, Talk, until};
 
 /// A guest, as far as commands see one.
-struct Guest {
-    place: Place,
+pub struct Guest {
+    pub place: Place,
     agent: Child,
 }
 
 impl Guest {
-    fn start() -> Guest {
+    pub fn start() -> Guest {
         let place = Place::new();
         let program = place.path("axvm-agent");
         let written = place.axvm("agent").stdout(File::create(&program).unwrap()).status().unwrap();
