@@ -79,6 +79,8 @@ pub enum VirtioKind {
     Balloon,
     /// A console beside the serial port.
     Console,
+    /// Network card number n, from 0.
+    Net(usize),
     /// The socket device.
     Vsock,
 }
@@ -279,6 +281,7 @@ impl VirtioKind {
             VirtioKind::Entropy => "rng".into(),
             VirtioKind::Balloon => "balloon".into(),
             VirtioKind::Console => "hvc0".into(),
+            VirtioKind::Net(number) => format!("net{number}"),
             VirtioKind::Vsock => "vsock".into(),
         }
     }
@@ -315,6 +318,7 @@ impl fmt::Display for Kind {
             Kind::Virtio(VirtioKind::Entropy) => "virtio-rng",
             Kind::Virtio(VirtioKind::Balloon) => "virtio-balloon",
             Kind::Virtio(VirtioKind::Console) => "virtio-console",
+            Kind::Virtio(VirtioKind::Net(_)) => "virtio-net",
             Kind::Virtio(VirtioKind::Vsock) => "virtio-vsock",
         })
     }

@@ -25,6 +25,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use crate::agent;
 use crate::cli::RunArgs;
 use crate::error::ConfigError;
+use crate::network;
 use crate::settings::{Cpus, IoPort, Memory, Name, OnPanic, OnReboot, Pins, Settings, Vsock};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
@@ -103,6 +104,7 @@ impl Config {
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
+            nets: network::cards(&settings.net, &name),
             vsock: said.vsock.map(|vsock| vsock.cid),
             panic_stops: settings.on_panic() != OnPanic::Continue,
             debug_exit: said.debug_exit.map(|IoPort(first)| first),

@@ -8,6 +8,7 @@
 //!   done:       run, selftest --> axvm_machine       one guest after another
 //!                 |    serve, current                the main thread meanwhile; the machine of the moment
 //!                 |--> consoles, control, notify     terminals and sockets; the API; the service manager
+//!                 |--> network                       the other ends of network cards
 //!                 '--> vsock                         the socket device's end, and a process that connects for it
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
 //!               exec   --> axvm_exec                 commands in their guests; agent, what answers there
@@ -33,6 +34,7 @@ mod end;
 pub mod error;
 mod exec;
 mod narrator;
+mod network;
 mod notify;
 pub mod pages;
 mod panel;

@@ -27,6 +27,7 @@ use crate::end::{End, Restarts};
 use crate::exec::machine::Expected;
 use crate::exec::{self, Ended};
 use crate::narrator::Narrator;
+use crate::network::{self, Network};
 use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
 use crate::serve::{Limits, Signals, see_off, serve};
@@ -48,6 +49,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
 
     let (sockets, bound) = bind(&config, &events)?;
     let mut resources = Resources::open(&config.machine, events.clone())?;
+    let network = Network::open(&config.settings.net)?;
+    resources.plug(&config.machine, network.links());
     let vsock = VsockSocket::open(&config)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
     let command = Expected::open(&config)?;
@@ -225,8 +228,9 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let sockets = sockets.iter().chain(&config.vsock).map(PathBuf::as_path);
-    let sockets_in = sockets.chain(console_sockets).map(directory).collect();
+    let named = sockets.iter().chain(&config.vsock).map(PathBuf::as_path);
+    let files = console_sockets.chain(network::socket_files(&config.settings.net));
+    let sockets_in = named.chain(files).map(directory).collect();
     let write = consoles().filter(|end| matches!(end, BackEnd::Pty)).map(|_| "/dev/pts".into()).collect();
     let since = Instant::now();
     axvm_sandbox::on_violation(axvm_console::restore_terminal_in_handler);

@@ -10,6 +10,10 @@
 //! | `flood N` | prints N lines of 1 KiB: number, alphabet, alphabet ... |
 //! | `work N` | N times: such a line, then the proof of each disk |
 //! | `size` | columns and rows of hvc0; then waits for other ones |
+//! | `net N` | starts network card N; answers address, link (1: up) and MTU |
+//! | `send N` | takes N bytes as they are and sends them as a frame |
+//! | `take N` | waits N milliseconds for a frame; prints it in hexadecimal digits |
+//! | `link` | whether the card's link is up; then waits for a change |
 //! | `sectors` | capacity of the first disk; then waits for another one |
 //! | `button` | waits for the power button, then powers off |
 //! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
@@ -23,6 +27,7 @@
 //! Spec: National PC16550D; virtio 1.2, 5.3 "Console Device"; ACPI 6.5, 4.8.3.1 "PM1 Event Grouping".
 
 use crate::acpi::FixedEvent;
+use crate::card::{self, Card};
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
@@ -41,6 +46,8 @@ const THR_EMPTY: u8 = 1 << 5;
 const FIFO: usize = 16;
 /// What comes over COM1 is put here, at 7 MiB: RAM that nothing else uses.
 const RECEIVED: u64 = 7 << 20;
+/// A frame that is typed is put here.
+const FRAME: u64 = RECEIVED + 0x1_0000;
 /// The most that hvc0 receives at once: small, so that much must be handed over.
 const RECEIVED_LEN: u32 = 64;
 
@@ -53,6 +60,8 @@ struct Console {
     /// What was received and not yet given on: from here, to there.
     at: u64,
     end: u64,
+    /// The network card that `net` has started.
+    card: Option<Card>,
 }
 
 /// Interprets commands until one ends the machine.
@@ -77,6 +86,10 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"flood" => flood(console, number, answer),
         b"work" => work(console, number, answer),
         b"size" => size(console, answer),
+        b"net" => console.card = Card::start(number, answer),
+        b"send" => send(console, number, answer),
+        b"take" => take(console, number, answer),
+        b"link" => link(console, answer),
         b"sectors" => sectors(console, answer),
         b"button" => button(console),
         b"pic-button" => pic_button(console),
@@ -104,6 +117,39 @@ fn raw(console: &mut Console, count: u64, answer: &mut Line) {
         left -= len;
     }
     answer.decimal(count).text(" ").decimal(sum.into()).text(" ");
+}
+
+fn send(console: &mut Console, count: u64, answer: &mut Line) {
+    let (mut to, end) = (FRAME, FRAME + count);
+    while to < end {
+        let (at, len) = console.take(end - to);
+        for at in at..at + len {
+            cpu::write(to, read::<u8>(at));
+            to += 1;
+        }
+    }
+    if let Some(card) = console.card {
+        card.send((FRAME, count), answer);
+    }
+}
+
+fn take(console: &mut Console, milliseconds: u64, answer: &mut Line) {
+    let Some((at, len)) = console.card.as_mut().and_then(|card| card.take(milliseconds)) else {
+        answer.text("no ");
+        return;
+    };
+    console.print(b"frame ");
+    (at..at + len).for_each(|at| console.print(&card::digits(read(at))));
+    console.print(b"\n");
+    answer.decimal(len).text(" ");
+}
+
+fn link(console: &mut Console, answer: &mut Line) {
+    let Some(card) = console.card else { return };
+    let before = card.link();
+    console.print(if before == 1 { b"link up\n" } else { b"link down\n" });
+    sleep_until(|| card.link() != before);
+    answer.text("link ").decimal(card.link()).text(" ");
 }
 
 /// `00000042abcdefgh...`: 1 KiB with the line end.
@@ -244,7 +290,7 @@ impl Console {
         const SIZE: u64 = 1 << 0;
         let device = virtio::devices().find(|device| device.kind == kind::CONSOLE);
         let started = device.filter(|device| device.start(SIZE, 2, &mut Line::new()).is_ok());
-        let console = Console { hvc0: started.filter(|_| on_hvc0), taken: 0, at: RECEIVED, end: RECEIVED };
+        let console = Console { hvc0: started.filter(|_| on_hvc0), taken: 0, at: RECEIVED, end: RECEIVED, card: None };
         if console.hvc0.is_none() {
             apic::route(4, UART_VECTOR);
             output(COM1 + 2, FIFOS);

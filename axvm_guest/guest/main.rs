@@ -13,6 +13,7 @@
 
 mod acpi;
 mod apic;
+mod card;
 mod chips;
 mod clock;
 mod console;

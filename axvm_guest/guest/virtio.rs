@@ -51,6 +51,7 @@ use register::*;
 
 /// Device types (5).
 pub mod kind {
+    pub const NET: u32 = 1;
     pub const BLOCK: u32 = 2;
     pub const CONSOLE: u32 = 3;
     pub const RNG: u32 = 4;

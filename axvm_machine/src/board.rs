@@ -21,11 +21,13 @@ use axvm_devices::{
 };
 use axvm_kvm::Vm;
 use axvm_sync::EventFd;
+use axvm_virtio::Transport;
 use axvm_virtio::balloon::Balloon;
 use axvm_virtio::block::Block;
 use axvm_virtio::console::Console;
 use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use axvm_virtio::net::Net;
 use axvm_virtio::rng::Rng;
 use axvm_virtio::vsock::Vsock;
 
@@ -80,7 +82,9 @@ impl<'a> Board<'a> {
             }
             Kind::Virtio(kind) => self.virtio(part, kind)?,
         };
-        self.plug(part, chip.device())?;
+        if let Some(device) = chip.device() {
+            self.plug(part, device)?;
+        }
         self.inventory.push(Item { part: part.clone(), chip });
         Ok(())
     }
@@ -104,7 +108,7 @@ impl<'a> Board<'a> {
         if self.panic_stops { PanicAnswer::Stop } else { PanicAnswer::Note(self.resources.events.clone()) }
     }
 
-    fn virtio(&self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {
+    fn virtio(&mut self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {
         Ok(match kind {
             VirtioKind::Block(number) => {
                 let image = Arc::clone(&self.resources.disks[number]);
@@ -122,6 +126,10 @@ impl<'a> Board<'a> {
                 let port = self.consoles.hvc0.clone().ok_or(MachineError::NoPort)?;
                 Chip::Virtio(self.transport(part, Box::new(Console::new(port)))?)
             }
+            VirtioKind::Net(number) => {
+                let (config, link) = self.resources.nets.get(number).cloned().ok_or(MachineError::NoLink(number))?;
+                Chip::Net(self.transport(part, Box::new(Net::new(link.clone(), config)))?, link)
+            }
             VirtioKind::Vsock => {
                 let (cid, host) = self.resources.vsock.as_ref().ok_or(MachineError::NoVsockHost)?;
                 Chip::Virtio(self.transport(part, Box::new(Vsock::new(*cid, host)))?)
@@ -130,17 +138,19 @@ impl<'a> Board<'a> {
     }
 
     /// Puts a virtio device behind registers, with a doorbell for each queue.
-    fn transport(&self, part: &Part, device: Box<dyn VirtioDevice>) -> Result<Arc<MmioTransport>, MachineError> {
+    fn transport(&mut self, part: &Part, device: Box<dyn VirtioDevice>) -> Result<Arc<Transport>, MachineError> {
         let Resources { ram, events, .. } = self.resources;
-        let transport = MmioTransport::new(&part.name, device, Arc::clone(ram), self.line(part)?, events.clone());
-        let transport = transport.map_err(MachineError::host(&*part.name))?;
+        let mmio = MmioTransport::new(&part.name, device, Arc::clone(ram), self.line(part)?, events.clone());
+        let mmio = mmio.map_err(MachineError::host(&*part.name))?;
+        let transport = Arc::clone(mmio.transport());
         if let Some((base, _)) = part.window() {
             let doorbell = Gpa(base.0 + QUEUE_NOTIFY);
             for queue in 0..transport.queue_count() {
                 self.vm.ioeventfd(doorbell, 4, Some(queue.into()), transport.kick(queue))?;
             }
         }
-        Ok(Arc::new(transport))
+        self.plug(part, Arc::new(mmio))?;
+        Ok(transport)
     }
 
     /// Puts a chip on the bus of each of its places.

@@ -85,6 +85,9 @@ pub enum MachineError {
     /// A second console was specified, and no port given for it.
     #[error("The machine has a virtio console or a debug console, but no port for it was given")]
     NoPort,
+    /// A network card was specified, and no link given for it.
+    #[error("The machine has a network card net{0}, but no link for it was given")]
+    NoLink(usize),
     /// A socket device was specified, and no host's end given for it.
     #[error("The machine has a socket device, but no host's end for it was given")]
     NoVsockHost,

@@ -15,8 +15,8 @@ use axvm_boot::plan::Part;
 use axvm_devices::{AcpiPm, BusDevice, DebugConsole, DebugExit, I8042, PciHost, PmTimer, Pvpanic, Rtc, Uart16550};
 use axvm_virtio::balloon::Target;
 use axvm_virtio::block::{DiskHandle, FullStorage};
-use axvm_virtio::mmio::MmioTransport;
-use axvm_virtio::{Busy, StillBusy};
+use axvm_virtio::net::NetHandle;
+use axvm_virtio::{Busy, StillBusy, Transport};
 
 /// All parts of a machine, in the order of the plan.
 pub struct Inventory {
@@ -53,17 +53,19 @@ pub enum Chip {
     /// The debug console.
     DebugConsole(Arc<DebugConsole>),
     /// A virtio device behind its transport.
-    Virtio(Arc<MmioTransport>),
+    Virtio(Arc<Transport>),
     /// A disk, with the handle that says what it waits for.
-    Disk(Arc<MmioTransport>, DiskHandle),
+    Disk(Arc<Transport>, DiskHandle),
     /// A balloon, with the handle that sets its size.
-    Balloon(Arc<MmioTransport>, Target),
+    Balloon(Arc<Transport>, Target),
+    /// A network card, with its link.
+    Net(Arc<Transport>, NetHandle),
 }
 
 impl Chip {
-    /// The chip as its bus sees it.
-    pub(crate) fn device(&self) -> Arc<dyn BusDevice> {
-        match self {
+    /// The chip as its bus sees it; the registers of a virtio device are its bus's.
+    pub(crate) fn device(&self) -> Option<Arc<dyn BusDevice>> {
+        Some(match self {
             Chip::Uart(chip) => chip.clone(),
             Chip::Rtc(chip) => chip.clone(),
             Chip::I8042(chip) => chip.clone(),
@@ -73,16 +75,15 @@ impl Chip {
             Chip::PciHost(chip) => chip.clone(),
             Chip::DebugExit(chip) => chip.clone(),
             Chip::DebugConsole(chip) => chip.clone(),
-            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => transport.clone(),
-        }
+            Chip::Virtio(_) | Chip::Disk(..) | Chip::Balloon(..) | Chip::Net(..) => return None,
+        })
     }
 
     /// What in it acts by itself. Each kind by name: a new one must say so.
     fn engine(&self) -> Engine<'_> {
         match self {
-            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
-                Engine::Threads(transport)
-            }
+            Chip::Virtio(transport) | Chip::Disk(transport, _) => Engine::Threads(transport),
+            Chip::Balloon(transport, _) | Chip::Net(transport, _) => Engine::Threads(transport),
             Chip::PmTimer(timer) => Engine::Counter(timer),
             // They act only when a vCPU or the main thread calls them.
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) => Engine::None,
@@ -137,7 +138,7 @@ impl Chip {
 /// The part of a chip that acts while no one calls it.
 enum Engine<'a> {
     /// Threads behind a transport.
-    Threads(&'a MmioTransport),
+    Threads(&'a Transport),
     /// A counter that goes with the host's clock.
     Counter(&'a PmTimer),
     None,

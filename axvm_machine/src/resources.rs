@@ -1,7 +1,7 @@
 //! What a machine stands on, and what outlives its resets: steps 1 and 2 of the recipe.
 //!
 //! ```text
-//!   Resources   /dev/kvm, RAM, disk images with their locks, kernel files
+//!   Resources   /dev/kvm, RAM, disk images with their locks, kernel files, links of network cards
 //!      |  build: steps 3 to 9  <---------------------------+
 //!      '--> Machine --> runs until it stops --> a reset? --+ RAM cleared
 //! ```
@@ -15,6 +15,7 @@ use axvm_events::{Event, Events};
 use axvm_kvm::Kvm;
 use axvm_memory::GuestRam;
 use axvm_virtio::block::DiskImage;
+use axvm_virtio::net::{NetConfig, NetHandle};
 use axvm_virtio::vsock::VsockHost;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -28,6 +29,7 @@ pub struct Resources {
     pub(crate) disks: Vec<Arc<DiskImage>>,
     pub(crate) kernel: Image,
     pub(crate) initrd: Option<Image>,
+    pub(crate) nets: Vec<(NetConfig, NetHandle)>,
     pub(crate) vsock: Option<(u32, VsockHost)>,
     pub(crate) events: Events,
 }
@@ -60,7 +62,17 @@ impl Resources {
 
         let kernel = Image::kernel(&spec.kernel)?;
         let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
-        Ok(Resources { kernel, initrd, vsock: None, kvm, ram, disks, events })
+        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events })
+    }
+
+    /// Plugs the cables in: a link for each network card of `spec`, in their order. They stay over resets.
+    pub fn plug(&mut self, spec: &MachineSpec, links: impl IntoIterator<Item = NetHandle>) {
+        self.nets = spec.nets.iter().copied().zip(links).collect();
+    }
+
+    /// The links that are plugged in, net0's first.
+    pub fn nets(&self) -> &[(NetConfig, NetHandle)] {
+        &self.nets
     }
 
     /// Gives the socket device of `spec` its host's end, which stays over resets.
@@ -96,9 +108,10 @@ impl Resources {
 
 /// Makes sure that the machine may open as many files as it needs: a device that starts must not fail for want of one.
 fn ensure_descriptors(spec: &MachineSpec) -> Result<(), MachineError> {
-    // Two for a vCPU, up to six for a disk; the rest is for the other devices, consoles and clients.
+    // Two for a vCPU, up to six for a disk or a network card; the rest is for the other devices, consoles and clients.
+    let cards = spec.disks.len() + spec.nets.len();
     let vsock = spec.vsock.map_or(0, |_| VsockHost::DESCRIPTORS);
-    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * spec.disks.len() as u64 + vsock;
+    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * cards as u64 + vsock;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());

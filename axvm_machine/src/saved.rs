@@ -225,9 +225,8 @@ impl Chip {
             Chip::PciHost(chip) => ChipState::PciHost(chip.state()),
             Chip::DebugExit(_) => ChipState::DebugExit,
             Chip::DebugConsole(_) => ChipState::DebugConsole,
-            Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _) => {
-                ChipState::Virtio(transport.state()?)
-            }
+            Chip::Virtio(transport) | Chip::Disk(transport, _) => ChipState::Virtio(transport.state()?),
+            Chip::Balloon(transport, _) | Chip::Net(transport, _) => ChipState::Virtio(transport.state()?),
         })
     }
 
@@ -244,7 +243,10 @@ impl Chip {
             | (Chip::DebugExit(_), ChipState::DebugExit)
             | (Chip::DebugConsole(_), ChipState::DebugConsole) => Ok(()),
             (
-                Chip::Virtio(transport) | Chip::Disk(transport, _) | Chip::Balloon(transport, _),
+                Chip::Virtio(transport)
+                | Chip::Disk(transport, _)
+                | Chip::Balloon(transport, _)
+                | Chip::Net(transport, _),
                 ChipState::Virtio(state),
             ) => {
                 return Ok(transport.restore(state)?);
@@ -262,7 +264,8 @@ impl Chip {
                 | Chip::DebugConsole(_)
                 | Chip::Virtio(_)
                 | Chip::Disk(..)
-                | Chip::Balloon(..),
+                | Chip::Balloon(..)
+                | Chip::Net(..),
                 _,
             ) => return Err(MismatchError::Kind(name.to_owned())),
         };

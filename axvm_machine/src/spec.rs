@@ -16,6 +16,7 @@ use axvm_boot::plan::{Plan, PlanError, VirtioKind};
 use axvm_memory::{PageSize, RamConfig};
 use axvm_virtio::balloon::BalloonConfig;
 use axvm_virtio::block::DiskConfig;
+use axvm_virtio::net::NetConfig;
 
 /// A balloon gives back when the guest needs it, and is told what the guest does not use.
 pub const BALLOON: BalloonConfig = BalloonConfig { deflate_on_oom: true, free_page_reporting: true };
@@ -49,6 +50,8 @@ pub struct MachineSpec {
     pub virtio_console: bool,
     /// Whether the kernel's own console is that one.
     pub kernel_uses_virtio_console: bool,
+    /// Network cards, net0 first. Their links are given to [`Resources::plug`](crate::Resources::plug).
+    pub nets: Vec<NetConfig>,
     /// The guest's address (CID) at its socket device, if it has one. The host's end of that is given to
     /// [`Resources::connect`](crate::Resources::connect).
     pub vsock: Option<u32>,
@@ -86,6 +89,7 @@ impl MachineSpec {
             disks: Vec::new(),
             virtio_console: false,
             kernel_uses_virtio_console: false,
+            nets: Vec::new(),
             vsock: None,
             panic_stops: true,
             debug_exit: None,
@@ -105,6 +109,7 @@ impl MachineSpec {
         if self.virtio_console {
             virtio.push(VirtioKind::Console);
         }
+        virtio.extend((0..self.nets.len()).map(VirtioKind::Net));
         if self.vsock.is_some() {
             virtio.push(VirtioKind::Vsock);
         }

@@ -11,10 +11,25 @@
 #![allow(unsafe_code, reason = "these descriptors have no owner in this program")]
 
 use std::fs;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use crate::report::Protection;
 
 const NAME: &str = "descriptors";
+
+/// Takes over descriptor `number`, which this program was started with, so that it stays open in the sandbox. It is a
+/// copy: what is taken twice is there twice.
+pub fn inherited(number: u32) -> io::Result<OwnedFd> {
+    let number = RawFd::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: F_DUPFD_CLOEXEC takes numbers and makes a new descriptor.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was made just now, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
 
 /// Closes all but standard input, output and errors, and what AxVM opened.
 pub(crate) fn close_inherited() -> Protection {

@@ -43,6 +43,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 pub use crate::crash::on_crash;
+pub use crate::descriptors::inherited;
 use crate::filter::Filters;
 pub use crate::landlock::Files;
 pub use crate::report::{Availability, Protection, SandboxReport};

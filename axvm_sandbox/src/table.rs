@@ -78,6 +78,8 @@ const TERMINAL: &[u64] = &[
     libc::TCFLSH,
 ];
 const PTY: &[u64] = &[libc::TIOCGPTN, libc::TIOCSPTLCK, TIOCGPTPEER];
+/// TUNSETOFFLOAD: what the driver takes; TUNSETQUEUE: how many queues it uses. Not what attaches to an interface.
+const TAP: &[u64] = &[0x4004_54d0, 0x4004_54d9];
 /// Not in the libc crate for all C libraries.
 const TIOCGPTPEER: u64 = 0x5441;
 /// Thread name; PR_GET_AUXV; PR_SET_VMA, with which newer C libraries name their heaps.
@@ -145,6 +147,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_ioctl, MAIN | CONSOLE | API, OneOf(1, kvm::BUTTON), "the power button's interrupt"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
+    Row(libc::SYS_ioctl, WORK, OneOf(1, TAP), "a tap, as its driver wants it"),
     Row(libc::SYS_ioctl, MAIN, OneOf(1, kvm::MAKER), "the next machine"),
     // Memory: never executable.
     Row(libc::SYS_mmap, ALL, NOT_EXEC, "heaps, stacks, RAM, kvm_run"),

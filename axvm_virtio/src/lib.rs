@@ -38,4 +38,5 @@ pub mod vsock;
 mod worker;
 
 pub use signals::{ConfigIrq, FaultReporter, QueueIrq};
+pub use transport::Transport;
 pub use worker::{Busy, StillBusy};

@@ -27,10 +27,36 @@ pub(crate) const CONFIG_CHANGE: u32 = 2;
 /// All bits of the interrupt status.
 pub(crate) const INTERRUPTS: u32 = USED_BUFFER | CONFIG_CHANGE;
 
+/// The way of a device's interrupts to its driver.
+#[derive(Debug)]
+pub(crate) enum Line {
+    /// One line for all of them; the driver reads the interrupt status to learn which.
+    Edge(Irq),
+}
+
+/// What an interrupt is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cause {
+    /// This queue's used ring.
+    Queue(#[expect(dead_code, reason = "a line for each queue needs to know")] u16),
+    /// The configuration, or the device status.
+    Config,
+}
+
+impl Cause {
+    /// Its bit of the interrupt status.
+    fn status(self) -> u32 {
+        match self {
+            Cause::Queue(_) => USED_BUFFER,
+            Cause::Config => CONFIG_CHANGE,
+        }
+    }
+}
+
 /// What the workers of a device and its transport share.
 pub(crate) struct DeviceSignals {
     name: Arc<str>,
-    irq: Irq,
+    line: Line,
     interrupt: AtomicU32,
     needs_reset: AtomicBool,
     generation: AtomicU32,
@@ -40,11 +66,11 @@ pub(crate) struct DeviceSignals {
 }
 
 impl DeviceSignals {
-    pub(crate) fn new(name: &str, irq: Irq, events: Events) -> Arc<DeviceSignals> {
+    pub(crate) fn new(name: &str, line: Line, events: Events) -> Arc<DeviceSignals> {
         let (interrupt, needs_reset, generation) = Default::default();
         let (faults, warnings) = Default::default();
         let name = name.into();
-        Arc::new(DeviceSignals { name, irq, interrupt, needs_reset, generation, events, faults, warnings })
+        Arc::new(DeviceSignals { name, line, interrupt, needs_reset, generation, events, faults, warnings })
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -96,30 +122,38 @@ impl DeviceSignals {
 
     /// Interrupts again for what the driver has not acknowledged.
     pub(crate) fn raise_again(&self) {
-        if self.interrupt_status() != 0 {
-            self.irq.raise();
+        match &self.line {
+            Line::Edge(irq) if self.interrupt_status() != 0 => irq.raise(),
+            Line::Edge(_) => {}
         }
     }
 
-    fn raise(&self, bit: u32) {
-        // The bit first: the driver reads it in answer to the interrupt. Release: it then sees the used ring, too.
-        self.interrupt.fetch_or(bit, Ordering::Release);
-        self.irq.raise();
+    fn raise(&self, cause: Cause) {
+        match &self.line {
+            Line::Edge(irq) => {
+                // The bit first: the driver reads it in answer to the interrupt. Release: it then sees the used ring, too.
+                self.interrupt.fetch_or(cause.status(), Ordering::Release);
+                irq.raise();
+            }
+        }
     }
 }
 
 /// A queue's interrupt: "look at the used ring".
 #[derive(Clone)]
-pub struct QueueIrq(Arc<DeviceSignals>);
+pub struct QueueIrq {
+    signals: Arc<DeviceSignals>,
+    queue: u16,
+}
 
 impl QueueIrq {
-    pub(crate) fn new(signals: &Arc<DeviceSignals>) -> QueueIrq {
-        QueueIrq(Arc::clone(signals))
+    pub(crate) fn new(signals: &Arc<DeviceSignals>, queue: u16) -> QueueIrq {
+        QueueIrq { signals: Arc::clone(signals), queue }
     }
 
     /// Interrupts the driver.
     pub fn raise(&self) {
-        self.0.raise(USED_BUFFER);
+        self.signals.raise(Cause::Queue(self.queue));
     }
 }
 
@@ -135,7 +169,7 @@ impl ConfigIrq {
     /// Interrupts the driver; what it reads now must be the new configuration.
     pub fn raise(&self) {
         self.0.new_generation();
-        self.0.raise(CONFIG_CHANGE);
+        self.0.raise(Cause::Config);
     }
 }
 
@@ -153,7 +187,7 @@ impl FaultReporter {
         if self.0.needs_reset.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.0.raise(CONFIG_CHANGE);
+        self.0.raise(Cause::Config);
         if self.0.faults.allows() {
             let (device, reason) = (Arc::clone(&self.0.name), reason.to_string());
             self.0.events.warn(|| Event::VirtioNeedsReset { device, reason });

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   register decoder --> TransportCore: Status, queue claims --DRIVER_OK: claims proven--> VirtioDevice
-//!   (mmio now, pci later)         ^                                                     |
+//!   (mmio, pci)                   ^                                                     |
 //!                                 '---------------- ring indices, at stop --------------'
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
 
 mod saved;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,6 +28,9 @@ use crate::signals::{ConfigIrq, DeviceSignals, FaultReporter, QueueIrq, whole};
 use crate::status::{DEVICE_NEEDS_RESET, DriverStatus, Transition};
 use crate::worker::{StillBusy, WorkerList};
 use axvm_sync::EventFd;
+
+pub use shared::Transport;
+pub(crate) use shared::{Registers, Selectors};
 
 /// Status, features, queues and configuration of one device.
 pub(crate) struct TransportCore {
@@ -282,7 +286,7 @@ impl TransportCore {
         let queue = VirtQueue::new(&self.ram, &claim.layout, features, claim.state)
             .map_err(|source| StartError::Queue { index, source })?;
         let kick = Arc::clone(&self.kicks[number]);
-        Ok(LiveQueue { index, queue, kick, irq: QueueIrq::new(&self.signals) })
+        Ok(LiveQueue { index, queue, kick, irq: QueueIrq::new(&self.signals, index) })
     }
 
     /// Takes the queues back from the device: all its workers are asked to stop before the first is waited for.

@@ -15,7 +15,10 @@ use clap::{Arg, Command, CommandFactory};
 use super::Cli;
 use crate::error::ConfigError;
 
-const NO_NETWORK: &str = "AxVM has no network device; a guest's ways out are its consoles and its disks";
+const NETWORK: &str = "a network card is given with --net user, or --net tap=NAME";
+const TAP: &str = "a tap device is given with --net tap=NAME";
+const MAC: &str = "a card's address is given with it: --net user,mac=ADDRESS";
+const FORWARD: &str = "a port of the guest is reached with --net user,forward=HOST:GUEST";
 const VSOCK: &str = "a socket device is given with --vsock cid=N,socket=PATH; --vsock alone takes cid 3";
 const TERMINAL: &str = "leave it out; the serial console is this terminal, and there is no display";
 const KVM: &str = "leave it out; there is one kind of machine, and KVM runs it";
@@ -31,11 +34,22 @@ const SANDBOX: &str = "the sandbox is switched with --sandbox on|off";
 
 /// Options with two dashes, without them.
 const LONG: &[(&str, &str)] = &[
-    ("net", NO_NETWORK),
-    ("network", NO_NETWORK),
-    ("netdev", NO_NETWORK),
-    ("nic", NO_NETWORK),
-    ("tap", NO_NETWORK),
+    ("network", NETWORK),
+    ("netdev", NETWORK),
+    ("nic", NETWORK),
+    ("nics", NETWORK),
+    ("net-device", NETWORK),
+    ("network-interface", NETWORK),
+    ("passt", NETWORK),
+    ("tap", TAP),
+    ("tap-device", TAP),
+    ("tap-cmd", TAP),
+    ("host-dev-name", TAP),
+    ("mac", MAC),
+    ("guest-mac", MAC),
+    ("port", FORWARD),
+    ("publish", FORWARD),
+    ("hostfwd", FORWARD),
     ("vhost-vsock", VSOCK),
     ("guest-cid", VSOCK),
     ("virtio-vsock", VSOCK),
@@ -80,11 +94,12 @@ const SHORT: &[(&str, &str)] = &[
     ("cdrom", "an image that may only be read is given with --disk FILE,ro"),
     (
         "device",
-        "disks are given with --disk FILE, a virtio console with --virtio-console WHERE, isa-debug-exit with --debug-exit PORT, vhost-vsock-pci with --vsock cid=N; the rest is always there",
+        "disks are given with --disk FILE, network cards with --net user, a virtio console with --virtio-console WHERE, isa-debug-exit with --debug-exit PORT, vhost-vsock-pci with --vsock cid=N; the rest is always there",
     ),
-    ("net", NO_NETWORK),
-    ("netdev", NO_NETWORK),
-    ("nic", NO_NETWORK),
+    ("net", NETWORK),
+    ("netdev", NETWORK),
+    ("nic", NETWORK),
+    ("redir", FORWARD),
     ("name", "the machine's name is given with --name NAME"),
     ("serial", CONSOLE),
     ("debugcon", "a debug console is given with --debugcon WHERE"),
@@ -259,7 +274,7 @@ mod tests {
         for words in [
             "run -k k -m 1G",
             "-p -kernel",
-            "run --append --net",
+            "run --append --netdev",
             "ctl web status",
             "ps -q",
             "/no/such/kernel",

@@ -16,6 +16,7 @@
 //! Format: TOML 1.1. Schema: JSON Schema 2020-12.
 
 mod file;
+mod net;
 mod parts;
 mod peers;
 mod policy;
@@ -41,6 +42,7 @@ use setting::settings;
 use words::{Switch, on_off, words, words_and_parts};
 
 pub use file::{SettingsFault, parse, read};
+pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport};
 pub use parts::{Amount, Cpus, Memory};
 pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
@@ -187,6 +189,14 @@ settings! {
         #[arg(value_hint = ValueHint::FilePath, value_parser = disks())]
         #[schemars(description = "Disks: the first becomes /dev/vda, the next /dev/vdb ...")]
         pub disk: Vec<DiskConfig>,
+
+        /// Network card: user (the host's network by passt), tap=NAME, fd=N, stream=PATH or dgram=LOCAL:REMOTE, then
+        /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off.
+        /// The first is net0, the next net1 ... [default: no such device]
+        #[arg(long, value_name = "user|tap=NAME|...[,forward=HOST:GUEST]", verbatim_doc_comment)]
+        #[serde(deserialize_with = "net::possible_nets")]
+        #[schemars(description = "Network cards: the first is net0, the next net1 ... [default: none]")]
+        pub net: Vec<NetSetting>,
     }
 }
 

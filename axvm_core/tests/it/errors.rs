@@ -150,8 +150,6 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --cpus 1 --pin 4096", &["--pin 4096", "no host CPU"]),
             ("-k k --cpus 1 --pin 1023", &["--pin 1023", "no CPU 1023 online", "it has 0"]),
             ("-k k kernel", &["--kernel: does not go together with KERNEL"]),
-            ("--net tap0", &["There is no option --net", "no network device"]),
-            ("-k k --network=user", &["There is no option --network=user", "no network device"]),
             ("-kernel k -initrd i", &["There is no option -kernel", "--kernel FILE"]),
             ("-k k -initrd i", &["There is no option -initrd", "--initrd FILE"]),
             ("-k k -cpu host", &["There is no option -cpu", "--cpu host", "--cpus N"]),

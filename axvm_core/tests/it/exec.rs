@@ -144,7 +144,8 @@ fn an_output_without_a_reader_ends_the_command() {
 fn signals_are_the_commands_and_the_third_is_ours() {
     let guest = Guest::start();
     let (screen, output) = io::pipe().unwrap();
-    let script = "trap 'echo int' INT; trap 'echo term' TERM; echo ready; while :; do sleep 0.02; done";
+    let script =
+        "exec 2>/dev/null; trap 'echo int' INT; trap 'echo term' TERM; echo ready; while :; do sleep 0.02; done";
     let axvm = guest.place.start(guest.command("", &["sh", "-c", script]), Stdio::null(), output);
     let mut talk = Talk::new(None, screen);
     talk.hear("ready\n");

@@ -18,6 +18,8 @@ mod hang;
 mod images;
 mod life;
 mod messages;
+mod network;
+mod network_errors;
 mod own_kernels;
 mod pause;
 mod processors;

@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 61] = [
+const OPTIONS: [&[&str]; 65] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -40,6 +40,10 @@ const OPTIONS: [&[&str]; 61] = [
     &["-d", "path=a.img,ro", "-d", "b.img,serial=B,cache=writethrough"],
     &["-d", "a,cache=writeback,serial="],
     &["-d", "a,format=raw,block=4096"],
+    &["--net", "user"],
+    &["--net", "user,forward=2222:22,forward=udp:0.0.0.0:5353:53,host=on,mtu=1500,mac=02:00:00:00:00:01"],
+    &["--net", "fd=3", "--net", "tap=tap0", "--net", "stream=a,,b.sock"],
+    &["--net", "dgram=a:b", "--net", "dgram=127.0.0.1:1:[::1]:2"],
     &["--cpus", "20"],
     &["--cpus", "20,sockets=2,cores=5,threads=2"],
     &["--memory", "4G"],

@@ -184,8 +184,8 @@ pub enum DiskConfigError {
     Unknown(String),
 }
 
-/// Cuts at commas; two of them are one that belongs to a part.
-fn parts(words: &[u8]) -> Vec<Vec<u8>> {
+/// Cuts the value of an option with parts at its commas; two of them are one that belongs to a part.
+pub fn parts(words: &[u8]) -> Vec<Vec<u8>> {
     let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), words.iter().copied().peekable());
     while let Some(byte) = bytes.next() {
         if byte == b',' && bytes.next_if_eq(&b',').is_none() {

@@ -31,7 +31,7 @@ use crate::state::{BlockState, DeviceState, StateError};
 use crate::worker::{Serving, StillBusy, Worker};
 use axvm_sync::EventFd;
 
-pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format, OnFull};
+pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format, OnFull, parts};
 pub use error::DiskError;
 pub use handle::{DiskHandle, FullStorage};
 pub use image::DiskImage;

@@ -1,10 +1,14 @@
 //! The network card: frames between the guest's rings and a link of the host.
 //!
 //! ```text
-//!   driver: empty buffers --receiveq (0)--> filled with a frame    <-- inbox  <--.
-//!   driver: frames --------transmitq (1)--> one call each          --> outbox --> Link: tap, stream, datagrams
+//!   driver: empty buffers --receiveq (2n)----> filled with a frame    <-- inbox  <--.
+//!   driver: frames --------transmitq (2n+1)--> one call each          --> outbox --> Link: tap, stream, datagrams
+//!   driver: commands ------controlq----------> answer (control)
 //!   user: NetHandle --up, down--> status in the configuration space --config interrupt--> driver
 //!         '-- counters
+//!
+//!   queues:  receive 0 | transmit 0 | receive 1 | transmit 1 | .. | control       of a driver without MQ: control is 2
+//!   workers: '---- net0-q0 -------'   '---- net0-q1 -------'        net0-q0
 //! ```
 //!
 //! A guest without buffers holds the host back: the frame that came stays in the inbox, and the link is not looked at
@@ -15,45 +19,140 @@
 //! A link that the user took down is not looked at, and frames of the guest are dropped.
 //!
 //! Spec: virtio 1.2, 5.1 "Network Device".
-//! Left out: offloads (CSUM, GUEST_CSUM, TSO, USO; a tap can: the features would come from [`LinkKind`], and the
-//! header would pass through the boxes of the link), a control queue, several queue pairs, notices of a new place.
+//! Left out: notices of a new place, speed and duplex, hash reports, offloads that change while the driver runs.
 
+mod boxes;
+mod control;
+mod handle;
 mod header;
 mod link;
 mod worker;
 
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use axvm_sync::{EventFd, lock};
+use axvm_sync::lock;
 
-use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
-use crate::notice::ConfigNotice;
+use crate::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice};
 use crate::queue::QueueState;
-use crate::state::{DeviceState, NetState, StateError};
+use crate::state::{DeviceState, NetState, PairState, StateError};
 use crate::worker::{StillBusy, Worker};
-use link::Boxes;
+use boxes::Boxes;
+use control::{Chosen, number};
+use header::HEADER_LEN;
 use worker::NetWork;
 
-pub use link::{Link, LinkKind, MAX_FRAME, MIN_FRAME};
+pub use axvm_tap::{Offloads, Tap, TapError};
+pub use boxes::{MAX_FRAME, MIN_FRAME};
+pub use handle::{NetCount, NetHandle};
+pub use link::{Link, LinkKind, MAX_PAIRS};
 
-/// Entries of receiveq and transmitq.
-const QUEUE_SIZES: [u16; 2] = [256; 2];
-/// Number of the queue for frames to the guest.
-const RECEIVE: u16 = 0;
+/// Entries of a queue for frames.
+const QUEUE_SIZE: u16 = 256;
+/// Entries of the control queue.
+const CONTROL_SIZE: u16 = 64;
 
 /// Feature bits, as masks (5.1.3).
 mod feature {
+    pub(super) const CSUM: u64 = 1 << 0;
+    pub(super) const GUEST_CSUM: u64 = 1 << 1;
     pub(super) const MTU: u64 = 1 << 3;
     pub(super) const MAC: u64 = 1 << 5;
+    pub(super) const GUEST_TSO4: u64 = 1 << 7;
+    pub(super) const GUEST_TSO6: u64 = 1 << 8;
+    pub(super) const GUEST_ECN: u64 = 1 << 9;
+    pub(super) const HOST_TSO4: u64 = 1 << 11;
+    pub(super) const HOST_TSO6: u64 = 1 << 12;
+    pub(super) const HOST_ECN: u64 = 1 << 13;
     pub(super) const MRG_RXBUF: u64 = 1 << 15;
     pub(super) const STATUS: u64 = 1 << 16;
+    pub(super) const CTRL_VQ: u64 = 1 << 17;
+    pub(super) const CTRL_RX: u64 = 1 << 18;
+    pub(super) const MQ: u64 = 1 << 22;
+    pub(super) const CTRL_MAC_ADDR: u64 = 1 << 23;
+    pub(super) const GUEST_USO4: u64 = 1 << 54;
+    pub(super) const GUEST_USO6: u64 = 1 << 55;
+    pub(super) const HOST_USO: u64 = 1 << 56;
 }
 
 /// The bit in the status field of the configuration space (5.1.4).
 const LINK_UP: u16 = 1;
+
+/// The feature bits of what a link offers, both ways.
+fn offload_features(offloads: Offloads) -> u64 {
+    use feature::*;
+    let bits = [
+        (true, CSUM | GUEST_CSUM),
+        (offloads.tso4, HOST_TSO4 | GUEST_TSO4),
+        (offloads.tso6, HOST_TSO6 | GUEST_TSO6),
+        (offloads.ecn, HOST_ECN | GUEST_ECN),
+        (offloads.uso, HOST_USO | GUEST_USO4 | GUEST_USO6),
+    ];
+    let offered = bits.into_iter().filter(|(offered, _)| *offered).fold(0, |all, (_, bits)| all | bits);
+    if offloads.checksum { offered } else { 0 }
+}
+
+/// What driver and device agreed on.
+#[derive(Clone, Copy, Debug)]
+struct Agreed {
+    /// What the driver may leave to the host.
+    host: Offloads,
+    /// What the host may leave to the driver.
+    guest: Offloads,
+    /// A frame may lie in several chains.
+    mergeable: bool,
+    /// There may be several queue pairs.
+    several: bool,
+}
+
+impl Agreed {
+    fn new(features: u64) -> Agreed {
+        use feature::*;
+        let has = |bits| features & bits == bits;
+        let host = Offloads {
+            checksum: has(CSUM),
+            tso4: has(HOST_TSO4),
+            tso6: has(HOST_TSO6),
+            ecn: has(HOST_ECN),
+            uso: has(HOST_USO),
+        };
+        let guest = Offloads {
+            checksum: has(GUEST_CSUM),
+            tso4: has(GUEST_TSO4),
+            tso6: has(GUEST_TSO6),
+            ecn: has(GUEST_ECN),
+            // The kernel knows only both.
+            uso: has(GUEST_USO4 | GUEST_USO6),
+        };
+        Agreed { host, guest, mergeable: has(MRG_RXBUF), several: has(CTRL_VQ | MQ) }
+    }
+}
+
+/// What a queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QueueRole {
+    /// Frames for the guest.
+    Receive,
+    /// Frames of the guest.
+    Transmit,
+    /// Commands.
+    Control,
+    /// Nothing that was agreed on.
+    None,
+}
+
+impl QueueRole {
+    /// Of queue `index` of a card with so many queue pairs in use at most, and the worker that serves it (5.1.2).
+    fn of(index: u16, pairs: u16) -> (QueueRole, u16) {
+        match index {
+            _ if index > 2 * pairs => (QueueRole::None, 0),
+            _ if index == 2 * pairs => (QueueRole::Control, 0),
+            _ if index.is_multiple_of(2) => (QueueRole::Receive, index / 2),
+            _ => (QueueRole::Transmit, index / 2),
+        }
+    }
+}
 
 /// What a guest is told of its card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,136 +163,70 @@ pub struct NetConfig {
     pub mtu: Option<u16>,
 }
 
-/// Frames of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NetCount {
-    /// Frames that arrived.
-    pub frames: u64,
-    /// Bytes in these.
-    pub bytes: u64,
-    /// Frames that did not.
-    pub dropped: u64,
-}
-
-/// Counts of frames, as they are written.
-#[derive(Debug, Default)]
-struct Counter {
-    frames: AtomicU64,
-    bytes: AtomicU64,
-    dropped: AtomicU64,
-}
-
-impl Counter {
-    fn add(&self, len: usize) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
-    }
-
-    fn drop_one(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn read(&self) -> NetCount {
-        let [frames, bytes, dropped] =
-            [&self.frames, &self.bytes, &self.dropped].map(|count| count.load(Ordering::Relaxed));
-        NetCount { frames, bytes, dropped }
-    }
-}
-
-/// A link, and the user's control of it. It outlives the device, as a cable outlives a computer's reset.
-#[derive(Clone)]
-pub struct NetHandle(Arc<Shared>);
-
-struct Shared {
-    link: Link,
-    /// Locked for a turn of the worker, and when the device is saved or restored.
-    boxes: Mutex<Boxes>,
-    /// The user wants the link up.
-    wanted: AtomicBool,
-    /// The link has come to its end.
-    broken: AtomicBool,
-    notice: ConfigNotice,
-    to_guest: Counter,
-    from_guest: Counter,
-    /// Wakes the worker after a change by the user.
-    wake: EventFd,
-}
-
-impl NetHandle {
-    /// A link that is up.
-    pub fn new(link: Link) -> io::Result<NetHandle> {
-        let wake = EventFd::new()?;
-        let (boxes, wanted, broken) = (Mutex::new(Boxes::new()), AtomicBool::new(true), AtomicBool::new(false));
-        let (notice, to_guest, from_guest) = Default::default();
-        Ok(NetHandle(Arc::new(Shared { link, boxes, wanted, broken, notice, to_guest, from_guest, wake })))
-    }
-
-    /// Plugs the cable in, or pulls it.
-    pub fn set_up(&self, up: bool) {
-        self.0.change(|| self.0.wanted.store(up, Ordering::Release));
-        self.0.wake.signal();
-    }
-
-    /// Whether the guest's link is up: the user wants it so, and it has not ended.
-    pub fn is_up(&self) -> bool {
-        self.0.is_up()
-    }
-
-    /// Whether the link has come to its end.
-    pub fn is_broken(&self) -> bool {
-        self.0.broken.load(Ordering::Acquire)
-    }
-
-    /// Frames for the guest.
-    pub fn to_guest(&self) -> NetCount {
-        self.0.to_guest.read()
-    }
-
-    /// Frames of the guest.
-    pub fn from_guest(&self) -> NetCount {
-        self.0.from_guest.read()
-    }
-}
-
-impl Shared {
-    fn is_up(&self) -> bool {
-        self.wanted.load(Ordering::Acquire) && !self.broken.load(Ordering::Acquire)
-    }
-
-    /// Changes the state of the link, and tells the driver if that is one for it.
-    fn change(&self, change: impl FnOnce()) {
-        let before = self.is_up();
-        change();
-        if self.is_up() != before {
-            self.notice.changed();
-        }
-    }
-}
-
 /// A virtio network card.
 pub struct Net {
     config: NetConfig,
     handle: NetHandle,
+    chosen: Arc<Chosen>,
+    queue_sizes: Vec<u16>,
+    workers: Vec<Serving>,
+    /// Queues whose worker has ended, while another one is still busy.
+    ended: Vec<(u16, QueueState)>,
+}
+
+/// A worker, and the numbers of its queues.
+struct Serving {
+    indices: Vec<u16>,
     worker: Option<Worker<NetWork>>,
 }
 
 impl Net {
     /// A card at power-on, with the link of `handle`.
     pub fn new(handle: NetHandle, config: NetConfig) -> Net {
-        Net { config, handle, worker: None }
+        let mut queue_sizes = vec![QUEUE_SIZE; 2 * usize::from(handle.pairs())];
+        queue_sizes.push(CONTROL_SIZE);
+        let chosen = Arc::new(Chosen::new(config.mac));
+        Net { config, handle, chosen, queue_sizes, workers: Vec::new(), ended: Vec::new() }
     }
 
-    /// What a saved state may hold of frames.
-    fn check_frames(state: &NetState) -> Result<(), StateError> {
-        let lengths = state.received.iter().chain(&state.unsent).map(|frame| frame.0.len());
-        if let Some(len) = lengths.into_iter().find(|len| !(MIN_FRAME..=MAX_FRAME).contains(len)) {
-            return Err(StateError::Value { what: "length of a frame", value: len as u64 });
+    /// Has the link give what the driver takes, in as many queues as it uses. A host that refuses costs frames, which
+    /// are counted, and the user is told.
+    fn set_link(&self, guest: Offloads, live: &Activation) {
+        let shared = &self.handle.0;
+        let done = shared.pairs[0].link.set_offloads(guest).and_then(|()| shared.set_active(self.chosen.active()));
+        // Of one that has ended, the user knows.
+        if let Err(error) = done
+            && !self.handle.is_broken()
+        {
+            live.fault.warn(format_args!(
+                "cannot set up the tap for this driver: {error}; frames may be lost. See what holds it (ip -d link)"
+            ));
         }
-        if !Boxes::can_hold(&state.received) {
-            return Err(StateError::Value { what: "number of waiting frames", value: state.received.len() as u64 });
-        }
-        Ok(())
     }
+
+    fn check_frames(&self, state: &NetState) -> Result<(), StateError> {
+        let (saved, here) = (state.pairs.len() as u64, u64::from(self.handle.pairs()));
+        if saved != here {
+            return Err(StateError::Differs { what: "number of queue pairs", saved, here });
+        }
+        if !(1..=self.handle.pairs()).contains(&state.active) {
+            return Err(StateError::Value { what: "number of queue pairs in use", value: state.active.into() });
+        }
+        state.pairs.iter().try_for_each(check_pair)
+    }
+}
+
+/// What a saved state may hold of frames.
+fn check_pair(pair: &PairState) -> Result<(), StateError> {
+    let received = pair.received.iter().map(|frame| frame.0.len().wrapping_sub(HEADER_LEN));
+    let mut lengths = received.chain(pair.unsent.iter().map(|frame| frame.0.len()));
+    if let Some(len) = lengths.find(|len| !(MIN_FRAME..=MAX_FRAME).contains(len)) {
+        return Err(StateError::Value { what: "length of a frame", value: len as u64 });
+    }
+    if !Boxes::can_hold(&pair.received) {
+        return Err(StateError::Value { what: "number of waiting frames", value: pair.received.len() as u64 });
+    }
+    Ok(())
 }
 
 impl VirtioDevice for Net {
@@ -202,19 +235,23 @@ impl VirtioDevice for Net {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn features(&self) -> u64 {
-        let mtu = if self.config.mtu.is_some() { feature::MTU } else { 0 };
-        feature::MAC | feature::STATUS | feature::MRG_RXBUF | mtu
+        use feature::*;
+        let always = MAC | STATUS | MRG_RXBUF | CTRL_VQ | CTRL_RX | CTRL_MAC_ADDR;
+        let mtu = if self.config.mtu.is_some() { MTU } else { 0 };
+        let several = if self.handle.pairs() > 1 { MQ } else { 0 };
+        always | mtu | several | offload_features(self.handle.0.offloads)
     }
 
     /// mac, status, max_virtqueue_pairs, mtu (5.1.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let status = if self.handle.is_up() { LINK_UP } else { 0 };
-        let numbers = [status, 1, self.config.mtu.unwrap_or(0)].map(u16::to_le_bytes);
-        let fields = self.config.mac.iter().chain(numbers.as_flattened());
+        let mac = self.chosen.mac();
+        let numbers = [status, self.handle.pairs(), self.config.mtu.unwrap_or(0)].map(u16::to_le_bytes);
+        let fields = mac.iter().chain(numbers.as_flattened());
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         for (byte, value) in data.iter_mut().zip(fields.skip(from)) {
             *byte = *value;
@@ -224,35 +261,58 @@ impl VirtioDevice for Net {
     fn write_config(&mut self, _: u64, _: &[u8]) {}
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
-        let work = NetWork::new(&live, Arc::clone(&self.handle.0));
-        let queues = std::mem::take(&mut live.queues);
-        self.worker = live.spawn(format!("{}-q0", live.name), queues, work)?;
+        let agreed = Agreed::new(live.features);
+        self.set_link(agreed.guest, &live);
+        let pairs = if agreed.several { self.handle.pairs() } else { 1 };
+        let mut by_worker: Vec<Vec<LiveQueue>> = (0..pairs).map(|_| Vec::new()).collect();
+        for queue in std::mem::take(&mut live.queues) {
+            let (_, worker) = QueueRole::of(queue.index, pairs);
+            by_worker[usize::from(worker)].push(queue);
+        }
+        for (number, queues) in by_worker.into_iter().enumerate() {
+            let indices = queues.iter().map(|queue| queue.index).collect();
+            let work = NetWork::new(&live, &self.handle.0, &self.chosen, (number, pairs, agreed));
+            let worker = live.spawn(format!("{}-q{number}", live.name), queues, work)?;
+            self.workers.push(Serving { indices, worker });
+        }
         self.handle.0.notice.connect(live.config.clone());
         Ok(())
     }
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
-        let ended = Worker::take(&mut self.worker, deadline)?;
+        while let Some(serving) = self.workers.last_mut() {
+            let queues = Worker::take(&mut serving.worker, deadline)?.queues;
+            self.ended.extend(serving.indices.drain(..).zip(queues));
+            self.workers.pop();
+        }
         self.handle.0.notice.disconnect();
-        Ok(ended.queues)
+        self.ended.sort_by_key(|(index, _)| *index);
+        Ok(self.ended.drain(..).map(|(_, state)| state).collect())
     }
 
     /// What is on its way belongs to the link.
     fn reset(&mut self) {
         self.handle.0.notice.set_missed(false);
+        self.chosen.set(self.config.mac, 1);
+        // The next driver takes whole frames until it says otherwise. A tap that refuses is gone: the worker will see.
+        let _ = self.handle.0.pairs[0].link.set_offloads(Offloads::NONE);
     }
 
     fn state(&self) -> DeviceState {
         let shared = &self.handle.0;
-        let boxes = lock(&shared.boxes);
+        let pairs = shared.pairs.iter().map(|pair| {
+            let boxes = lock(&pair.boxes);
+            PairState { received: boxes.received(), unsent: boxes.unsent() }
+        });
         DeviceState::Net(NetState {
             mac: self.config.mac,
             mtu: self.config.mtu,
+            chosen_mac: self.chosen.mac(),
+            active: self.chosen.active(),
             wanted: shared.wanted.load(Ordering::Acquire),
             up: shared.is_up(),
             missed: shared.notice.missed(),
-            received: boxes.received(),
-            unsent: boxes.unsent(),
+            pairs: pairs.collect(),
         })
     }
 
@@ -260,7 +320,6 @@ impl VirtioDevice for Net {
         let DeviceState::Net(state) = state else {
             return Err(StateError::Kind { saved: state.kind(), here: self.state().kind() });
         };
-        let number = |mac: [u8; 6]| mac.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
         let fixed = [
             ("address", number(state.mac), number(self.config.mac)),
             ("MTU", state.mtu.unwrap_or(0).into(), self.config.mtu.unwrap_or(0).into()),
@@ -268,9 +327,12 @@ impl VirtioDevice for Net {
         if let Some((what, saved, here)) = fixed.into_iter().find(|(_, saved, here)| saved != here) {
             return Err(StateError::Differs { what, saved, here });
         }
-        Net::check_frames(state)?;
+        self.check_frames(state)?;
         let shared = &self.handle.0;
-        lock(&shared.boxes).restore(&shared.link, &state.received, state.unsent.as_ref());
+        for (pair, saved) in shared.pairs.iter().zip(&state.pairs) {
+            lock(&pair.boxes).restore(&pair.link, &saved.received, saved.unsent.as_ref());
+        }
+        self.chosen.set(state.chosen_mac, state.active);
         shared.wanted.store(state.wanted, Ordering::Release);
         // The driver knows the link as it was saved.
         shared.notice.set_missed(state.missed || shared.is_up() != state.up);

@@ -1,9 +1,9 @@
-//! The one thread behind both queues of a network card.
+//! The one thread behind the queues of a pair: frames to the guest, frames of the guest, and of the first also commands.
 //!
 //! ```text
-//!   wait { kick 0, kick 1, wake | link: readable? writable? } --> frames to the guest --> frames of the guest --.
-//!     ^                                                                                                         |
-//!     '---------------------------------------------------------------------------------------------------------'
+//!   wait { kicks, wake | link: readable? writable? } --> commands --> frames to the guest --> frames of the guest --.
+//!     ^                                                                                                             |
+//!     '-------------------------------------------------------------------------------------------------------------'
 //!
 //!   one frame, three small buffers (MRG_RXBUF):
 //!     pop: | header, frame .. |   pop: | .. frame .. |   pop: | .. frame |   then num_buffers = 3, and all three are used
@@ -22,9 +22,12 @@ use axvm_memory::{GuestRam, GuestRange};
 use axvm_sync::lock;
 use rustix::event::PollFlags;
 
-use super::header::{HEADER_LEN, NUM_BUFFERS, TransmitHeader, received};
-use super::link::{Boxes, Input, LinkError, MAX_FRAME, MIN_FRAME, Output};
-use super::{RECEIVE, Shared, feature};
+use super::boxes::{Boxes, Input, MAX_FRAME, MIN_FRAME, Output};
+use super::control::{self, Chosen};
+use super::handle::{Pair, Shared};
+use super::header::{FrameHeader, HEADER_LEN, NUM_BUFFERS};
+use super::link::LinkError;
+use super::{Agreed, QueueRole};
 use crate::device::{Activation, LiveQueue};
 use crate::queue::{Chain, VirtQueue};
 use crate::signals::{FaultReporter, whole};
@@ -36,19 +39,25 @@ const BATCH: usize = 64;
 /// The position of the link among the sources.
 const LINK: usize = 1;
 
-/// The work of a network card.
+/// The work of a queue pair.
 pub(super) struct NetWork {
     ram: Arc<GuestRam>,
     shared: Arc<Shared>,
+    chosen: Arc<Chosen>,
     fault: FaultReporter,
-    /// A frame may lie in several chains.
-    mergeable: bool,
+    agreed: Agreed,
+    /// The number of the pair.
+    number: usize,
+    /// How many pairs the driver may use.
+    pairs: u16,
     /// The link had nothing to read.
     wait_input: bool,
     /// The link took no more.
     wait_room: bool,
     /// The chains of a frame, and the bytes in each; empty between two frames.
     placed: Vec<(u16, u32)>,
+    /// A command.
+    command: Vec<u8>,
 }
 
 /// What became of a frame for the guest.
@@ -58,21 +67,35 @@ enum Placed {
     Whole,
     /// There are not enough chains yet.
     NoBuffer,
-    /// It fits no chain that there can be.
-    TooLong,
+    /// It fits no chain that there can be, or is what the driver does not take.
+    Refused,
 }
 
 impl NetWork {
-    pub(super) fn new(live: &Activation, shared: Arc<Shared>) -> NetWork {
+    /// For pair `number` of `pairs`.
+    pub(super) fn new(
+        live: &Activation,
+        shared: &Arc<Shared>,
+        chosen: &Arc<Chosen>,
+        (number, pairs, agreed): (usize, u16, Agreed),
+    ) -> NetWork {
         NetWork {
             ram: Arc::clone(&live.ram),
-            shared,
+            shared: Arc::clone(shared),
+            chosen: Arc::clone(chosen),
             fault: live.fault.clone(),
-            mergeable: live.features & feature::MRG_RXBUF != 0,
+            agreed,
+            number,
+            pairs,
             wait_input: false,
             wait_room: false,
             placed: Vec::new(),
+            command: Vec::new(),
         }
+    }
+
+    fn pair(&self) -> &Pair {
+        &self.shared.pairs[self.number]
     }
 
     /// Fills buffers while frames come.
@@ -80,14 +103,14 @@ impl NetWork {
         self.wait_input = false;
         queue.disable_kicks();
         for _ in 0..BATCH {
-            if status.stop_asked() || !self.shared.is_up() {
+            if status.stop_asked() || !self.shared.is_up() || !boxes.attached {
                 return Ok(Next::Sleep);
             }
-            let len = match boxes.look(&self.shared.link) {
+            let len = match boxes.look(&self.pair().link) {
                 Ok(Input::Frame(len)) => len,
                 Ok(Input::More) => continue,
                 Ok(Input::Dropped) => {
-                    self.shared.to_guest.drop_one();
+                    self.pair().to_guest.drop_one();
                     continue;
                 }
                 Ok(Input::Nothing) => {
@@ -99,9 +122,13 @@ impl NetWork {
                     return Ok(Next::Sleep);
                 }
             };
-            match self.place(queue, boxes.frame(len))? {
-                Placed::Whole => self.shared.to_guest.add(len),
-                Placed::TooLong => self.shared.to_guest.drop_one(),
+            let placed = match self.header(boxes, len) {
+                Some(header) => self.place(queue, header, boxes.frame(len).1)?,
+                None => Placed::Refused,
+            };
+            match placed {
+                Placed::Whole => self.pair().to_guest.add(len),
+                Placed::Refused => self.pair().to_guest.drop_one(),
                 Placed::NoBuffer if queue.enable_kicks() => continue,
                 Placed::NoBuffer => return Ok(Next::Sleep),
             }
@@ -110,24 +137,34 @@ impl NetWork {
         Ok(Next::Again)
     }
 
+    /// The header for the driver of the frame at the front; `None` if the driver does not take such a frame.
+    fn header(&self, boxes: &Boxes, len: usize) -> Option<FrameHeader> {
+        match boxes.frame(len).0 {
+            Some(header) => header.for_guest(self.agreed.guest),
+            // Whose link offers checksums without headers said that they are right.
+            None if self.agreed.guest.checksum => Some(FrameHeader::VALID),
+            None => Some(FrameHeader::PLAIN),
+        }
+    }
+
     /// Puts a frame into as many chains as it needs, and marks them used: all of them, or none.
-    fn place(&mut self, queue: &mut VirtQueue, frame: &[u8]) -> Result<Placed, String> {
-        let (header, total) = (received(1), HEADER_LEN + frame.len());
+    fn place(&mut self, queue: &mut VirtQueue, header: FrameHeader, frame: &[u8]) -> Result<Placed, String> {
+        let (header, total) = (header.to_bytes(1), HEADER_LEN + frame.len());
         let (mut done, mut count_at) = (0, [None; 2]);
         let mut placed = Placed::Whole;
         while done < total {
             let Some(chain) = queue.pop().map_err(|error| whole(&error))? else {
                 // A ring that is all in use holds no more than this.
                 let full = self.placed.len() == usize::from(queue.size());
-                placed = if full { Placed::TooLong } else { Placed::NoBuffer };
+                placed = if full { Placed::Refused } else { Placed::NoBuffer };
                 break;
             };
             check_receive(&chain)?;
             let written = scatter(&self.ram, &chain, &[&header, frame], done, &mut count_at);
             self.placed.push((chain.head, written as u32));
             done += written;
-            if done < total && !self.mergeable {
-                placed = Placed::TooLong;
+            if done < total && !self.agreed.mergeable {
+                placed = Placed::Refused;
                 break;
             }
         }
@@ -174,24 +211,68 @@ impl NetWork {
         }
         let len = usize::try_from(chain.readable_len).unwrap_or(usize::MAX);
         let fits = (HEADER_LEN + MIN_FRAME..=HEADER_LEN + MAX_FRAME).contains(&len);
-        if !fits || !self.shared.is_up() || !gather(&self.ram, chain, boxes.room(len)) {
+        let passes = fits && self.shared.is_up() && boxes.attached;
+        let header = passes.then(|| gather(&self.ram, chain, boxes.room(len))).flatten();
+        let Some(header) = header.and_then(|header| header.for_host(self.agreed.host, len - HEADER_LEN)) else {
             boxes.discard();
-            self.shared.from_guest.drop_one();
+            self.pair().from_guest.drop_one();
             return Ok(true);
-        }
-        match boxes.send(&self.shared.link) {
-            Ok(Output::Sent) => self.shared.from_guest.add(len - HEADER_LEN),
+        };
+        match boxes.send(&self.pair().link, header) {
+            Ok(Output::Sent) => self.pair().from_guest.add(len - HEADER_LEN),
             Ok(Output::Later) => return Ok(false),
             Ok(Output::Refused(error)) => {
-                self.shared.from_guest.drop_one();
+                self.pair().from_guest.drop_one();
                 self.fault.note(format_args!("The host refused a frame of {} bytes: {error}", len - HEADER_LEN));
             }
             Err(error) => {
-                self.shared.from_guest.drop_one();
+                self.pair().from_guest.drop_one();
                 self.end_link(boxes, error);
             }
         }
         Ok(true)
+    }
+
+    /// Carries out commands while there are some.
+    fn control(&mut self, queue: &mut VirtQueue) -> Result<Next, String> {
+        queue.disable_kicks();
+        for _ in 0..BATCH {
+            let Some(chain) = queue.pop().map_err(|error| whole(&error))? else {
+                if queue.enable_kicks() {
+                    continue;
+                }
+                return Ok(Next::Sleep);
+            };
+            let (head, card) = (chain.head, (&*self.shared, &*self.chosen, self.agreed.several));
+            let written = control::serve(&self.ram, &chain, &mut self.command, card)?;
+            queue.push_used(head, written);
+        }
+        Ok(Next::Again)
+    }
+
+    /// Whether only the link can bring a frame for the guest.
+    fn waits_for_link(&self, boxes: &Boxes) -> bool {
+        self.wait_input && boxes.attached && !boxes.has_frame()
+    }
+
+    /// Serves one queue, and tells the driver.
+    fn serve(
+        &mut self,
+        live: &mut LiveQueue,
+        boxes: &mut Boxes,
+        (link_ready, status): (bool, &WorkerStatus),
+    ) -> Result<Next, String> {
+        let served = match QueueRole::of(live.index, self.pairs).0 {
+            // A kick to the other queue is no reason to ask the link.
+            QueueRole::Receive if self.waits_for_link(boxes) && !link_ready => Ok(Next::Sleep),
+            QueueRole::Receive => self.receive(&mut live.queue, boxes, status),
+            QueueRole::Transmit => self.transmit(&mut live.queue, boxes, status),
+            QueueRole::Control | QueueRole::None => return Ok(Next::Sleep),
+        };
+        if live.queue.publish() {
+            live.irq.raise();
+        }
+        served
     }
 
     /// The link is of no use any more.
@@ -213,40 +294,39 @@ impl Work for NetWork {
     fn turn(&mut self, queues: &mut [LiveQueue], ready: &Ready, status: &WorkerStatus) -> Result<Next, String> {
         if ready.source(0) {
             // It does not block: an error says that the user changed nothing.
-            self.shared.wake.take();
+            self.pair().wake.take();
         }
-        let shared = Arc::clone(&self.shared);
-        let mut boxes = lock(&shared.boxes);
-        let link_ready = ready.source(LINK);
-        if let Err(error) = boxes.flush(&shared.link) {
-            self.end_link(&mut boxes, error);
-        }
-        self.wait_room = false;
-        let mut next = Next::Sleep;
-        for live in queues.iter_mut() {
-            let served = match live.index {
-                // A kick to the other queue is no reason to ask the link.
-                RECEIVE if self.wait_input && !link_ready && !boxes.has_frame() => Ok(Next::Sleep),
-                RECEIVE => self.receive(&mut live.queue, &mut boxes, status),
-                _ => self.transmit(&mut live.queue, &mut boxes, status),
-            };
+        let (mut next, pairs) = (Next::Sleep, self.pairs);
+        // Before the boxes are locked: a command may lock those of all pairs.
+        for live in queues.iter_mut().filter(|live| QueueRole::of(live.index, pairs).0 == QueueRole::Control) {
+            let served = self.control(&mut live.queue);
             if live.queue.publish() {
                 live.irq.raise();
             }
             next = next.min(served?);
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut boxes = lock(&shared.pairs[self.number].boxes);
+        let link_ready = ready.source(LINK);
+        if let Err(error) = boxes.flush(&self.pair().link) {
+            self.end_link(&mut boxes, error);
+        }
+        self.wait_room = false;
+        for live in queues.iter_mut() {
+            next = next.min(self.serve(live, &mut boxes, (link_ready, status))?);
         }
         self.wait_room |= boxes.is_pending();
         Ok(next)
     }
 
     fn sources<'a>(&'a self, sources: &mut Sources<'a>) {
-        sources.add(&self.shared.wake, PollFlags::IN);
+        sources.add(&self.pair().wake, PollFlags::IN);
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, self.wait_input && self.shared.is_up());
         flags.set(PollFlags::OUT, self.wait_room);
         // With no flags it would still end a sleep by its end or an error.
         if !flags.is_empty() {
-            sources.add(&self.shared.link, flags);
+            sources.add(&self.pair().link, flags);
         }
     }
 }
@@ -289,11 +369,11 @@ fn scatter(
     at - from
 }
 
-/// Copies a chain to `bytes`, which are as long; false if its header asks for what is not offered.
-fn gather(ram: &GuestRam, chain: &Chain<'_>, bytes: &mut [u8]) -> bool {
+/// Copies a chain to `bytes`, which are as long; the header at their front.
+fn gather(ram: &GuestRam, chain: &Chain<'_>, bytes: &mut [u8]) -> Option<FrameHeader> {
     let mut at = 0;
     for range in chain.readable {
         at += ram.copy_from(range, &mut bytes[at..]);
     }
-    TransmitHeader::parse(bytes).is_some_and(TransmitHeader::is_plain)
+    bytes.first_chunk().map(FrameHeader::parse)
 }

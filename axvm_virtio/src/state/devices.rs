@@ -4,7 +4,7 @@
 //!   DeviceState --+-- Block    cache mode; whether the driver knows the size; the disk's shape, for it must be the same disk
 //!                 +-- Console  how much of the chain at the head of the ring is sent; what the driver knows of the size
 //!                 +-- Entropy  nothing
-//!                 +-- Net      address, MTU; link up or down; frames on their way
+//!                 +-- Net      address, MTU; link up or down; what the driver chose; frames on their way (PairState)
 //!                 +-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
 //!                 '-- Vsock    the next port of the host; connections are not carried
 //! ```
@@ -86,15 +86,27 @@ pub struct NetState {
     pub mac: [u8; 6],
     /// The MTU that the guest was told, if it was told one.
     pub mtu: Option<u16>,
+    /// The address that the driver gave it, or its own.
+    pub chosen_mac: [u8; 6],
+    /// Queue pairs in use.
+    pub active: u16,
     /// The user wants the link up.
     pub wanted: bool,
     /// The link is up, as the driver can know.
     pub up: bool,
     /// The link went up or down when there was no driver to tell.
     pub missed: bool,
-    /// Frames that wait for a buffer of the guest, the oldest first.
+    /// Frames on their way, for each queue pair.
+    pub pairs: Vec<PairState>,
+}
+
+/// Frames on their way through a queue pair of a network card.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairState {
+    /// Those that wait for a buffer of the guest, the oldest first; each behind a header of 12 bytes.
     pub received: Vec<Frame>,
-    /// A frame of the guest that the link has taken part of; all of it.
+    /// One of the guest that the link has taken part of; all of it.
     pub unsent: Option<Frame>,
 }
 

@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 use crate::queue::{QueueLayout, QueueState};
 
 pub use devices::{
-    BalloonState, BlockState, ConsoleState, DeviceState, NetState, ReportsState, SavedReport, VsockState,
+    BalloonState, BlockState, ConsoleState, DeviceState, NetState, PairState, ReportsState, SavedReport, VsockState,
 };
 pub use error::{RestoreError, StateError};
 pub use frame::{Frame, FrameError};
 
-/// One device, from [`MmioTransport::state`](crate::mmio::MmioTransport::state).
+/// One device, from [`Transport::state`](crate::Transport::state).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransportState {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::queue::{Chain, QueueFeatures, VirtQueue};
-use crate::signals::{DeviceSignals, QueueIrq};
+use crate::signals::{DeviceSignals, Line, QueueIrq};
 use crate::testing::{Buffer, FakeDriver};
 use axvm_arch::Gpa;
 use axvm_devices::Irq;
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Bench {
     fn new(queue_count: u64) -> Bench {
         let ram = GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap();
-        let signals = DeviceSignals::new("test", Irq::new().unwrap(), Default::default());
+        let signals = DeviceSignals::new("test", Line::Edge(Irq::new().unwrap()), Default::default());
         let drivers = (0..queue_count).map(|n| FakeDriver::new(&ram, Gpa(0x1000 * (n + 1)), 8, false)).collect();
         Bench { ram, signals, list: Arc::default(), drivers }
     }
@@ -38,7 +38,7 @@ impl Bench {
         let live = |(index, driver): (usize, &FakeDriver)| {
             let (features, state) = (QueueFeatures::default(), QueueState::default());
             let queue = VirtQueue::new(&self.ram, &driver.layout(), features, state).unwrap();
-            let irq = QueueIrq::new(&self.signals);
+            let irq = QueueIrq::new(&self.signals, index as u16);
             LiveQueue { index: index as u16, queue, kick: Arc::new(EventFd::new().unwrap()), irq }
         };
         let queues = self.drivers.iter().enumerate().map(live).collect();

@@ -16,7 +16,7 @@ use common::*;
 #[test]
 fn the_card_says_what_it_is() {
     let card = Card::new(LinkKind::Stream, 0);
-    assert_eq!(card.machine.offered() & 0xff_ffff, MAC | LINK_STATUS | MERGE | MTU);
+    assert_eq!(card.machine.offered() & 0xff_ffff, MAC | LINK_STATUS | MERGE | CONTROLS | MTU);
     let mut config = [0xee; 14];
     card.machine.transport.read(reg::CONFIG, &mut config);
     assert_eq!(config, [2, 0, 0, 0xa, 0xb, 0xc, 1, 0, 1, 0, 0xdc, 5, 0, 0], "address, link up, one pair, 1500");
@@ -24,7 +24,7 @@ fn the_card_says_what_it_is() {
     let (ours, _peer) = Peer::pair(LinkKind::Datagram);
     let handle = NetHandle::new(Link::new(LinkKind::Datagram, ours).unwrap()).unwrap();
     let machine = Machine::new(Box::new(Net::new(handle, NetConfig { mtu: None, ..CONFIG })));
-    assert_eq!(machine.offered() & 0xff_ffff, MAC | LINK_STATUS | MERGE, "no MTU, if none is given");
+    assert_eq!(machine.offered() & 0xff_ffff, MAC | LINK_STATUS | MERGE | CONTROLS, "no MTU, if none is given");
 }
 
 #[test]

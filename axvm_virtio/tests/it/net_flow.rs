@@ -12,7 +12,7 @@ use axvm_devices::BusDevice;
 use axvm_memory::{GuestRam, RamConfig};
 use axvm_virtio::device::feature;
 use axvm_virtio::net::{Link, LinkKind, MAX_FRAME, Net, NetHandle};
-use axvm_virtio::state::{DeviceState, Frame, NetState};
+use axvm_virtio::state::{DeviceState, Frame, NetState, PairState};
 use axvm_virtio::testing::Buffer;
 use common::card::*;
 use common::*;
@@ -273,8 +273,9 @@ fn a_card_goes_on_over_another_link_with_whole_frames() {
         card.machine.pause();
         let begun = card.handle.from_guest().frames as u32;
         let DeviceState::Net(state) = card.machine.transport.state().unwrap().device else { panic!("a network card") };
-        assert!(state.received.len() <= 3 && state.unsent.as_ref() == Some(&Frame(frame(begun - 1, 9000))));
-        let waiting = state.received.len() as u32;
+        let PairState { received, unsent } = &state.pairs[0];
+        assert!(received.len() <= 3 && unsent.as_ref() == Some(&Frame(frame(begun - 1, 9000))));
+        let waiting = received.len() as u32;
 
         let (ours, peer) = Peer::pair(kind);
         let (old, old_handle) = (std::mem::replace(&mut card.peer, peer), handle(kind, ours));
@@ -330,7 +331,7 @@ fn a_frame_restored_to_a_link_that_has_ended_is_dropped_without_a_word() {
     card.machine.pause();
     let mut state = card.machine.transport.state().unwrap();
     let DeviceState::Net(net) = &mut state.device else { panic!("a network card") };
-    net.unsent = Some(Frame(frame(1, 60)));
+    net.pairs[0].unsent = Some(Frame(frame(1, 60)));
     let ram = card.machine.ram.clone();
     card.machine = Machine::over(ram, Box::new(Net::new(card.handle.clone(), CONFIG)));
     card.machine.pause();
@@ -346,13 +347,17 @@ fn a_state_with_frames_that_no_card_holds_is_refused() {
     card.machine.pause();
     let state = card.machine.transport.state().unwrap();
     type Damage = fn(&mut NetState);
-    let damages: [(Damage, &str); 6] = [
+    let damages: [(Damage, &str); 10] = [
         (|state| state.mac[0] = 4, "address"),
         (|state| state.mtu = None, "MTU"),
-        (|state| state.received = vec![Frame(vec![0; 13])], "length of a frame"),
-        (|state| state.received = vec![Frame(vec![0; MAX_FRAME + 1])], "length of a frame"),
-        (|state| state.received = vec![Frame(vec![0; MAX_FRAME]); 2], "number of waiting frames"),
-        (|state| state.unsent = Some(Frame(Vec::new())), "length of a frame"),
+        (|state| state.active = 0, "queue pairs in use"),
+        (|state| state.active = 2, "queue pairs in use"),
+        (|state| state.pairs.push(PairState::default()), "number of queue pairs"),
+        (|state| state.pairs[0].received = vec![Frame(vec![0; 11])], "length of a frame"),
+        (|state| state.pairs[0].received = vec![Frame(vec![0; HEAD + 13])], "length of a frame"),
+        (|state| state.pairs[0].received = vec![Frame(vec![0; HEAD + MAX_FRAME + 1])], "length of a frame"),
+        (|state| state.pairs[0].received = vec![Frame(vec![0; HEAD + MAX_FRAME]); 2], "number of waiting frames"),
+        (|state| state.pairs[0].unsent = Some(Frame(Vec::new())), "length of a frame"),
     ];
     for (damage, reason) in damages {
         let mut state = state.clone();

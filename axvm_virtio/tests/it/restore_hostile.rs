@@ -103,12 +103,15 @@ prop_compose! {
         mac in prop_oneof![8 => Just(CONFIG.mac), 1 => any::<[u8; 6]>()],
         mtu in prop_oneof![8 => Just(CONFIG.mtu), 1 => any::<Option<u16>>()],
         (wanted, up, missed) in any::<(bool, bool, bool)>(),
+        (chosen_mac, active) in (any::<[u8; 6]>(), prop_oneof![8 => Just(1), 1 => any::<u16>()]),
+        pairs in prop_oneof![8 => Just(1), 1 => 0..4_usize],
         lengths in proptest::collection::vec(frame_len(), 0..4),
         unsent in proptest::option::of(frame_len()),
     ) -> DeviceState {
         let [received, unsent] = [lengths, unsent.into_iter().collect()]
             .map(|lengths: Vec<usize>| lengths.into_iter().map(|len| Frame(vec![0x5a; len])).collect::<Vec<_>>());
-        DeviceState::Net(NetState { mac, mtu, wanted, up, missed, received, unsent: unsent.into_iter().next() })
+        let pairs = vec![PairState { received, unsent: unsent.into_iter().next() }; pairs];
+        DeviceState::Net(NetState { mac, mtu, chosen_mac, active, wanted, up, missed, pairs })
     }
 }
 

@@ -10,6 +10,7 @@ const FLOORS: [(&str, u8); 19] = [
     ("axvm_sandbox", 0),
     ("axvm_socket", 0),
     ("axvm_sync", 0),
+    ("axvm_tap", 0),
     ("axvm_agent", 1),
     ("axvm_console", 1),
     ("axvm_memory", 1),

@@ -13,7 +13,11 @@ use super::*;
 
 pub const RECEIVE: u32 = 0;
 pub const TRANSMIT: u32 = 1;
+/// The control queue, of a driver that uses one pair.
+pub const CONTROL: u32 = 2;
 pub const RINGS: [Gpa; 2] = [RING, Gpa(RING.0 + 0x8000)];
+/// Where the control queue is.
+pub const CONTROL_RING: Gpa = Gpa(RING.0 + 0x1_0000);
 /// Where frames for the guest go; frames of the guest come from [`DATA`].
 pub const INPUT: Gpa = Gpa(0x100_0000);
 /// Length of the header before each frame.
@@ -23,6 +27,8 @@ pub const MTU: u64 = 1 << 3;
 pub const MAC: u64 = 1 << 5;
 pub const MERGE: u64 = 1 << 15;
 pub const LINK_STATUS: u64 = 1 << 16;
+/// A control queue, with receive modes and an address.
+pub const CONTROLS: u64 = 1 << 17 | 1 << 18 | 1 << 23;
 
 pub const CONFIG: NetConfig = NetConfig { mac: [2, 0, 0, 0xa, 0xb, 0xc], mtu: Some(1500) };
 pub const KINDS: [LinkKind; 3] = [LinkKind::Tap, LinkKind::Stream, LinkKind::Datagram];
@@ -57,7 +63,9 @@ impl Peer {
             }
             Peer::Datagram(socket, header) => {
                 socket.set_nonblocking(true).unwrap();
-                let sent = socket.send(&[&vec![0xcc; *header], frame].concat()).map(drop);
+                // What means nothing in a header of the host.
+                let head: &[u8] = if *header == 0 { &[] } else { &[0xcc, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0xcc, 0xcc] };
+                let sent = socket.send(&[head, frame].concat()).map(drop);
                 socket.set_nonblocking(false).unwrap();
                 sent
             }

@@ -1,0 +1,159 @@
+//! Network cards: what a guest sends goes over the cable, what comes is there, with the sandbox on.
+//!
+//! ```text
+//!   test --types a frame--> guest --net0--> axvm --socket--> test        and back
+//! ```
+//!
+//! Needs /dev/kvm; without it each test says that it was skipped.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+use crate::common::{Place, Talk, has_kvm};
+
+/// What the guest sends, and gets.
+fn frame(fill: u8) -> Vec<u8> {
+    [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], &[fill; 46]].concat()
+}
+
+/// Has the guest send a frame.
+fn send(talk: &mut Talk, frame: &[u8]) {
+    talk.say(format!("send {}\n", frame.len()));
+    talk.hear("\n");
+    talk.say(frame);
+    assert_eq!(talk.answer(), format!("sent {} send", frame.len()));
+}
+
+/// The next frame that comes to the guest; none within a time.
+fn take(talk: &mut Talk) -> Option<Vec<u8>> {
+    talk.say("take 2000\n");
+    let said = talk.hear("done\n> ");
+    let digits = said.lines().find_map(|line| line.strip_prefix("frame "))?;
+    Some((0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect())
+}
+
+/// A frame each way.
+fn exchange(talk: &mut Talk, fill: u8, mut to_guest: impl FnMut(&[u8]), mut from_guest: impl FnMut() -> Vec<u8>) {
+    send(talk, &frame(fill));
+    assert!(from_guest() == frame(fill));
+    to_guest(&frame(!fill));
+    assert!(take(talk) == Some(frame(!fill)));
+}
+
+fn read_frame(mut stream: &UnixStream) -> Vec<u8> {
+    let mut len = [0; 4];
+    stream.read_exact(&mut len).unwrap();
+    let mut frame = vec![0; u32::from_be_bytes(len) as usize];
+    stream.read_exact(&mut frame).unwrap();
+    frame
+}
+
+fn write_frame(mut stream: &UnixStream, frame: &[u8]) {
+    stream.write_all(&[&(frame.len() as u32).to_be_bytes(), frame].concat()).unwrap();
+}
+
+#[test]
+fn a_stream_carries_frames_both_ways_and_over_a_reset() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path("cable")).unwrap();
+    let (axvm, mut talk) = place.shell("--net stream=cable,mac=02:00:00:00:00:01,mtu=1400");
+    let (peer, _) = listener.accept().unwrap();
+    for fill in [1, 2] {
+        assert_eq!(talk.ask("net 0"), "mac 020000000001 link 1 mtu 1400 net");
+        exchange(&mut talk, fill, |frame| write_frame(&peer, frame), || read_frame(&peer));
+        talk.say("reset\n");
+        talk.hear("ready\n> ");
+    }
+    assert_eq!(talk.ask("net 0"), "mac 020000000001 link 1 mtu 1400 net");
+    // A cable that is pulled at the other end.
+    talk.say("link\n");
+    talk.hear("link up\n");
+    drop(peer);
+    assert_eq!(talk.answer(), "link 0 link");
+    talk.say("off\n");
+    let end = axvm.ends_with(0);
+    assert!(end.errors.contains("net0: The network link has ended: its other end closed it"), "{end:?}");
+}
+
+#[test]
+fn a_descriptor_may_be_a_socket_of_either_kind() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (stream, stream_end) = UnixStream::pair().unwrap();
+    let (datagram, datagram_end) = UnixDatagram::pair().unwrap();
+    // A shell hands them on: what this process opens is closed at exec.
+    let ends = [std::os::fd::OwnedFd::from(stream_end), datagram_end.into()];
+    let numbers = ends.iter().map(|end| rustix::io::fcntl_setfd(end, rustix::io::FdFlags::empty()).map(|()| end));
+    let numbers: Vec<_> = numbers.map(|end| std::os::fd::AsRawFd::as_raw_fd(end.unwrap())).collect();
+    let (axvm, mut talk) = place.shell(&format!("--net fd={} --net fd={}", numbers[0], numbers[1]));
+    drop(ends);
+    assert!(talk.ask("net 0").ends_with("link 1 mtu 0 net"));
+    exchange(&mut talk, 1, |frame| write_frame(&stream, frame), || read_frame(&stream));
+    assert!(talk.ask("net 1").ends_with("link 1 mtu 0 net"));
+    let receive = || {
+        let mut bytes = vec![0; 2000];
+        let len = datagram.recv(&mut bytes).unwrap();
+        bytes[..len].to_vec()
+    };
+    exchange(&mut talk, 2, |frame| assert_eq!(datagram.send(frame).unwrap(), frame.len()), receive);
+    talk.say("off\n");
+    axvm.ends_with(0);
+}
+
+#[test]
+fn two_machines_exchange_datagrams() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    // Two ports that were free a moment ago.
+    let ports = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let [a, b] = ports.map(|socket| socket.local_addr().unwrap());
+    let (one, mut talk) = place.shell(&format!("--net dgram={a}:{b}"));
+    let words = "run --kernel guest.elf --memory 32M --cpus 1 --append shell --name other";
+    let (two, mut other) = place.talking(place.axvm(&format!("{words} --net dgram={b}:{a}")));
+    let addresses = [&mut talk, &mut other].map(|talk| talk.ask("net 0"));
+    assert!(addresses[0] != addresses[1], "{addresses:?}");
+    send(&mut talk, &frame(7));
+    assert!(take(&mut other) == Some(frame(7)));
+    send(&mut other, &frame(8));
+    assert!(take(&mut talk) == Some(frame(8)));
+    assert_eq!(take(&mut talk), None);
+    drop((one, two));
+}
+
+#[test]
+fn a_datagram_socket_is_private_and_goes_with_the_machine() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let remote = UnixDatagram::bind(place.path("remote")).unwrap();
+    // What a process left that was killed is in no one's way.
+    drop(UnixDatagram::bind(place.path("local")).unwrap());
+    let (axvm, mut talk) = place.shell("--net dgram=local:remote");
+    assert_eq!(fs::metadata(place.path("local")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(talk.ask("net 0").contains("link 1"));
+    let receive = || {
+        let mut bytes = vec![0; 2000];
+        let len = remote.recv(&mut bytes).unwrap();
+        bytes[..len].to_vec()
+    };
+    exchange(
+        &mut talk,
+        3,
+        |frame| assert_eq!(remote.send_to(frame, place.path("local")).unwrap(), frame.len()),
+        receive,
+    );
+    talk.say("off\n");
+    axvm.ends_with(0);
+    assert!(!place.path("local").exists());
+}

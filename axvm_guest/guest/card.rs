@@ -1,0 +1,106 @@
+//! A network card in the hand of the command interpreter: frames as they are typed, and as they come.
+//!
+//! ```text
+//!   send LEN: typed bytes --> | header, zeroes | frame | --transmitq (1)-->
+//!   take MS:  hex on the console <-- one of 8 buffers <--receiveq (0)--
+//! ```
+//!
+//! What the frames say is the business of the test that types them. Without MRG_RXBUF: each frame lies in one buffer.
+//! Spec: virtio 1.2, 5.1 "Network Device".
+
+use crate::clock;
+use crate::cpu::{read, write};
+use crate::report::Line;
+use crate::virtio::{self, Buffer, Device, QUEUE_LEN, Queue, kind, register};
+
+/// Features (5.1.3).
+const MTU: u64 = 1 << 3;
+const MAC: u64 = 1 << 5;
+const STATUS: u64 = 1 << 16;
+/// Bytes before each frame (5.1.6).
+const HEADER_LEN: u64 = 12;
+/// Length of a buffer for a frame.
+const BUFFER_LEN: u64 = 2048;
+
+/// A byte as two hexadecimal digits.
+pub fn digits(byte: u8) -> [u8; 2] {
+    [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)])
+}
+
+fn copy(from: u64, to: u64, len: u64) {
+    for at in 0..len {
+        write(to + at, read::<u8>(from + at));
+    }
+}
+
+/// A card that is started.
+#[derive(Clone, Copy)]
+pub struct Card {
+    device: Device,
+    /// How many frames were taken.
+    taken: u16,
+}
+
+impl Card {
+    /// Starts card `number` of the machine; tells address, link and MTU.
+    pub fn start(number: u64, answer: &mut Line) -> Option<Card> {
+        let device = virtio::devices().filter(|device| device.kind == kind::NET).nth(number as usize)?;
+        device.start(MTU | MAC | STATUS, 2, answer).ok()?;
+        let queue = Queue::of(device, 0);
+        for number in 0..QUEUE_LEN {
+            let address = queue.room() + u64::from(number) * BUFFER_LEN;
+            queue.describe(number, Buffer { address, len: BUFFER_LEN as u32, device_writes: true }, None);
+            queue.offer(number);
+        }
+        let card = Card { device, taken: 0 };
+        answer.text("mac ");
+        for at in 0..6 {
+            digits(read(device.base() + register::CONFIG + at)).into_iter().for_each(|digit| answer.byte(digit));
+        }
+        answer
+            .text(" link ")
+            .decimal(card.link())
+            .text(" mtu ")
+            .decimal((device.read(register::CONFIG + 8) >> 16).into());
+        answer.text(" ");
+        Some(card)
+    }
+
+    /// Whether the link is up: 1.
+    pub fn link(self) -> u64 {
+        self.device.acknowledge();
+        (self.device.read(register::CONFIG + 4) >> 16).into()
+    }
+
+    /// Sends the frame that lies at `at`; says whether it was taken within 2 s.
+    pub fn send(self, (at, len): (u64, u64), answer: &mut Line) {
+        let queue = Queue::of(self.device, 1);
+        let len = len.min(0x5000);
+        for at in 0..HEADER_LEN {
+            write(queue.room() + at, 0_u8);
+        }
+        copy(at, queue.room() + HEADER_LEN, len);
+        let buffer = Buffer { address: queue.room(), len: (HEADER_LEN + len) as u32, device_writes: false };
+        if queue.ask(&[buffer], answer).is_ok() {
+            answer.text("sent ").decimal(len).text(" ");
+        }
+    }
+
+    /// Waits so many milliseconds for a frame; where it lies until the next call, and its length.
+    pub fn take(&mut self, milliseconds: u64) -> Option<(u64, u64)> {
+        let queue = Queue::of(self.device, 0);
+        if !clock::wait(milliseconds * 1000, || read::<u16>(queue.used() + 2) != self.taken) {
+            return None;
+        }
+        let entry = queue.used() + 4 + u64::from(self.taken % QUEUE_LEN) * 8;
+        let (number, len): (u32, u32) = (read(entry), read(entry + 4));
+        self.taken = self.taken.wrapping_add(1);
+        let len = u64::from(len).saturating_sub(HEADER_LEN).min(BUFFER_LEN);
+        let buffer = queue.room() + u64::from(number) * BUFFER_LEN;
+        // Out of the buffer, which goes back.
+        let place = Queue::of(self.device, 1).room() + 0x6000;
+        copy(buffer + HEADER_LEN, place, len);
+        queue.offer(number as u16);
+        Some((place, len))
+    }
+}
