@@ -69,7 +69,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let server = bound.serve(Arc::new(panel), feed)?;
     let mut limits = Limits::of(&config, &signals);
     let command = command.map(|command| command.start(&current, limits.grace)).transpose()?;
-    limits.command = command.as_ref();
+    let takes = |signal| command.as_ref().is_some_and(|command| command.signal(signal));
+    limits.taker = Some(&takes);
     let starts =
         Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
     let warned = Cell::new(false);
@@ -127,7 +128,7 @@ impl Limits<'_> {
     /// What was said about them; the time begins now.
     pub fn of<'a>(config: &Config, signals: &'a Signals) -> Limits<'a> {
         let end = config.settings.timeout.map(|Time(seconds)| Instant::now() + Duration::from_secs(seconds.into()));
-        Limits { signals, grace: Duration::from_secs(config.settings.grace().into()), end, command: None }
+        Limits { signals, grace: Duration::from_secs(config.settings.grace().into()), end, taker: None }
     }
 }
 

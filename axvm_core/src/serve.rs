@@ -33,7 +33,6 @@ use vmm_sys_util::signal::unblock_signal;
 
 use crate::consoles::Consoles;
 use crate::current::Current;
-use crate::exec::machine::Attended;
 use crate::signs::Signs;
 use crate::speech::try_tell;
 
@@ -113,8 +112,8 @@ pub struct Limits<'a> {
     pub grace: Duration,
     /// When the time is over.
     pub end: Option<Instant>,
-    /// What signals are for, while it runs.
-    pub command: Option<&'a Attended>,
+    /// Whom signals are for, as long as it takes them.
+    pub taker: Option<&'a dyn Fn(i32) -> bool>,
 }
 
 /// Serves `machine`, which is the current one, until its power switch is pressed. Gives the signal that asked the
@@ -129,7 +128,7 @@ pub fn serve(
     limits: &Limits<'_>,
     signs: &Signs<'_>,
 ) -> Result<Option<i32>> {
-    let Limits { signals, grace, end, command } = *limits;
+    let Limits { signals, grace, end, taker } = *limits;
     let mut ending: Option<Ending> = None;
     let mut look = signs.first_look();
     loop {
@@ -148,7 +147,7 @@ pub fn serve(
             WaitOutcome::Readable | WaitOutcome::TimedOut => {}
         }
         for signal in signals.arrived() {
-            if command.is_some_and(|command| command.signal(signal)) {
+            if taker.is_some_and(|takes| takes(signal)) {
                 continue;
             }
             match (signal, &ending) {

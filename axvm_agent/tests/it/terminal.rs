@@ -26,7 +26,14 @@ fn it_is_the_controlling_one_and_has_the_size() {
 #[test]
 fn ctrl_c_interrupts_and_ctrl_d_ends_the_input() {
     let agent = Agent::start();
-    let mut host = terminal(&agent, &["sh", "-c", "trap 'echo interrupted' INT; echo ready; sleep 60; cat; echo over"]);
+    let mut host = terminal(
+        &agent,
+        &[
+            "sh",
+            "-c",
+            "trap 'echo interrupted; go=1' INT; echo ready; while [ -z $go ]; do sleep 0.05; done; cat; echo over",
+        ],
+    );
     host.expect("ready");
     host.say(&FromHost::Stdin(b"\x03"));
     host.expect("interrupted");

@@ -121,7 +121,7 @@ fn a_terminal_is_the_commands() {
     let guest = Guest::start();
     let terminal = Terminal::new();
     let before = terminal.settings();
-    let script = "stty size; read x; echo got $x; sleep 60";
+    let script = "stty size; read x; echo got $x; exec sleep 60";
     let (axvm, mut talk) = terminal.start(&guest.place, &command(&guest.place, "--grace 1", &["sh", "-c", script]));
     call(&guest);
     talk.hear("25 80\r\n");
