@@ -85,9 +85,9 @@ Examples:
     /// Print the agent, the program in a guest that runs commands
     #[command(after_help = "\
 Examples:
-  axvm agent > axvm-agent && chmod +x axvm-agent     for a guest's root file system
-  axvm agent --systemd > axvm-agent.service          its unit there
-  axvm agent --initrd >> initrd.img                  /axvm-agent in an initrd
+  axvm agent > axvm-agent                     for a guest's root file system
+  axvm agent --systemd > axvm-agent.service   its unit there
+  axvm agent --initrd >> initrd.img           /axvm-agent in an initrd
 
 The agent is one static program for any Linux on x86-64. It is started as root, without arguments, and \
 listens at vsock port 348, for the host alone.")]
