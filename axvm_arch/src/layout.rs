@@ -15,17 +15,17 @@
 //!  0x000f_f000  FACS (e820: ACPI NVS)
 //!  0x000f_fff0    a jump here resets
 //!  0x0010_0000  high RAM: kernel, initrd
-//!  0xc000_0000  hole: 3 GiB .. 4 GiB, no RAM
+//!  0xc000_0000  hole: 3 GiB .. 4 GiB, no RAM; PCI's window of 32 bits
 //!  0xd000_0000    virtio-mmio windows, 4 KiB each
+//!  0xe000_0000    PCI's ECAM
 //!  0xfec0_0000    IOAPIC
 //!  0xfee0_0000    local APIC
 //!  0xfffb_c000    KVM's identity map and TSS (4 pages)
-//!  1 << 32      the rest of RAM
+//!  1 << 32      the rest of RAM, then PCI's window of 64 bits
 //! ```
 //!
 //! Spec: Linux Documentation/arch/x86/boot.rst (protocol 2.15); ACPI 6.5, 5.2.5.1 "Finding the
 //! RSDP on IA-PC Systems"; Intel SDM volume 3, 11.4.1 (local APIC base); KVM API 4.35, 4.42.
-//! Left out: a window for 64-bit PCI devices.
 
 use crate::Gpa;
 
@@ -71,6 +71,16 @@ pub const VIRTIO_MMIO: Gpa = Gpa(0xd000_0000);
 pub const VIRTIO_MMIO_STRIDE: u64 = 0x1000;
 /// Length of the registers in one virtio-mmio window, in bytes (0x100 of registers, the rest is device configuration).
 pub const VIRTIO_MMIO_LEN: u64 = 0x200;
+/// Where BARs of PCI functions may be that a guest of 32 bits can reach; at power-on they are here.
+pub const PCI_WINDOW: Gpa = HOLE;
+/// Length of that window in bytes.
+pub const PCI_WINDOW_LEN: u64 = VIRTIO_MMIO.0 - HOLE.0;
+/// The configuration spaces of PCI, 4 KiB for each function.
+pub const PCI_ECAM: Gpa = Gpa(0xe000_0000);
+/// Length of those of one bus, in bytes.
+pub const PCI_ECAM_LEN: u64 = 1 << 20;
+/// Length of the window above RAM in bytes, and what its beginning is a multiple of.
+pub const PCI_HIGH_WINDOW_LEN: u64 = 1 << 30;
 /// IOAPIC registers (in KVM).
 pub const IOAPIC: Gpa = Gpa(0xfec0_0000);
 /// Local APIC registers (in KVM).
@@ -79,6 +89,12 @@ pub const LAPIC: Gpa = Gpa(0xfee0_0000);
 pub const KVM_IDENTITY_MAP: Gpa = Gpa(0xfffb_c000);
 /// Three pages for KVM's real-mode TSS (`KVM_SET_TSS_ADDR`).
 pub const KVM_TSS: Gpa = Gpa(0xfffb_d000);
+
+/// Where BARs of 64 bits may be, above `ram_len` bytes of RAM and the hole in it.
+pub fn pci_high_window(ram_len: u64) -> Gpa {
+    let above = ram_len.saturating_sub(HOLE.0).saturating_add(RAM_ABOVE_4G.0);
+    Gpa(above.next_multiple_of(PCI_HIGH_WINDOW_LEN))
+}
 
 /// I/O ports.
 pub mod port {

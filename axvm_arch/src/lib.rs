@@ -15,6 +15,7 @@ pub mod cpuid;
 pub mod cpuinfo;
 pub mod irqchip;
 pub mod layout;
+pub mod msi;
 pub mod msr;
 pub mod pit;
 pub mod registers;

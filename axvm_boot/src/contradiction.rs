@@ -27,6 +27,8 @@ fn follows(plan: &Plan, vcpus: u32, word: &str) -> Option<String> {
     let (key, value) = word.split_once('=').unwrap_or((word, ""));
     match (key, value) {
         ("acpi", "off") => without_tables(plan),
+        ("pci", words) => words.split(',').find_map(|word| without_pci(plan, word)),
+        ("nolapic", _) if plan.has_pci() => Some(no_messages(plan)),
         ("nosmp" | "nolapic", _) | ("maxcpus" | "nr_cpus", "0") if vcpus > 1 => Some(fewer_vcpus(1, vcpus)),
         ("maxcpus" | "nr_cpus", count) if count.parse().is_ok_and(|count: u32| (1..vcpus).contains(&count)) => {
             Some(fewer_vcpus(count.parse().ok()?, vcpus))
@@ -43,12 +45,32 @@ fn follows(plan: &Plan, vcpus: u32, word: &str) -> Option<String> {
     }
 }
 
+/// What follows for a bus that nothing else stands in for.
+fn without_pci(plan: &Plan, word: &str) -> Option<String> {
+    match word {
+        "off" if plan.has_pci() => Some(format!(
+            "the kernel then finds none of {}, which are on PCI; leave the word out, or say --bus mmio",
+            devices(plan)
+        )),
+        "nomsi" if plan.has_pci() => Some(no_messages(plan)),
+        _ => None,
+    }
+}
+
+fn no_messages(plan: &Plan) -> String {
+    let all = devices(plan);
+    format!("the kernel then gets no interrupt of {all}, which are on PCI; leave the word out, or say --bus mmio")
+}
+
 fn without_tables(plan: &Plan) -> Option<String> {
     let no_power = "can neither power off nor see the power button";
     match plan.acpi() {
+        Acpi::Full if plan.has_pci() => {
+            Some(format!("the kernel then {no_power}; say --acpi off as well, or leave the word out"))
+        }
         Acpi::Full => Some(format!(
             "the kernel then finds none of {}, and {no_power}; say --acpi off as well, or leave the word out",
-            names(plan, |_| true)
+            devices(plan)
         )),
         Acpi::Cpus => {
             Some(format!("the kernel then {no_power}; say --acpi off instead of --acpi cpus, or leave the word out"))
@@ -101,6 +123,11 @@ fn no_such_disk(plan: &Plan, device: &str) -> Option<String> {
             format!("this machine has no {disk}, only {}; name one of these, or add --disk FILE", there.join(", "))
         }
     })
+}
+
+/// All virtio devices.
+fn devices(plan: &Plan) -> String {
+    plan.virtio().map(|(_, part)| &*part.name).collect::<Vec<_>>().join(", ")
 }
 
 /// The virtio devices with such a line.
@@ -173,6 +200,24 @@ mod tests {
         );
         let consoles = Plan::new(&[VirtioKind::Console], Acpi::Full).unwrap();
         assert!(contradictions(&consoles, 1, "console=hvc0").is_empty());
+    }
+
+    #[test]
+    fn words_that_take_pci_away_are_told_of_where_it_is() {
+        let devices = [VirtioKind::Block(0), VirtioKind::Entropy];
+        let pci = Plan::on_pci(&devices, Acpi::Full, 1 << 30).unwrap();
+        let told = |line: &str| contradictions(&pci, 2, line);
+        let [off] = &told("pci=noaer,off")[..] else { panic!() };
+        assert!(off.starts_with("pci=noaer,off: the kernel then finds none of vda, rng, which are on PCI"), "{off}");
+        for word in ["pci=nomsi", "nolapic"] {
+            assert!(told(word).iter().any(|told| told.contains("no interrupt of vda, rng")), "{word}");
+        }
+        assert!(told("noapic pci=noaer pci=conf1 virtio_mmio.device=512@0xc0000000:5").is_empty());
+        let [acpi] = &told("acpi=off")[..] else { panic!() };
+        assert!(acpi.starts_with("acpi=off: the kernel then can neither power off"), "{acpi}");
+        assert!(self::told("pci=off pci=nomsi").is_empty(), "nothing is on PCI");
+        let line = crate::command_line::default_command_line(&pci, crate::command_line::Defaults::default());
+        assert_eq!(line, "console=ttyS0 root=/dev/vda rw", "found by looking");
     }
 
     #[test]

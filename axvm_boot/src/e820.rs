@@ -6,7 +6,7 @@
 //!   0xe0000  0xff000  ACPI, MP tables    \  or reserved as a whole,
 //!   0xff000  1 MiB    ACPI NVS (FACS)    /  without ACPI
 //!   1 MiB    3 GiB    RAM, as far as it goes
-//!   IOAPIC, local APIC, KVM's pages      reserved
+//!   ECAM, IOAPIC, local APIC, KVM's pages      reserved
 //!   4 GiB    ...      the rest of RAM
 //! ```
 //!
@@ -50,8 +50,8 @@ impl E820Entry {
     }
 }
 
-/// The map of a machine with `ram_size` bytes of RAM (at least 2 MiB), with or without ACPI tables.
-pub fn map(ram_size: u64, acpi: bool) -> Vec<E820Entry> {
+/// The map of a machine with `ram_size` bytes of RAM (at least 2 MiB), with or without ACPI tables and the ECAM of PCI.
+pub fn map(ram_size: u64, acpi: bool, ecam: bool) -> Vec<E820Entry> {
     use E820Kind::{AcpiData, AcpiNvs, Ram, Reserved};
     let below = ram_size.min(layout::HOLE.0);
     let page = |gpa: Gpa| E820Entry::new(gpa, Gpa(gpa.0 + 0x1000), Reserved);
@@ -66,6 +66,10 @@ pub fn map(ram_size: u64, acpi: bool) -> Vec<E820Entry> {
         map.push(E820Entry::new(layout::ACPI_TABLES, layout::HIGH_RAM, Reserved));
     }
     map.push(E820Entry::new(layout::HIGH_RAM, Gpa(below), Ram));
+    if ecam {
+        let end = Gpa(layout::PCI_ECAM.0 + layout::PCI_ECAM_LEN);
+        map.push(E820Entry::new(layout::PCI_ECAM, end, Reserved));
+    }
     map.push(page(layout::IOAPIC));
     map.push(page(layout::LAPIC));
     map.push(E820Entry::new(layout::KVM_IDENTITY_MAP, Gpa(layout::KVM_TSS.0 + 0x3000), Reserved));
@@ -87,7 +91,7 @@ mod tests {
     #[test]
     fn ranges_ascend_and_never_overlap() {
         for (size, acpi) in SIZES.into_iter().flat_map(|size| [(size, true), (size, false)]) {
-            let map = map(size, acpi);
+            let map = map(size, acpi, true);
             assert!(map.windows(2).all(|pair| pair[0].end() <= pair[1].gpa), "{map:?}");
             assert!(map.iter().all(|entry| entry.len > 0), "{map:?}");
         }
@@ -98,7 +102,7 @@ mod tests {
         let legacy = layout::HIGH_RAM.0 - layout::LOW_RAM_END.0;
         for size in SIZES {
             let ram: u64 =
-                map(size, true).iter().filter(|entry| entry.kind == E820Kind::Ram).map(|entry| entry.len).sum();
+                map(size, true, false).iter().filter(|entry| entry.kind == E820Kind::Ram).map(|entry| entry.len).sum();
             assert_eq!(size - legacy, ram);
         }
     }
@@ -106,7 +110,7 @@ mod tests {
     #[test]
     fn no_ram_is_promised_in_the_hole() {
         let hole = layout::HOLE..layout::RAM_ABOVE_4G;
-        for entry in map(6 * GIB, true).iter().filter(|entry| entry.kind == E820Kind::Ram) {
+        for entry in map(6 * GIB, true, true).iter().filter(|entry| entry.kind == E820Kind::Ram) {
             assert!(entry.end() <= hole.start || entry.gpa >= hole.end, "{entry:?}");
         }
     }
@@ -114,7 +118,7 @@ mod tests {
     #[test]
     fn acpi_areas_exist_only_with_acpi() {
         let is_acpi = |entry: &E820Entry| matches!(entry.kind, E820Kind::AcpiData | E820Kind::AcpiNvs);
-        assert_eq!(map(GIB, true).iter().filter(|entry| is_acpi(entry)).count(), 2);
-        assert_eq!(map(GIB, false).iter().filter(|entry| is_acpi(entry)).count(), 0);
+        assert_eq!(map(GIB, true, false).iter().filter(|entry| is_acpi(entry)).count(), 2);
+        assert_eq!(map(GIB, false, false).iter().filter(|entry| is_acpi(entry)).count(), 0);
     }
 }

@@ -16,6 +16,7 @@
 
 pub mod acpi;
 mod acpi_extent;
+pub mod bus;
 pub mod command_line;
 pub mod contradiction;
 pub mod cpu;

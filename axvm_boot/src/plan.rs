@@ -11,7 +11,7 @@
 //! A pure value: no KVM, no file, no eventfd. Nothing else decides an address or counts devices.
 //!
 //! Sources: `axvm_arch::layout` for every fixed place; virtio 1.2, 4.2.2 "MMIO Device Register Layout" for the length
-//! of a window. Left out: the processors, which the MADT lists; PCI.
+//! of a window. Left out: the processors, which the MADT lists; interrupts of PCI functions, whose numbers no guest sees.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +21,13 @@ use axvm_arch::layout::{self, gsi, port};
 use thiserror::Error;
 
 use crate::acpi_extent::Acpi;
+
+/// Devices of PCI's bus, the bridge included.
+const PCI_DEVICES: u8 = 32;
+/// Functions of that bus behind the bridge's device.
+const FUNCTIONS: usize = (PCI_DEVICES as usize - 1) * 8;
+/// Distance between two BARs at power-on, in bytes; none is longer.
+const PCI_BAR_STRIDE: u64 = 0x1_0000;
 
 /// One part of a machine: a chip of the PC, or a virtio device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +67,10 @@ pub enum Kind {
     Pvpanic,
     /// The configuration ports of PCI, with the reset register among them.
     PciHost,
+    /// The configuration spaces of PCI in memory.
+    PciEcam,
+    /// Addresses where PCI functions may be seen.
+    PciWindow,
     /// The port by which a guest ends its machine with a code.
     DebugExit,
     /// The port that takes letters.
@@ -102,6 +113,13 @@ pub enum Place {
         /// Length in bytes.
         len: u64,
     },
+    /// A function on the bus of PCI.
+    Pci {
+        /// Device (5 bits) and function (3 bits).
+        devfn: u8,
+        /// Where its registers are at power-on; a guest may move them.
+        bar: Gpa,
+    },
 }
 
 /// A machine that cannot be.
@@ -118,6 +136,18 @@ pub enum PlanError {
         /// What its ACPI tables list; for devices on the command line there are fewer.
         acpi: Acpi,
     },
+    /// More devices than functions.
+    #[error("{count} devices need a function each; the bus of PCI has {FUNCTIONS} for them. Leave out {}", .count - FUNCTIONS)]
+    Functions {
+        /// How many want one.
+        count: usize,
+    },
+    /// A bus that is described in AML, for a kernel that reads none.
+    #[error(
+        "PCI needs its root in the ACPI tables, which --acpi cpus leaves out; say --acpi full, or --acpi off, with which \
+         Linux looks for the bus itself, or --bus mmio"
+    )]
+    NoRoot,
     /// A port that the user chose belongs to another part.
     #[error("{name} at {place}: {} is at {} already; 0xf4 and 0x501 are usual and free", .other.name, .other.places_text())]
     Taken {
@@ -165,6 +195,29 @@ impl Plan {
         Ok(Plan { parts: platform().into_iter().chain(devices).collect(), acpi })
     }
 
+    /// The same devices on PCI, in this order, in a machine with `ram_len` bytes of RAM.
+    pub fn on_pci(virtio: &[VirtioKind], acpi: Acpi, ram_len: u64) -> Result<Plan, PlanError> {
+        if acpi == Acpi::Cpus {
+            return Err(PlanError::NoRoot);
+        }
+        if virtio.len() > FUNCTIONS {
+            return Err(PlanError::Functions { count: virtio.len() });
+        }
+        // Guests number their disks as they find them: by ascending function. One to a device as long as there is room.
+        let per_device = if virtio.len() < usize::from(PCI_DEVICES) { 1 } else { 8 };
+        let place = |n: usize| {
+            let devfn = (8 * (1 + n / per_device) + n % per_device) as u8;
+            Place::Pci { devfn, bar: Gpa(layout::PCI_WINDOW.0 + n as u64 * PCI_BAR_STRIDE) }
+        };
+        let devices = virtio.iter().enumerate().map(|(n, &kind)| Part {
+            name: kind.name().into(),
+            kind: Kind::Virtio(kind),
+            places: vec![place(n)],
+            line: None,
+        });
+        Ok(Plan { parts: platform().into_iter().chain(pci(ram_len)).chain(devices).collect(), acpi })
+    }
+
     /// The same with the ports for kernels that test themselves: debug exit from port `exit` on, and a debug console.
     pub fn with_debug(mut self, exit: Option<u16>, console: bool) -> Result<Plan, PlanError> {
         let exit = exit.map(|first| ("debug exit", Kind::DebugExit, first, port::DEBUG_EXIT_COUNT));
@@ -196,6 +249,11 @@ impl Plan {
     /// The part of this kind, if the machine has one.
     pub fn find(&self, kind: Kind) -> Option<&Part> {
         self.parts.iter().find(|part| part.kind == kind)
+    }
+
+    /// Whether its devices are on PCI.
+    pub fn has_pci(&self) -> bool {
+        self.find(Kind::PciEcam).is_some()
     }
 
     /// What ACPI tables tell the guest of the parts. Where they do not list the devices, the command line announces them.
@@ -232,18 +290,33 @@ fn platform() -> Vec<Part> {
     ]
 }
 
+/// What PCI has beside the host, which every machine has.
+fn pci(ram_len: u64) -> [Part; 3] {
+    let part = |name: &str, kind, base, len| {
+        let places = vec![Place::Mmio { base, len }];
+        Part { name: name.into(), kind, places, line: None }
+    };
+    let high = layout::pci_high_window(ram_len);
+    [
+        part("PCI ECAM", Kind::PciEcam, layout::PCI_ECAM, layout::PCI_ECAM_LEN),
+        part("PCI window", Kind::PciWindow, layout::PCI_WINDOW, layout::PCI_WINDOW_LEN),
+        part("PCI high window", Kind::PciWindow, high, layout::PCI_HIGH_WINDOW_LEN),
+    ]
+}
+
 impl Place {
-    /// First and last, and whether they are ports.
-    fn span(&self) -> (bool, u64, u64) {
+    /// In which space it is, first and last.
+    fn span(&self) -> (u8, u64, u64) {
         match *self {
-            Place::Ports { first, count } => (true, first.into(), u64::from(first) + u64::from(count.max(1)) - 1),
-            Place::Mmio { base, len } => (false, base.0, base.0.saturating_add(len.max(1) - 1)),
+            Place::Ports { first, count } => (0, first.into(), u64::from(first) + u64::from(count.max(1)) - 1),
+            Place::Mmio { base, len } => (1, base.0, base.0.saturating_add(len.max(1) - 1)),
+            Place::Pci { devfn, .. } => (2, devfn.into(), devfn.into()),
         }
     }
 
     fn overlaps(&self, other: &Place) -> bool {
-        let ((ports, first, last), (other_ports, other_first, other_last)) = (self.span(), other.span());
-        ports == other_ports && first <= other_last && other_first <= last
+        let ((space, first, last), (other_space, other_first, other_last)) = (self.span(), other.span());
+        space == other_space && first <= other_last && other_first <= last
     }
 }
 
@@ -257,7 +330,7 @@ impl Part {
     pub fn window(&self) -> Option<(Gpa, u64)> {
         self.places.iter().find_map(|place| match *place {
             Place::Mmio { base, len } => Some((base, len)),
-            Place::Ports { .. } => None,
+            Place::Ports { .. } | Place::Pci { .. } => None,
         })
     }
 }
@@ -268,7 +341,8 @@ impl Kind {
         match self {
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => true,
             Kind::Uart | Kind::Rtc | Kind::I8042 | Kind::AcpiPm | Kind::PmTimer => false,
-            Kind::Pvpanic | Kind::PciHost | Kind::DebugExit | Kind::DebugConsole | Kind::Virtio(_) => false,
+            Kind::PciHost | Kind::PciEcam | Kind::PciWindow => false,
+            Kind::Pvpanic | Kind::DebugExit | Kind::DebugConsole | Kind::Virtio(_) => false,
         }
     }
 }
@@ -312,6 +386,8 @@ impl fmt::Display for Kind {
             Kind::PmTimer => "acpi-pm-timer",
             Kind::Pvpanic => "pvpanic",
             Kind::PciHost => "pci-host",
+            Kind::PciEcam => "pci-ecam",
+            Kind::PciWindow => "pci-window",
             Kind::DebugExit => "debug-exit",
             Kind::DebugConsole => "debug-console",
             Kind::Virtio(VirtioKind::Block(_)) => "virtio-blk",
@@ -330,6 +406,7 @@ impl fmt::Display for Place {
             Place::Ports { first, count: 1 } => write!(f, "port {first:#x}"),
             Place::Ports { first, count } => write!(f, "ports {first:#x}-{:#x}", first + (count - 1)),
             Place::Mmio { base, len } => write!(f, "{base}-{:#x}", base.0 + (len - 1)),
+            Place::Pci { devfn, bar } => write!(f, "pci 00:{:02x}.{}, BAR 0 at {bar}", devfn >> 3, devfn & 7),
         }
     }
 }
@@ -400,6 +477,47 @@ mod tests {
         for (acpi, why) in [(Acpi::Off, "without ACPI"), (Acpi::Cpus, "on its command line (--acpi cpus)")] {
             let error = Plan::new(&disks(6), acpi).unwrap_err().to_string();
             assert!(error.contains("has 6 for them, because ") && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn functions_ascend_in_the_order_of_the_devices() {
+        let places = |count: usize| {
+            let disks: Vec<_> = (0..count).map(VirtioKind::Block).collect();
+            let plan = Plan::on_pci(&disks, Acpi::Full, 6 << 30).unwrap();
+            assert!(plan.virtio().all(|(_, part)| part.line.is_none() && part.window().is_none()));
+            let places = plan.virtio().map(|(_, part)| match part.places[..] {
+                [Place::Pci { devfn, bar }] => (devfn, bar.0),
+                _ => panic!("{part}"),
+            });
+            places.collect::<Vec<_>>()
+        };
+        assert_eq!(places(31).last(), Some(&(31 << 3, 0xc01e_0000)));
+        assert_eq!(places(32)[..9].iter().map(|place| place.0).collect::<Vec<_>>(), [8, 9, 10, 11, 12, 13, 14, 15, 16]);
+        let most = places(FUNCTIONS);
+        assert!(most.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1) && most.last().unwrap().0 == u8::MAX);
+        assert!(most.last().unwrap().1 + PCI_BAR_STRIDE <= layout::PCI_WINDOW.0 + layout::PCI_WINDOW_LEN);
+        let error = Plan::on_pci(&[VirtioKind::Entropy; 250], Acpi::Off, 1 << 30).unwrap_err().to_string();
+        assert_eq!(error, "250 devices need a function each; the bus of PCI has 248 for them. Leave out 2");
+        assert_eq!(Plan::on_pci(&[], Acpi::Cpus, 1 << 30), Err(PlanError::NoRoot));
+    }
+
+    #[test]
+    fn pci_lies_above_ram_and_beside_everything_else() {
+        for (ram, high) in
+            [(64_u64 << 20, 4_u64 << 30), (3 << 30, 4 << 30), ((3 << 30) + 1, 5 << 30), (6 << 30, 7 << 30)]
+        {
+            let plan = Plan::on_pci(&[VirtioKind::Block(0)], Acpi::Full, ram).unwrap();
+            let windows: Vec<_> =
+                plan.parts().iter().filter(|part| part.kind == Kind::PciWindow).filter_map(Part::window).collect();
+            assert_eq!(windows, [(Gpa(0xc000_0000), 0x1000_0000), (Gpa(high), 1 << 30)]);
+            assert_eq!(
+                plan.virtio().next().unwrap().1.to_string(),
+                "vda: virtio-blk at pci 00:01.0, BAR 0 at 0xc0000000"
+            );
+            let places: Vec<_> = plan.parts().iter().flat_map(|part| &part.places).collect();
+            let overlap = |(n, place): (usize, &&Place)| places[..n].iter().any(|other| other.overlaps(place));
+            assert!(!places.iter().enumerate().any(overlap), "{plan:?}");
         }
     }
 

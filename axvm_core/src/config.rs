@@ -99,6 +99,7 @@ impl Config {
             pins,
             memory: memory(&settings.memory)?,
             acpi: acpi(&settings)?,
+            bus: settings.bus(),
             disks,
             virtio_console: virtio_console.is_some(),
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.

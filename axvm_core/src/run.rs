@@ -38,7 +38,7 @@ use crate::vsock::VsockSocket;
 
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
-    let config = Config::from_args(args)?;
+    let mut config = Config::from_args(args)?;
     let feed = EventFeed::new().context("Cannot make the event stream")?;
     let narrator = Arc::new(Narrator::new(config.settings.verbose()));
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
@@ -49,7 +49,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
 
     let (sockets, bound) = bind(&config, &events)?;
     let mut resources = Resources::open(&config.machine, events.clone())?;
-    let network = Network::open(&config.settings.net)?;
+    let mut network = Network::open(&config.settings.net, &config.machine.nets)?;
+    network.complete(&mut config.machine.nets);
     resources.plug(&config.machine, network.links());
     let vsock = VsockSocket::open(&config)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
@@ -63,6 +64,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     }
 
     speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
+    network.watch(&events)?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));
@@ -234,6 +236,9 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
     let sockets_in = named.chain(files).map(directory).collect();
     let write = consoles().filter(|end| matches!(end, BackEnd::Pty)).map(|_| "/dev/pts".into()).collect();
     let since = Instant::now();
+    if config.machine.plan()?.has_pci() {
+        axvm_sandbox::allow_pci();
+    }
     axvm_sandbox::on_violation(axvm_console::restore_terminal_in_handler);
     let report = axvm_sandbox::arm(&Files { write, sockets_in, ..Files::default() })?;
     let protections = || report.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");

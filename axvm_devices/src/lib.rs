@@ -19,7 +19,7 @@ mod debug_console;
 mod debug_exit;
 mod i8042;
 mod irq;
-mod pci;
+pub mod pci;
 mod pm_timer;
 mod pvpanic;
 mod rtc;

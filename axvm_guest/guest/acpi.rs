@@ -27,7 +27,7 @@ fn table_is_whole(address: u64) -> bool {
 }
 
 /// The table with this signature among those of the XSDT.
-fn find(signature: &[u8; 4]) -> Option<u64> {
+pub fn find(signature: &[u8; 4]) -> Option<u64> {
     let rsdp = start_info::rsdp();
     let xsdt: u64 = if rsdp == 0 { 0 } else { read(rsdp + 24) };
     let len: u32 = if xsdt == 0 { 0 } else { read(xsdt + LENGTH) };

@@ -22,6 +22,7 @@ mod hostile;
 mod ipi;
 mod journal;
 mod mp;
+mod pci;
 mod pic;
 mod processors;
 mod report;
@@ -67,6 +68,9 @@ extern "C" fn guest_main(first: u32) -> ! {
 }
 
 fn selftest(clock: &str) {
+    if start_info::option("pci").is_some() {
+        return prove_pci();
+    }
     prove("modes", processors::modes);
     prove("cpuid", processors::cpuid);
     prove("clock", |line| {
@@ -87,4 +91,14 @@ fn selftest(clock: &str) {
     prove("pvpanic", chips::pvpanic);
     prove("smp", processors::start_all);
     virtio::prove_all();
+    if pci::is_there() {
+        prove_pci();
+    } else {
+        prove("interrupt", virtio::interrupt);
+    }
+}
+
+fn prove_pci() {
+    prove("pci", pci::config);
+    prove("msi-x", pci::msix);
 }

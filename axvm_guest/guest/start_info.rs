@@ -57,7 +57,7 @@ fn number(mut at: u64) -> u64 {
 }
 
 /// An address at which the RAM at `gpa` can be reached.
-fn through_window(gpa: u64) -> u64 {
+pub fn through_window(gpa: u64) -> u64 {
     if gpa < WINDOW {
         return gpa;
     }

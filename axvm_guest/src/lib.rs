@@ -31,6 +31,9 @@ pub const HOSTILE: &str = "hostile";
 /// it tells of, `AXVM flushed 7`, was flushed.
 pub const JOURNAL: &str = "journal";
 
+/// The word on the guest's command line that leaves it with what only a machine with PCI can prove.
+pub const PCI: &str = "pci";
+
 /// The word on the guest's command line that makes it a command interpreter: `shell` on COM1, `shell=hvc0` on the
 /// virtio console. Its commands stand at the head of `guest/console.rs`; each answer begins with `= `.
 pub const SHELL: &str = "shell";

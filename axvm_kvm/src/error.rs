@@ -111,6 +111,12 @@ pub enum KvmError {
         /// What the host said.
         source: io::Error,
     },
+    /// The host has no room for another routing table.
+    #[error("Cannot route the messages of PCI devices (KVM_SET_GSI_ROUTING)")]
+    Routes(#[source] io::Error),
+    /// More messages than KVM can route.
+    #[error("Cannot give PCI devices more than {0} interrupt messages; leave out devices, or give them fewer queues")]
+    Messages(u32),
     /// A doorbell could not be connected.
     #[error("Cannot connect an eventfd to writes of {len} bytes at {gpa} (KVM_IOEVENTFD); widths are 0, 1, 2 or 4")]
     IoEventFd {

@@ -11,7 +11,7 @@
 //!
 //! Spec: KVM API 4.24 `KVM_CREATE_IRQCHIP`, 4.35 `KVM_SET_USER_MEMORY_REGION`, 4.52
 //! `KVM_SET_GSI_ROUTING`, 4.59 `KVM_IOEVENTFD`, 4.71 `KVM_CREATE_PIT2`, 4.75 `KVM_IRQFD`.
-//! Left out: MSIs, level-triggered lines, memory slots that come or go.
+//! Messages (MSI) have their routes in `routes`. Left out: memory slots that come or go.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -77,7 +77,9 @@ impl Vm {
             .map_err(step("place the identity map (KVM_SET_IDENTITY_MAP_ADDR)"))?;
         add_ram(&fd, ram)?;
         fd.create_irq_chip().map_err(step("create the interrupt controllers (KVM_CREATE_IRQCHIP)"))?;
-        fd.set_gsi_routing(&pc_routing()).map_err(step("route the interrupt lines (KVM_SET_GSI_ROUTING)"))?;
+        let routing =
+            KvmIrqRouting::from_entries(&pc_routing()).expect("a few dozen entries are below the limit of 4096");
+        fd.set_gsi_routing(&routing).map_err(step("route the interrupt lines (KVM_SET_GSI_ROUTING)"))?;
         let pit = kvm::kvm_pit_config { flags: kvm::KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(step("create the timer (KVM_CREATE_PIT2)"))?;
         Ok(Vm { fd, capabilities, ram: ram.clone(), msrs, irqfds: Mutex::default(), x2apic: AtomicBool::new(false) })
@@ -93,10 +95,15 @@ impl Vm {
 
     /// Interrupt line `gsi` as a level, for a device that has it alone.
     pub fn level_line(&self, gsi: u32) -> Result<LevelLine, KvmError> {
+        let vm = self.descriptor().map_err(|source| KvmError::LevelLine { gsi, source })?;
+        Ok(LevelLine { vm, gsi })
+    }
+
+    /// A second handle to this VM, for what has the VM's calls to make by itself.
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
         // SAFETY: the descriptor is this VM's and open while it is borrowed.
         let fd = unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) };
-        let vm = fd.try_clone_to_owned().map_err(|source| KvmError::LevelLine { gsi, source })?;
-        Ok(LevelLine { vm, gsi })
+        fd.try_clone_to_owned()
     }
 
     /// Disconnects `fd` from line `gsi`; edges that it had raised are in the interrupt controllers when this returns.
@@ -135,19 +142,14 @@ impl Vm {
     /// `len` is 1, 2 or 4, or 0 for any width. With `value`, only writes of that value count
     /// (and `len` must not be 0); others exit as before.
     pub fn ioeventfd(&self, gpa: Gpa, len: u32, value: Option<u32>, fd: &EventFd) -> Result<(), KvmError> {
-        let doorbell = kvm::kvm_ioeventfd {
-            datamatch: value.unwrap_or(0).into(),
-            addr: gpa.0,
-            len,
-            fd: fd.as_raw_fd(),
-            flags: if value.is_some() { 1 << kvm::kvm_ioeventfd_flag_nr_datamatch } else { 0 },
-            ..Default::default()
-        };
-        // SAFETY: the ioctl reads the structure, which lives through the call, and nothing else of ours.
-        match unsafe { ioctl_with_ref(&self.fd, kvm_ioeventfd(), &doorbell) } {
-            0 => Ok(()),
-            _ => Err(KvmError::IoEventFd { gpa, len, source: io::Error::last_os_error() }),
-        }
+        let flags = if value.is_some() { 1 << kvm::kvm_ioeventfd_flag_nr_datamatch } else { 0 };
+        let datamatch = value.unwrap_or(0).into();
+        set_ioeventfd(&self.fd, kvm::kvm_ioeventfd { datamatch, len, flags, ..doorbell(gpa, fd) })
+    }
+
+    /// Doorbells that come and go while the machine runs.
+    pub fn doorbells(&self) -> Result<Doorbells, KvmError> {
+        self.descriptor().map(Doorbells).map_err(step_io("get a second handle"))
     }
 
     /// Makes APIC ids above 254 possible: 32-bit ids, no broadcast at 0xff, and every vCPU created
@@ -208,6 +210,39 @@ impl LevelLine {
     }
 }
 
+/// Doorbells for writes of any width and value, which a guest may move: `KVM_IOEVENTFD`.
+#[derive(Debug)]
+pub struct Doorbells(OwnedFd);
+
+impl Doorbells {
+    /// From now on a guest write to `gpa` signals `fd` and does not exit.
+    pub fn connect(&self, gpa: Gpa, fd: &EventFd) -> Result<(), KvmError> {
+        set_ioeventfd(&self.0, doorbell(gpa, fd))
+    }
+
+    /// From now on it exits again.
+    pub fn disconnect(&self, gpa: Gpa, fd: &EventFd) -> Result<(), KvmError> {
+        let flags = 1 << kvm::kvm_ioeventfd_flag_nr_deassign;
+        set_ioeventfd(&self.0, kvm::kvm_ioeventfd { flags, ..doorbell(gpa, fd) })
+    }
+}
+
+/// Any write to `gpa`.
+fn doorbell(gpa: Gpa, fd: &EventFd) -> kvm::kvm_ioeventfd {
+    kvm::kvm_ioeventfd { addr: gpa.0, fd: fd.as_raw_fd(), ..Default::default() }
+}
+
+fn set_ioeventfd(vm: &impl AsRawFd, doorbell: kvm::kvm_ioeventfd) -> Result<(), KvmError> {
+    // SAFETY: the ioctl reads the structure, which lives through the call, and nothing else of ours.
+    match unsafe { ioctl_with_ref(vm, kvm_ioeventfd(), &doorbell) } {
+        0 => Ok(()),
+        _ => {
+            let (gpa, len) = (Gpa(doorbell.addr), doorbell.len);
+            Err(KvmError::IoEventFd { gpa, len, source: io::Error::last_os_error() })
+        }
+    }
+}
+
 /// `KVM_CREATE_VM`, again when a signal came in between.
 pub(crate) fn create_fd(kvm: &kvm_ioctls::Kvm) -> Result<VmFd, KvmError> {
     loop {
@@ -242,7 +277,7 @@ fn add_ram(fd: &VmFd, ram: &GuestRam) -> Result<(), KvmError> {
 }
 
 /// The routing of a PC (see the picture above).
-fn pc_routing() -> KvmIrqRouting {
+pub(crate) fn pc_routing() -> Vec<kvm::kvm_irq_routing_entry> {
     let pin = |gsi: u32, irqchip: u32, pin: u32| {
         let mut entry = kvm::kvm_irq_routing_entry { gsi, type_: kvm::KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
         entry.u.irqchip = kvm::kvm_irq_routing_irqchip { irqchip, pin };
@@ -257,10 +292,13 @@ fn pc_routing() -> KvmIrqRouting {
         _ => pin(gsi, kvm::KVM_IRQCHIP_IOAPIC, gsi),
     };
     let lines = |end| (0..end).filter(|&gsi| gsi != CASCADE);
-    let entries: Vec<_> = lines(PIC_PINS).map(pic).chain(lines(layout::gsi::COUNT).map(ioapic)).collect();
-    KvmIrqRouting::from_entries(&entries).expect("a few dozen entries are below the limit of 4096")
+    lines(PIC_PINS).map(pic).chain(lines(layout::gsi::COUNT).map(ioapic)).collect()
 }
 
 fn step(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     move |errno| KvmError::CreateVm { step, source: errno.into() }
+}
+
+fn step_io(step: &'static str) -> impl FnOnce(io::Error) -> KvmError {
+    move |source| KvmError::CreateVm { step, source }
 }

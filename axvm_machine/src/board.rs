@@ -4,7 +4,8 @@
 //!   plan: kind, places, line
 //!           |      |      '--> an eventfd that KVM listens to (irqfd)
 //!           |      '---------> a slot of the port bus or the MMIO bus
-//!           '----------------> a chip, or a virtio device with a doorbell for each queue (ioeventfd)
+//!           '----------------> a chip, or a virtio device with a doorbell for each queue (ioeventfd),
+//!                              on a bus of MMIO windows or on that of PCI
 //!
 //!   finish --> two frozen buses, and the inventory
 //! ```
@@ -14,7 +15,8 @@
 use std::sync::Arc;
 
 use axvm_arch::Gpa;
-use axvm_boot::plan::{Kind, Part, Place, VirtioKind};
+use axvm_boot::plan::{Kind, Part, Place, Plan, VirtioKind};
+use axvm_devices::pci::Bridge;
 use axvm_devices::{
     AcpiPm, Bus, BusBuilder, BusDevice, DebugConsole, DebugExit, I8042, Irq, LevelIrq, PanicAnswer, PciHost, Pvpanic,
     Rtc, StopSwitch, Uart16550,
@@ -32,6 +34,7 @@ use axvm_virtio::rng::Rng;
 use axvm_virtio::vsock::Vsock;
 
 use crate::inventory::{Chip, Inventory, Item};
+use crate::pci::PciWiring;
 use crate::spec::BALLOON;
 use crate::{MachineError, Ports, Resources};
 
@@ -46,6 +49,8 @@ pub(crate) struct Board<'a> {
     panic_stops: bool,
     ports: BusBuilder,
     mmio: BusBuilder,
+    /// On a machine with that bus, from its host on.
+    pci: Option<PciWiring>,
     inventory: Vec<Item>,
 }
 
@@ -59,11 +64,15 @@ impl<'a> Board<'a> {
         panic_stops: bool,
     ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, stop, attention, consoles, panic_stops, ports, mmio, inventory: Vec::new() }
+        Board { vm, resources, stop, attention, consoles, panic_stops, ports, mmio, pci: None, inventory: Vec::new() }
     }
 
-    /// Makes a part and puts it in its place.
-    pub(crate) fn wire(&mut self, part: &Part) -> Result<(), MachineError> {
+    /// Makes every part and puts it in its place.
+    pub(crate) fn wire(&mut self, plan: &Plan) -> Result<(), MachineError> {
+        plan.parts().iter().try_for_each(|part| self.wire_part(plan, part))
+    }
+
+    fn wire_part(&mut self, plan: &Plan, part: &Part) -> Result<(), MachineError> {
         let stop = || Arc::clone(self.stop);
         let chip = match part.kind {
             // KVM made them with the VM.
@@ -74,7 +83,9 @@ impl<'a> Board<'a> {
             Kind::AcpiPm => Chip::AcpiPm(Arc::new(AcpiPm::new(self.level_line(part)?, stop()))),
             Kind::PmTimer => Chip::PmTimer(Arc::default()),
             Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop(), self.panic_answer()))),
-            Kind::PciHost => Chip::PciHost(Arc::new(PciHost::new(stop()))),
+            Kind::PciHost => Chip::PciHost(self.pci_host(plan)?),
+            // Views of the host, which has their state.
+            Kind::PciEcam | Kind::PciWindow => return self.pci_view(part),
             Kind::DebugExit => Chip::DebugExit(Arc::new(DebugExit::new(stop()))),
             Kind::DebugConsole => {
                 let port = self.consoles.debug.clone().ok_or(MachineError::NoPort)?;
@@ -102,6 +113,26 @@ impl<'a> Board<'a> {
         });
         let on_alarm = move || pm.iter().for_each(|pm| pm.alarm());
         Rtc::new(self.line(part)?, on_alarm).map_err(MachineError::host("the RTC"))
+    }
+
+    /// The host of PCI; on a machine with virtio-mmio, nothing comes onto its bus.
+    fn pci_host(&mut self, plan: &Plan) -> Result<Arc<PciHost>, MachineError> {
+        let bridge = if plan.has_pci() { Bridge::Express } else { Bridge::Conventional };
+        let host = Arc::new(PciHost::new(Arc::clone(self.stop), bridge));
+        if plan.has_pci() {
+            self.pci = Some(PciWiring::new(self.vm, &host, &self.resources.events)?);
+        }
+        Ok(host)
+    }
+
+    /// What the guest sees of the host elsewhere. The plan has the host before it.
+    fn pci_view(&mut self, part: &Part) -> Result<(), MachineError> {
+        let Some((pci, (base, len))) = self.pci.as_ref().zip(part.window()) else { return Ok(()) };
+        let view = match part.kind {
+            Kind::PciEcam => PciHost::ecam(pci.host()),
+            _ => PciHost::window(pci.host(), base.0, len),
+        };
+        self.plug(part, view)
     }
 
     fn panic_answer(&self) -> PanicAnswer {
@@ -137,8 +168,11 @@ impl<'a> Board<'a> {
         })
     }
 
-    /// Puts a virtio device behind registers, with a doorbell for each queue.
+    /// Puts a virtio device behind the registers of its bus, with a doorbell for each queue.
     fn transport(&mut self, part: &Part, device: Box<dyn VirtioDevice>) -> Result<Arc<Transport>, MachineError> {
+        if let Some(pci) = &self.pci {
+            return pci.plug(self.vm, part, device, self.resources);
+        }
         let Resources { ram, events, .. } = self.resources;
         let mmio = MmioTransport::new(&part.name, device, Arc::clone(ram), self.line(part)?, events.clone());
         let mmio = mmio.map_err(MachineError::host(&*part.name))?;
@@ -160,6 +194,8 @@ impl<'a> Board<'a> {
             match *place {
                 Place::Ports { first, count } => self.ports.plug(first.into(), count.into(), &*part.name, device)?,
                 Place::Mmio { base, len } => self.mmio.plug(base.0, len, &*part.name, device)?,
+                // It is found through the host.
+                Place::Pci { .. } => {}
             }
         }
         Ok(())

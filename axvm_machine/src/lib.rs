@@ -25,6 +25,7 @@ mod halt;
 mod image;
 mod inventory;
 mod machine;
+mod pci;
 mod recipe;
 mod resources;
 mod saved;

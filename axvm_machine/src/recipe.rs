@@ -142,9 +142,7 @@ impl Resources {
         // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
         let plan = spec.plan()?;
         let mut board = Board::new(&vm, self, &stop, &attention, ports, spec.panic_stops);
-        for part in plan.parts() {
-            board.wire(part)?;
-        }
+        board.wire(&plan)?;
         let (port_bus, mmio_bus, inventory) = board.finish();
         steps.done("board", || plan.parts().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         let (ports, pins) = (ports.clone(), spec.pins.clone());
@@ -187,6 +185,7 @@ impl Resources {
             plain_command_line: spec.append.trim().to_owned(),
             initrd_len: self.initrd.as_ref().map(ReadAt::len),
             entry: spec.entry,
+            ecam: plan.has_pci(),
         };
         linux::prepare(&self.ram, &self.kernel, &config, rsdp)
             .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })

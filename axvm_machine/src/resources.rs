@@ -40,6 +40,9 @@ impl Resources {
         for message in spec.contradictions() {
             events.warn(|| Event::Warning { from: "--append", message });
         }
+        if let Some(message) = spec.bus_chosen() {
+            events.warn(|| Event::Warning { from: "--bus", message });
+        }
         let mut steps = Steps::start(&events);
         let (kvm, count) = (Kvm::open(), spec.topology.count());
         let limit = kvm.as_ref().map_or(u32::MAX, |kvm| kvm.capabilities().max_vcpus);

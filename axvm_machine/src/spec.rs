@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use axvm_arch::cpuid::Topology;
 use axvm_boot::acpi::Acpi;
+use axvm_boot::bus::Bus;
 use axvm_boot::contradiction::contradictions;
 use axvm_boot::cpu::CpuModel;
 use axvm_boot::linux::Entry;
@@ -44,6 +45,8 @@ pub struct MachineSpec {
     pub memory: RamConfig,
     /// What the ACPI tables tell.
     pub acpi: Acpi,
+    /// Which bus the virtio devices are on.
+    pub bus: Bus,
     /// Disks, /dev/vda first.
     pub disks: Vec<DiskConfig>,
     /// Whether there is a virtio console beside the serial port.
@@ -86,6 +89,7 @@ impl MachineSpec {
             pins: Vec::new(),
             memory: RamConfig::new(512 << 20),
             acpi: Acpi::Full,
+            bus: Bus::Auto,
             disks: Vec::new(),
             virtio_console: false,
             kernel_uses_virtio_console: false,
@@ -113,7 +117,28 @@ impl MachineSpec {
         if self.vsock.is_some() {
             virtio.push(VirtioKind::Vsock);
         }
-        Plan::new(&virtio, self.acpi)?.with_debug(self.debug_exit, self.debug_console)
+        let on_pci = || Plan::on_pci(&virtio, self.acpi, self.memory.size);
+        let plan = match self.bus {
+            Bus::Mmio => Plan::new(&virtio, self.acpi),
+            Bus::Pci => on_pci(),
+            Bus::Auto => match Plan::new(&virtio, self.acpi) {
+                // What is said of the lines helps more than what is said of the tables.
+                Err(error @ PlanError::Lines { .. }) => on_pci().map_err(|_| error),
+                plan => plan,
+            },
+        };
+        plan?.with_debug(self.debug_exit, self.debug_console)
+    }
+
+    /// Why the devices are on PCI, if that was not asked for.
+    pub(crate) fn bus_chosen(&self) -> Option<String> {
+        let plan = self.plan().ok()?;
+        (self.bus == Bus::Auto && plan.has_pci()).then(|| {
+            let count = plan.virtio().count();
+            format!(
+                "{count} devices are more than there are interrupt lines, so they are on PCI; --bus pci says the same"
+            )
+        })
     }
 
     /// What in the kernel command line contradicts this machine: one sentence for each such word.
@@ -139,9 +164,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn devices_go_to_pci_when_they_must_or_are_told_to() {
+        let mut spec = MachineSpec::new(KernelSource::Embedded(&[]));
+        let has_pci = |spec: &MachineSpec| spec.plan().unwrap().has_pci();
+        spec.disks = vec![DiskConfig::new("disk.img"); 12];
+        assert!(!has_pci(&spec) && spec.bus_chosen().is_none());
+        spec.disks = vec![DiskConfig::new("disk.img"); 64];
+        assert!(has_pci(&spec) && spec.bus_chosen().unwrap().starts_with("66 devices are more than"));
+        spec.acpi = Acpi::Cpus;
+        assert!(matches!(spec.plan(), Err(PlanError::Lines { .. })), "PCI is not the way out there");
+        (spec.bus, spec.acpi) = (Bus::Pci, Acpi::Off);
+        assert!(has_pci(&spec) && spec.bus_chosen().is_none());
+    }
+
+    #[test]
     fn a_machine_without_a_balloon_has_its_line_for_a_disk() {
         let mut spec = MachineSpec::new(KernelSource::Embedded(&[]));
         spec.disks = vec![DiskConfig::new("disk.img"); 13];
+        spec.bus = Bus::Mmio;
         let error = spec.plan().unwrap_err().to_string();
         assert!(error.contains("vdm, rng, balloon; this machine has 14"), "{error}");
         spec.memory.prealloc = true;

@@ -24,7 +24,7 @@ use seccompiler::{
 
 use crate::report::Protection;
 use crate::table::{CONNECTOR, REFUSED, Row, TABLE, When};
-use crate::{Role, SandboxError, kvm};
+use crate::{Role, SandboxError, has_pci, kvm};
 
 /// Not in the libc crate.
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
@@ -111,7 +111,8 @@ fn join(mut first: BpfProgram, second: BpfProgram) -> BpfProgram {
 /// The rows of one role. Several rows of one call: any may match.
 fn allowed(role: Role) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
-    let may = |row: &&Row| role == Role::Main || row.1 & (1 << role as u8) != 0;
+    let is_there = |row: &Row| !matches!(row.2, When::OnPci(..)) || has_pci();
+    let may = |row: &&Row| is_there(row) && (role == Role::Main || row.1 & (1 << role as u8) != 0);
     add(&mut rules, TABLE.iter().filter(may))?;
     Ok(rules)
 }
@@ -130,7 +131,7 @@ fn conditions(when: &When) -> Result<Vec<SeccompRule>, BackendError> {
         When::Bits(argument, mask, value) => {
             Ok(vec![rule(SeccompCondition::new(argument, Dword, MaskedEq(mask), value))?])
         }
-        When::OneOf(argument, values) => {
+        When::OneOf(argument, values) | When::OnPci(argument, values) => {
             values.iter().map(|&value| rule(SeccompCondition::new(argument, Dword, Eq, value))).collect()
         }
         When::Not(argument, value) => Ok(vec![rule(SeccompCondition::new(argument, Dword, Ne, value))?]),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   main     makes a machine at each start, restores one     create, set, connect
-//!   vcpuN    runs its vCPU, saves what it is told to         run, get, flush interrupts
+//!   vcpuN    runs its vCPU, saves what it is told to         run, get, flush interrupts; with PCI: route, move doorbells
 //!   console, api, main    press the power button             set a line
 //! ```
 //!
@@ -34,6 +34,12 @@ pub(crate) const VCPU: &[u64] = &[
     0x8070_ae9f, // KVM_GET_PIT2
     0x8030_ae7c, // KVM_GET_CLOCK
     0x4020_ae76, // KVM_IRQFD: taken off and put back, all edges have arrived then
+];
+
+/// Of a vCPU's thread, on a machine with PCI.
+pub(crate) const PCI: &[u64] = &[
+    0x4008_ae6a, // KVM_SET_GSI_ROUTING: a guest that writes the message of an interrupt
+    0x4040_ae79, // KVM_IOEVENTFD: a guest that moves registers, and doorbells with them
 ];
 
 /// Of each thread that may press the power button: KVM_IRQ_LINE.

@@ -38,6 +38,7 @@ mod violation;
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -111,6 +112,19 @@ pub enum SandboxError {
 const LINGER: Duration = Duration::from_millis(500);
 
 static FILTERS: OnceLock<Filters> = OnceLock::new();
+
+/// Whether the machine has a bus of PCI.
+static PCI: AtomicBool = AtomicBool::new(false);
+
+/// The machine will have a bus of PCI: its vCPUs may route interrupts, and move doorbells. Call it before [`arm`].
+pub fn allow_pci() {
+    // Relaxed: one thread sets it and makes the filters.
+    PCI.store(true, Ordering::Relaxed);
+}
+
+fn has_pci() -> bool {
+    PCI.load(Ordering::Relaxed)
+}
 
 /// Closes the sandbox around this process, for good: call it on the main thread, while there is no other, after the
 /// machine's files are open and RAM is locked.

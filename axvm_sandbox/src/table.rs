@@ -39,6 +39,8 @@ pub(crate) enum When {
     Bits(u8, u64, u64),
     /// Argument `.0` is one of these.
     OneOf(u8, &'static [u64]),
+    /// The same on a machine with PCI; without, the row is not there.
+    OnPci(u8, &'static [u64]),
     /// Argument `.0` is another number than `.1`.
     Not(u8, u64),
     /// Argument `.0`, a pointer, is null.
@@ -46,7 +48,7 @@ pub(crate) enum When {
     /// Argument `.0` is the process itself.
     Own(u8),
 }
-use When::{Always, Bits, Not, Null, OneOf, Own};
+use When::{Always, Bits, Not, Null, OnPci, OneOf, Own};
 
 pub(crate) struct Row(pub c_long, pub Roles, pub When, #[allow(dead_code, reason = "for readers")] pub &'static str);
 
@@ -144,6 +146,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_setsockopt, CONSOLE | API, OneOf(2, TIME_LIMITS), "time limits"),
     // KVM and terminals.
     Row(libc::SYS_ioctl, VCPU, OneOf(1, kvm::VCPU), "KVM_RUN first: the call that counts"),
+    Row(libc::SYS_ioctl, VCPU, OnPci(1, kvm::PCI), "interrupt messages and doorbells that a guest changes"),
     Row(libc::SYS_ioctl, MAIN | CONSOLE | API, OneOf(1, kvm::BUTTON), "the power button's interrupt"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
@@ -169,6 +172,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_getpid, ALL, Always, "signals to itself"),
     Row(libc::SYS_geteuid, API, Always, "whether a client is the user"),
     Row(libc::SYS_getpgrp, CONSOLE, Always, "whether the terminal is ours"),
+    Row(libc::SYS_wait4, CONSOLE, Always, "how passt ended"),
     Row(libc::SYS_exit, ALL, Always, "end of a thread"),
     Row(libc::SYS_exit_group, ALL, Always, "end of the process"),
     // Signals.

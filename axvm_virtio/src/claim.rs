@@ -41,6 +41,15 @@ impl QueueClaim {
         QueueClaim { max, layout, ready: false, state: QueueState::default() }
     }
 
+    /// An address.
+    pub(crate) fn address(&self, area: Area) -> u64 {
+        match area {
+            Area::Descriptors => self.layout.descriptors.0,
+            Area::Driver => self.layout.avail.0,
+            Area::Device => self.layout.used.0,
+        }
+    }
+
     /// The driver writes one half of an address.
     pub(crate) fn set_address(&mut self, area: Area, high: bool, value: u32) {
         let Gpa(address) = match area {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   guest driver                                                            host
-//!   registers --> mmio --> core, status --DRIVER_OK--> device (block) --> image
+//!   registers --> mmio, pci --> core, status --DRIVER_OK--> device (block) --> image
 //!   rings     <---------- queue <-- worker, a thread for one or more queues <-'
 //!   interrupt <---------- signals <---'
 //! ```
@@ -10,7 +10,7 @@
 //! A kick (`doorbell`) and an interrupt are eventfds, so all of this runs in plain tests, without KVM.
 //!
 //! Spec: virtio 1.2.
-//! Left out: the PCI transport (4.1) and the legacy interfaces.
+//! Left out: the legacy interfaces.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
 
@@ -25,6 +25,7 @@ mod live;
 pub mod mmio;
 pub mod net;
 mod notice;
+pub mod pci;
 pub mod queue;
 pub mod rng;
 mod signals;
@@ -34,6 +35,7 @@ mod status;
 #[doc(hidden)]
 pub mod testing;
 mod transport;
+mod vectors;
 pub mod vsock;
 mod worker;
 

@@ -1,7 +1,7 @@
 //! How a running device reaches its driver, and the user, without its transport's lock.
 //!
 //! ```text
-//!   worker --QueueIrq::raise--> interrupt status bit 0 --+--> Irq (eventfd) --> guest
+//!   worker --QueueIrq::raise--> interrupt status bit 0 --+--> Irq (eventfd), or MSI-X vector --> guest
 //!   device --ConfigIrq::raise-> configuration generation |
 //!   worker --FaultReporter::report> NEEDS_RESET bit         |
 //!                               interrupt status bit 1 --+
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 use axvm_devices::Irq;
 use axvm_events::{Event, Events};
 
+use crate::state::{StateError, VectorsState};
+use crate::vectors::{Cause, VectorMap};
+
 /// Interrupt status: the device used a buffer.
 pub(crate) const USED_BUFFER: u32 = 1;
 /// Interrupt status: the configuration, or the device status, changed.
@@ -28,29 +31,11 @@ pub(crate) const CONFIG_CHANGE: u32 = 2;
 pub(crate) const INTERRUPTS: u32 = USED_BUFFER | CONFIG_CHANGE;
 
 /// The way of a device's interrupts to its driver.
-#[derive(Debug)]
 pub(crate) enum Line {
     /// One line for all of them; the driver reads the interrupt status to learn which.
     Edge(Irq),
-}
-
-/// What an interrupt is about.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Cause {
-    /// This queue's used ring.
-    Queue(#[expect(dead_code, reason = "a line for each queue needs to know")] u16),
-    /// The configuration, or the device status.
-    Config,
-}
-
-impl Cause {
-    /// Its bit of the interrupt status.
-    fn status(self) -> u32 {
-        match self {
-            Cause::Queue(_) => USED_BUFFER,
-            Cause::Config => CONFIG_CHANGE,
-        }
-    }
+    /// A vector for each cause.
+    Msix(VectorMap),
 }
 
 /// What the workers of a device and its transport share.
@@ -92,6 +77,16 @@ impl DeviceSignals {
         self.interrupt.fetch_and(!bits, Ordering::AcqRel);
     }
 
+    /// PCI's ISR status: reading takes the bits away, with the ordering of [`Self::acknowledge`].
+    pub(crate) fn take_interrupts(&self) -> u32 {
+        self.interrupt.swap(0, Ordering::AcqRel)
+    }
+
+    /// The way of the interrupts.
+    pub(crate) fn line(&self) -> &Line {
+        &self.line
+    }
+
     /// Whether DEVICE_NEEDS_RESET is set.
     pub(crate) fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::Acquire)
@@ -111,13 +106,44 @@ impl DeviceSignals {
     pub(crate) fn reset(&self) {
         self.needs_reset.store(false, Ordering::Release);
         self.interrupt.store(0, Ordering::Release);
+        if let Line::Msix(vectors) = &self.line {
+            vectors.reset();
+        }
+    }
+
+    /// Reset of one queue.
+    pub(crate) fn forget_queue(&self, queue: u16) {
+        if let Line::Msix(vectors) = &self.line {
+            vectors.forget(queue);
+        }
+    }
+
+    /// What the driver said of its vectors, where there are any.
+    pub(crate) fn vectors(&self) -> Option<VectorsState> {
+        match &self.line {
+            Line::Edge(_) => None,
+            Line::Msix(vectors) => Some(vectors.state()),
+        }
+    }
+
+    /// Whether a state with such vectors is one of this device.
+    pub(crate) fn check_vectors(&self, saved: Option<&VectorsState>) -> Result<(), StateError> {
+        match (&self.line, saved) {
+            (Line::Edge(_), None) => Ok(()),
+            (Line::Msix(vectors), Some(saved)) => vectors.check(saved),
+            (Line::Edge(_), Some(_)) => Err(StateError::Bus { saved: "PCI", here: "MMIO" }),
+            (Line::Msix(_), None) => Err(StateError::Bus { saved: "MMIO", here: "PCI" }),
+        }
     }
 
     /// What a saved state says. No worker runs.
-    pub(crate) fn restore(&self, interrupt: u32, needs_reset: bool, generation: u32) {
+    pub(crate) fn restore(&self, interrupt: u32, needs_reset: bool, generation: u32, vectors: Option<&VectorsState>) {
         self.needs_reset.store(needs_reset, Ordering::Release);
         self.generation.store(generation, Ordering::Release);
         self.interrupt.store(interrupt, Ordering::Release);
+        if let (Line::Msix(map), Some(vectors)) = (&self.line, vectors) {
+            map.restore(vectors);
+        }
     }
 
     /// Interrupts again for what the driver has not acknowledged.
@@ -125,6 +151,8 @@ impl DeviceSignals {
         match &self.line {
             Line::Edge(irq) if self.interrupt_status() != 0 => irq.raise(),
             Line::Edge(_) => {}
+            // Nothing is acknowledged there.
+            Line::Msix(vectors) => vectors.raise_all(),
         }
     }
 
@@ -132,8 +160,13 @@ impl DeviceSignals {
         match &self.line {
             Line::Edge(irq) => {
                 // The bit first: the driver reads it in answer to the interrupt. Release: it then sees the used ring, too.
-                self.interrupt.fetch_or(cause.status(), Ordering::Release);
+                self.interrupt.fetch_or(status(cause), Ordering::Release);
                 irq.raise();
+            }
+            Line::Msix(vectors) => {
+                if !vectors.raise(cause) {
+                    self.interrupt.fetch_or(status(cause), Ordering::Release);
+                }
             }
         }
     }
@@ -210,6 +243,14 @@ impl FaultReporter {
     /// The driver broke a rule that costs only itself: tells a user who wants to know everything.
     pub fn note(&self, message: impl Display) {
         self.0.events.emit(|| Event::Warning { from: "virtio", message: format!("{}: {message}", self.0.name) });
+    }
+}
+
+/// The bit of the interrupt status for a cause.
+fn status(cause: Cause) -> u32 {
+    match cause {
+        Cause::Queue(_) => USED_BUFFER,
+        Cause::Config => CONFIG_CHANGE,
     }
 }
 

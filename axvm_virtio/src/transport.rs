@@ -85,6 +85,11 @@ impl TransportCore {
         self.status.offered(select)
     }
 
+    /// Half `select` of the features that the driver wrote.
+    pub(crate) fn accepted_half(&self, select: u32) -> u32 {
+        self.status.accepted().checked_shr(select.saturating_mul(32)).unwrap_or(0) as u32
+    }
+
     /// The driver writes half `select` of its features.
     pub(crate) fn accept(&mut self, select: u32, value: u32) {
         self.status.accept(select, value);
@@ -134,6 +139,16 @@ impl TransportCore {
         self.claim(index).map_or(0, |claim| claim.max.into())
     }
 
+    /// The size that the driver chose for queue `index`, or the largest; 0 if there is no such queue.
+    pub(crate) fn queue_size(&self, index: u32) -> u32 {
+        self.claim(index).map_or(0, |claim| claim.layout.size.into())
+    }
+
+    /// The address that the driver gave for queue `index`.
+    pub(crate) fn queue_address(&self, index: u32, area: Area) -> u64 {
+        self.claim(index).map_or(0, |claim| claim.address(area))
+    }
+
     /// Whether queue `index` is enabled.
     pub(crate) fn queue_ready(&self, index: u32) -> bool {
         self.claim(index).is_some_and(|claim| claim.ready)
@@ -173,6 +188,7 @@ impl TransportCore {
             self.set_queue_ready(index, false);
             let claim = &mut self.queues[index as usize];
             *claim = QueueClaim::new(claim.max);
+            self.signals.forget_queue(index as u16);
         }
     }
 

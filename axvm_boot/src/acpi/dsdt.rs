@@ -6,6 +6,8 @@
 //!       .RTC_      MC146818 (PNP0B00): ports 0x70-0x71, IRQ 8
 //!       .PEVT      pvpanic (QEMU0001): port 0x505
 //!       .V000 ...  virtio-mmio (LNRO0005): a window of registers, a GSI
+//!       .PCI0      PCI Express root (PNP0A08): bus 0, its configuration ports, its windows
+//!       .ECAM      what no driver may have (PNP0C02): the configuration spaces of PCI
 //!  \_S5_           what to write to PM1a control to turn the machine off
 //! ```
 //!
@@ -19,7 +21,10 @@
 //! Left out: the PIT and the PICs, which no OS looks up here.
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope};
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package,
+    ResourceTemplate, Scope,
+};
 use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
 
 use super::root::table;
@@ -55,10 +60,16 @@ fn devices(processors: usize, plan: &Plan) -> Vec<u8> {
             Kind::Rtc => device(&mut devices, "RTC_", &[&name("_HID", &EISAName::new("PNP0B00")), &resources(part)]),
             Kind::DebugExit | Kind::DebugConsole => {}
             Kind::Pvpanic => device(&mut devices, "PEVT", &[&name("_HID", &"QEMU0001"), &resources(part)]),
+            Kind::PciHost if plan.has_pci() => pci_root(&mut devices, part, plan),
+            Kind::PciEcam => {
+                device(&mut devices, "ECAM", &[&name("_HID", &EISAName::new("PNP0C02")), &resources(part)])
+            }
+            // Found by looking.
+            Kind::Virtio(_) if plan.has_pci() => {}
             Kind::Virtio(_) => windows.by_ref().take(1).for_each(|uid| virtio_mmio(&mut devices, uid, part)),
             // Found by looking, by the MADT or by the FADT.
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => {}
-            Kind::I8042 | Kind::AcpiPm | Kind::PmTimer | Kind::PciHost => {}
+            Kind::I8042 | Kind::AcpiPm | Kind::PmTimer | Kind::PciHost | Kind::PciWindow => {}
         }
     }
     devices
@@ -77,13 +88,39 @@ fn virtio_mmio(aml: &mut Vec<u8>, uid: u32, part: &Part) {
     device(aml, &format!("V{uid:03X}"), &[&name("_HID", &"LNRO0005"), &name("_UID", &uid), &resources(part)]);
 }
 
+/// The root of PCI. No `_PRT`: functions have no interrupt pins. No `_OSC`: no service of PCI Express is offered.
+fn pci_root(aml: &mut Vec<u8>, part: &Part, plan: &Plan) {
+    let bus = AddressSpace::new_bus_number(0_u16, 0);
+    let ports = part.places.iter().filter_map(|place| match *place {
+        Place::Ports { first, count } => Some(IO::new(first, first, 1, count as u8)),
+        Place::Mmio { .. } | Place::Pci { .. } => None,
+    });
+    let ports: Vec<_> = ports.collect();
+    let windows = plan.parts().iter().filter(|part| part.kind == Kind::PciWindow).filter_map(Part::window);
+    let windows: Vec<_> = windows
+        .map(|(base, len)| {
+            let last = base.0 + len - 1;
+            AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, base.0, last, None)
+        })
+        .collect();
+    let ports = ports.iter().map(|ports| -> &dyn Aml { ports });
+    let windows = windows.iter().map(|window| -> &dyn Aml { window });
+    let resources = [&bus as &dyn Aml].into_iter().chain(ports).chain(windows).collect();
+    let (hid, cid) = (name("_HID", &EISAName::new("PNP0A08")), name("_CID", &EISAName::new("PNP0A03")));
+    let zero = |of| name(of, &0_u8);
+    let crs = name("_CRS", &ResourceTemplate::new(resources));
+    device(aml, "PCI0", &[&hid, &cid, &zero("_SEG"), &zero("_UID"), &zero("_BBN"), &crs]);
+}
+
 /// Registers and interrupt line of a part.
 fn resources(part: &Part) -> Name {
-    let places = part.places.iter().map(|place| -> Box<dyn Aml> {
+    let places = part.places.iter().filter_map(|place| -> Option<Box<dyn Aml>> {
         match *place {
-            Place::Ports { first, count } => Box::new(IO::new(first, first, 1, count as u8)),
-            // The plan keeps windows below 4 GiB.
-            Place::Mmio { base, len } => Box::new(Memory32Fixed::new(true, base.0 as u32, len as u32)),
+            Place::Ports { first, count } => Some(Box::new(IO::new(first, first, 1, count as u8))),
+            // The plan keeps these windows below 4 GiB.
+            Place::Mmio { base, len } => Some(Box::new(Memory32Fixed::new(true, base.0 as u32, len as u32))),
+            // A function of PCI says itself where it is.
+            Place::Pci { .. } => None,
         }
     });
     let lines = part.line.into_iter().map(|gsi| -> Box<dyn Aml> { Box::new(line(gsi)) });

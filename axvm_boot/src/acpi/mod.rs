@@ -9,7 +9,8 @@
 //!
 //!   FADT  the power-management registers, how to reset, what a PC part is missing
 //!   MADT  processors, IOAPIC, which interrupt line arrives where
-//!   DSDT  devices by name, in AML: processors, COM1, RTC, virtio-mmio, S5; with `cpus` only S5
+//!   MCFG  where the configuration spaces of PCI are, on a machine with that bus
+//!   DSDT  devices by name, in AML: processors, COM1, RTC, virtio-mmio or PCI's root, S5; with `cpus` only S5
 //! ```
 //!
 //! [`build`] computes bytes and addresses; [`Tables::place`] copies them. A table names others by
@@ -19,12 +20,13 @@
 //! (`axvm_devices::AcpiPm`), and so do PIC, PIT and RTC.
 //!
 //! Spec: ACPI 6.5, 5.2 "ACPI System Description Tables". Left out: HPET (kvmclock, the TSC and
-//! the PM timer tell time), GPEs and hotplug, PCI (no MCFG, no root bridge), NUMA (SRAT), sleep states
+//! the PM timer tell time), GPEs and hotplug, NUMA (SRAT), sleep states
 //! other than S5.
 
 mod dsdt;
 mod fadt;
 mod madt;
+mod mcfg;
 mod root;
 
 use axvm_arch::{Gpa, layout};
@@ -77,7 +79,7 @@ pub enum AcpiError {
 /// One table: bytes with an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// The name people use: RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT.
+    /// The name people use: RSDP, RSDT, XSDT, FADT, FACS, MADT, MCFG, DSDT.
     pub name: &'static str,
     /// Where it must lie, for other tables point there.
     pub gpa: Gpa,
@@ -101,8 +103,10 @@ pub fn build(apic_ids: &[u32], plan: &Plan) -> Result<Tables, AcpiError> {
     let dsdt = area.put("DSDT", dsdt::dsdt(apic_ids.len(), plan));
     let fadt = area.put("FADT", fadt::fadt(dsdt, layout::FACS, apic_ids.last().copied()));
     let madt = area.put("MADT", madt::madt(apic_ids));
-    let rsdt = area.put("RSDT", root::rsdt(&[fadt, madt]));
-    let xsdt = area.put("XSDT", root::xsdt(&[fadt, madt]));
+    let mcfg = plan.has_pci().then(|| area.put("MCFG", mcfg::mcfg()));
+    let all: Vec<_> = [fadt, madt].into_iter().chain(mcfg).collect();
+    let rsdt = area.put("RSDT", root::rsdt(&all));
+    let xsdt = area.put("XSDT", root::xsdt(&all));
     area.tables[0] = Table { name: "RSDP", gpa: rsdp, bytes: root::rsdp(rsdt, xsdt) };
 
     let (len, room) = (area.end.0 - rsdp.0, layout::MP_TABLE.0 - rsdp.0);

@@ -110,6 +110,8 @@ pub struct LinuxConfig {
     pub initrd_len: Option<u64>,
     /// Which entry to use; without one, 32 for a bzImage, PVH for an ELF file that has it, else Multiboot.
     pub entry: Option<Entry>,
+    /// Whether the machine has the ECAM of PCI, which no kernel may take for its own use.
+    pub ecam: bool,
 }
 
 /// A piece of the kernel file, and where it goes. Pieces lie in guest RAM, and none over another.
@@ -174,7 +176,7 @@ pub fn prepare(
         None => placement::initrd(len, &header, place.area, ram_end),
     };
     let initrd_at = config.initrd_len.map(place_initrd).transpose()?;
-    let e820 = e820::map(ram.size(), acpi_rsdp.is_some());
+    let e820 = e820::map(ram.size(), acpi_rsdp.is_some(), config.ecam);
 
     write(ram, "the command line", layout::COMMAND_LINE, command_line.as_bytes())?;
     let handover = Handover { command_line: layout::COMMAND_LINE, initrd: initrd_at, rsdp: acpi_rsdp, e820: &e820 };

@@ -320,6 +320,7 @@ fn fixed_hardware_is_where_the_plan_says() {
     let first_port = |kind| match plan.find(kind).unwrap().places[0] {
         Place::Ports { first, .. } => u32::from(first),
         Place::Mmio { base, .. } => base.0 as u32,
+        Place::Pci { devfn, .. } => devfn.into(),
     };
     let fadt = table("FADT");
     assert_eq!(u32::from(fadt[46]), plan.find(Kind::AcpiPm).unwrap().line.unwrap(), "SCI_INT");

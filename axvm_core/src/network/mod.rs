@@ -1,23 +1,30 @@
 //! The other ends of the network cards' cables, opened before the sandbox closes.
 //!
 //! ```text
-//!   --net stream=PATH   sockets.rs --connected socket--> NetHandle --.
-//!   --net dgram=A:B     sockets.rs --bound, connected--> NetHandle --+--> Resources::plug --> net0, net1 ...
+//!   --net user          passt.rs   --child process-----> NetHandle --.
+//!   --net tap=NAME      axvm_tap   --queues of a tap---> NetHandle --|
+//!   --net stream=PATH   sockets.rs --connected socket--> NetHandle --+--> Resources::plug --> net0, net1 ...
+//!   --net dgram=A:B     sockets.rs --bound, connected--> NetHandle --|
 //!   --net fd=N          sockets.rs --inherited---------> NetHandle --'
 //! ```
 //!
 //! What is opened here outlives resets of the guest. What it leaves in the file system goes when it is dropped.
 
+mod passt;
+mod resolver;
 mod sockets;
 
 use std::io;
 use std::path::Path;
 
-use axvm_virtio::net::{NetConfig, NetHandle};
+use axvm_boot::plan::VirtioKind;
+use axvm_events::Events;
+use axvm_virtio::net::{Link, NetConfig, NetHandle, Offloads, Tap, TapError};
 use thiserror::Error;
 
 use crate::settings::{Datagrams, Mac, NetEnd, NetSetting};
 
+use passt::{Passt, Watched};
 use sockets::SocketFile;
 
 /// A network that cannot be had; what was tried, on which object, and what to do.
@@ -57,11 +64,48 @@ pub enum NetworkError {
         /// What is wrong with it.
         why: String,
     },
-    /// Not in this version.
-    #[error("Cannot connect {card}: only fd=, stream= and dgram= are there yet")]
-    NotYet {
+    /// passt is not installed.
+    #[error(
+        "Cannot give {card} the host's network: there is no program passt. Install it ({INSTALL}), or give the card \
+             another cable"
+    )]
+    NoPasst {
         /// Such as `net0`.
         card: String,
+    },
+    /// passt does not start.
+    #[error("Cannot start passt for {card}; `passt --help` should work by itself")]
+    PasstStart {
+        /// Such as `net0`.
+        card: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// passt has ended at once.
+    #[error("Cannot give {card} the host's network: passt has ended: {said}; {remedy}")]
+    Passt {
+        /// Such as `net0`.
+        card: String,
+        /// Its last words.
+        said: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The tap is not to be had.
+    #[error("Cannot connect {card}")]
+    Tap {
+        /// Such as `net0`.
+        card: String,
+        /// Why, and what to do.
+        source: TapError,
+    },
+    /// No thread.
+    #[error("Cannot start a thread for {card} (see ulimit -u)")]
+    Thread {
+        /// Such as `net0`.
+        card: String,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// The host refuses something small.
     #[error("Cannot make the link of {card}; raise the host's limits (ulimit -n)")]
@@ -75,51 +119,101 @@ pub enum NetworkError {
 
 /// How a descriptor comes to AxVM.
 const REDIRECT: &str = "the program that starts AxVM opens it: a stream or datagram socket, or a tap with IFF_VNET_HDR";
+/// How passt comes to a host.
+const INSTALL: &str = "sudo apt install passt, or sudo dnf install passt";
 
 /// All cables of a machine.
 pub struct Network {
-    links: Vec<NetHandle>,
+    cables: Vec<Cable>,
     /// Held for its end.
     files: Vec<SocketFile>,
+    /// Those that have no thread yet, with the numbers of their cards.
+    passts: Vec<(usize, Passt)>,
+    /// Those that have one.
+    watched: Vec<Watched>,
+}
+
+/// One cable.
+struct Cable {
+    handle: NetHandle,
+    /// The largest packet that the other end takes, if that is known.
+    mtu: Option<u16>,
 }
 
 impl Network {
-    /// Connects every card.
-    pub fn open(settings: &[NetSetting]) -> Result<Network, NetworkError> {
-        let mut network = Network { links: Vec::new(), files: Vec::new() };
-        for (number, setting) in settings.iter().enumerate() {
-            network.connect(format!("net{number}"), setting)?;
+    /// Connects every card, as `settings` say; `cards` is what the guest is told of each.
+    pub fn open(settings: &[NetSetting], cards: &[NetConfig]) -> Result<Network, NetworkError> {
+        let (cables, files, passts, watched) = Default::default();
+        let mut network = Network { cables, files, passts, watched };
+        for (setting, config) in settings.iter().zip(cards) {
+            network.connect(setting, Mac(config.mac))?;
         }
         Ok(network)
     }
 
-    fn connect(&mut self, card: String, setting: &NetSetting) -> Result<(), NetworkError> {
+    fn connect(&mut self, setting: &NetSetting, mac: Mac) -> Result<(), NetworkError> {
+        let card = card_name(self.cables.len());
+        let mut mtu = None;
         let link = match setting.end() {
-            Ok(NetEnd::Stream(path)) => sockets::stream(&card, path)?,
-            Ok(NetEnd::Datagrams(places)) => {
+            NetEnd::User => {
+                let (link, passt) = Passt::start(&card, setting, mac)?;
+                self.passts.push((self.cables.len(), passt));
+                link
+            }
+            NetEnd::Tap(name) => {
+                let taps = Tap::open(name, setting.queues());
+                let taps = taps.map_err(|source| NetworkError::Tap { card: card.clone(), source })?;
+                mtu = taps.first().and_then(|tap| tap.mtu().ok()).and_then(|mtu| u16::try_from(mtu).ok());
+                let link = Link::tap(taps).map_err(|source| NetworkError::Link { card: card.clone(), source })?;
+                if setting.offload() { link } else { link.offering(Offloads::NONE) }
+            }
+            NetEnd::Stream(path) => sockets::stream(&card, path)?,
+            NetEnd::Datagrams(places) => {
                 let (link, file) = sockets::datagrams(&card, places)?;
                 self.files.extend(file);
                 link
             }
-            Ok(NetEnd::Fd(number)) => sockets::inherited(&card, number)?,
-            Ok(NetEnd::User | NetEnd::Tap(_)) | Err(_) => return Err(NetworkError::NotYet { card }),
+            NetEnd::Fd(number) => {
+                let link = sockets::inherited(&card, number)?;
+                if setting.offload() { link } else { link.offering(Offloads::NONE) }
+            }
         };
         let handle = NetHandle::new(link).map_err(|source| NetworkError::Link { card, source })?;
-        self.links.push(handle);
+        self.cables.push(Cable { handle, mtu });
         Ok(())
     }
 
-    /// The links, net0's first.
-    pub fn links(&self) -> Vec<NetHandle> {
-        self.links.clone()
+    /// Tells the cards what is known of their cables and was not said.
+    pub fn complete(&self, cards: &mut [NetConfig]) {
+        for (card, cable) in cards.iter_mut().zip(&self.cables) {
+            card.mtu = card.mtu.or(cable.mtu);
+        }
     }
+
+    /// The links, net0's first.
+    pub fn links(&self) -> impl Iterator<Item = NetHandle> {
+        self.cables.iter().map(|cable| cable.handle.clone())
+    }
+
+    /// Listens to what passt says, in a thread for each.
+    pub fn watch(&mut self, events: &Events) -> Result<(), NetworkError> {
+        for (number, passt) in self.passts.drain(..) {
+            let watched = passt.watch(self.cables[number].handle.clone(), events);
+            self.watched.push(watched.map_err(|source| NetworkError::Thread { card: card_name(number), source })?);
+        }
+        Ok(())
+    }
+}
+
+fn card_name(number: usize) -> String {
+    VirtioKind::Net(number).name()
 }
 
 /// What the guest is told of each card; the machine is called `name`.
 pub fn cards(settings: &[NetSetting], name: &str) -> Vec<NetConfig> {
     let card = |(number, net): (usize, &NetSetting)| NetConfig {
         mac: net.mac.unwrap_or_else(|| Mac::of(name, number)).0,
-        mtu: net.mtu,
+        mtu: net.mtu.or(net.user.then_some(passt::MTU)),
     };
     settings.iter().enumerate().map(card).collect()
 }

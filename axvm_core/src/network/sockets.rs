@@ -18,7 +18,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axvm_virtio::net::{Link, LinkKind};
+use axvm_virtio::net::{Link, LinkKind, Tap};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_type;
@@ -86,7 +86,10 @@ pub fn inherited(card: &str, number: u32) -> Result<Link, NetworkError> {
         Ok(SocketType::STREAM) => LinkKind::Stream,
         Ok(SocketType::DGRAM) => LinkKind::Datagram,
         Ok(_) => return Err(refused("it is a socket of another kind".into())),
-        Err(_) => return Err(refused("it is no socket".into())),
+        Err(_) => {
+            let tap = Tap::from_fd(descriptor).map_err(|error| refused(error.to_string()))?;
+            return Link::tap(vec![tap]).map_err(|error| refused(error.to_string()));
+        }
     };
     Link::new(kind, descriptor).map_err(|error| refused(error.to_string()))
 }

@@ -30,6 +30,7 @@ mod words;
 use std::path::PathBuf;
 
 use axvm_boot::acpi::Acpi;
+use axvm_boot::bus::Bus;
 use axvm_boot::cpu::CpuModel;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
@@ -155,6 +156,10 @@ settings! {
         #[arg(long, value_parser = words::<Acpi>(), help_heading = HARDWARE)]
         pub acpi: Option<Acpi> = Acpi::Full,
 
+        /// The bus of the virtio devices; auto: mmio, or pci if there are more devices than interrupt lines [default: auto]
+        #[arg(long, value_parser = words::<Bus>(), help_heading = HARDWARE)]
+        pub bus: Option<Bus> = Bus::Auto,
+
         /// The same as --acpi off
         #[arg(long, switch(), help_heading = HARDWARE)]
         pub no_acpi: Option<bool> = false,
@@ -191,7 +196,8 @@ settings! {
         pub disk: Vec<DiskConfig>,
 
         /// Network card: user (the host's network by passt), tap=NAME, fd=N, stream=PATH or dgram=LOCAL:REMOTE, then
-        /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off.
+        /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off; with tap ,queues=N
+        /// ,offload=on|off.
         /// The first is net0, the next net1 ... [default: no such device]
         #[arg(long, value_name = "user|tap=NAME|...[,forward=HOST:GUEST]", verbatim_doc_comment)]
         #[serde(deserialize_with = "net::possible_nets")]

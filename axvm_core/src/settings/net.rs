@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use axvm_virtio::block;
+use axvm_virtio::net::MAX_PAIRS;
 use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -54,6 +55,13 @@ pub struct NetSetting {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 68, max = 65535))]
     pub mtu: Option<u16>,
+    /// With tap: queue pairs, a thread each, from 1 to 64 [default: 1]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub queues: Option<u16>,
+    /// With tap: false has each side compute its checksums and cut its packets itself [default: true]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offload: Option<bool>,
 }
 
 /// What is at the other end of the cable.
@@ -77,11 +85,26 @@ const LEAST_MTU: u16 = 68;
 const TAP_NAME_LEN: usize = 15;
 
 const ENDS: &str = "user, tap=NAME, fd=N, stream=PATH, dgram=LOCAL:REMOTE";
-const PARTS: &str = "forward=HOST:GUEST, host=on|off, mac=ADDRESS, mtu=N";
+const PARTS: &str = "forward=HOST:GUEST, host=on|off, mac=ADDRESS, mtu=N, queues=N, offload=on|off";
 
 impl NetSetting {
+    /// What is at the other end. (A card that was not checked has passt.)
+    pub fn end(&self) -> NetEnd<'_> {
+        self.one_end().unwrap_or(NetEnd::User)
+    }
+
+    /// Queue pairs.
+    pub fn queues(&self) -> u16 {
+        self.queues.unwrap_or(1)
+    }
+
+    /// Whether each side may leave checksums and cutting to the other.
+    pub fn offload(&self) -> bool {
+        self.offload.unwrap_or(true)
+    }
+
     /// What is at the other end: one thing.
-    pub fn end(&self) -> Result<NetEnd<'_>, String> {
+    fn one_end(&self) -> Result<NetEnd<'_>, String> {
         let mut ends = [
             self.user.then_some(NetEnd::User),
             self.tap.as_deref().map(NetEnd::Tap),
@@ -100,9 +123,21 @@ impl NetSetting {
 
     /// Whether all of it goes together.
     fn check(&self) -> Result<(), String> {
-        let end = self.end()?;
+        let end = self.one_end()?;
         if end != NetEnd::User && (self.host || !self.forward.is_empty()) {
             return Err("forward= and host= are for --net user; another network has its own ways to the host".into());
+        }
+        if let Some(twice) = self.forward.iter().enumerate().find_map(|(n, one)| one.is_among(&self.forward[..n])) {
+            return Err(format!("forward= has the host's port {twice} twice; say it once"));
+        }
+        if !matches!(end, NetEnd::Tap(_)) && self.queues.is_some() {
+            return Err("queues= is for --net tap=NAME; other cables have one".into());
+        }
+        if !matches!(end, NetEnd::Tap(_) | NetEnd::Fd(_)) && self.offload.is_some() {
+            return Err("offload= is for a tap; other cables carry whole frames".into());
+        }
+        if self.queues.is_some_and(|queues| !(1..=MAX_PAIRS as u16).contains(&queues)) {
+            return Err(QUEUES.into());
         }
         if let NetEnd::Tap(name) = end {
             check_tap_name(name)?;
@@ -117,6 +152,7 @@ impl NetSetting {
     }
 }
 
+const QUEUES: &str = "queues= needs a number from 1 to 64, not more than there are vCPUs to be of use";
 const MTU: &str = "mtu= needs a number of bytes from 68 to 65535, such as 1500";
 
 fn check_tap_name(name: &str) -> Result<(), String> {
@@ -156,6 +192,9 @@ impl FromStr for NetSetting {
                 ("dgram", Some(value)) => once(&mut net.dgram, key, value.parse()?)?,
                 ("mac", Some(value)) => once(&mut net.mac, key, value.parse()?)?,
                 ("fd", Some(value)) => once(&mut net.fd, key, value.parse().map_err(|_| FD)?)?,
+                ("queues", Some(value)) => once(&mut net.queues, key, value.parse().map_err(|_| QUEUES)?)?,
+                ("offload", Some("on" | "off")) => once(&mut net.offload, key, value == Some("on"))?,
+                ("offload", _) => return Err("offload= is on or off".into()),
                 ("mtu", Some(value)) => once(&mut net.mtu, key, value.parse().map_err(|_| MTU)?)?,
                 _ => return Err(format!("'{part}' is unknown; there are {ENDS}, then {PARTS}")),
             }
@@ -327,6 +366,13 @@ impl FromStr for Forward {
     }
 }
 
+impl Forward {
+    /// The port of the host, if one of `others` has it too.
+    fn is_among(&self, others: &[Forward]) -> Option<SocketAddr> {
+        others.iter().any(|other| (other.transport, other.host) == (self.transport, self.host)).then_some(self.host)
+    }
+}
+
 /// What is usual is left out, but for the transport.
 impl fmt::Display for Forward {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -358,9 +404,9 @@ mod tests {
             read("user,forward=2222:22,forward=udp:5353:53,host=on,mac=02:00:00:00:00:AB,mtu=1500"),
             Ok(NetSetting { forward, host: true, mac, mtu: Some(1500), ..user })
         );
-        assert_eq!(read("stream=a,,b").unwrap().end(), Ok(NetEnd::Stream(Path::new("a,b"))));
-        assert_eq!(read("mtu=68,fd=3").unwrap().end(), Ok(NetEnd::Fd(3)));
-        assert_eq!(read("tap=tap0").unwrap().end(), Ok(NetEnd::Tap("tap0")));
+        assert_eq!(read("stream=a,,b").unwrap().end(), NetEnd::Stream(Path::new("a,b")));
+        assert_eq!(read("mtu=68,fd=3").unwrap().end(), NetEnd::Fd(3));
+        assert_eq!(read("tap=tap0").unwrap().end(), NetEnd::Tap("tap0"));
         for (text, word) in [
             ("", "'' is unknown; there are user, tap=NAME"),
             ("mtu=1500", "what the card is connected to is missing; there are user"),
@@ -375,6 +421,12 @@ mod tests {
             ("stream=", "stream= needs the path"),
             ("tap=tap0,forward=1:1", "forward= and host= are for --net user"),
             ("user,host=yes", "host= is on or off"),
+            ("user,queues=2", "queues= is for --net tap=NAME"),
+            ("user,offload=off", "offload= is for a tap"),
+            ("tap=a,queues=0", "from 1 to 64"),
+            ("tap=a,queues=65", "from 1 to 64"),
+            ("tap=a,offload=no", "offload= is on or off"),
+            ("user,forward=1:1,forward=tcp:127.0.0.1:1:2", "the host's port 127.0.0.1:1 twice"),
             ("user,mtu=67", "from 68 to 65535"),
             ("user,mtu=65536", "from 68 to 65535"),
             ("user,mac=1:2:3:4:5:6", "no address of a card"),

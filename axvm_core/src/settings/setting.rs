@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use axvm_boot::acpi::Acpi;
+use axvm_boot::bus::Bus;
 use axvm_boot::cpu::CpuModel;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
@@ -71,7 +72,7 @@ macro_rules! without_paths {
     ($($type:ty),*) => { $(impl Value for $type {})* };
 }
 
-without_paths!(bool, u32, String, IoPort, Name, Pins, Size, Time, Acpi, Entry, CpuModel, PageSize);
+without_paths!(bool, u32, String, IoPort, Name, Pins, Size, Time, Acpi, Bus, Entry, CpuModel, PageSize);
 without_paths!(OnReboot, OnCrash, OnPanic, OnHalt);
 
 impl Value for PathBuf {

@@ -216,7 +216,10 @@ fn commands_that_only_print_say_what_they_lack() {
         ("config --from-args --memory lots", &["--memory lots", "not a size"]),
         ("completions tcsh", &["SHELL tcsh: not one of bash, elvish, fish, powershell, zsh"]),
         ("man frobnicate", &["axvm man frobnicate", "no such command", "there are run, ctl, exec, agent, ps"]),
-        ("frobnicate", &["There is no command frobnicate", "there are run, ctl, exec, agent, ps", "nor is it a kernel", "--help"]),
+        (
+            "frobnicate",
+            &["There is no command frobnicate", "there are run, ctl, exec, agent, ps", "nor is it a kernel", "--help"],
+        ),
         ("sefltest", &["There is no command sefltest", "did you mean axvm selftest?"]),
         ("start", &["There is no command start", "axvm run --kernel FILE"]),
         ("stop web", &["There is no command stop", "axvm ctl web shutdown", "axvm ctl web stop"]),

@@ -20,6 +20,8 @@ mod life;
 mod messages;
 mod network;
 mod network_errors;
+mod network_tap;
+mod network_user;
 mod own_kernels;
 mod pause;
 mod processors;

@@ -12,27 +12,12 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
+use crate::common::net::{send, take};
 use crate::common::{Place, Talk, has_kvm};
 
 /// What the guest sends, and gets.
 fn frame(fill: u8) -> Vec<u8> {
     [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], &[fill; 46]].concat()
-}
-
-/// Has the guest send a frame.
-fn send(talk: &mut Talk, frame: &[u8]) {
-    talk.say(format!("send {}\n", frame.len()));
-    talk.hear("\n");
-    talk.say(frame);
-    assert_eq!(talk.answer(), format!("sent {} send", frame.len()));
-}
-
-/// The next frame that comes to the guest; none within a time.
-fn take(talk: &mut Talk) -> Option<Vec<u8>> {
-    talk.say("take 2000\n");
-    let said = talk.hear("done\n> ");
-    let digits = said.lines().find_map(|line| line.strip_prefix("frame "))?;
-    Some((0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect())
 }
 
 /// A frame each way.

@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 65] = [
+const OPTIONS: [&[&str]; 68] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -42,7 +42,7 @@ const OPTIONS: [&[&str]; 65] = [
     &["-d", "a,format=raw,block=4096"],
     &["--net", "user"],
     &["--net", "user,forward=2222:22,forward=udp:0.0.0.0:5353:53,host=on,mtu=1500,mac=02:00:00:00:00:01"],
-    &["--net", "fd=3", "--net", "tap=tap0", "--net", "stream=a,,b.sock"],
+    &["--net", "fd=3", "--net", "tap=tap0,queues=4,offload=off", "--net", "stream=a,,b.sock"],
     &["--net", "dgram=a:b", "--net", "dgram=127.0.0.1:1:[::1]:2"],
     &["--cpus", "20"],
     &["--cpus", "20,sockets=2,cores=5,threads=2"],
@@ -70,6 +70,9 @@ const OPTIONS: [&[&str]; 65] = [
     &["--acpi", "full"],
     &["--acpi", "cpus"],
     &["--acpi", "off"],
+    &["--bus", "auto"],
+    &["--bus", "mmio"],
+    &["--bus", "pci"],
     &["--no-acpi"],
     &["--no-acpi=off"],
     &["--on-reboot", "restart"],
@@ -308,8 +311,8 @@ fn the_example_has_every_key_and_each_line_of_it_works() {
 fn what_help_and_example_call_a_default_is_one() {
     let (default, shown) = (Settings::default(), whole_example().1);
     assert_eq!(
-        (shown.on_reboot(), shown.grace(), shown.cpu(), shown.acpi()),
-        (default.on_reboot(), default.grace(), default.cpu(), default.acpi())
+        (shown.on_reboot(), shown.grace(), shown.cpu(), shown.acpi(), shown.bus()),
+        (default.on_reboot(), default.grace(), default.cpu(), default.acpi(), default.bus())
     );
     let ends = |s: &Settings| (s.on_crash(), s.on_panic(), s.on_halt(), s.restart_limit(), s.silence());
     assert_eq!(ends(&shown), ends(&default));
@@ -325,6 +328,7 @@ fn what_help_and_example_call_a_default_is_one() {
         ("silence", default.silence().to_string()),
         ("cpu", default.cpu().to_string()),
         ("acpi", default.acpi().to_string()),
+        ("bus", default.bus().to_string()),
         ("memory", default.memory.size().to_string()),
         ("hugepages", default.memory.hugepages().to_string()),
         ("sandbox", if default.sandbox() { "on".into() } else { "off".into() }),

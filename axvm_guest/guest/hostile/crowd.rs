@@ -14,7 +14,7 @@ use super::noise::{Noise, one_of};
 use super::rings::{begin, honest, place};
 use crate::cpu::{self, read, write};
 use crate::report::{Line, Verdict};
-use crate::virtio::{Buffer, Device, QUEUE_LEN, Queue, register::*};
+use crate::virtio::{self, Buffer, Device, QUEUE_LEN, Queue, register::*};
 use crate::{apic, clock, ipi};
 
 /// How often the first processor acts.
@@ -46,8 +46,9 @@ pub fn join() {
     let id = usize::from(apic::id());
     BUSY[id].store(1, Ordering::SeqCst);
     let target = TARGET.load(Ordering::SeqCst);
-    if target != 0 {
-        let device = Device { number: target - 1, kind: 0 };
+    if target != 0
+        && let Some(device) = virtio::devices().nth(target as usize - 1)
+    {
         let mut noise = Noise::new(cpu::rdtsc());
         while TARGET.load(Ordering::SeqCst) == target {
             act(device, &mut noise);

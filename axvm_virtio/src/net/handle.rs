@@ -96,6 +96,14 @@ impl NetHandle {
         self.0.broken.load(Ordering::Acquire)
     }
 
+    /// The link has come to its end, as its other side's keeper knows. False if that is known here already.
+    pub fn end(&self) -> bool {
+        let mut first = false;
+        self.0.change(|| first = !self.0.broken.swap(true, Ordering::AcqRel));
+        self.0.wake();
+        first
+    }
+
     /// How many queue pairs the card has.
     pub fn pairs(&self) -> u16 {
         self.0.pairs.len() as u16

@@ -40,6 +40,14 @@ pub enum StateError {
         /// What is here.
         here: &'static str,
     },
+    /// Another bus.
+    #[error("The saved device was on {saved}, and this one is on {here}; start the machine with the --bus that it had")]
+    Bus {
+        /// What was saved.
+        saved: &'static str,
+        /// What is here.
+        here: &'static str,
+    },
     /// A fixed property is another one.
     #[error("The {what} is {here} here, but was {saved}; give the machine the devices that it had")]
     Differs {

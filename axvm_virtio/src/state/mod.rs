@@ -45,10 +45,23 @@ pub struct TransportState {
     pub interrupt_status: u32,
     /// ConfigGeneration.
     pub config_generation: u32,
+    /// The vectors of its interrupts, where it is on PCI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<VectorsState>,
     /// All queues, by number.
     pub queues: Vec<QueueSnapshot>,
     /// What the device knows beside this.
     pub device: DeviceState,
+}
+
+/// What a driver on PCI said of a [`TransportState`]'s MSI-X vectors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VectorsState {
+    /// For the configuration; 0xffff: none.
+    pub config: u16,
+    /// For each queue.
+    pub queues: Vec<u16>,
 }
 
 /// One queue of a [`TransportState`].

@@ -40,7 +40,8 @@ impl TransportCore {
             return Err(error);
         }
         let needs_reset = state.status & DEVICE_NEEDS_RESET != 0;
-        self.signals.restore(state.interrupt_status, needs_reset, state.config_generation);
+        let (interrupt, generation) = (state.interrupt_status, state.config_generation);
+        self.signals.restore(interrupt, needs_reset, generation, state.vectors.as_ref());
         let kicked = state.queues.iter().zip(&*self.kicks).filter(|(queue, _)| queue.kicked);
         kicked.for_each(|(_, kick)| kick.signal());
         self.restored = true;
@@ -56,6 +57,7 @@ impl TransportCore {
         if state.interrupt_status & !INTERRUPTS != 0 {
             return Err(StateError::Value { what: "interrupt status", value: state.interrupt_status.into() });
         }
+        self.signals.check_vectors(state.vectors.as_ref())?;
         let needs_reset = state.status & DEVICE_NEEDS_RESET != 0;
         let bits = state.status & !DEVICE_NEEDS_RESET;
         self.status = DriverStatus::restore(self.status.all_offered(), bits, state.driver_features)?;

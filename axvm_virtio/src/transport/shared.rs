@@ -131,6 +131,7 @@ impl Transport {
             queue_sel: select.queue,
             interrupt_status: self.signals.interrupt_status(),
             config_generation: core.config_generation(),
+            vectors: self.signals.vectors(),
             queues: core.snapshots(),
             device: core.device().state(),
         })

@@ -23,6 +23,7 @@ mod net_pairs;
 mod net_tap;
 mod order;
 mod pause;
+mod pci;
 mod queue;
 mod queue_hostile;
 mod queue_oracle;

@@ -165,6 +165,7 @@ fn state(kind: usize) -> impl Strategy<Value = TransportState> {
                 queue_sel,
                 interrupt_status,
                 config_generation,
+                vectors: None,
                 queues,
                 device,
             }

@@ -11,6 +11,7 @@ use crate::program;
 /// AxVM is built unless one is given.
 pub fn standard_files(axvm: Option<PathBuf>) -> Result<Vec<(PathBuf, String)>> {
     let axvm = axvm.map_or_else(program::build, Ok)?;
+    let agent = program::agent(&axvm)?;
     let _lock = assets::lock()?;
     let mut files = vec![(axvm, "bin/axvm".to_owned()), (assets::root_disk()?, "disk.img".to_owned())];
     let mut kernels = Vec::new();
@@ -28,6 +29,6 @@ pub fn standard_files(axvm: Option<PathBuf>) -> Result<Vec<(PathBuf, String)>> {
         kernels.push(Kernel::get(&Wanted::STOCK)?);
     }
     files.push((kernels[0].image.clone(), "bzImage".to_owned()));
-    files.push((assets::initrd(&kernels.iter().collect::<Vec<_>>())?, "initrd.img".to_owned()));
+    files.push((assets::initrd(&kernels.iter().collect::<Vec<_>>(), &agent)?, "initrd.img".to_owned()));
     Ok(files)
 }

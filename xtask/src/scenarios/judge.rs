@@ -145,8 +145,20 @@ mod tests {
     use super::*;
 
     fn boot(checks: &'static str) -> Boot {
-        let (arguments, append, says) = ("", "", &[][..]);
-        Boot { arguments, elf: false, other: None, checks, append, rounds: 1, exit: 0, limit: 1, on: None, says }
+        let (arguments, append, says, command) = ("", "", &[][..], None);
+        Boot {
+            arguments,
+            elf: false,
+            other: None,
+            checks,
+            append,
+            rounds: 1,
+            command,
+            exit: 0,
+            limit: 1,
+            on: None,
+            says,
+        }
     }
 
     fn judged(console: &str, exit: &str) -> Vec<String> {

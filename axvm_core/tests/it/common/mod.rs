@@ -6,6 +6,7 @@
 //! ```
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod net;
 pub mod talk;
 pub mod terminal;
 

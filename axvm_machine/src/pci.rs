@@ -1,0 +1,98 @@
+//! How a virtio device comes onto the bus of PCI: its vectors, its function, its doorbells.
+//!
+//! ```text
+//!   MSI-X --routes--> Routes (KVM_SET_GSI_ROUTING)        vectors: an irqfd each, before the first vCPU runs
+//!   BAR moves ------> Doorbells (KVM_IOEVENTFD)           whatever the guest's width and value
+//! ```
+//!
+//! Both calls are made by the thread of the vCPU whose guest writes.
+
+use std::sync::Arc;
+
+use axvm_arch::Gpa;
+use axvm_arch::msi::MsiRoute;
+use axvm_boot::plan::{Part, Place};
+use axvm_devices::pci::{MsiRouter, Msix, MsixVector};
+use axvm_devices::{Irq, PciHost};
+use axvm_events::{Event, Events};
+use axvm_kvm::{Doorbells, Routes, Vm};
+use axvm_virtio::device::VirtioDevice;
+use axvm_virtio::{Transport, pci};
+
+use crate::{MachineError, Resources};
+
+/// What all functions of a machine share.
+pub(crate) struct PciWiring {
+    host: Arc<PciHost>,
+    router: Arc<KvmRouter>,
+    doorbells: Arc<Doorbells>,
+}
+
+/// The VM's routing table, as MSI-X sees it.
+struct KvmRouter {
+    routes: Routes,
+    events: Events,
+}
+
+impl MsiRouter for KvmRouter {
+    fn route(&self, routes: &[MsiRoute]) {
+        if let Err(error) = self.routes.set(routes) {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let message = format!("{error}{cause}; the guest waits for interrupts that do not come");
+            self.events.warn(|| Event::Warning { from: "PCI", message });
+        }
+    }
+}
+
+impl PciWiring {
+    pub(crate) fn new(vm: &Vm, host: &Arc<PciHost>, events: &Events) -> Result<PciWiring, MachineError> {
+        let router = KvmRouter { routes: Routes::new(vm)?, events: events.clone() };
+        Ok(PciWiring { host: Arc::clone(host), router: Arc::new(router), doorbells: Arc::new(vm.doorbells()?) })
+    }
+
+    pub(crate) fn host(&self) -> &Arc<PciHost> {
+        &self.host
+    }
+
+    /// Puts a device behind the function that the plan has for it.
+    pub(crate) fn plug(
+        &self,
+        vm: &Vm,
+        part: &Part,
+        device: Box<dyn VirtioDevice>,
+        resources: &Resources,
+    ) -> Result<Arc<Transport>, MachineError> {
+        let Resources { ram, events, .. } = resources;
+        let vectors = (0..pci::vector_count(device.queue_sizes().len())).map(|_| self.vector(vm, part));
+        let msix = Arc::new(Msix::new(vectors.collect::<Result<_, _>>()?, self.router.clone()));
+        let transport = pci::transport(&part.name, device, Arc::clone(ram), &msix, events.clone());
+        let transport = Arc::new(transport.map_err(MachineError::host(&*part.name))?);
+        for place in &part.places {
+            if let Place::Pci { devfn, bar } = *place {
+                let function = pci::function(&transport, Arc::clone(&msix), bar.0, self.on_move(&transport));
+                self.host.add(devfn, &part.name, function)?;
+            }
+        }
+        Ok(transport)
+    }
+
+    /// One interrupt, connected; it has no message yet.
+    fn vector(&self, vm: &Vm, part: &Part) -> Result<MsixVector, MachineError> {
+        let irq = Irq::new().map_err(MachineError::host(format!("the interrupts of {}", part.name)))?;
+        let gsi = self.router.routes.allocate()?;
+        vm.irqfd(gsi, irq.event_fd())?;
+        Ok(MsixVector { irq, gsi })
+    }
+
+    /// Doorbells go where the BAR goes. One that the host refuses is answered by an exit.
+    fn on_move(&self, transport: &Arc<Transport>) -> impl Fn(Option<u64>, Option<u64>) + Send + Sync + 'static {
+        let (doorbells, transport) = (Arc::clone(&self.doorbells), Arc::clone(transport));
+        move |from, to| {
+            for queue in 0..transport.queue_count() {
+                let (at, kick) = (|base: u64| Gpa(base + pci::doorbell(queue)), transport.kick(queue));
+                from.into_iter().for_each(|base| _ = doorbells.disconnect(at(base), kick));
+                to.into_iter().for_each(|base| _ = doorbells.connect(at(base), kick));
+            }
+        }
+    }
+}
