@@ -75,6 +75,7 @@ Examples:
   axvm run --kernel bzImage --disk root.img,ro --disk data.img,serial=DATA1
   axvm run --kernel vmlinux --entry pvh --cpus 4,sockets=2,cores=2 --pin 0-3
   axvm run -k bzImage --console unix=web.sock --api-sock web.api --name web
+  axvm run -k bzImage -d root.img -- make -C /src test; echo $?
   axvm run --config vm.toml --memory 8G --verbose")]
     Run(RunArgs),
 
@@ -87,8 +88,9 @@ Examples:
     /// Print the agent, the program in a guest that runs commands
     #[command(after_help = "\
 Examples:
-  axvm agent > axvm-agent && chmod +x axvm-agent   for a guest's disk
-  axvm agent --systemd > axvm-agent.service        its unit there
+  axvm agent > axvm-agent                     for a guest's root file system
+  axvm agent --systemd > axvm-agent.service   its unit there
+  axvm agent --initrd >> initrd.img           /axvm-agent in an initrd
 
 The agent is one static program for any Linux on x86-64. It is started as root, without arguments, and \
 listens at vsock port 348, for the host alone.")]
@@ -168,6 +170,9 @@ pub struct AgentArgs {
     /// Print the unit that starts it in a guest with systemd, from /usr/local/sbin/axvm-agent
     #[arg(long)]
     pub systemd: bool,
+    /// Print it as an archive that Linux unpacks after another one: cat initrd.img agent.cpio
+    #[arg(long, conflicts_with = "systemd")]
+    pub initrd: bool,
 }
 
 /// `axvm completions`.
