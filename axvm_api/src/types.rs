@@ -214,6 +214,12 @@ pub struct NetworkUpdate {
     /// Whether its cable is plugged in (AxVM's own).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<WantedLink>,
+    /// The buckets that change, of frames for the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// The buckets that change, of frames of the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
 }
 
 /// What a cable shall be.
@@ -477,6 +483,12 @@ pub struct NetworkStatus {
     pub link: LinkState,
     /// How many queue pairs it has.
     pub queue_pairs: u16,
+    /// What limits frames for the guest, such as `10M/s:1000ops/s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate: Option<String>,
+    /// What limits frames of the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate: Option<String>,
     /// Ports of the host that lead to the guest, such as `tcp:2222:22`.
     pub forwards: Vec<String>,
     /// Frames for the guest.

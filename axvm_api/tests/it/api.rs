@@ -43,6 +43,11 @@ fn firecrackers_clients_find_what_they_know() {
             "rate Some(5)",
         ),
         ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\"}", "network net0 None"),
+        (
+            "PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"tx_rate_limiter\": {\"bandwidth\": \
+             {\"size\": 9, \"one_time_burst\": 1, \"refill_time\": 5}}}",
+            "rates (None, Some(9))",
+        ),
         ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"link\": \"down\"}", "network net0 Some(Down)"),
         ("PATCH /balloon/statistics {\"stats_polling_interval_s\": 2}", "statistics every 2"),
         ("PUT /actions {\"action_type\": \"SendCtrlAltDel\"}", "power button"),

@@ -86,6 +86,12 @@ pub enum CtlAction {
         /// What its cable shall be
         #[arg(value_enum, requires = "name")]
         link: Option<LinkWord>,
+        /// What may come to the guest in a time, from now on: such as 10M/s, 1000ops/s (frames), or none
+        #[arg(long, value_name = "RATE", requires = "name")]
+        rx: Option<RateLimit>,
+        /// What the guest may send in a time, from now on
+        #[arg(long, value_name = "RATE", requires = "name")]
+        tx: Option<RateLimit>,
     },
     /// Attach this terminal to the guest's console
     Console,

@@ -3,6 +3,7 @@
 //! ```text
 //!   GET /network-interfaces    <-- name, address, cable, link up or down, frames each way
 //!   PATCH ... {"link": "down"} --> NetHandle::set_up(false): the cable is pulled
+//!         ... {"rx_rate_limiter": ..} --> NetHandle::set_rx_rate
 //! ```
 //!
 //! Source: Firecracker API 1.17, "NetworkInterface", for the names. Left out: other cables while the machine runs.
@@ -12,6 +13,7 @@ use axvm_api::types::{LinkState, NetworkCount, NetworkInterface, NetworkStatus, 
 use axvm_boot::plan::VirtioKind;
 use axvm_virtio::net::{NetConfig, NetCount, NetHandle};
 
+use crate::rates;
 use crate::settings::{Mac, NetEnd, NetSetting};
 
 /// The cards of a machine, net0 first.
@@ -52,7 +54,7 @@ impl Cards {
         self.0.iter().map(Card::status).collect()
     }
 
-    /// Plugs a cable in, or pulls it.
+    /// Plugs a cable in, or pulls it; sets other rates.
     pub fn update(&self, update: &NetworkUpdate) -> Result<(), ControlError> {
         let name = &update.iface_id;
         let Some(card) = self.0.iter().find(|card| card.interface.iface_id == *name) else {
@@ -64,6 +66,13 @@ impl Cards {
                 false => format!("There is no network card {name}; this machine has {}", names.join(", ")).into(),
             });
         };
+        let handle = &card.handle;
+        if let Some(rate) = &update.rx_rate_limiter {
+            handle.set_rx_rate(rates::updated(handle.rx_rate(), rate));
+        }
+        if let Some(rate) = &update.tx_rate_limiter {
+            handle.set_tx_rate(rates::updated(handle.tx_rate(), rate));
+        }
         match update.link {
             Some(WantedLink::Up) if card.handle.is_broken() => {
                 Err(format!("The cable of {name} has come to its end; start the machine again to give it another")
@@ -90,6 +99,8 @@ impl Card {
                 (_, false) => LinkState::Down,
             },
             queue_pairs: handle.pairs(),
+            rx_rate: rates::told(handle.rx_rate()),
+            tx_rate: rates::told(handle.tx_rate()),
             forwards: self.forwards.clone(),
             to_guest: count(handle.to_guest()),
             from_guest: count(handle.from_guest()),

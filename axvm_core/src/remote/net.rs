@@ -9,20 +9,27 @@ use anyhow::{Result, bail};
 use axvm_api::Client;
 use axvm_api::types::{LinkState, NetworkCount, NetworkStatus, NetworkUpdate, Status, WantedLink};
 
+use axvm_virtio::limiter::RateLimit;
+
 use crate::cli::LinkWord;
+use crate::rates;
 use crate::speech::print;
 
 use super::table::aligned;
 
 const HEAD: [&str; 6] = ["NAME", "ADDRESS", "LINK", "CABLE", "TO GUEST", "FROM GUEST"];
 
-/// Tells of all cards, or of one; or changes its link.
-pub fn net(client: &mut Client, name: Option<&str>, link: Option<LinkWord>) -> Result<()> {
-    if let (Some(name), Some(link)) = (name, link) {
-        let link = Some(if link == LinkWord::Up { WantedLink::Up } else { WantedLink::Down });
-        client.patch(&format!("/network-interfaces/{name}"), &NetworkUpdate { iface_id: name.to_owned(), link })?;
-        return Ok(());
-    }
+/// Changes the link of a card, or the rates of frames for the guest and of the guest.
+pub fn change(client: &mut Client, name: &str, link: Option<LinkWord>, rates: [Option<RateLimit>; 2]) -> Result<()> {
+    let link = link.map(|link| if link == LinkWord::Up { WantedLink::Up } else { WantedLink::Down });
+    let [rx_rate_limiter, tx_rate_limiter] = rates.map(|rate| rate.map(rates::update));
+    let update = NetworkUpdate { iface_id: name.to_owned(), link, rx_rate_limiter, tx_rate_limiter };
+    client.patch(&format!("/network-interfaces/{name}"), &update)?;
+    Ok(())
+}
+
+/// Tells of all cards, or of one.
+pub fn tell(client: &mut Client, name: Option<&str>) -> Result<()> {
     let status: Status = client.get("/status")?;
     let is_meant = |card: &&NetworkStatus| name.is_none_or(|name| card.interface.iface_id == name);
     let cards: Vec<&NetworkStatus> = status.networks.iter().filter(is_meant).collect();
@@ -56,10 +63,12 @@ pub fn link(link: LinkState) -> &'static str {
     }
 }
 
-/// `user forward tcp:2222:22`
+/// `user tcp:2222:22 rx=10M/s`
 fn cable(card: &NetworkStatus) -> String {
     let forwards = card.forwards.iter().map(|forward| format!(" {forward}")).collect::<String>();
-    card.interface.host_dev_name.clone() + &forwards
+    let rate =
+        |name: &str, rate: &Option<String>| rate.as_ref().map_or(String::new(), |rate| format!(" {name}={rate}"));
+    card.interface.host_dev_name.clone() + &forwards + &rate("rx", &card.rx_rate) + &rate("tx", &card.tx_rate)
 }
 
 /// `12 frames, 3 KiB, 1 dropped`
@@ -89,13 +98,15 @@ mod tests {
             },
             link: LinkState::Up,
             queue_pairs: 1,
+            rx_rate: None,
+            tx_rate: Some("1M/s".into()),
             forwards: vec!["tcp:2222:22".into()],
             to_guest: NetworkCount { frames: 3, bytes: 5000, dropped: 0 },
             from_guest: NetworkCount { frames: 2, bytes: 100, dropped: 1 },
         };
         let expected = "\
-NAME  ADDRESS            LINK  CABLE             TO GUEST         FROM GUEST
-net0  02:00:00:00:00:01  up    user tcp:2222:22  3 frames, 4 KiB  2 frames, 100 B, 1 dropped
+NAME  ADDRESS            LINK  CABLE                     TO GUEST         FROM GUEST
+net0  02:00:00:00:00:01  up    user tcp:2222:22 tx=1M/s  3 frames, 4 KiB  2 frames, 100 B, 1 dropped
 ";
         assert_eq!(table(&[&card]), expected);
     }

@@ -197,7 +197,7 @@ settings! {
 
         /// Network card: user (the host's network by passt), tap=NAME, fd=N, stream=PATH or dgram=LOCAL:REMOTE, then
         /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off; with tap ,queues=N
-        /// ,offload=on|off.
+        /// ,offload=on|off ,rx=10M/s ,tx=10M/s.
         /// The first is net0, the next net1 ... [default: no such device]
         #[arg(long, value_name = "user|tap=NAME|...[,forward=HOST:GUEST]", verbatim_doc_comment)]
         #[serde(deserialize_with = "net::possible_nets")]
