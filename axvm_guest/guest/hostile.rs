@@ -24,6 +24,7 @@ use crate::processors;
 use crate::report::{Line, Verdict, prove};
 use crate::start_info;
 use crate::virtio::{self, Buffer, Device, kind};
+use crate::vsock;
 use noise::Noise;
 
 /// How often each storm of a kind blows.
@@ -69,6 +70,7 @@ fn works(device: Device, line: &mut Line) -> Verdict {
         kind::RNG => virtio::rng(device, line),
         kind::BALLOON => virtio::balloon(device, line),
         kind::CONSOLE => virtio::console(device, line),
+        kind::VSOCK => vsock::prove(device, false, line),
         _ => Ok(()),
     }
 }

@@ -64,7 +64,7 @@ impl Resources {
         steps.done("disks", || format!("{} opened and locked", disks.len()));
 
         let kernel = Image::kernel(&spec.kernel)?;
-        let initrd = spec.initrd.as_deref().map(|path| Image::open(path, "--initrd")).transpose()?;
+        let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
         Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events })
     }
 

@@ -5,6 +5,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axvm_arch::cpuid::Topology;
 use axvm_boot::acpi::Acpi;
@@ -28,6 +29,8 @@ pub struct MachineSpec {
     pub kernel: KernelSource,
     /// The initial RAM disk's file.
     pub initrd: Option<PathBuf>,
+    /// An archive that is unpacked after it, and over it.
+    pub initrd_after: Option<Arc<[u8]>>,
     /// Added to the kernel command line after the defaults.
     pub append: String,
     /// Where the first CPU starts; `None`: where the kernel's format says.
@@ -78,6 +81,7 @@ impl MachineSpec {
         MachineSpec {
             kernel,
             initrd: None,
+            initrd_after: None,
             append: String::new(),
             entry: None,
             topology: Topology::flat(1),

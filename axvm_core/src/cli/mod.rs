@@ -4,6 +4,7 @@
 //!   axvm [run] ARGS   run.rs       a machine
 //!   axvm config ...   this file    what is printed and ends
 //!   axvm ctl ...      tools.rs     about machines that run, and about the host
+//!   axvm net ...      net.rs       taps of this host
 //!   axvm -hda ...     habits.rs    what other programs' words mean here
 //!   axvm --cpus x     mistakes.rs  what is wrong, in one line
 //! ```
@@ -13,6 +14,7 @@
 
 mod habits;
 mod mistakes;
+mod net;
 mod run;
 mod tools;
 
@@ -20,8 +22,9 @@ use std::io;
 
 use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Parser, Subcommand};
 
+pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, PsArgs, SelftestArgs};
+pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, LinkWord, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 use crate::speech;
@@ -72,6 +75,7 @@ Examples:
   axvm run --kernel bzImage --disk root.img,ro --disk data.img,serial=DATA1
   axvm run --kernel vmlinux --entry pvh --cpus 4,sockets=2,cores=2 --pin 0-3
   axvm run -k bzImage --console unix=web.sock --api-sock web.api --name web
+  axvm run -k bzImage -d root.img -- make -C /src test; echo $?
   axvm run --config vm.toml --memory 8G --verbose")]
     Run(RunArgs),
 
@@ -84,12 +88,16 @@ Examples:
     /// Print the agent, the program in a guest that runs commands
     #[command(after_help = "\
 Examples:
-  axvm agent > axvm-agent && chmod +x axvm-agent   for a guest's disk
-  axvm agent --systemd > axvm-agent.service        its unit there
+  axvm agent > axvm-agent                     for a guest's root file system
+  axvm agent --systemd > axvm-agent.service   its unit there
+  axvm agent --initrd >> initrd.img           /axvm-agent in an initrd
 
 The agent is one static program for any Linux on x86-64. It is started as root, without arguments, and \
 listens at vsock port 348, for the host alone.")]
     Agent(AgentArgs),
+
+    /// Make or remove a tap of this host, for --net tap=NAME
+    Net(NetArgs),
 
     /// List the machines that run
     Ps(PsArgs),
@@ -162,6 +170,9 @@ pub struct AgentArgs {
     /// Print the unit that starts it in a guest with systemd, from /usr/local/sbin/axvm-agent
     #[arg(long)]
     pub systemd: bool,
+    /// Print it as an archive that Linux unpacks after another one: cat initrd.img agent.cpio
+    #[arg(long, conflicts_with = "systemd")]
+    pub initrd: bool,
 }
 
 /// `axvm completions`.

@@ -32,6 +32,8 @@ use crate::serve::Signals;
 const AT_ONCE: usize = 4096;
 /// No more input is read while so much waits for the guest.
 const ENOUGH: usize = 64 << 10;
+/// No signal: the guest is off.
+pub const GUEST_IS_OFF: i32 = 0;
 /// So many signals that ask for an end are the command's; the next one is ours.
 const PATIENT: usize = 2;
 
@@ -125,6 +127,8 @@ impl Conversation {
     }
 
     /// Holds it to its end.
+    ///
+    /// A signal 0 says that the guest is off: what it left in the stream is its last.
     pub fn hold(mut self, request: &Request, signals: &dyn Arrivals) -> Result<Ended> {
         FromHost::Request(request.clone()).encode(&mut self.to_send);
         loop {
@@ -276,10 +280,20 @@ impl Conversation {
         }
     }
 
+    /// Takes all that is there; no more will come.
+    fn drain(&mut self) {
+        let mut buffer = [0; CHUNK];
+        while let Ok(count @ 1..) = read(&self.stream, &mut buffer) {
+            self.end.receive(&buffer[..count]);
+        }
+        self.ended = Some(Ended::Gone);
+    }
+
     /// Passes signals on. What asks for an end once more than the command can mean is for this process.
     fn obey(&mut self, signals: &[i32]) -> Option<Ended> {
         for &signal in signals {
             match signal {
+                GUEST_IS_OFF => self.drain(),
                 SIGWINCH => self.resize(),
                 SIGCONT => {
                     self.terminal.iter().for_each(|terminal| _ = terminal.enter());
