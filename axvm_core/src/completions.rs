@@ -195,7 +195,11 @@ mod tests {
             assert!(disk.iter().any(|offered| offered == word), "{word}: {disk:?}");
         }
         for word in &disk {
-            let value = if word.ends_with('=') { "x" } else { "" };
+            let value = match &**word {
+                "rate=" => "1M/s",
+                word if word.ends_with('=') => "x",
+                _ => "",
+            };
             let disk = format!("disk.img,{word}{value}").parse::<DiskConfig>();
             assert!(disk.is_ok(), "{word}: {disk:?}");
         }

@@ -90,6 +90,8 @@ impl Config {
         check_ends(ends, settings.api_sock.as_deref())?;
         let vsock = said.vsock.as_ref().map(vsock_path);
         check_vsock(vsock.as_deref(), ends, settings.api_sock.as_deref())?;
+        let nets = network::cards(&settings.net, &name);
+        network::check(&settings.net, &nets).map_err(|(said, why)| ConfigError::option("--net", said, why))?;
         let machine = MachineSpec {
             initrd: said.initrd.or_else(|| found("initrd.img")),
             append: settings.append(),
@@ -105,7 +107,7 @@ impl Config {
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
-            nets: network::cards(&settings.net, &name),
+            nets,
             vsock: said.vsock.map(|vsock| vsock.cid),
             panic_stops: settings.on_panic() != OnPanic::Continue,
             debug_exit: said.debug_exit.map(|IoPort(first)| first),

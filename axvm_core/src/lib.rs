@@ -38,6 +38,7 @@ mod network;
 mod notify;
 pub mod pages;
 mod panel;
+mod rates;
 mod remote;
 mod run;
 mod selftest;
@@ -81,6 +82,7 @@ fn command(cli: Cli) -> Result<u8> {
         Some(Command::Ctl(args)) => remote::ctl(&args),
         Some(Command::Exec(args)) => exec::exec(&args),
         Some(Command::Agent(args)) => agent::agent(&args).map_err(Into::into),
+        Some(Command::Net(args)) => network::net(&args.action),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),

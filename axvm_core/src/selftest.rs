@@ -7,7 +7,7 @@
 //! The machine is one as `axvm run` makes it, sandbox included: 64 MiB, one disk, every device. A second one has its
 //! devices on PCI, and proves these only. See `axvm_guest` for the lines that the guests print.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,13 +31,16 @@ use crate::end::End;
 use crate::narrator::Narrator;
 use crate::run::{Starts, close_sandbox};
 use crate::serve::{Limits, Signals, see_off};
-use crate::settings::{OnReboot, Settings};
+use crate::settings::{OnReboot, Settings, Vsock};
 use crate::speech::{columns, print};
+use crate::vsock::VsockSocket;
 
 /// A guest that says nothing for so long hangs; each of its own waits is shorter.
 const SILENCE: Duration = Duration::from_secs(20);
 const DISK_LEN: u64 = 1 << 20;
 const MEMORY: u64 = 64 << 20;
+/// Tells the guest of the client that sends back what it gets.
+const ECHO: &str = "echo";
 /// One with its devices on MMIO, one on PCI.
 const MACHINES: usize = 2;
 
@@ -91,8 +94,11 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let disk = Disk::make()?;
     let (config, on_pci) = (config(cpus, &disk)?, on_pci(config(cpus, &disk)?));
     let events = Events::warnings_to(Arc::new(Narrator::new(false)));
-    let resources = Resources::open(&config.machine, events.clone())?;
+    let mut resources = Resources::open(&config.machine, events.clone())?;
     drop(disk);
+    let vsock = VsockSocket::open(&config)?;
+    vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
+    let client = ask_for_echo(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
@@ -104,6 +110,8 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let listened = Arc::clone(&current);
     let listener = axvm_sandbox::spawn(Role::Console, "selftest", move || listen(said, &listened));
     let listener = listener.context("Cannot listen to the guest")?;
+    let echo = axvm_sandbox::spawn(Role::Console, "selftest-vsock", move || echo(client));
+    let echo = echo.context("Cannot be a client of the guest")?;
     let limits = Limits::of(&config, &signals);
     let mut ends = Vec::new();
     for config in [&config, &on_pci] {
@@ -116,6 +124,9 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
         }
     }
     see_off(consoles, &signals, None);
+    // The client is closed with the guest's last connection, or with the host's end of them.
+    drop((resources, vsock));
+    let _ = echo.join();
     let mut proofs = listener.join().unwrap_or_default();
     for end in ends {
         proofs.extend(outcome(&end?, &config));
@@ -138,7 +149,8 @@ impl Disk {
 }
 
 fn config(cpus: u32, disk: &Disk) -> Result<Config> {
-    let said = Settings { kernel: Some("selftest".into()), on_reboot: Some(OnReboot::End), ..Settings::default() };
+    let (kernel, on_reboot) = (Some("selftest".into()), Some(OnReboot::End));
+    let said = Settings { kernel, on_reboot, vsock: Some(Vsock::default()), ..Settings::default() };
     let mut config = Config::from_settings(said)?;
     let machine = &mut config.machine;
     machine.kernel = KernelSource::Embedded(axvm_guest::selftest());
@@ -149,6 +161,7 @@ fn config(cpus: u32, disk: &Disk) -> Result<Config> {
     let disk = DiskConfig { serial: Some("SELFTEST".into()), on_full, ..DiskConfig::new(disk.0.to_path_buf()) };
     machine.disks = vec![disk];
     machine.virtio_console = true;
+    machine.append = ECHO.to_owned();
     config.console = BackEnd::None;
     config.virtio_console = Some(BackEnd::None);
     Ok(config)
@@ -159,6 +172,26 @@ fn on_pci(mut config: Config) -> Config {
     config.machine.bus = Bus::Pci;
     config.machine.append = axvm_guest::PCI.into();
     config
+}
+
+/// A client of the guest, which waits there for its driver. The sandbox that closes makes no sockets.
+fn ask_for_echo(config: &Config) -> Result<UnixStream> {
+    let path = config.vsock.as_deref().context("The self-test has a socket device")?;
+    let mut client = UnixStream::connect(path).with_context(|| format!("Cannot connect to {}", path.display()))?;
+    client.write_all(b"CONNECT 1024\n").context("Cannot be a client of the guest")?;
+    Ok(client)
+}
+
+/// Sends back what comes after the answer's line.
+fn echo(client: UnixStream) {
+    let mut lines = BufReader::new(&client);
+    let _ = lines.read_until(b'\n', &mut Vec::new());
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = lines.read(&mut bytes) {
+        if (&client).write_all(&bytes[..count]).is_err() {
+            return;
+        }
+    }
 }
 
 /// Reads what the guest says until it has ended; ends a guest that hangs.

@@ -15,6 +15,8 @@
 //! | `take N` | waits N milliseconds for a frame; prints it in hexadecimal digits |
 //! | `link` | whether the card's link is up; then waits for a change |
 //! | `sectors` | capacity of the first disk; then waits for another one |
+//! | `vsock N` | serves N connections of the host's clients: after its last byte each gets their count and checksum |
+//! | `dial N` | connects to port N of the host, sends bytes and gets them back |
 //! | `button` | waits for the power button, then powers off |
 //! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
 //! | `alarm` | sleeps until the clock's interrupt, then with that one masked until the clock's ACPI event |
@@ -31,7 +33,7 @@ use crate::card::{self, Card};
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
-use crate::{acpi, apic, chips, clock, pic};
+use crate::{acpi, apic, chips, clock, pic, vsock};
 
 const UART_VECTOR: u8 = 36;
 /// IER and FCR: received data interrupts, from so many bytes on.
@@ -91,6 +93,8 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"take" => take(console, number, answer),
         b"link" => link(console, answer),
         b"sectors" => sectors(console, answer),
+        b"vsock" => vsock(console, number, answer),
+        b"dial" => dial(number, answer),
         b"button" => button(console),
         b"pic-button" => pic_button(console),
         b"alarm" => alarm(answer),
@@ -218,6 +222,18 @@ fn sectors(console: &mut Console, answer: &mut Line) {
         device.read(register::CONFIG) != before
     });
     answer.decimal(device.read(register::CONFIG).into()).text(" ");
+}
+
+fn vsock(console: &mut Console, connections: u64, answer: &mut Line) {
+    let Some(device) = virtio::devices().find(|device| device.kind == kind::VSOCK) else { return };
+    console.print(b"serving\n");
+    let whole = vsock::serve(device, connections, |condition| sleep_until(condition), answer);
+    answer.decimal(whole.unwrap_or_default()).text(" of ").decimal(connections).text(" ");
+}
+
+fn dial(port: u64, answer: &mut Line) {
+    let Some(device) = virtio::devices().find(|device| device.kind == kind::VSOCK) else { return };
+    let _ = vsock::dial(device, port as u32, answer);
 }
 
 /// As an operating system would: SCI, status bit, acknowledge, power off.

@@ -6,7 +6,7 @@
 //!   proof: reset, the honest driver of virtio.rs, verified data
 //!
 //!   rings   one processor lies in rings and registers      crowd   all processors at one device at once
-//!   chips   ports, string I/O, edges of windows, interrupts
+//!   chips   ports, string I/O, edges of windows, interrupts                   pci     configuration, BARs, MSI-X
 //! ```
 //!
 //! What would end the machine (S5, the reset registers, pvpanic) is only ever written with wrong values, and no
@@ -16,6 +16,7 @@
 mod chips;
 pub mod crowd;
 mod noise;
+mod pci;
 mod rings;
 
 use crate::clock;
@@ -23,6 +24,7 @@ use crate::processors;
 use crate::report::{Line, Verdict, prove};
 use crate::start_info;
 use crate::virtio::{self, Buffer, Device, kind};
+use crate::vsock;
 use noise::Noise;
 
 /// How often each storm of a kind blows.
@@ -68,6 +70,7 @@ fn works(device: Device, line: &mut Line) -> Verdict {
         kind::RNG => virtio::rng(device, line),
         kind::BALLOON => virtio::balloon(device, line),
         kind::CONSOLE => virtio::console(device, line),
+        kind::VSOCK => vsock::prove(device, false, line),
         _ => Ok(()),
     }
 }

@@ -29,6 +29,7 @@ mod report;
 mod runtime;
 mod start_info;
 mod virtio;
+mod vsock;
 
 use report::{Line, prove};
 

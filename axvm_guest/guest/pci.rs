@@ -121,6 +121,23 @@ impl Function {
         self.msix().map_or(0, |at| u64::from(self.read(at) >> 16 & 0x7ff) + 1)
     }
 
+    /// One that may not be there.
+    pub fn any(devfn: u8) -> Function {
+        Function(devfn)
+    }
+
+    /// Turns MSI-X on or off, and masks all of it, by the two upper bits.
+    pub fn write_msix(self, bits: u32) {
+        if let Some(msix) = self.msix() {
+            self.write(msix, bits & (ENABLE | FUNCTION_MASK));
+        }
+    }
+
+    /// The way to the BAR through configuration space.
+    pub fn window(self) -> Option<u16> {
+        self.capabilities().find(|(_, word)| word & 0xff == VENDOR && word >> 24 == 5).map(|(at, _)| at)
+    }
+
     fn move_to(self, bar: u64) {
         self.write(BAR, bar as u32);
         self.write(BAR + 4, (bar >> 32) as u32);

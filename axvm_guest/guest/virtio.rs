@@ -15,6 +15,7 @@ use crate::clock;
 use crate::cpu::{self, read, write};
 use crate::pci::{self, Function};
 use crate::report::{Line, Verdict, prove};
+use crate::{start_info, vsock};
 
 const WINDOWS: u64 = 0xd000_0000;
 const STRIDE: u64 = 0x1000;
@@ -58,6 +59,7 @@ pub mod kind {
     pub const CONSOLE: u32 = 3;
     pub const RNG: u32 = 4;
     pub const BALLOON: u32 = 5;
+    pub const VSOCK: u32 = 19;
 }
 
 /// Block features (5.2.3), VERSION_1 (6).
@@ -311,6 +313,9 @@ pub fn prove_all() {
             kind::CONSOLE => prove("virtio-console", |line| console(device, line)),
             kind::RNG => prove("virtio-rng", |line| rng(device, line)),
             kind::BALLOON => prove("virtio-balloon", |line| balloon(device, line)),
+            kind::VSOCK => {
+                prove("virtio-vsock", |line| vsock::prove(device, start_info::option("echo").is_some(), line))
+            }
             other => prove("virtio-unknown", |line| {
                 line.text(" type ").decimal(other.into());
                 line.absent()

@@ -191,6 +191,7 @@ pub(crate) const CONNECTOR: &[Row] = &[
     Row(libc::SYS_connect, 0, Always, "the same; no filter reads a path, and Landlock does not judge it"),
     Row(libc::SYS_sendmsg, 0, Always, "the connection, or that there is none"),
     Row(libc::SYS_close, 0, Always, "the copy that stays behind"),
+    Row(libc::SYS_fcntl, 0, OneOf(1, &[libc::F_GETFD as u64]), "[debug] whether a descriptor is open, before it is closed"),
 ];
 
 #[cfg(test)]

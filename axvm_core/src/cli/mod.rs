@@ -4,6 +4,7 @@
 //!   axvm [run] ARGS   run.rs       a machine
 //!   axvm config ...   this file    what is printed and ends
 //!   axvm ctl ...      tools.rs     about machines that run, and about the host
+//!   axvm net ...      net.rs       taps of this host
 //!   axvm -hda ...     habits.rs    what other programs' words mean here
 //!   axvm --cpus x     mistakes.rs  what is wrong, in one line
 //! ```
@@ -13,6 +14,7 @@
 
 mod habits;
 mod mistakes;
+mod net;
 mod run;
 mod tools;
 
@@ -21,8 +23,9 @@ use std::io;
 
 use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Parser, Subcommand};
 
+pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, PsArgs, SelftestArgs};
+pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, LinkWord, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 use crate::speech;
@@ -93,6 +96,9 @@ Examples:
 The agent is one static program for any Linux on x86-64. It is started as root, without arguments, and \
 listens at vsock port 348, for the host alone.")]
     Agent(AgentArgs),
+
+    /// Make or remove a tap of this host, for --net tap=NAME
+    Net(NetArgs),
 
     /// List the machines that run
     Ps(PsArgs),

@@ -26,6 +26,7 @@ fn run(disk_options: &str, arguments: &[&str]) -> Option<Output> {
     // Only a hang takes so long: at a load of 13 on two processors, a hostile guest takes more than 40 s, alone 3 s.
     axvm.args(["--preserve-status", "300", env!("CARGO_BIN_EXE_axvm"), "run"]);
     axvm.args(["--kernel", &at("guest.elf"), "--memory", "64M"]);
+    axvm.args(["--vsock", &format!("socket={}", at("v"))]);
     axvm.args(["--disk", &disk]).args(arguments).stdin(fs::File::open(Path::new("/dev/null")).unwrap());
     Some(axvm.output().unwrap())
 }
@@ -100,7 +101,9 @@ fn kernels_of_32_bits_and_for_the_upper_half_start() {
 fn every_device_of_a_machine_with_four_vcpus_proves_itself() {
     let Some(output) = run(",serial=S1", &["--cpus", "4"]) else { return };
     let said = good(&output);
-    for name in ["modes", "ram", "acpi", "uart", "pit", "smp", "virtio-block", "virtio-rng", "virtio-balloon"] {
+    for name in
+        ["modes", "ram", "acpi", "uart", "pit", "smp", "virtio-block", "virtio-rng", "virtio-balloon", "virtio-vsock"]
+    {
         assert!(proved(&said, name), "{name} in\n{said}");
     }
     assert!(said.contains("verified, id S1"), "{said}");

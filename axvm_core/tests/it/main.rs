@@ -24,6 +24,7 @@ mod network_tap;
 mod network_user;
 mod own_kernels;
 mod pause;
+mod pci;
 mod processors;
 mod sandbox;
 mod settings;

@@ -7,13 +7,18 @@ use crate::common;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use axvm_api::types::VsockStatus;
+use axvm_api::Client;
+use axvm_api::types::{VmUpdate, VsockStatus, WantedState};
 use common::*;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The process that connects for this AxVM, as `/proc` has it.
 fn connector(axvm: &Axvm) -> Option<u32> {
@@ -120,6 +125,182 @@ fn a_machine_without_a_socket_device_says_so() {
     let error = axvm.control().get::<VsockStatus>("/vsock").unwrap_err().to_string();
     assert!(error.contains("has no socket device; start it with --vsock"), "{error}");
     assert!(connector(&axvm).is_none());
+    talk.say("off\n");
+    axvm.ends_with(0);
+}
+
+/// Checksum of the guest's server.
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte))
+}
+
+/// A client that sends `len` bytes; its answer must count them. One that `leaves` goes before it has one.
+fn client(path: &Path, len: usize, leaves: bool) {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    let bytes: Vec<u8> = (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
+    stream.write_all(format!("CONNECT {}\n", 1 + len % 1000).as_bytes()).unwrap();
+    stream.write_all(&bytes).unwrap();
+    if leaves {
+        return;
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (ok, counted) = answer.split_once('\n').unwrap();
+    assert!(ok.starts_with("OK 10737"), "{ok}");
+    assert_eq!(counted, format!("{len} {}\n", sum(&bytes)));
+}
+
+/// All of it with the sandbox closed: accept, half-close, credit, and connections that end in the middle.
+#[test]
+fn two_hundred_clients_of_a_guest_are_served_to_the_last_byte() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("--vsock socket=v");
+    talk.say("vsock 200\n");
+    talk.hear("serving\n");
+    thread::scope(|scope| {
+        for number in 0..10 {
+            let path = place.path("v");
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let len = (number * 7919 + round * 104_729) % [10, 300, 5000, 70_000][round % 4];
+                    client(&path, len, round % 5 == 4);
+                }
+            });
+        }
+    });
+    talk.hear("= 160 of 200 vsock done");
+    until("no connection is left", || axvm.status().vsock.is_some_and(|vsock| vsock.connections == 0));
+    talk.say("off\n");
+    axvm.ends_with(0);
+}
+
+#[test]
+fn a_guest_reaches_programs_that_listen_and_is_refused_by_others() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("--vsock socket=v");
+    let listener = UnixListener::bind(place.path("v_5000")).unwrap();
+    talk.say("dial 5001\n");
+    talk.hear("= refused dial done");
+    for _ in 0..3 {
+        talk.say("dial 5000\n");
+        let (stream, _) = listener.accept().unwrap();
+        std::io::copy(&mut &stream, &mut &stream).unwrap();
+        drop(stream);
+        talk.hear("= echoed dial done");
+    }
+    // The last one's end is told, and the next start of the guest finds the device as new.
+    talk.say("reset\n");
+    talk.hear("ready\n> ");
+    talk.say("dial 5000\n");
+    let (stream, _) = listener.accept().unwrap();
+    std::io::copy(&mut &stream, &mut &stream).unwrap();
+    drop(stream);
+    talk.hear("= echoed dial done");
+    talk.say("off\n");
+    let end = axvm.ends_with(0);
+    assert!(!end.errors.contains("socket"), "{}", end.errors);
+}
+
+#[test]
+fn a_guest_lives_on_without_the_process_that_connects_and_the_user_is_told_once() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("--vsock socket=v");
+    let _listener = UnixListener::bind(place.path("v_5000")).unwrap();
+    let pid = connector(&axvm).unwrap();
+    kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+    until("it is gone", || is_gone(pid));
+    for _ in 0..3 {
+        talk.say("dial 5000\n");
+        talk.hear("= refused dial done");
+    }
+    talk.say("off\n");
+    let errors = axvm.ends_with(0).errors;
+    assert_eq!(
+        errors.matches("the process that connects for it has ended; what the guest asks").count(),
+        1,
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_reset_of_the_guest_ends_its_connections_and_leaves_the_socket() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("--vsock socket=v --on-reboot restart");
+    talk.say("vsock 1000\n");
+    talk.hear("serving\n");
+    let mut open = UnixStream::connect(place.path("v")).unwrap();
+    open.set_read_timeout(Some(PATIENCE)).unwrap();
+    open.write_all(b"CONNECT 52\n").unwrap();
+    let mut answer = [0; 14];
+    open.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"OK 1073741824\n");
+    assert_eq!(axvm.status().vsock.unwrap().connections, 1);
+    // In the middle of a pause, too.
+    let (code, _, errors) = place.run("ctl api pause");
+    assert_eq!(code, 0, "{errors}");
+    open.write_all(b"kept").unwrap();
+    let (code, _, errors) = place.run("ctl api resume");
+    assert_eq!(code, 0, "{errors}");
+    let (code, _, errors) = place.run("ctl api reset");
+    assert_eq!(code, 0, "{errors}");
+    assert!(matches!(open.read(&mut [0]), Ok(0) | Err(_)));
+    talk.hear("ready\n> ");
+    assert_eq!(axvm.status().vsock.unwrap().connections, 0);
+    talk.say("vsock 1\n");
+    talk.hear("serving\n");
+    client(&place.path("v"), 5000, false);
+    talk.hear("= 1 of 1 vsock done");
+    talk.say("off\n");
+    axvm.ends_with(0);
+}
+
+/// Connections go on where a pause held them.
+#[test]
+fn pauses_in_the_middle_lose_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("--vsock socket=v");
+    talk.say("vsock 8\n");
+    talk.hear("serving\n");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients = (0..4).map(|number| {
+            let path = place.path("v");
+            scope.spawn(move || (0..2).for_each(|_| client(&path, 150_000 + number, false)))
+        });
+        let clients = clients.collect::<Vec<_>>();
+        let (over, api) = (&over, place.path("api"));
+        let pausing = scope.spawn(move || {
+            let (mut client, mut pauses) = (Client::connect(&api).unwrap(), 0);
+            while !over.load(Ordering::Relaxed) {
+                client.patch("/vm", &VmUpdate { state: WantedState::Paused }).unwrap();
+                client.patch("/vm", &VmUpdate { state: WantedState::Resumed }).unwrap();
+                pauses += 1;
+            }
+            pauses
+        });
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        over.store(true, Ordering::Relaxed);
+        assert!(pausing.join().unwrap() > 5);
+    });
+    talk.hear("= 8 of 8 vsock done");
     talk.say("off\n");
     axvm.ends_with(0);
 }

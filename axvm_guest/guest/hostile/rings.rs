@@ -305,6 +305,9 @@ fn reset_in_flight(device: Device, noise: &mut Noise) {
 /// Requests in order, with nonsense in them: sectors, commands, segments of a discard, page numbers.
 fn wild_requests(device: Device, noise: &mut Noise) {
     let queue = live(device, noise);
+    if device.kind == kind::VSOCK {
+        return wild_packets(device, noise);
+    }
     for _ in 0..NOISE / 4 {
         let command = one_of([0, 1, 4, 8, 11, 13, 99, noise.next() | 0x8000_0000], noise);
         for at in (0..256).step_by(8) {
@@ -318,5 +321,33 @@ fn wild_requests(device: Device, noise: &mut Noise) {
         queue.describe(2, Buffer { address: queue.room() + 24, len: 1, device_writes: true }, None);
         queue.offer(0);
         clock::sleep(100);
+    }
+}
+
+/// Packets with the right addresses, few ports, and else anything; answers have few buffers, or none.
+fn wild_packets(device: Device, noise: &mut Noise) {
+    let [incoming, outgoing] = [0, 1].map(|number| Queue::of(device, number));
+    let cid = u64::from(device.read(CONFIG)) | u64::from(device.read(CONFIG + 4)) << 32;
+    for number in 0..noise.below(3) as u16 {
+        let address = incoming.room() + u64::from(number) * 0x1000;
+        incoming.describe(number, Buffer { address, len: 44 + noise.below(100) as u32, device_writes: true }, None);
+        incoming.offer(number);
+    }
+    for round in 0..NOISE {
+        let at = outgoing.room();
+        write(at, one_of([cid, cid, cid, 2, noise.next()], noise));
+        write(at + 8, one_of([2, 2, 2, cid, noise.next()], noise));
+        write(at + 16, noise.below(3) as u32);
+        write(at + 20, noise.below(3) as u32);
+        write(at + 24, one_of([0, 0, 1, 100, 0x1_0000, noise.next() as u32], noise));
+        write(at + 28, one_of([1, 1, 1, 2, noise.next() as u16], noise));
+        write(at + 30, noise.below(9) as u16);
+        write(at + 32, noise.below(5) as u32);
+        write(at + 36, one_of([0, 1, 0x1_0000, u32::MAX, noise.next() as u32], noise));
+        write(at + 40, noise.next() as u32);
+        let len = 40 + noise.below(4096) as u32;
+        outgoing.describe(round as u16 % QUEUE_LEN, Buffer { address: at, len, device_writes: false }, None);
+        outgoing.offer(round as u16 % QUEUE_LEN);
+        clock::sleep(noise.below(100));
     }
 }

@@ -16,6 +16,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+use crate::limiter::{RateError, RateLimit};
+
 /// The unit of the protocol, whatever the block size is, in bytes.
 pub(super) const SECTOR: u64 = 512;
 
@@ -139,14 +141,17 @@ pub struct DiskConfig {
     /// What happens when the host has no room for what the guest writes.
     #[serde(rename = "on-full", default, skip_serializing_if = "OnFull::is_default")]
     pub on_full: OnFull,
+    /// What it may do in a time: bytes (10M/s), operations (1000ops/s), or both (10M/s:1000ops/s) [default: none]
+    #[serde(default, skip_serializing_if = "RateLimit::is_none")]
+    pub rate: RateLimit,
 }
 
 impl DiskConfig {
     /// A writable disk with the usual settings.
     pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
         let (path, cache, on_full) = (path.into(), Cache::default(), OnFull::default());
-        let (read_only, ephemeral) = (false, false);
-        DiskConfig { path, read_only, ephemeral, serial: None, cache, format: None, block_size: None, on_full }
+        let (read_only, ephemeral, rate) = (false, false, RateLimit::default());
+        DiskConfig { path, read_only, ephemeral, serial: None, cache, format: None, block_size: None, on_full, rate }
     }
 
     /// Whether what the guest writes gets into the image.
@@ -173,13 +178,16 @@ pub enum DiskConfigError {
     /// A block size that AxVM does not offer.
     #[error("block={0} is no block size of a disk; use 512 or 4096")]
     Block(String),
+    /// A rate limit that is none.
+    #[error("rate={0}")]
+    Rate(RateError),
     /// A serial number that is too long, and its length in bytes.
     #[error("serial= has {0} bytes; virtio-blk has room for 20")]
     Serial(usize),
     /// A word that says nothing about disks.
     #[error(
         "option '{0}' is unknown; there are path=FILE, ro, ephemeral, serial=TEXT, cache=writeback|writethrough, format=raw, \
-         block=512|4096, on-full=pause|report; a comma in a name is written twice"
+         block=512|4096, on-full=pause|report, rate=BYTES/s:OPSops/s; a comma in a name is written twice"
     )]
     Unknown(String),
 }
@@ -204,7 +212,7 @@ fn escaped(part: impl fmt::Display) -> String {
 }
 
 /// `FILE` or `path=FILE`, and `ro`, `ephemeral`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, `on-full=CHOICE`,
-/// with commas between them; a comma in a name is written twice. All but the name is text.
+/// `rate=RATE`, with commas between them; a comma in a name is written twice. All but the name is text.
 impl TryFrom<&OsStr> for DiskConfig {
     type Error = DiskConfigError;
 
@@ -218,6 +226,7 @@ impl TryFrom<&OsStr> for DiskConfig {
                 Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
                 Some(("cache", value)) => disk.cache = value.parse()?,
                 Some(("on-full", value)) => disk.on_full = value.parse()?,
+                Some(("rate", value)) => disk.rate = value.parse().map_err(DiskConfigError::Rate)?,
                 Some(("format", "raw")) => disk.format = Some(Format::Raw),
                 Some(("format", value)) => return Err(DiskConfigError::Format(value.to_owned())),
                 Some(("block", value)) => disk.block_size = Some(block_size(value)?),
@@ -264,9 +273,12 @@ impl fmt::Display for DiskConfig {
         if let Some(size) = self.block_size {
             write!(f, ",block={size}")?;
         }
-        match self.on_full.is_default() {
+        if !self.on_full.is_default() {
+            write!(f, ",on-full={}", self.on_full)?;
+        }
+        match self.rate.is_none() {
             true => Ok(()),
-            false => write!(f, ",on-full={}", self.on_full),
+            false => write!(f, ",rate={}", self.rate),
         }
     }
 }
@@ -315,6 +327,8 @@ mod tests {
             ("a,block=1024", "block=1024"),
             ("a,block=4K", "block=4K"),
             ("a,on-full=stop", "on-full=stop"),
+            ("a,rate=10", "10M/s"),
+            ("a,rate=0/s", "none"),
         ] {
             let error = text.parse::<DiskConfig>().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
@@ -360,16 +374,20 @@ mod tests {
     #[test]
     fn a_table_has_the_words_of_the_option() {
         let disk: DiskConfig =
-            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report,ephemeral".parse().unwrap();
+            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report,ephemeral,rate=10M/s:50ops/s"
+                .parse()
+                .unwrap();
         assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
         let table = serde_json::json!({ "path": "a.img", "ro": true, "ephemeral": true, "serial": "X1", "cache": "writethrough",
-            "format": "raw", "block": 4096, "on-full": "report" });
+            "format": "raw", "block": 4096, "on-full": "report",
+            "rate": "10M/s:50ops/s" });
         assert_eq!(serde_json::to_value(&disk).unwrap(), table);
         assert_eq!(serde_json::from_value::<DiskConfig>(table).unwrap(), disk);
         assert_eq!(serde_json::to_value(DiskConfig::new("a")).unwrap(), serde_json::json!({ "path": "a" }));
         for (table, word) in [
             (serde_json::json!({ "path": "" }), "no file"),
             (serde_json::json!({ "path": "a", "serial": "x".repeat(21) }), "has 21 bytes"),
+            (serde_json::json!({ "path": "a", "rate": "10" }), "10M/s"),
             (serde_json::json!({ "path": "a", "block_size": 4096 }), "unknown field"),
         ] {
             let error = serde_json::from_value::<DiskConfig>(table).unwrap_err().to_string();

@@ -3,19 +3,21 @@
 //! ```text
 //!   worker: no room on the host --keep--> kept, attention --> the machine pauses; full() says why
 //!           the worker starts anew <--------- resume ---------'     forget: it tries again
-//!   user:   resize --> the image is measured again: it grew --> config interrupt, capacity --> driver
+//!   user:   set_rate --> limiter, kick --> worker
+//!           resize --> the image is measured again: it grew --> config interrupt, capacity --> driver
 //! ```
 //!
 //! Spec: virtio 1.2, 5.2.4 "Device configuration layout". Source: fstatfs(2), lseek(2).
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use axvm_sync::EventFd;
+use axvm_sync::{EventFd, lock};
 
 use super::error::DiskError;
 use super::image::DiskImage;
+use crate::limiter::RateLimit;
 use crate::notice::ConfigNotice;
 
 /// A request that waits for room on the host.
@@ -63,6 +65,17 @@ impl DiskHandle {
         }
         Ok(())
     }
+
+    /// What limits its requests.
+    pub fn rate(&self) -> RateLimit {
+        self.0.image.limiter().limit()
+    }
+
+    /// From now on, with full buckets. A request that waits is looked at again.
+    pub fn set_rate(&self, rate: RateLimit) {
+        self.0.image.limiter().set(rate);
+        lock(&self.0.kick).iter().for_each(|kick| kick.signal());
+    }
 }
 
 /// Between a disk and its worker.
@@ -74,11 +87,14 @@ pub(super) struct DiskLink {
     attention: Option<Arc<EventFd>>,
     /// The way to the driver.
     pub(super) notice: ConfigNotice,
+    /// Wakes the worker, while there is one.
+    pub(super) kick: Mutex<Option<Arc<EventFd>>>,
 }
 
 impl DiskLink {
     pub(super) fn new(image: Arc<DiskImage>, attention: Option<Arc<EventFd>>) -> Arc<DiskLink> {
-        Arc::new(DiskLink { image, kept: Mutex::default(), attention, notice: ConfigNotice::default() })
+        let (kept, notice, kick) = Default::default();
+        Arc::new(DiskLink { image, kept, attention, notice, kick })
     }
 
     /// For the worker: a request must wait for room.
@@ -93,6 +109,6 @@ impl DiskLink {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<(&'static str, String)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 }

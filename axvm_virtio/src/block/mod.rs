@@ -29,7 +29,7 @@ use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
 use crate::state::{BlockState, DeviceState, StateError};
 use crate::worker::{Serving, StillBusy, Worker};
-use axvm_sync::EventFd;
+use axvm_sync::{EventFd, lock};
 
 pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format, OnFull, parts};
 pub use error::DiskError;
@@ -110,7 +110,8 @@ impl VirtioDevice for Block {
         self.link.forget();
         let executor = RequestExecutor::new(&self.link, &live.ram, &self.writeback, &live.fault);
         let queues = std::mem::take(&mut live.queues);
-        self.worker = live.spawn(format!("{}-q0", live.name), queues, Serving(executor))?;
+        *lock(&self.link.kick) = queues.first().map(|live| Arc::clone(&live.kick));
+        self.worker = live.spawn(format!("{}-q0", live.name), queues, Serving::new(executor))?;
         self.link.notice.connect(live.config);
         Ok(())
     }
@@ -118,6 +119,8 @@ impl VirtioDevice for Block {
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
         let ended = Worker::take(&mut self.worker, deadline)?;
         self.link.notice.disconnect();
+        *lock(&self.link.kick) = None;
+        self.image.limiter().rest();
         Ok(ended.queues)
     }
 
@@ -128,8 +131,8 @@ impl VirtioDevice for Block {
 
     fn state(&self) -> DeviceState {
         let (size, block_size, missed) = (self.image.size(), self.image.block_size(), self.link.notice.missed());
-        let writeback = self.writeback.load(Ordering::Relaxed);
-        DeviceState::Block(BlockState { size, block_size, writeback, missed })
+        let (writeback, rate) = (self.writeback.load(Ordering::Relaxed), self.image.limiter().state());
+        DeviceState::Block(BlockState { size, block_size, writeback, missed, rate })
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
@@ -145,6 +148,7 @@ impl VirtioDevice for Block {
                 return Err(StateError::Differs { what, saved, here });
             }
         }
+        self.image.limiter().restore(&state.rate)?;
         self.set_writeback(state.writeback);
         self.link.notice.set_missed(state.missed);
         Ok(())

@@ -35,6 +35,7 @@ use std::time::Instant;
 use axvm_sync::lock;
 
 use crate::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice};
+use crate::limiter::{self, Limiter};
 use crate::queue::QueueState;
 use crate::state::{DeviceState, NetState, PairState, StateError};
 use crate::worker::{StillBusy, Worker};
@@ -286,6 +287,7 @@ impl VirtioDevice for Net {
             self.workers.pop();
         }
         self.handle.0.notice.disconnect();
+        [&self.handle.0.rx, &self.handle.0.tx].into_iter().for_each(Limiter::rest);
         self.ended.sort_by_key(|(index, _)| *index);
         Ok(self.ended.drain(..).map(|(_, state)| state).collect())
     }
@@ -304,7 +306,7 @@ impl VirtioDevice for Net {
             let boxes = lock(&pair.boxes);
             PairState { received: boxes.received(), unsent: boxes.unsent() }
         });
-        DeviceState::Net(NetState {
+        DeviceState::Net(Box::new(NetState {
             mac: self.config.mac,
             mtu: self.config.mtu,
             chosen_mac: self.chosen.mac(),
@@ -312,8 +314,10 @@ impl VirtioDevice for Net {
             wanted: shared.wanted.load(Ordering::Acquire),
             up: shared.is_up(),
             missed: shared.notice.missed(),
+            rx: shared.rx.state(),
+            tx: shared.tx.state(),
             pairs: pairs.collect(),
-        })
+        }))
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
@@ -329,6 +333,9 @@ impl VirtioDevice for Net {
         }
         self.check_frames(state)?;
         let shared = &self.handle.0;
+        limiter::check(&state.tx)?;
+        shared.rx.restore(&state.rx)?;
+        shared.tx.restore(&state.tx)?;
         for (pair, saved) in shared.pairs.iter().zip(&state.pairs) {
             lock(&pair.boxes).restore(&pair.link, &saved.received, saved.unsent.as_ref());
         }

@@ -3,7 +3,7 @@
 //! ```text
 //!   VsockHost (listener, connector, connections)
 //!      |  Vsock::new: connections end
-//!      |  start: the worker takes it      stop: the worker gives it back
+//!      |  start: the worker takes it      its end, however: it gives it back
 //!      '--> device of the first guest, of the next one ..
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,7 +27,7 @@ use super::hub::{Hub, MAX_CLIENTS, MAX_CONNECTIONS};
 pub struct VsockHost(Arc<Inner>);
 
 struct Inner {
-    /// None while a worker has it. A bug of ours in a worker loses it.
+    /// None while a worker has it.
     hub: Mutex<Option<Hub>>,
     connections: Arc<AtomicUsize>,
 }
@@ -53,12 +54,36 @@ impl VsockHost {
         lock(&self.0.hub).as_mut().map(work)
     }
 
-    pub(super) fn take(&self) -> Option<Hub> {
-        lock(&self.0.hub).take()
+    /// For a worker, unless one has them.
+    pub(super) fn take(&self) -> Option<HeldHub> {
+        lock(&self.0.hub).take().map(|hub| HeldHub { host: self.clone(), hub: Some(hub) })
     }
+}
 
-    pub(super) fn give_back(&self, hub: Hub) {
-        *lock(&self.0.hub) = Some(hub);
+/// The connections in the hands of a worker: they come back however it ends, or if it never began.
+pub(super) struct HeldHub {
+    host: VsockHost,
+    /// Some until it is dropped.
+    hub: Option<Hub>,
+}
+
+impl Deref for HeldHub {
+    type Target = Hub;
+
+    fn deref(&self) -> &Hub {
+        self.hub.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl DerefMut for HeldHub {
+    fn deref_mut(&mut self) -> &mut Hub {
+        self.hub.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for HeldHub {
+    fn drop(&mut self) {
+        *lock(&self.host.0.hub) = self.hub.take();
     }
 }
 

@@ -54,6 +54,14 @@ enum Watched {
     Connection(Key),
 }
 
+/// What is known of a connector that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConnectorEnd {
+    Unknown,
+    Seen,
+    Told,
+}
+
 /// See the module's head.
 pub(super) struct Hub {
     guest_cid: u64,
@@ -70,6 +78,8 @@ pub(super) struct Hub {
     active: VecDeque<Key>,
     /// The last one that sent a packet.
     cursor: Key,
+    /// Whether the connector is there, and its end was told.
+    connector_end: ConnectorEnd,
     /// How many connections there are, for those who look from outside.
     count: Arc<AtomicUsize>,
 }
@@ -87,6 +97,7 @@ impl Hub {
             next_port: FIRST_PORT,
             active: VecDeque::new(),
             cursor: Key::default(),
+            connector_end: ConnectorEnd::Unknown,
             count: Arc::default(),
         })
     }
@@ -193,9 +204,28 @@ impl Hub {
             let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.serial == serial) else { continue };
             match answer {
                 Ok(stream) => entry.connect(stream),
-                Err(_) => self.reset(key),
+                Err(error) => {
+                    self.note(&error);
+                    self.reset(key);
+                }
             }
         }
+    }
+
+    /// A refusal may be the connector's end.
+    fn note(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::BrokenPipe && self.connector_end == ConnectorEnd::Unknown {
+            self.connector_end = ConnectorEnd::Seen;
+        }
+    }
+
+    /// Whether the connector has ended and its user does not know yet.
+    pub(super) fn has_lost_connector(&mut self) -> bool {
+        let is_news = self.connector_end == ConnectorEnd::Seen;
+        if is_news {
+            self.connector_end = ConnectorEnd::Told;
+        }
+        is_news
     }
 
     /// A client wants `guest_port`. Where the guest took the last place meanwhile, it is closed.
@@ -263,7 +293,9 @@ impl Hub {
     /// The guest wants a port of the host.
     fn dial(&mut self, key: Key, header: &Header, now: Instant) {
         let is_full = self.room() == 0 || self.asked.len() >= MAX_CONNECTIONS;
-        if is_full || self.connector.ask(key.host_port).is_err() {
+        let asked = if is_full { Err(io::ErrorKind::WouldBlock.into()) } else { self.connector.ask(key.host_port) };
+        if let Err(error) = asked {
+            self.note(&error);
             self.resets.push_back((key, STREAM));
             return;
         }

@@ -57,7 +57,7 @@ const STREAM: u64 = 1 << 0;
 /// A socket device.
 pub struct Vsock {
     guest_cid: u64,
-    /// The connections, while no worker has them. A bug of ours in a worker loses them, and the device.
+    /// The connections, while no worker has them.
     host: VsockHost,
     /// The guest must be told that its connections are gone.
     reset_owed: bool,
@@ -99,7 +99,7 @@ impl VirtioDevice for Vsock {
         if live.queues.is_empty() {
             return Ok(());
         }
-        let lost = || StartError::Host { index: RECEIVE, source: io::Error::other("its worker failed before") };
+        let lost = || StartError::Host { index: RECEIVE, source: io::Error::other("its worker has not ended") };
         let hub = self.host.take().ok_or_else(lost)?;
         let work = VsockWork::new(&live, hub, std::mem::take(&mut self.reset_owed));
         let queues = std::mem::take(&mut live.queues);
@@ -110,9 +110,7 @@ impl VirtioDevice for Vsock {
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
         let ended = Worker::take(&mut self.worker, deadline)?;
         if let Some(work) = ended.work {
-            let (hub, reset_owed) = work.into_parts();
-            self.host.give_back(hub);
-            self.reset_owed = reset_owed;
+            self.reset_owed = work.owes_reset();
         }
         Ok(ended.queues)
     }

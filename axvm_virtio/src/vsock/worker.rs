@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use axvm_memory::{GuestRam, GuestRange};
 
-use super::hub::Hub;
+use super::host::HeldHub;
 use super::packet::{HEADER_LEN, Header};
 use super::{EVENT, RECEIVE, TRANSMIT};
 use crate::device::{Activation, LiveQueue};
@@ -33,7 +33,7 @@ const TRANSPORT_RESET: [u8; 4] = 0_u32.to_le_bytes();
 pub(super) struct VsockWork {
     ram: Arc<GuestRam>,
     fault: FaultReporter,
-    hub: Hub,
+    hub: HeldHub,
     /// The guest does not know yet that its connections are gone.
     reset_owed: bool,
     /// The driver has no buffer for a packet.
@@ -42,16 +42,16 @@ pub(super) struct VsockWork {
 }
 
 impl VsockWork {
-    pub(super) fn new(live: &Activation, hub: Hub, reset_owed: bool) -> VsockWork {
+    pub(super) fn new(live: &Activation, hub: HeldHub, reset_owed: bool) -> VsockWork {
         // A driver without the queue for events cannot be told.
         let reset_owed = reset_owed && live.queues.iter().any(|queue| queue.index == EVENT);
         let (ram, fault) = (Arc::clone(&live.ram), live.fault.clone());
         VsockWork { ram, fault, hub, reset_owed, dry: false, data: vec![0; MAX_DATA] }
     }
 
-    /// What outlives a stop.
-    pub(super) fn into_parts(self) -> (Hub, bool) {
-        (self.hub, self.reset_owed)
+    /// What outlives a stop, beside the connections.
+    pub(super) fn owes_reset(&self) -> bool {
+        self.reset_owed
     }
 
     /// Takes packets while the hub has space for what they bring about.
@@ -149,6 +149,9 @@ impl Work for VsockWork {
             self.fault.warn(format_args!("cannot accept a client: {error}; it waits until the host can"));
         }
         self.hub.expire(now);
+        if self.hub.has_lost_connector() {
+            self.fault.alarm("the process that connects for it has ended; what the guest asks for is refused");
+        }
         let mut next = Next::Sleep;
         for index in [TRANSMIT, EVENT, RECEIVE] {
             let Some(position) = queues.iter().position(|live| live.index == index) else { continue };

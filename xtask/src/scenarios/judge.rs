@@ -146,19 +146,8 @@ mod tests {
 
     fn boot(checks: &'static str) -> Boot {
         let (arguments, append, says, command) = ("", "", &[][..], None);
-        Boot {
-            arguments,
-            elf: false,
-            other: None,
-            checks,
-            append,
-            rounds: 1,
-            command,
-            exit: 0,
-            limit: 1,
-            on: None,
-            says,
-        }
+        let (elf, passt, other, on) = (false, false, None, None);
+        Boot { arguments, elf, other, passt, checks, append, rounds: 1, command, exit: 0, limit: 1, on, says }
     }
 
     fn judged(console: &str, exit: &str) -> Vec<String> {

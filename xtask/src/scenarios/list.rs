@@ -9,6 +9,7 @@ const PLAIN: Boot = Boot {
     arguments: "--disk DISK --memory 512M",
     elf: false,
     other: None,
+    passt: false,
     checks: COMMON,
     append: "",
     rounds: 1,
@@ -24,16 +25,29 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control(), commands()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        processors(),
+        entries(),
+        disks(),
+        resets(),
+        sleeps(),
+        hosts_view(),
+        life(),
+        memory(),
+        control(),
+        network(),
+        commands(),
+        pci(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// What shows that a kernel of another flavour feels at home.
 pub fn few() -> Vec<Scenario> {
     let mut scenarios = all();
-    scenarios.retain(|scenario| ["cpus-2", "power-button", "virtio-console"].contains(&scenario.name));
+    scenarios.retain(|scenario| ["cpus-2", "power-button", "virtio-console", "network"].contains(&scenario.name));
     // These kernels read the MP table. No disk is found, so the initrd powers off, which is a halt without ACPI.
     let table = Boot {
         arguments: "--memory 512M --cpus 2 --acpi off",
@@ -232,6 +246,19 @@ fn hosts_view() -> Vec<Scenario> {
     vec![Scenario { name: "host-view", boots: vec![boot], proofs }, scenario("shell", shell)]
 }
 
+/// Devices on PCI: found through ACPI and without it, as many as MMIO has no lines for.
+fn pci() -> Vec<Scenario> {
+    let plain = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci",
+        checks: "msix:3:1,disk,clock:NOW:30,log:lab",
+        ..PLAIN
+    };
+    let high =
+        Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:1,disk,log:lab", ..plain };
+    let twice = Boot { checks: "boots:2,msix:3:1,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
+    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice)]
+}
+
 /// The end by a signal, the end by a panic, and memory that comes back.
 fn life() -> Vec<Scenario> {
     let button = Boot { checks: "button,log:lab", on: Some(("MARK button", "kill -TERM $pid")), ..PLAIN };
@@ -322,6 +349,31 @@ fn control() -> Vec<Scenario> {
     ]
 }
 
+/// Two cards: one by passt, with a server outside and a port that leads in; one on a tap, whose cable is pulled at the end.
+fn network() -> Vec<Scenario> {
+    let look = "wget -q -T 20 -O back http://127.0.0.1:8080/data && cmp back www/data && echo the same
+        axvm ctl $pid net; cat /proc/$pid/task/*/comm; axvm ctl $pid net net1 down";
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --net user,forward=8080:80 --net tap=tap0",
+        checks: "net:198.51.100.7:10.0.0,log:lab",
+        passt: true,
+        limit: 150,
+        on: Some(("MARK net", look)),
+        ..PLAIN
+    };
+    let told = |seen: &str| {
+        let has = |words: &[&str]| seen.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        has(&["the same"]) && has(&["net0", "up", "user tcp:8080:80", " MiB"]) && has(&["net1", "up", "tap0", "KiB"])
+    };
+    let named = |seen: &str| ["net0-q0", "net1-q0", "passt"].iter().all(|name| seen.lines().any(|line| line == *name));
+    let proofs = vec![
+        Proof::CleanDisk,
+        Proof::Seen("the guest's page, and both cards in a table", told),
+        Proof::Seen("threads net0-q0, net1-q0 and passt", named),
+    ];
+    vec![Scenario { name: "network", boots: vec![boot], proofs }]
+}
+
 /// Commands of the host: in a guest that runs, and as all that a guest runs.
 fn commands() -> Vec<Scenario> {
     let look = "in_guest() { axvm exec web -- \"$@\"; echo \"code $?\"; }
@@ -393,7 +445,7 @@ mod tests {
 
     #[test]
     fn few_are_still_some() {
-        assert_eq!(few().len(), 5);
+        assert_eq!(few().len(), 6);
     }
 
     #[test]

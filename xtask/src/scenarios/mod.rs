@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::assets::{self, Debian, Kernel, Wanted};
-use crate::lab::{Console, End, Lab, LabJob, LabReport};
+use crate::lab::{self, Console, End, Lab, LabJob, LabReport};
 use crate::program;
 use crate::progress::Progress;
 use crate::project;
@@ -53,6 +53,8 @@ pub struct Boot {
     pub elf: bool,
     /// Another kernel instead, without an initrd; it is asked for nothing.
     pub other: Option<OtherKernel>,
+    /// passt must be there.
+    pub passt: bool,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
@@ -116,7 +118,7 @@ pub struct Campaign {
     /// `6.1`
     pub name: &'static str,
     scenarios: Vec<Scenario>,
-    /// Kernels that are not Linux, with their names in the lab.
+    /// Kernels that are not Linux, and programs, with their names in the lab.
     others: Vec<(PathBuf, String)>,
 }
 
@@ -130,13 +132,15 @@ struct System {
     disk: PathBuf,
 }
 
-/// The scenarios whose kernels are to be had, and those of them that are not Linux.
+/// The scenarios whose kernels and programs are to be had, and those of them that are not Linux.
 fn with_others(mut scenarios: Vec<Scenario>) -> (Vec<Scenario>, Vec<(PathBuf, String)>) {
     let mut files = Vec::new();
     scenarios.retain(|scenario| {
         let found: Result<Vec<_>> = scenario.others().map(|other| Ok((other.get()?, other.name.to_owned()))).collect();
+        let passt = scenario.boots.iter().any(|boot| boot.passt).then(lab::passt).transpose();
         found
-            .map(|found| files.extend(found))
+            .and_then(|found| Ok((found, passt?)))
+            .map(|(found, passt)| files.extend(found.into_iter().chain(passt.into_iter().flatten())))
             .inspect_err(|why| eprintln!("The lab goes without {}: {why:#}", scenario.name))
             .is_ok()
     });
