@@ -121,7 +121,7 @@ fn firecracker() -> Vec<Route> {
         send_to(
             "PATCH",
             "/network-interfaces/{iface_id}",
-            "Plug the cable of a network card in, or pull it",
+            "Plug the cable of a network card in, or pull it; set its rates",
             r#"{"iface_id": "net0", "link": "down"}"#,
             |control, path, body: NetworkUpdate| match path.rsplit('/').next() == Some(&*body.iface_id) {
                 true => control.update_network(&body),

@@ -9,8 +9,8 @@ use axvm_sync::lock;
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
     Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, LinkState,
-    MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate, Resident, Status, VmConfig,
-    Vsock, VsockStatus,
+    MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate, RateLimiter, Resident, Status,
+    VmConfig, Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -40,8 +40,9 @@ fn network() -> NetworkStatus {
         mtu: None,
     };
     let (link, queue_pairs, forwards) = (LinkState::Up, 1, Vec::new());
-    let (rx_rate, tx_rate, to_guest, from_guest) = Default::default();
-    NetworkStatus { interface, link, queue_pairs, forwards, rx_rate, tx_rate, to_guest, from_guest }
+    let (to_guest, from_guest) = Default::default();
+    let (rx_rate, tx_rate) = Default::default();
+    NetworkStatus { interface, link, queue_pairs, rx_rate, tx_rate, forwards, to_guest, from_guest }
 }
 
 impl Control for FakeMachine {
@@ -141,7 +142,11 @@ impl Control for FakeMachine {
     }
 
     fn update_network(&self, update: &NetworkUpdate) -> Result<(), ControlError> {
-        self.note(format!("network {} {:?} {}", update.iface_id, update.link, update.rx_rate_limiter.is_some()))
+        let size = |rate: Option<RateLimiter>| rate.and_then(|rate| rate.bandwidth).map(|bucket| bucket.size);
+        match (size(update.rx_rate_limiter), size(update.tx_rate_limiter)) {
+            (None, None) => self.note(format!("network {} {:?}", update.iface_id, update.link)),
+            rates => self.note(format!("rates {rates:?}")),
+        }
     }
 
     fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError> {

@@ -211,15 +211,15 @@ pub struct NetworkInterface {
 pub struct NetworkUpdate {
     /// Its name, such as `net0`.
     pub iface_id: String,
-    /// The buckets that change of what limits frames for the guest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rx_rate_limiter: Option<RateLimiter>,
-    /// The same for frames of the guest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tx_rate_limiter: Option<RateLimiter>,
     /// Whether its cable is plugged in (AxVM's own).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<WantedLink>,
+    /// The buckets that change, of frames for the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// The buckets that change, of frames of the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
 }
 
 /// What a cable shall be.
@@ -483,14 +483,14 @@ pub struct NetworkStatus {
     pub link: LinkState,
     /// How many queue pairs it has.
     pub queue_pairs: u16,
-    /// Ports of the host that lead to the guest, such as `tcp:2222:22`.
-    pub forwards: Vec<String>,
     /// What limits frames for the guest, such as `10M/s:1000ops/s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rx_rate: Option<String>,
     /// What limits frames of the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_rate: Option<String>,
+    /// Ports of the host that lead to the guest, such as `tcp:2222:22`.
+    pub forwards: Vec<String>,
     /// Frames for the guest.
     pub to_guest: NetworkCount,
     /// Frames of the guest.

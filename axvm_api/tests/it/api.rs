@@ -42,15 +42,13 @@ fn firecrackers_clients_find_what_they_know() {
             "PATCH /drives/vda {\"drive_id\": \"vda\", \"rate_limiter\": {\"ops\": {\"size\": 5, \"refill_time\": 100}}}",
             "rate Some(5)",
         ),
-        ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\"}", "network net0 None false"),
+        ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\"}", "network net0 None"),
         (
-            "PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"rx_rate_limiter\": {\"ops\": {\"size\": 1, \"refill_time\": 2}}}",
-            "network net0 None true",
+            "PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"tx_rate_limiter\": {\"bandwidth\": \
+             {\"size\": 9, \"one_time_burst\": 1, \"refill_time\": 5}}}",
+            "rates (None, Some(9))",
         ),
-        (
-            "PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"link\": \"down\"}",
-            "network net0 Some(Down) false",
-        ),
+        ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"link\": \"down\"}", "network net0 Some(Down)"),
         ("PATCH /balloon/statistics {\"stats_polling_interval_s\": 2}", "statistics every 2"),
         ("PUT /actions {\"action_type\": \"SendCtrlAltDel\"}", "power button"),
     ] {

@@ -78,29 +78,25 @@ pub enum CtlAction {
         #[command(subcommand)]
         action: DiskAction,
     },
-    /// Tell of the network cards; or pull the cable of one, plug it in, limit what goes over it
-    Net(CardArgs),
+    /// Tell of the network cards; or plug the cable of one in, or pull it
+    Net {
+        /// One of them, such as net0
+        #[arg(value_name = "CARD")]
+        name: Option<String>,
+        /// What its cable shall be
+        #[arg(value_enum, requires = "name")]
+        link: Option<LinkWord>,
+        /// What may come to the guest in a time, from now on: such as 10M/s, 1000ops/s (frames), or none
+        #[arg(long, value_name = "RATE", requires = "name")]
+        rx: Option<RateLimit>,
+        /// What the guest may send in a time, from now on
+        #[arg(long, value_name = "RATE", requires = "name")]
+        tx: Option<RateLimit>,
+    },
     /// Attach this terminal to the guest's console
     Console,
     /// Print events as they happen, one JSON object a line
     Events,
-}
-
-/// `axvm ctl MACHINE net`.
-#[derive(Debug, Args)]
-pub struct CardArgs {
-    /// One of them, such as net0
-    #[arg(value_name = "CARD")]
-    pub name: Option<String>,
-    /// What its cable shall be
-    #[arg(value_enum, requires = "name")]
-    pub link: Option<LinkWord>,
-    /// Limit what goes to the guest from now on: bytes and frames, such as 100Mbit/s, 10M/s:1000ops/s, or none
-    #[arg(long, value_name = "RATE", requires = "name")]
-    pub rx: Option<RateLimit>,
-    /// Limit what comes from the guest from now on
-    #[arg(long, value_name = "RATE", requires = "name")]
-    pub tx: Option<RateLimit>,
 }
 
 /// What can become of a cable.

@@ -54,7 +54,7 @@ impl Cards {
         self.0.iter().map(Card::status).collect()
     }
 
-    /// Plugs a cable in, or pulls it.
+    /// Plugs a cable in, or pulls it; sets other rates.
     pub fn update(&self, update: &NetworkUpdate) -> Result<(), ControlError> {
         let name = &update.iface_id;
         let Some(card) = self.0.iter().find(|card| card.interface.iface_id == *name) else {
@@ -74,12 +74,12 @@ impl Cards {
             handle.set_tx_rate(rates::updated(handle.tx_rate(), rate));
         }
         match update.link {
-            Some(WantedLink::Up) if handle.is_broken() => {
+            Some(WantedLink::Up) if card.handle.is_broken() => {
                 Err(format!("The cable of {name} has come to its end; start the machine again to give it another")
                     .into())
             }
             Some(link) => {
-                handle.set_up(link == WantedLink::Up);
+                card.handle.set_up(link == WantedLink::Up);
                 Ok(())
             }
             None => Ok(()),
@@ -99,9 +99,9 @@ impl Card {
                 (_, false) => LinkState::Down,
             },
             queue_pairs: handle.pairs(),
-            forwards: self.forwards.clone(),
             rx_rate: rates::told(handle.rx_rate()),
             tx_rate: rates::told(handle.tx_rate()),
+            forwards: self.forwards.clone(),
             to_guest: count(handle.to_guest()),
             from_guest: count(handle.from_guest()),
         }

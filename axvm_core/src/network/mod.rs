@@ -183,8 +183,8 @@ impl Network {
             }
         };
         let handle = NetHandle::new(link).map_err(|source| NetworkError::Link { card, source })?;
-        handle.set_rx_rate(setting.rx.unwrap_or_default());
-        handle.set_tx_rate(setting.tx.unwrap_or_default());
+        handle.set_rx_rate(setting.rx);
+        handle.set_tx_rate(setting.tx);
         self.cables.push(Cable { handle, mtu });
         Ok(())
     }

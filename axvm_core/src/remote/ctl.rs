@@ -85,7 +85,12 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
             let update = DriveUpdate { drive_id: name.clone(), path_on_host: None, rate_limiter };
             client.patch(&format!("/drives/{name}"), &update)?;
         }
-        CtlAction::Net(card) => net::net(&mut client, card)?,
+        CtlAction::Net { name, link, rx, tx } => match name {
+            Some(name) if link.is_some() || rx.is_some() || tx.is_some() => {
+                net::change(&mut client, name, *link, [*rx, *tx])?;
+            }
+            name => net::tell(&mut client, name.as_deref())?,
+        },
         CtlAction::Events => events(client)?,
     }
     Ok(0)

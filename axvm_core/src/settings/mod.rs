@@ -188,7 +188,7 @@ settings! {
 
         /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
         /// ,cache=writeback|writethrough ,block=512|4096
-        /// ,on-full=pause|report ,rate=10M/s:1000ops/s.
+        /// ,on-full=pause|report ,rate=10M/s:1000ops/s ,queues=N.
         /// The first becomes /dev/vda, the next /dev/vdb ... [default: disk.img, if kernel is by default]
         #[arg(short, long, value_name = "FILE[,ro][,serial=TEXT]", verbatim_doc_comment)]
         #[arg(value_hint = ValueHint::FilePath, value_parser = disks())]
@@ -196,8 +196,8 @@ settings! {
         pub disk: Vec<DiskConfig>,
 
         /// Network card: user (the host's network by passt), tap=NAME, fd=N, stream=PATH or dgram=LOCAL:REMOTE, then
-        /// ,mac=ADDRESS ,mtu=N ,rx=RATE ,tx=RATE; with user ,forward=HOST:GUEST (again for more) ,host=on|off; with tap
-        /// ,queues=N ,offload=on|off.
+        /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off; with tap ,queues=N
+        /// ,offload=on|off ,rx=10M/s ,tx=10M/s.
         /// The first is net0, the next net1 ... [default: no such device]
         #[arg(long, value_name = "user|tap=NAME|...[,mac=ADDRESS]", verbatim_doc_comment)]
         #[serde(deserialize_with = "net::possible_nets")]

@@ -56,12 +56,6 @@ pub struct NetSetting {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 68, max = 65535))]
     pub mtu: Option<u16>,
-    /// At most so many bytes and frames for the guest, such as 100Mbit/s or 10M/s:1000ops/s [default: no limit]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rx: Option<RateLimit>,
-    /// The same for frames of the guest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tx: Option<RateLimit>,
     /// With tap: queue pairs, a thread each, from 1 to 64 [default: 1]
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
@@ -69,6 +63,12 @@ pub struct NetSetting {
     /// With tap: false has each side compute its checksums and cut its packets itself [default: true]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offload: Option<bool>,
+    /// What may come to the guest in a time: 10M/s, 1000ops/s (frames), or both [default: none]
+    #[serde(skip_serializing_if = "RateLimit::is_none")]
+    pub rx: RateLimit,
+    /// What the guest may send in a time, likewise [default: none]
+    #[serde(skip_serializing_if = "RateLimit::is_none")]
+    pub tx: RateLimit,
 }
 
 /// What is at the other end of the cable.
@@ -105,7 +105,7 @@ const LEAST_MTU: u16 = 68;
 const TAP_NAME_LEN: usize = 15;
 
 const ENDS: &str = "user, tap=NAME, fd=N, stream=PATH, dgram=LOCAL:REMOTE";
-const PARTS: &str = "forward=HOST:GUEST, host=on|off, mac=ADDRESS, mtu=N, rx=RATE, tx=RATE, queues=N, offload=on|off";
+const PARTS: &str = "forward=HOST:GUEST, host=on|off, mac=ADDRESS, mtu=N, queues=N, offload=on|off, rx=RATE, tx=RATE";
 
 impl NetSetting {
     /// What is at the other end. (A card that was not checked has passt.)
@@ -213,11 +213,11 @@ impl FromStr for NetSetting {
                 ("dgram", Some(value)) => once(&mut net.dgram, key, value.parse()?)?,
                 ("mac", Some(value)) => once(&mut net.mac, key, value.parse()?)?,
                 ("fd", Some(value)) => once(&mut net.fd, key, value.parse().map_err(|_| FD)?)?,
-                ("rx", Some(value)) => once(&mut net.rx, key, rate(value)?)?,
-                ("tx", Some(value)) => once(&mut net.tx, key, rate(value)?)?,
                 ("queues", Some(value)) => once(&mut net.queues, key, value.parse().map_err(|_| QUEUES)?)?,
                 ("offload", Some("on" | "off")) => once(&mut net.offload, key, value == Some("on"))?,
                 ("offload", _) => return Err("offload= is on or off".into()),
+                ("rx", Some(value)) => net.rx = rate(value)?,
+                ("tx", Some(value)) => net.tx = rate(value)?,
                 ("mtu", Some(value)) => once(&mut net.mtu, key, value.parse().map_err(|_| MTU)?)?,
                 _ => return Err(format!("'{part}' is unknown; there are {ENDS}, then {PARTS}")),
             }
@@ -227,11 +227,11 @@ impl FromStr for NetSetting {
     }
 }
 
-fn rate(text: &str) -> Result<RateLimit, String> {
-    text.parse().map_err(|why: RateError| why.to_string())
-}
-
 const FD: &str = "fd= needs the number of a descriptor, such as 3";
+
+fn rate(text: &str) -> Result<RateLimit, String> {
+    text.parse().map_err(|error: RateError| error.to_string())
+}
 
 fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
     match slot.replace(value) {
@@ -431,6 +431,8 @@ mod tests {
             read("user,forward=2222:22,forward=udp:5353:53,host=on,mac=02:00:00:00:00:AB,mtu=1500"),
             Ok(NetSetting { forward, host: true, mac, mtu: Some(1500), ..user })
         );
+        let limited = read("fd=3,rx=100Mbit/s,tx=1M/s:500ops/s").unwrap();
+        assert_eq!([limited.rx, limited.tx].map(|rate| rate.to_string()), ["12500000/s", "1M/s:500ops/s"]);
         assert_eq!(read("stream=a,,b").unwrap().end(), NetEnd::Stream(Path::new("a,b")));
         assert_eq!(read("mtu=68,fd=3").unwrap().end(), NetEnd::Fd(3));
         assert_eq!(read("tap=tap0").unwrap().end(), NetEnd::Tap("tap0"));
@@ -452,8 +454,6 @@ mod tests {
             ("user,offload=off", "offload= is for a tap"),
             ("tap=a,queues=0", "from 1 to 64"),
             ("tap=a,queues=65", "from 1 to 64"),
-            ("user,rx=fast", "\"fast\" is no rate; write"),
-            ("user,tx=1M/s,tx=2M/s", "tx= is given twice"),
             ("tap=a,offload=no", "offload= is on or off"),
             ("user,forward=1:1,forward=tcp:127.0.0.1:1:2", "the host's port 127.0.0.1:1 twice"),
             ("user,mtu=67", "from 68 to 65535"),
@@ -462,6 +462,8 @@ mod tests {
             ("user,mac=03:00:00:00:00:01", "address of groups"),
             ("user,mac=00:00:00:00:00:00", "not zero"),
             ("user,mac=02:00:00:00:00:01:02", "no address of a card"),
+            ("user,rx=10", "\"10\" is no rate"),
+            ("user,tx=0/s", "lets nothing pass"),
             ("user,forward=22", "two ports, such as 2222:22"),
             ("user,forward=0:22", "'0:22' is no forward"),
             ("user,forward=sctp:1:2", "no forward"),

@@ -11,6 +11,7 @@ mod endings;
 mod errors;
 mod errors_host;
 mod exec;
+mod exec_machine;
 mod faults;
 mod guests;
 mod hang;

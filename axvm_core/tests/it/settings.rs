@@ -41,10 +41,7 @@ const OPTIONS: [&[&str]; 68] = [
     &["-d", "a,cache=writeback,serial="],
     &["-d", "a,format=raw,block=4096"],
     &["--net", "user"],
-    &[
-        "--net",
-        "user,forward=2222:22,forward=udp:0.0.0.0:5353:53,host=on,mtu=1500,rx=1M/s,tx=100Mbit/s:50ops/s,mac=02:00:00:00:00:01",
-    ],
+    &["--net", "user,forward=2222:22,forward=udp:0.0.0.0:5353:53,host=on,mtu=1500,mac=02:00:00:00:00:01"],
     &["--net", "fd=3", "--net", "tap=tap0,queues=4,offload=off", "--net", "stream=a,,b.sock"],
     &["--net", "dgram=a:b", "--net", "dgram=127.0.0.1:1:[::1]:2"],
     &["--cpus", "20"],

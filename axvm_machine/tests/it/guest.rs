@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::{Duration, Instant};
 
 use axvm_arch::cpuid::Topology;
@@ -14,6 +14,7 @@ use axvm_events::Events;
 use axvm_machine::{KernelSource, Machine, MachineSpec, Ports, Resources, WaitOutcome};
 use axvm_virtio::block::DiskConfig;
 use axvm_virtio::net::{Link, LinkKind, NetConfig, NetHandle};
+use axvm_virtio::vsock::{RemoteConnector, VsockHost};
 
 /// Longer than any guest here needs, on a busy host too.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -59,11 +60,13 @@ impl Lab {
         spec.append = words.into();
         spec.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.path()) }];
         spec.virtio_console = true;
+        spec.vsock = Some(3);
         (spec.debug_exit, spec.debug_console) = (Some(0xf4), true);
         change(&mut spec);
         spec.nets = vec![NetConfig { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500) }];
         let mut resources = Resources::open(&spec, Events::default()).unwrap();
         resources.plug(&spec, [looped()]);
+        resources.connect(&spec, refusing_host());
         let ports = fresh_ports();
         // Open it stays; nothing is left to remove, which a sandbox would forbid.
         drop(disk);
@@ -101,6 +104,13 @@ fn looped() -> NetHandle {
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.connect(&path).unwrap();
     NetHandle::new(Link::new(LinkKind::Datagram, socket.into()).unwrap()).unwrap()
+}
+
+/// A host without clients, and without programs that a guest could connect to.
+fn refusing_host() -> VsockHost {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("v")).unwrap();
+    VsockHost::new(listener, RemoteConnector::pair().unwrap().0).unwrap()
 }
 
 /// Ports that nothing has come through yet.

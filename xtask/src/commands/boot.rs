@@ -76,6 +76,7 @@ impl Boot {
     }
 
     fn files(&self) -> Result<Files> {
+        let agent = program::agent(&program::build()?)?;
         let _lock = assets::lock()?;
         let root = project::root();
         let own = root.join("bzImage");
@@ -83,7 +84,7 @@ impl Boot {
             copy(&Kernel::get(&Wanted::STOCK)?.image, &own)?;
         }
         let kernel = self.kernel.clone().unwrap_or(own);
-        let initrd = assets::initrd(&[&Kernel::of_file(&kernel)?])?;
+        let initrd = assets::initrd(&[&Kernel::of_file(&kernel)?], &agent)?;
         if self.kernel.is_none() {
             renew_initrd(&initrd, &root.join("initrd.img"))?;
         }

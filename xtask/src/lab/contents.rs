@@ -23,6 +23,7 @@ pub fn passt() -> Result<Vec<(PathBuf, String)>> {
 /// AxVM is built unless one is given.
 pub fn standard_files(axvm: Option<PathBuf>) -> Result<Vec<(PathBuf, String)>> {
     let axvm = axvm.map_or_else(program::build, Ok)?;
+    let agent = program::agent(&axvm)?;
     let _lock = assets::lock()?;
     let mut files = vec![(axvm, "bin/axvm".to_owned()), (assets::root_disk()?, "disk.img".to_owned())];
     match passt() {
@@ -44,6 +45,6 @@ pub fn standard_files(axvm: Option<PathBuf>) -> Result<Vec<(PathBuf, String)>> {
         kernels.push(Kernel::get(&Wanted::STOCK)?);
     }
     files.push((kernels[0].image.clone(), "bzImage".to_owned()));
-    files.push((assets::initrd(&kernels.iter().collect::<Vec<_>>())?, "initrd.img".to_owned()));
+    files.push((assets::initrd(&kernels.iter().collect::<Vec<_>>(), &agent)?, "initrd.img".to_owned()));
     Ok(files)
 }

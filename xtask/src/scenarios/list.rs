@@ -13,6 +13,7 @@ const PLAIN: Boot = Boot {
     checks: COMMON,
     append: "",
     rounds: 1,
+    command: None,
     exit: 0,
     limit: 90,
     on: None,
@@ -24,10 +25,23 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control(), network(), pci()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        processors(),
+        entries(),
+        disks(),
+        resets(),
+        sleeps(),
+        hosts_view(),
+        life(),
+        memory(),
+        control(),
+        network(),
+        commands(),
+        pci(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// What shows that a kernel of another flavour feels at home.
@@ -236,12 +250,12 @@ fn hosts_view() -> Vec<Scenario> {
 fn pci() -> Vec<Scenario> {
     let plain = Boot {
         arguments: "--disk DISK --memory 512M --cpus 2 --bus pci",
-        checks: "msix:3:1,disk,clock:NOW:30,log:lab",
+        checks: "msix:3:2,disk,clock:NOW:30,log:lab",
         ..PLAIN
     };
     let high =
-        Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:1,disk,log:lab", ..plain };
-    let twice = Boot { checks: "boots:2,msix:3:1,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
+        Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:4,disk,log:lab", ..plain };
+    let twice = Boot { checks: "boots:2,msix:3:2,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
     vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice)]
 }
 
@@ -358,6 +372,50 @@ fn network() -> Vec<Scenario> {
         Proof::Seen("threads net0-q0, net1-q0 and passt", named),
     ];
     vec![Scenario { name: "network", boots: vec![boot], proofs }]
+}
+
+/// Commands of the host: in a guest that runs, and as all that a guest runs.
+fn commands() -> Vec<Scenario> {
+    let look = "in_guest() { axvm exec web -- \"$@\"; echo \"code $?\"; }
+        in_guest sh -c 'echo out; echo err >&2; exit 7' 2>/tmp/err; cat /tmp/err
+        head -c 300000 /dev/urandom >/tmp/sent
+        axvm exec web -- cat </tmp/sent >/tmp/back; cmp /tmp/sent /tmp/back && echo whole
+        in_guest no-such
+        axvm exec web -- sleep 100 & sleep 2; kill -TERM $!; wait $!; echo ended $?
+        axvm exec web -e A=b -w /proc -- sh -c 'echo $A in $PWD by $(id -u)'
+        in_guest sh -c 'printf \"CHECK typed: ok\\nCHECK end: ok\\n\" >/dev/console; poweroff; sleep 60'";
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --name web --vsock",
+        checks: "typed",
+        on: Some(("Welcome to Linux on AxVM", look)),
+        ..PLAIN
+    };
+    let own = Boot {
+        arguments: "--disk DISK --memory 512M",
+        checks: "typed",
+        rounds: 0,
+        command: Some("sh -c 'grep \"^/dev/vda / \" /proc/mounts; ping -c 1 127.0.0.1; echo by $(uname -s); exit 7'"),
+        says: &["/dev/vda / ext4 rw", "1 packets received", "by Linux"],
+        exit: 7,
+        ..PLAIN
+    };
+    let none = Boot { command: Some("no-such"), says: &[], exit: 127, ..own };
+    vec![
+        Scenario {
+            name: "exec",
+            boots: vec![boot],
+            proofs: vec![Proof::CleanDisk, Proof::Seen("commands as if they ran here", ran)],
+        },
+        Scenario { name: "run-command", boots: vec![own, none], proofs: vec![Proof::CleanDisk] },
+    ]
+}
+
+/// What the commands did.
+fn ran(seen: &str) -> bool {
+    let lines: Vec<&str> = seen.lines().collect();
+    let expected = ["out", "code 7", "err", "whole", "code 127", "ended 143", "b in /proc by 0", "code 125"];
+    let mut left = lines.iter();
+    expected.iter().all(|wanted| left.any(|line| line == wanted))
 }
 
 /// What the clients of the control socket were told.

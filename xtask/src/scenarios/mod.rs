@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 
 use crate::assets::{self, Debian, Kernel, Wanted};
 use crate::lab::{self, Console, End, Lab, LabJob, LabReport};
+use crate::program;
 use crate::progress::Progress;
 use crate::project;
 
@@ -62,6 +63,8 @@ pub struct Boot {
     pub rounds: usize,
     /// AxVM's exit code.
     pub exit: u8,
+    /// A command for the guest instead of its init, as the shell of the lab reads it.
+    pub command: Option<&'static str>,
     /// Seconds until it is killed and counts as hung.
     pub limit: u64,
     /// What its console must say.
@@ -148,13 +151,14 @@ fn with_others(mut scenarios: Vec<Scenario>) -> (Vec<Scenario>, Vec<(PathBuf, St
 
 impl Campaign {
     /// The scenarios on a stock kernel with our own small system.
-    pub fn new(wanted: &Wanted, scenarios: Vec<Scenario>) -> Result<Self> {
+    pub fn new(wanted: &Wanted, scenarios: Vec<Scenario>, axvm: &Path) -> Result<Self> {
+        let agent = program::agent(axvm)?;
         let _lock = assets::lock()?;
         let kernel = Kernel::get(wanted)?;
         let elf = scenarios.iter().flat_map(|scenario| &scenario.boots).any(|boot| boot.elf);
         let system = System {
             vmlinux: elf.then(|| kernel.vmlinux()).transpose()?,
-            initrd: assets::initrd(&[&kernel])?,
+            initrd: assets::initrd(&[&kernel], &agent)?,
             kernel: kernel.image,
             disk: assets::root_disk()?,
         };

@@ -45,8 +45,9 @@ fn line(name: &str, number: usize, boot: &Boot) -> String {
     // Each character of the guest's console costs the emulation much: quiet.
     let check = if boot.checks == "typed" { String::new() } else { format!("axvm.check={checks}") };
     let append = format!("quiet {} {check}", boot.append);
+    let command = boot.command.map(|command| format!(" -- {command}")).unwrap_or_default();
     format!(
-        "boot {name}/{number} {} {} {} --kernel {kernel} --initrd initrd.img {arguments} --append \"{append}\"\n",
+        "boot {name}/{number} {} {} {} --kernel {kernel} --initrd initrd.img {arguments} --append \"{append}\"{command}\n",
         boot.limit,
         quoted(mark),
         quoted(action),
