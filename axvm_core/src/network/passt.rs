@@ -60,7 +60,7 @@ impl Passt {
         let error = |source: io::Error| NetworkError::Link { card: card.into(), source };
         let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
         let (ours, theirs) = pair.map_err(|errno| error(errno.into()))?;
-        // The only descriptor that it inherits. No other thread starts a program meanwhile: there is none yet.
+        // The only descriptor of ours that it inherits. No other thread starts a program meanwhile: there is none yet.
         fcntl_setfd(&theirs, FdFlags::empty()).map_err(|errno| error(errno.into()))?;
         let mut command = Command::new(PROGRAM);
         let resolvers = if setting.host { Resolvers::Found } else { resolver::look() };

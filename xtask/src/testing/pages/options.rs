@@ -53,6 +53,7 @@ const OTHERS: [&str; 31] = [
 pub struct Program {
     /// `run`, `lab` ..: its page.
     name: String,
+    /// Its own, then that of each of its commands.
     help: String,
 }
 
@@ -63,7 +64,10 @@ pub fn programs(dir: &Path) -> Result<Vec<Program>> {
     for program in [dir.join("axvm"), ourselves] {
         let ask = |arguments: &[&str]| tool::output(tool::tool(&program.to_string_lossy()).args(arguments));
         for name in commands(&ask(&["--help"])?) {
-            let help = ask(&[&name, "--help"])?;
+            let mut help = ask(&[&name, "--help"])?;
+            for inner in commands(&help) {
+                help += &ask(&[&name, &inner, "--help"])?;
+            }
             programs.push(Program { name, help });
         }
     }
