@@ -20,6 +20,7 @@ mod life;
 mod messages;
 mod network;
 mod network_errors;
+mod network_qemu;
 mod network_tap;
 mod network_user;
 mod own_kernels;
