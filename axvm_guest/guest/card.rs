@@ -1,22 +1,24 @@
-//! A network card in the hand of the command interpreter: frames as they are typed, and as they come.
+//! A network card: in the hand of the command interpreter, frames as they are typed, and as they come; and its proof.
 //!
 //! ```text
 //!   send LEN: typed bytes --> | header, zeroes | frame | --transmitq (1)-->
 //!   take MS:  hex on the console <-- one of 8 buffers <--receiveq (0)--
 //! ```
 //!
-//! What the frames say is the business of the test that types them. Without MRG_RXBUF: each frame lies in one buffer.
+//! What the frames say is the business of the test that types them; in the proof, of the host that sends them back. Without MRG_RXBUF: each frame lies in one buffer.
 //! Spec: virtio 1.2, 5.1 "Network Device".
 
 use crate::clock;
 use crate::cpu::{read, write};
-use crate::report::Line;
+use crate::report::{Fault, Line, Verdict};
 use crate::virtio::{self, Buffer, Device, QUEUE_LEN, Queue, kind, register};
 
 /// Features (5.1.3).
 const MTU: u64 = 1 << 3;
 const MAC: u64 = 1 << 5;
 const STATUS: u64 = 1 << 16;
+const CTRL_VQ: u64 = 1 << 17;
+const CTRL_RX: u64 = 1 << 18;
 /// Bytes before each frame (5.1.6).
 const HEADER_LEN: u64 = 12;
 /// Length of a buffer for a frame.
@@ -45,14 +47,7 @@ impl Card {
     /// Starts card `number` of the machine; tells address, link and MTU.
     pub fn start(number: u64, answer: &mut Line) -> Option<Card> {
         let device = virtio::devices().filter(|device| device.kind == kind::NET).nth(number as usize)?;
-        device.start(MTU | MAC | STATUS, 2, answer).ok()?;
-        let queue = Queue::of(device, 0);
-        for number in 0..QUEUE_LEN {
-            let address = queue.room() + u64::from(number) * BUFFER_LEN;
-            queue.describe(number, Buffer { address, len: BUFFER_LEN as u32, device_writes: true }, None);
-            queue.offer(number);
-        }
-        let card = Card { device, taken: 0 };
+        let card = Card::of(device, answer).ok()?;
         answer.text("mac ");
         for at in 0..6 {
             digits(read(device.base() + register::CONFIG + at)).into_iter().for_each(|digit| answer.byte(digit));
@@ -64,6 +59,18 @@ impl Card {
             .decimal((device.read(register::CONFIG + 8) >> 16).into());
         answer.text(" ");
         Some(card)
+    }
+
+    /// Starts `device`, and gives it buffers.
+    fn of(device: Device, line: &mut Line) -> Result<Card, Fault> {
+        device.start(MTU | MAC | STATUS | CTRL_VQ | CTRL_RX, 3, line)?;
+        let queue = Queue::of(device, 0);
+        for number in 0..QUEUE_LEN {
+            let address = queue.room() + u64::from(number) * BUFFER_LEN;
+            queue.describe(number, Buffer { address, len: BUFFER_LEN as u32, device_writes: true }, None);
+            queue.offer(number);
+        }
+        Ok(Card { device, taken: 0 })
     }
 
     /// Whether the link is up: 1.
@@ -103,4 +110,34 @@ impl Card {
         queue.offer(number as u16);
         Some((place, len))
     }
+}
+
+/// The lengths of the frames of the proof, and how long one may take there and back, in milliseconds.
+const LENGTHS: [u64; 4] = [14, 60, 777, 1514];
+const PATIENCE: u64 = 2000;
+
+/// A command is answered; with `echo`, frames that the host sends back are whole.
+pub fn prove(device: Device, echo: bool, line: &mut Line) -> Verdict {
+    let mut card = Card::of(device, line)?;
+    line.check(card.link() == 1, "the link is down")?;
+    let control = Queue::of(device, 2);
+    // VIRTIO_NET_CTRL_RX, PROMISC, on: its answer is 0.
+    [0, 0, 1, 0xff].into_iter().zip(control.room()..).for_each(|(byte, at): (u8, u64)| write(at, byte));
+    let answer = Buffer { address: control.room() + 3, len: 1, device_writes: true };
+    control.ask(&[Buffer { address: control.room(), len: 3, device_writes: false }, answer], line)?;
+    line.check(read::<u8>(answer.address) == 0, "a command is refused")?;
+    if !echo {
+        return Ok(());
+    }
+    let place = Queue::of(device, 1).room() + 0x4000;
+    let content = |at: u64, len: u64| (at * 7 + len) as u8;
+    for len in LENGTHS {
+        (0..len).for_each(|at| write(place + at, content(at, len)));
+        card.send((place, len), &mut Line::new());
+        let (back, got) = card.take(PATIENCE).ok_or(Fault::Failed)?;
+        let same = got == len && (0..len).all(|at| read::<u8>(back + at) == content(at, len));
+        line.check(same, "a frame came back changed")?;
+    }
+    line.text(" frames of ").decimal(LENGTHS[0]).text(" to ").decimal(LENGTHS[3]).text(" bytes to a peer and back");
+    Ok(())
 }
