@@ -147,6 +147,12 @@ impl MachineSpec {
         plan.map_or_else(|_| Vec::new(), |plan| contradictions(&plan, self.topology.count(), &self.append))
     }
 
+    /// How many queues disk `number` has.
+    pub(crate) fn disk_queues(&self, number: usize, on_pci: bool) -> u16 {
+        let most = if on_pci { self.topology.count().min(4) as u16 } else { 1 };
+        self.disks.get(number).and_then(|disk| disk.queues).unwrap_or(most)
+    }
+
     /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.
     pub fn memory_can_return(&self) -> bool {
         let RamConfig { pages, prealloc, lock, .. } = self.memory;

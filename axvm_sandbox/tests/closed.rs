@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Output};
 use std::thread;
 
-use axvm_sandbox::{Availability, Files, Role, SandboxError, arm, enter, probe};
+use axvm_sandbox::{Availability, Files, Role, SandboxError, allow_pci, arm, enter, probe};
 
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
 const INSIDE: &str = "AXVM_SANDBOX_TEST_INSIDE";
@@ -252,6 +252,37 @@ fn kvm_is_for_vcpus_not_for_queues() {
         armed();
         on(Role::Vcpu, "vcpu0", || assert_eq!(call(libc::SYS_ioctl, [u64::MAX, 0xae80, 0]), -1));
         on(Role::Queue, "vda-q0", || ignore(call(libc::SYS_ioctl, [u64::MAX, 0xae80, 0])));
+    });
+}
+
+/// KVM_SET_GSI_ROUTING, KVM_IOEVENTFD.
+const OF_PCI: [u64; 2] = [0x4008_ae6a, 0x4040_ae79];
+
+#[test]
+fn vcpus_route_interrupts_and_move_doorbells_where_there_is_pci() {
+    works("vcpus_route_interrupts_and_move_doorbells_where_there_is_pci", || {
+        allow_pci();
+        armed();
+        for request in OF_PCI {
+            on(Role::Vcpu, "vcpu0", move || assert_eq!(call(libc::SYS_ioctl, [u64::MAX, request, 0]), -1));
+        }
+    });
+}
+
+#[test]
+fn where_there_is_none_a_vcpu_routes_nothing() {
+    stopped("where_there_is_none_a_vcpu_routes_nothing", "vcpu0", "ioctl", || {
+        armed();
+        on(Role::Vcpu, "vcpu0", || ignore(call(libc::SYS_ioctl, [u64::MAX, OF_PCI[0], 0])));
+    });
+}
+
+#[test]
+fn a_queue_thread_routes_nothing_either() {
+    stopped("a_queue_thread_routes_nothing_either", "vda-q0", "ioctl", || {
+        allow_pci();
+        armed();
+        on(Role::Queue, "vda-q0", || ignore(call(libc::SYS_ioctl, [u64::MAX, OF_PCI[1], 0])));
     });
 }
 

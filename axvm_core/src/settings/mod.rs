@@ -188,7 +188,7 @@ settings! {
 
         /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
         /// ,cache=writeback|writethrough ,block=512|4096
-        /// ,on-full=pause|report ,rate=10M/s:1000ops/s.
+        /// ,on-full=pause|report ,rate=10M/s:1000ops/s ,queues=N.
         /// The first becomes /dev/vda, the next /dev/vdb ... [default: disk.img, if kernel is by default]
         #[arg(short, long, value_name = "FILE[,ro][,serial=TEXT]", verbatim_doc_comment)]
         #[arg(value_hint = ValueHint::FilePath, value_parser = disks())]

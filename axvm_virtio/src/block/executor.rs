@@ -66,6 +66,7 @@ enum Refusal {
 pub(super) struct RequestExecutor {
     image: Arc<DiskImage>,
     link: Arc<DiskLink>,
+    queue: u16,
     ram: Arc<GuestRam>,
     writeback: Arc<AtomicBool>,
     fault: FaultReporter,
@@ -84,6 +85,7 @@ pub(super) struct RequestExecutor {
 impl RequestExecutor {
     pub(super) fn new(
         link: &Arc<DiskLink>,
+        queue: u16,
         ram: &Arc<GuestRam>,
         writeback: &Arc<AtomicBool>,
         fault: &FaultReporter,
@@ -91,6 +93,7 @@ impl RequestExecutor {
         RequestExecutor {
             image: Arc::clone(&link.image),
             link: Arc::clone(link),
+            queue,
             ram: Arc::clone(ram),
             writeback: Arc::clone(writeback),
             fault: fault.clone(),
@@ -229,7 +232,7 @@ impl RequestExecutor {
             return Refusal::Host(action, error);
         }
         self.kept = true;
-        self.link.keep(action, &error);
+        self.link.keep(self.queue, action, &error);
         Refusal::Kept
     }
 
@@ -254,7 +257,7 @@ impl Serve for RequestExecutor {
             other => other,
         });
         if was_kept && !self.kept {
-            self.link.forget();
+            self.link.forget(self.queue);
         }
         let (status, filled) = match outcome {
             Ok(filled) => (status::OK, filled),

@@ -9,6 +9,7 @@ mod block_faults;
 mod block_full;
 mod block_host;
 mod block_hostile;
+mod block_queues;
 mod block_resize;
 mod common;
 mod console;

@@ -250,12 +250,12 @@ fn hosts_view() -> Vec<Scenario> {
 fn pci() -> Vec<Scenario> {
     let plain = Boot {
         arguments: "--disk DISK --memory 512M --cpus 2 --bus pci",
-        checks: "msix:3:1,disk,clock:NOW:30,log:lab",
+        checks: "msix:3:2,disk,clock:NOW:30,log:lab",
         ..PLAIN
     };
     let high =
-        Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:1,disk,log:lab", ..plain };
-    let twice = Boot { checks: "boots:2,msix:3:1,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
+        Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:4,disk,log:lab", ..plain };
+    let twice = Boot { checks: "boots:2,msix:3:2,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
     vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice)]
 }
 
