@@ -45,8 +45,8 @@ fn what_one_queue_writes_every_other_reads() {
         assert!(state.queues.iter().all(|queue| queue.indices.next_avail == queue.indices.next_used));
         assert_eq!(state.queues.len(), 3);
         machine.resume();
-        for queue in 0..3 {
-            assert_eq!(request(&machine, &mut drivers[queue], queue as u32, IN, 0), 0);
+        for (queue, driver) in (0..).zip(&mut drivers) {
+            assert_eq!(request(&machine, driver, queue, IN, 0), 0);
         }
     }
     machine.stop();
