@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
 
 /// The exit code of an error. Where a command of the guest has the others, AxVM's own failures have one.
 fn failure(error: &anyhow::Error) -> u8 {
-    match std::env::args_os().any(|word| word == "--") {
+    match Cli::is_for_guest(std::env::args_os().skip(1)) {
         true => exec::FAILED,
         false => error.downcast_ref().map_or(1, ConfigError::exit_code),
     }

@@ -52,7 +52,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let mut network = Network::open(&config.settings.net, &config.machine.nets)?;
     network.complete(&mut config.machine.nets);
     resources.plug(&config.machine, network.links());
-    let vsock = VsockSocket::open(&config)?;
+    let vsock = VsockSocket::open(&config, &events)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
     let command = Expected::open(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;

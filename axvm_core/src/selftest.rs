@@ -96,7 +96,7 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let events = Events::warnings_to(Arc::new(Narrator::new(false)));
     let mut resources = Resources::open(&config.machine, events.clone())?;
     drop(disk);
-    let vsock = VsockSocket::open(&config)?;
+    let vsock = VsockSocket::open(&config, &events)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
     let client = ask_for_echo(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;

@@ -19,9 +19,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use axvm_api::Registry;
+use axvm_events::{Event, Events};
 use axvm_socket::Socket;
 use axvm_virtio::vsock::{RemoteConnector, VsockHost, serve};
 
@@ -42,13 +44,13 @@ pub struct VsockSocket {
 
 impl VsockSocket {
     /// Listens, and starts the process that connects, if the machine has a socket device.
-    pub fn open(config: &Config) -> Result<Option<VsockSocket>> {
-        let Some(path) = &config.vsock else { return Ok(None) };
+    pub fn open(config: &Config, events: &Events) -> Result<Option<VsockSocket>> {
+        let (Some(path), since) = (&config.vsock, Instant::now()) else { return Ok(None) };
         let len = path.as_os_str().len();
         if len > VSOCK_PATH_LIMIT {
             let why = format!(
-                "{len} bytes are too many for this path, {VSOCK_PATH_LIMIT} are the limit: _PORT comes \
-                               after it. Choose a shorter one: socket=PATH"
+                "{len} bytes are too many for this path, {VSOCK_PATH_LIMIT} are the limit: _PORT comes after it. \
+                 Choose a shorter one: socket=PATH"
             );
             return Err(ConfigError::option("--vsock", path.display(), why).into());
         }
@@ -62,6 +64,9 @@ impl VsockSocket {
             .context("Cannot start the process that connects for the socket device (see ulimit -u)")?;
         let listener = socket.listener().context("Cannot make a socket device")?;
         let host = VsockHost::new(listener, connector).context("Cannot make a socket device")?;
+        let cid = config.machine.vsock.unwrap_or_default();
+        let detail = || format!("CID {cid}, listens at {}", path.display());
+        events.emit(|| Event::BootStep { what: "vsock", detail: detail(), took: since.elapsed() });
         Ok(Some(VsockSocket { _socket: socket, host }))
     }
 

@@ -1,7 +1,7 @@
 //! The socket device: an honest driver, its proof, and a server that counts what it gets.
 //!
 //! ```text
-//!   queue 0, from the host: 6 buffers of 4 KiB     queue 1, to the host: one packet at a time     queue 2: none
+//!   queue 0, from the host: 6 buffers of 4 KiB     queue 1, to the host: one packet at a time     queue 2: one buffer
 //!   header, 44 bytes: CIDs 0, 8 | ports 16, 20 | len 24 | type, op 28 | flags 32 | buf_alloc 36 | fwd_cnt 40
 //! ```
 //!
@@ -59,6 +59,8 @@ struct Link {
     device: Device,
     cid: u64,
     taken: u16,
+    /// Events taken.
+    moves: u16,
     /// The buffer that the last packet is in.
     held: Option<u16>,
 }
@@ -67,13 +69,28 @@ impl Link {
     fn start(device: Device, line: &mut Line) -> Result<Link, Fault> {
         device.start(0, 3, line)?;
         let cid = u64::from(device.read(CONFIG)) | u64::from(device.read(CONFIG + 4)) << 32;
-        let link = Link { device, cid, taken: 0, held: None };
+        let link = Link { device, cid, taken: 0, moves: 0, held: None };
         for number in 0..BUFFERS {
             let address = link.buffer(number);
             link.incoming().describe(number, Buffer { address, len: BUFFER_LEN, device_writes: true }, None);
             link.incoming().offer(number);
         }
+        link.offer_event();
         Ok(link)
+    }
+
+    fn events(&self) -> Queue {
+        Queue::of(self.device, 2)
+    }
+
+    fn offer_event(&self) {
+        self.events().describe(0, Buffer { address: self.events().room(), len: 4, device_writes: true }, None);
+        self.events().offer(0);
+    }
+
+    /// Whether all connections are gone, because this machine goes on elsewhere.
+    fn was_moved(&self) -> bool {
+        read::<u16>(self.events().used() + 2) != self.moves
     }
 
     fn incoming(&self) -> Queue {
@@ -145,6 +162,14 @@ pub fn prove(device: Device, echo: bool, line: &mut Line) -> Verdict {
     link.send(nowhere, op::REQUEST, 0, 0, 0, line)?;
     let mut client = None;
     loop {
+        let something = clock::wait(PATIENCE, || link.has_packet() || link.was_moved());
+        line.check(something, "waited 2 s for a packet or an event")?;
+        if link.was_moved() {
+            link.moves = link.moves.wrapping_add(1);
+            link.offer_event();
+            link.send(nowhere, op::REQUEST, 0, 0, 0, line)?;
+            continue;
+        }
         let packet = link.next(line)?;
         if packet.op == op::RST && packet.ports == nowhere {
             break;

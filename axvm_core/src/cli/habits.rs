@@ -140,6 +140,8 @@ const COMMANDS: &[(&str, &str)] = &[
     ("console", "say axvm ctl MACHINE console"),
     ("attach", "say axvm ctl MACHINE console"),
     ("events", "say axvm ctl MACHINE events"),
+    ("ssh", "a command in a guest, or its shell, is run by axvm exec"),
+    ("shell", "a command in a guest, or its shell, is run by axvm exec"),
     ("list", "say axvm ps"),
     ("ls", "say axvm ps"),
     ("version", "say axvm --version"),

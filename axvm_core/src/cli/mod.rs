@@ -18,6 +18,7 @@ mod net;
 mod run;
 mod tools;
 
+use std::ffi::OsString;
 use std::io;
 
 use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Parser, Subcommand};
@@ -195,6 +196,16 @@ pub struct ManArgs {
 }
 
 impl Cli {
+    /// Whether these words, the command line after the program's name, have a command for a guest, or should have.
+    pub fn is_for_guest(mut words: impl Iterator<Item = OsString>) -> bool {
+        let Some(first) = words.next() else { return false };
+        match Cli::command().find_subcommand(&first).map(clap::Command::get_name) {
+            Some("exec") => true,
+            Some("run") | None => first == "--" || words.any(|word| word == "--"),
+            Some(_) => false,
+        }
+    }
+
     /// Reads the command line of this process. A mistake is an error in our own words; for help and version clap prints
     /// its page, and the process ends.
     pub fn read() -> Result<Cli, ConfigError> {
@@ -227,6 +238,22 @@ mod tests {
                 };
                 assert!(is_good, "axvm {}: {part}", command.get_name());
             }
+        }
+    }
+
+    #[test]
+    fn a_command_for_a_guest_is_known_before_anything_is_read() {
+        for (words, is) in [
+            ("exec", true),
+            ("exec web ls", true),
+            ("run -k k -- true", true),
+            ("-k k -- true", true),
+            ("-- true", true),
+            ("run -k k", false),
+            ("ctl -- web status", false),
+            ("", false),
+        ] {
+            assert_eq!(Cli::is_for_guest(words.split(' ').map(OsString::from)), is, "{words}");
         }
     }
 

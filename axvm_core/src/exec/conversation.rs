@@ -23,6 +23,8 @@ use axvm_console::Terminal;
 use axvm_exec::{CHUNK, FromGuest, FromHost, HostEnd, Outcome, ProtocolError, Refusal, Request, Size};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, write};
+use rustix::process::getpgrp;
+use rustix::termios::tcgetpgrp;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 
 use super::leave::Leave;
@@ -90,6 +92,7 @@ pub struct Conversation {
     /// What follows when all is shown.
     ended: Option<Ended>,
     input_ended: bool,
+    input_is_terminal: bool,
     terminal: Option<Arc<Terminal>>,
     leave: Leave,
     /// Signals so far that ask for an end.
@@ -119,6 +122,7 @@ impl Conversation {
             showing: None,
             ended: None,
             input_ended: false,
+            input_is_terminal: io::stdin().is_terminal(),
             terminal,
             leave: Leave::default(),
             asked: 0,
@@ -214,7 +218,7 @@ impl Conversation {
     /// Whether input is to be read now. That of a terminal only in the foreground: else reading stops the process.
     fn wants_input(&self) -> bool {
         let may = self.runs && !self.input_ended && self.end.granted() > 0 && self.to_send.len() < ENOUGH;
-        may && self.terminal.as_ref().is_none_or(|terminal| terminal.is_ours()) && in_foreground()
+        may && (!self.input_is_terminal || in_foreground())
     }
 
     fn take_input(&mut self) -> Option<Ended> {
@@ -320,11 +324,9 @@ impl Conversation {
     }
 }
 
-/// Whether standard input may be read: if it is a terminal, by who is in its foreground only.
+/// Whether this process may read the terminal that is standard input.
 fn in_foreground() -> bool {
-    let stdin = io::stdin();
-    !stdin.is_terminal()
-        || !matches!(rustix::termios::tcgetpgrp(&stdin), Ok(group) if group != rustix::process::getpgrp())
+    !matches!(tcgetpgrp(io::stdin()), Ok(group) if group != getpgrp())
 }
 
 /// The size of the terminal that is standard output.

@@ -217,6 +217,7 @@ fn commands_that_only_print_say_what_they_lack() {
         ("config --example --lock", &["--example: does not go together with --lock"]),
         ("config --from-args --memory lots", &["--memory lots", "not a size"]),
         ("completions tcsh", &["SHELL tcsh: not one of bash, elvish, fish, powershell, zsh"]),
+        ("config --from-args -k k -- make", &["-- make: a settings file has no command", "axvm run --config"]),
         ("man frobnicate", &["axvm man frobnicate", "no such command", "there are run, ctl"]),
         ("frobnicate", &["There is no command frobnicate", "there are run, ctl", "nor is it a kernel", "--help"]),
         ("sefltest", &["There is no command sefltest", "did you mean axvm selftest?"]),

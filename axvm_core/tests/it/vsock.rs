@@ -41,7 +41,7 @@ fn a_socket_device_alone_is_where_programs_find_it() {
         return;
     }
     let place = Place::new();
-    let (axvm, talk) = place.shell("--vsock");
+    let (axvm, talk) = place.shell("--vsock -v");
     let path = place.path(&format!("axvm/{}.vsock", axvm.pid()));
     let told: VsockStatus = axvm.control().get("/vsock").unwrap();
     assert_eq!(told, VsockStatus { guest_cid: 3, uds_path: path.clone(), connections: 0 });
@@ -51,7 +51,8 @@ fn a_socket_device_alone_is_where_programs_find_it() {
     let row = format!("  vsock    {}; CID 3, 0 connections\n", path.display());
     assert!(code == 0 && said.contains(&row), "{said}");
     talk.say("off\n");
-    axvm.ends_with(0);
+    let errors = axvm.ends_with(0).errors;
+    assert!(errors.contains(&format!("CID 3, listens at {}", path.display())), "{errors}");
     assert!(!exists(&path));
 }
 

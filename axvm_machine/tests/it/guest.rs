@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use axvm_arch::cpuid::Topology;
@@ -12,6 +13,7 @@ use axvm_devices::StopReason;
 use axvm_events::Events;
 use axvm_machine::{KernelSource, Machine, MachineSpec, Ports, Resources, WaitOutcome};
 use axvm_virtio::block::DiskConfig;
+use axvm_virtio::vsock::{RemoteConnector, VsockHost};
 
 /// Longer than any guest here needs, on a busy host too.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -57,9 +59,11 @@ impl Lab {
         spec.append = words.into();
         spec.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.path()) }];
         spec.virtio_console = true;
+        spec.vsock = Some(3);
         (spec.debug_exit, spec.debug_console) = (Some(0xf4), true);
         change(&mut spec);
-        let resources = Resources::open(&spec, Events::default()).unwrap();
+        let mut resources = Resources::open(&spec, Events::default()).unwrap();
+        resources.connect(&spec, refusing_host());
         let ports = fresh_ports();
         // Open it stays; nothing is left to remove, which a sandbox would forbid.
         drop(disk);
@@ -88,6 +92,13 @@ impl Lab {
         }
         all
     }
+}
+
+/// A host without clients, and without programs that a guest could connect to.
+fn refusing_host() -> VsockHost {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("v")).unwrap();
+    VsockHost::new(listener, RemoteConnector::pair().unwrap().0).unwrap()
 }
 
 /// Ports that nothing has come through yet.
