@@ -18,7 +18,7 @@ use clap_complete::Shell;
 
 use crate::cli::{Cli, CompletionsArgs};
 use crate::error::ConfigError;
-use crate::settings::Cpus;
+use crate::settings::{Cpus, NetSetting};
 use crate::speech;
 
 /// Prints the script, or the machines that run.
@@ -79,6 +79,7 @@ fn script(shell: Shell) -> String {
             let script = script
                 .replace(machine, &machine.replace("_default", "_axvm_machines"))
                 .replace(":FILE[,ro][,serial=TEXT]:_files'", ":FILE[,ro][,serial=TEXT]:_axvm_disk'")
+                .replace(":user|tap=NAME|...[,mac=ADDRESS]:_default'", ":user|tap=NAME|...[,mac=ADDRESS]:_axvm_net'")
                 .replace(":WHERE:_default'", ":WHERE:_axvm_where'");
             let first = "autoload -U is-at-least\n";
             script.replacen(first, &(first.to_owned() + &filled(ZSH)), 1)
@@ -90,7 +91,9 @@ fn script(shell: Shell) -> String {
 /// Our part of a script, with the words that values have.
 fn filled(part: &str) -> String {
     let join = |words: Vec<String>| words.join(" ");
-    part.replace("{disk}", &join(after_comma::<DiskConfig>("disk.img,?")))
+    part.replace("{net}", &join(net_words(0)))
+        .replace("{net-more}", &join(net_words(1)))
+        .replace("{disk}", &join(after_comma::<DiskConfig>("disk.img,?")))
         .replace("{cpus}", &join(after_comma::<Cpus>("4,?")))
         .replace("{cpu}", &join(after_comma::<CpuModel>("host,?")))
         .replace("{models}", &CpuTemplate::ALL.map(|model| model.to_string()).join(" "))
@@ -103,6 +106,14 @@ fn after_comma<T: std::str::FromStr<Err: ToString>>(wrong: &str) -> Vec<String> 
     let list = complaint.split_once("; ").map_or("", |(_, list)| list.split(';').next().unwrap_or_default());
     let words = list.split([' ', ',']).filter(|word| !["there", "are", "say", "use", "or", ""].contains(word));
     words.filter(|word| !word.starts_with("path=")).flat_map(choices).collect()
+}
+
+/// What --net begins with (0), and what comes after (1): the complaint has both, with `, then` between them.
+fn net_words(half: usize) -> Vec<String> {
+    let complaint = "?".parse::<NetSetting>().err().unwrap_or_default();
+    let list = complaint.split_once("there are ").map_or("", |(_, list)| list);
+    let half = list.split(", then ").nth(half).unwrap_or_default();
+    half.split(", ").flat_map(choices).collect()
 }
 
 /// `cache=writeback|writethrough` is two words; `serial=TEXT` is one that goes on.
@@ -128,6 +139,8 @@ _axvm_more() {
             ;;
         --console: | --virtio-console:) words="{where}" ;;
         -d:, | --disk:,) words="{disk}" ;;
+        --net:) words="{net}" ;;
+        --net:,) words="{net-more}" ;;
         --cpu:,) words="{cpu}" ;;
         -c:, | --cpus:,) words="{cpus}" ;;
         -m:, | --memory:,) words="shared" ;;
@@ -159,6 +172,9 @@ _axvm_words() {
 _axvm_disk() {
     if compset -P '*,'; then _axvm_words {disk}; else _files; fi
 }
+_axvm_net() {
+    if compset -P '*,'; then _axvm_words {net-more}; else _axvm_words {net}; fi
+}
 _axvm_cpu() {
     if compset -P '*,'; then _axvm_words {cpu}; else _axvm_words {models}; fi
 }
@@ -179,6 +195,7 @@ complete -c axvm -n "__fish_axvm_using_subcommand exec; and test (count (command
 complete -c axvm -l console -x -a "{where}"
 complete -c axvm -l virtio-console -x -a "{where}"
 complete -c axvm -s d -l disk -r -a "(__axvm_after_comma {disk})"
+complete -c axvm -l net -x -a "{net} (__axvm_after_comma {net-more})"
 complete -c axvm -s c -l cpus -x -a "(__axvm_after_comma {cpus})"
 complete -c axvm -l cpu -x -a "(__axvm_after_comma {cpu})"
 complete -c axvm -s m -l memory -x -a "(__axvm_after_comma shared)"
@@ -203,6 +220,9 @@ mod tests {
             let disk = format!("disk.img,{word}{value}").parse::<DiskConfig>();
             assert!(disk.is_ok(), "{word}: {disk:?}");
         }
+        assert_eq!(net_words(0), ["user", "tap=", "fd=", "stream=", "dgram="]);
+        let more = net_words(1);
+        assert!(more.contains(&"host=on".into()) && more.contains(&"forward=".into()), "{more:?}");
         assert_eq!(after_comma::<BackEnd>("?"), ["stdio", "file=", "pty", "unix=", "none"]);
         let cpu = ["nested=on", "nested=off", "pmu=on", "pmu=off"];
         assert_eq!(after_comma::<CpuModel>("host,?"), cpu);

@@ -21,6 +21,8 @@ use axvm_inspect::wrap::wrapped;
 use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::Role;
 use axvm_virtio::block::{DiskConfig, OnFull};
+use axvm_virtio::net::{Link, LinkKind, NetConfig, NetHandle};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with};
 use serde::Serialize;
 
 use crate::cli::SelftestArgs;
@@ -98,6 +100,7 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     drop(disk);
     let vsock = VsockSocket::open(&config, &events)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
+    resources.plug(&config.machine, [looped().context("Cannot make a network link")?]);
     let client = ask_for_echo(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
@@ -161,7 +164,8 @@ fn config(cpus: u32, disk: &Disk) -> Result<Config> {
     let disk = DiskConfig { serial: Some("SELFTEST".into()), on_full, ..DiskConfig::new(disk.0.to_path_buf()) };
     machine.disks = vec![disk];
     machine.virtio_console = true;
-    machine.append = ECHO.to_owned();
+    machine.nets = vec![NetConfig { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500) }];
+    machine.append = format!("{ECHO} {}", axvm_guest::LOOP);
     config.console = BackEnd::None;
     config.virtio_console = Some(BackEnd::None);
     Ok(config)
@@ -170,8 +174,17 @@ fn config(cpus: u32, disk: &Disk) -> Result<Config> {
 /// The same machine with its devices on the other bus.
 fn on_pci(mut config: Config) -> Config {
     config.machine.bus = Bus::Pci;
-    config.machine.append = axvm_guest::PCI.into();
+    config.machine.append = format!("{} {}", axvm_guest::PCI, axvm_guest::LOOP);
     config
+}
+
+/// A cable that is plugged into itself: what a datagram socket sends to its own address.
+fn looped() -> io::Result<NetHandle> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let address = SocketAddrUnix::new_abstract_name(format!("axvm-selftest-{}", std::process::id()).as_bytes())?;
+    bind(&socket, &address)?;
+    connect(&socket, &address)?;
+    NetHandle::new(Link::new(LinkKind::Datagram, socket)?)
 }
 
 /// A client of the guest, which waits there for its driver. The sandbox that closes makes no sockets.

@@ -9,8 +9,8 @@
 //! Spec: virtio 1.2, 5.1 "Network Device".
 
 use crate::clock;
-use crate::cpu::{read, write};
-use crate::report::Line;
+use crate::cpu::{self, read, write};
+use crate::report::{Fault, Line, Verdict};
 use crate::virtio::{self, Buffer, Device, QUEUE_LEN, Queue, kind, register};
 
 /// Features (5.1.3).
@@ -45,25 +45,29 @@ impl Card {
     /// Starts card `number` of the machine; tells address, link and MTU.
     pub fn start(number: u64, answer: &mut Line) -> Option<Card> {
         let device = virtio::devices().filter(|device| device.kind == kind::NET).nth(number as usize)?;
-        device.start(MTU | MAC | STATUS, 2, answer).ok()?;
+        let card = Card::on(device, answer).ok()?;
+        answer.text("mac ");
+        card.mac().into_iter().flat_map(digits).for_each(|digit| answer.byte(digit));
+        let mtu = device.read(register::CONFIG + 8) >> 16;
+        answer.text(" link ").decimal(card.link()).text(" mtu ").decimal(mtu.into()).text(" ");
+        Some(card)
+    }
+
+    /// Starts the device, with buffers for frames.
+    fn on(device: Device, line: &mut Line) -> Result<Card, Fault> {
+        device.start(MTU | MAC | STATUS, 2, line)?;
         let queue = Queue::of(device, 0);
         for number in 0..QUEUE_LEN {
             let address = queue.room() + u64::from(number) * BUFFER_LEN;
             queue.describe(number, Buffer { address, len: BUFFER_LEN as u32, device_writes: true }, None);
             queue.offer(number);
         }
-        let card = Card { device, taken: 0 };
-        answer.text("mac ");
-        for at in 0..6 {
-            digits(read(device.base() + register::CONFIG + at)).into_iter().for_each(|digit| answer.byte(digit));
-        }
-        answer
-            .text(" link ")
-            .decimal(card.link())
-            .text(" mtu ")
-            .decimal((device.read(register::CONFIG + 8) >> 16).into());
-        answer.text(" ");
-        Some(card)
+        Ok(Card { device, taken: 0 })
+    }
+
+    fn mac(self) -> [u8; 6] {
+        let [low, high] = [0, 4].map(|at| self.device.read(register::CONFIG + at).to_le_bytes());
+        [low[0], low[1], low[2], low[3], high[0], high[1]]
     }
 
     /// Whether the link is up: 1.
@@ -72,8 +76,8 @@ impl Card {
         (self.device.read(register::CONFIG + 4) >> 16).into()
     }
 
-    /// Sends the frame that lies at `at`; says whether it was taken within 2 s.
-    pub fn send(self, (at, len): (u64, u64), answer: &mut Line) {
+    /// Sends the frame that lies at `at`; it must be taken within 2 s.
+    pub fn send(self, (at, len): (u64, u64), line: &mut Line) -> Verdict {
         let queue = Queue::of(self.device, 1);
         let len = len.min(0x5000);
         for at in 0..HEADER_LEN {
@@ -81,9 +85,9 @@ impl Card {
         }
         copy(at, queue.room() + HEADER_LEN, len);
         let buffer = Buffer { address: queue.room(), len: (HEADER_LEN + len) as u32, device_writes: false };
-        if queue.ask(&[buffer], answer).is_ok() {
-            answer.text("sent ").decimal(len).text(" ");
-        }
+        queue.ask(&[buffer], line)?;
+        line.text("sent ").decimal(len).text(" ");
+        Ok(())
     }
 
     /// Waits so many milliseconds for a frame; where it lies until the next call, and its length.
@@ -103,4 +107,25 @@ impl Card {
         queue.offer(number as u16);
         Some((place, len))
     }
+}
+
+/// A frame is taken; and where the cable's other end is plugged into the card itself, it comes back.
+pub fn prove(device: Device, loops: bool, line: &mut Line) -> Verdict {
+    let mut card = Card::on(device, line)?;
+    line.check(card.link() == 1, "the link is down")?;
+    let frame = Queue::of(device, 1).room() + 0x5800;
+    for at in (0..64).step_by(8) {
+        write(frame + at, cpu::rdtsc().wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    }
+    for (at, byte) in (6..).zip(card.mac().into_iter().chain([0x88, 0xb5])) {
+        write(frame + at, byte);
+    }
+    line.text(" ");
+    card.send((frame, 64), line)?;
+    let is_it = |at: u64| (0..64).step_by(8).all(|offset| read::<u64>(at + offset) == read(frame + offset));
+    // What was sent before a reset may come first.
+    let mut comes_back = || (0..64).any(|_| card.take(2000).is_some_and(|(at, len)| len == 64 && is_it(at)));
+    line.check(!loops || comes_back(), "it did not come back")?;
+    line.text(if loops { "and taken back" } else { "" });
+    Ok(())
 }

@@ -133,7 +133,7 @@ fn send(console: &mut Console, count: u64, answer: &mut Line) {
         }
     }
     if let Some(card) = console.card {
-        card.send((FRAME, count), answer);
+        _ = card.send((FRAME, count), answer);
     }
 }
 

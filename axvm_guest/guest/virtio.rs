@@ -15,7 +15,7 @@ use crate::clock;
 use crate::cpu::{self, read, write};
 use crate::pci::{self, Function};
 use crate::report::{Line, Verdict, prove};
-use crate::{start_info, vsock};
+use crate::{card, start_info, vsock};
 
 const WINDOWS: u64 = 0xd000_0000;
 const STRIDE: u64 = 0x1000;
@@ -315,6 +315,7 @@ pub fn prove_all() {
             kind::CONSOLE => prove("virtio-console", |line| console(device, line)),
             kind::RNG => prove("virtio-rng", |line| rng(device, line)),
             kind::BALLOON => prove("virtio-balloon", |line| balloon(device, line)),
+            kind::NET => prove("virtio-net", |line| card::prove(device, start_info::option("loop").is_some(), line)),
             kind::VSOCK => {
                 prove("virtio-vsock", |line| vsock::prove(device, start_info::option("echo").is_some(), line))
             }

@@ -199,7 +199,7 @@ settings! {
         /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off; with tap ,queues=N
         /// ,offload=on|off ,rx=10M/s ,tx=10M/s.
         /// The first is net0, the next net1 ... [default: no such device]
-        #[arg(long, value_name = "user|tap=NAME|...[,forward=HOST:GUEST]", verbatim_doc_comment)]
+        #[arg(long, value_name = "user|tap=NAME|...[,mac=ADDRESS]", verbatim_doc_comment)]
         #[serde(deserialize_with = "net::possible_nets")]
         #[schemars(description = "Network cards: the first is net0, the next net1 ... [default: none]")]
         pub net: Vec<NetSetting>,

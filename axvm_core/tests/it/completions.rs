@@ -59,6 +59,8 @@ fn a_shell_knows_machines_and_the_words_of_values() {
             ("axvm run --disk disk.img,ro,bl", "disk.img,ro,block=4096", "disk.img,ro,ro"),
             ("axvm run --console f", "file=", "stdio"),
             ("axvm run --cpus 4,", "4,sockets=", "4,ro"),
+            ("axvm run --net u", "user", "tap="),
+            ("axvm run --net user,f", "user,forward=", "user,user"),
             ("axvm run --entry p", "pvh", "64"),
             ("axvm run --cpu ", "ivybridge", "web-1"),
             ("axvm run --cpu h", "host", "ivybridge"),

@@ -101,9 +101,19 @@ fn kernels_of_32_bits_and_for_the_upper_half_start() {
 fn every_device_of_a_machine_with_four_vcpus_proves_itself() {
     let Some(output) = run(",serial=S1", &["--cpus", "4"]) else { return };
     let said = good(&output);
-    for name in
-        ["modes", "ram", "acpi", "uart", "pit", "smp", "virtio-block", "virtio-rng", "virtio-balloon", "virtio-vsock"]
-    {
+    for name in [
+        "modes",
+        "ram",
+        "acpi",
+        "uart",
+        "pit",
+        "smp",
+        "virtio-block",
+        "virtio-rng",
+        "virtio-balloon",
+        "virtio-net",
+        "virtio-vsock",
+    ] {
         assert!(proved(&said, name), "{name} in\n{said}");
     }
     assert!(said.contains("verified, id S1"), "{said}");

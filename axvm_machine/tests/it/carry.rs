@@ -64,7 +64,7 @@ fn a_guest_that_proves_every_device_is_carried_and_notices_nothing() {
         return;
     }
     for cpus in [1, 3] {
-        let mut lab = Lab::new(cpus, "");
+        let mut lab = Lab::new(cpus, "loop");
         let (reason, said, count) = run_carried(&mut lab, milliseconds(4));
         assert_eq!(reason, StopReason::Off, "{said}");
         assert_proved(&said);
@@ -97,7 +97,7 @@ fn a_guest_that_lies_to_every_device_is_carried_and_is_answered_as_before() {
     if !has_kvm() {
         return;
     }
-    let mut lab = Lab::new(2, "hostile=2");
+    let mut lab = Lab::new(2, "hostile=2 loop");
     let (reason, said, count) = run_carried(&mut lab, milliseconds(40));
     assert_eq!(reason, StopReason::Off, "{said}");
     assert_proved(&said);

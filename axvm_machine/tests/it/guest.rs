@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::{Duration, Instant};
 
 use axvm_arch::cpuid::Topology;
@@ -13,6 +13,7 @@ use axvm_devices::StopReason;
 use axvm_events::Events;
 use axvm_machine::{KernelSource, Machine, MachineSpec, Ports, Resources, WaitOutcome};
 use axvm_virtio::block::DiskConfig;
+use axvm_virtio::net::{Link, LinkKind, NetConfig, NetHandle};
 use axvm_virtio::vsock::{RemoteConnector, VsockHost};
 
 /// Longer than any guest here needs, on a busy host too.
@@ -62,7 +63,9 @@ impl Lab {
         spec.vsock = Some(3);
         (spec.debug_exit, spec.debug_console) = (Some(0xf4), true);
         change(&mut spec);
+        spec.nets = vec![NetConfig { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500) }];
         let mut resources = Resources::open(&spec, Events::default()).unwrap();
+        resources.plug(&spec, [looped()]);
         resources.connect(&spec, refusing_host());
         let ports = fresh_ports();
         // Open it stays; nothing is left to remove, which a sandbox would forbid.
@@ -92,6 +95,15 @@ impl Lab {
         }
         all
     }
+}
+
+/// A cable that is plugged into itself; with `loop` among its words the guest wants its frames back.
+fn looped() -> NetHandle {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("cable");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.connect(&path).unwrap();
+    NetHandle::new(Link::new(LinkKind::Datagram, socket.into()).unwrap()).unwrap()
 }
 
 /// A host without clients, and without programs that a guest could connect to.

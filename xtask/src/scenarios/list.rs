@@ -351,7 +351,7 @@ fn control() -> Vec<Scenario> {
 
 /// Two cards: one by passt, with a server outside and a port that leads in; one on a tap, whose cable is pulled at the end.
 fn network() -> Vec<Scenario> {
-    let look = "wget -q -T 20 -O back http://127.0.0.1:8080/data && cmp back www/data && echo the same
+    let look = "timeout 20 wget -q -O back http://127.0.0.1:8080/data && cmp back www/data && echo the same
         axvm ctl $pid net; cat /proc/$pid/task/*/comm; axvm ctl $pid net net1 down";
     let boot = Boot {
         arguments: "--disk DISK --memory 512M --net user,forward=8080:80 --net tap=tap0",
