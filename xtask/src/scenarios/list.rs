@@ -65,7 +65,8 @@ pub fn few() -> Vec<Scenario> {
     scenarios
 }
 
-/// A distribution as it is: it mounts its disk, no unit fails, and it powers off.
+/// A distribution as it is: it mounts its disk, no unit fails, and it powers off. And one command on it, by the modules of
+/// its own initrd and disk.
 pub fn distribution() -> Vec<Scenario> {
     let boot = Boot {
         arguments: "--disk DISK --memory 1G --cpus 2",
@@ -74,7 +75,15 @@ pub fn distribution() -> Vec<Scenario> {
         limit: 300,
         ..PLAIN
     };
-    vec![scenario("systemd", boot)]
+    let command = Boot {
+        checks: "typed",
+        rounds: 0,
+        command: Some("sh -c 'cat /etc/os-release; grep \"^/dev/vda / \" /proc/mounts; exit 7'"),
+        says: &["ID=debian", "/dev/vda / ext4 rw"],
+        exit: 7,
+        ..boot
+    };
+    vec![scenario("systemd", boot), scenario("systemd-command", command)]
 }
 
 fn scenario(name: &'static str, boot: Boot) -> Scenario {
