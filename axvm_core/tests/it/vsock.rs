@@ -109,6 +109,21 @@ fn the_process_that_connects_is_fenced_in_and_ends_with_axvm() {
 }
 
 #[test]
+fn what_a_killed_machine_left_goes_when_machines_are_listed() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, _talk) = place.shell("--vsock");
+    let path = place.path(&format!("axvm/{}.vsock", axvm.pid()));
+    axvm.signal(Signal::KILL);
+    axvm.ends_with(137);
+    assert!(exists(&path));
+    let (code, _, errors) = place.run("ps");
+    assert!(code == 0 && !exists(&path), "{errors}");
+}
+
+#[test]
 fn a_path_with_no_room_for_ports_is_refused() {
     let place = Place::new();
     let path = "x".repeat(97);

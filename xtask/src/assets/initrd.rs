@@ -22,7 +22,7 @@ const INIT: &str = include_str!("../../files/guest/initrd-init");
 /// What a root disk behind virtio-mmio or PCI needs (on most kernels some of it is built in; ext4 asks for its checksum by name
 /// only), then the other devices, the power
 /// button and its way to acpid, and the word to the host when the kernel panics.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 12] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
@@ -31,6 +31,7 @@ const MODULES: [&str; 11] = [
     "virtio_rng",
     "virtio_balloon",
     "virtio_console",
+    "vmw_vsock_virtio_transport",
     "button",
     "evdev",
     "pvpanic_mmio",

@@ -23,7 +23,7 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control()]
+    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control(), sockets()]
         .into_iter()
         .flatten()
         .collect()
@@ -319,6 +319,28 @@ fn control() -> Vec<Scenario> {
         scenario("virtio-console", checked),
         scenario("virtio-console-typed", typed),
     ]
+}
+
+/// Connections between programs of host and guest: 200 from the host and 60 from the guest, with random ends; a pause in
+/// the middle, and what is left when all is over.
+fn sockets() -> Vec<Scenario> {
+    let both = "vsock-trial programs /tmp/v_5000 & programs=$!
+        { sleep 3; axvm ctl $pid pause; sleep 1; axvm ctl $pid resume; echo paused $?; } &
+        vsock-trial clients /tmp/v 200; wait $!
+        vsock-trial end /tmp/v; sleep 1; axvm ctl $pid status | grep -w vsock; kill $programs";
+    let boot = |arguments| Boot {
+        arguments,
+        checks: "vsock:60,disk,log:lab",
+        limit: 180,
+        on: Some(("MARK vsock", both)),
+        ..PLAIN
+    };
+    let whole = |seen: &str| {
+        seen.contains("150 came back whole, 50 left, 0 failed") && seen.contains("paused 0") && seen.contains("CID 7,")
+    };
+    let sockets = boot("--disk DISK --memory 512M --cpus 2 --vsock cid=7,socket=/tmp/v");
+    let proofs = vec![Proof::CleanDisk, Proof::Seen("each byte of 200 connections", whole)];
+    vec![Scenario { name: "vsock", boots: vec![sockets], proofs }]
 }
 
 /// What the clients of the control socket were told.

@@ -113,7 +113,7 @@ pub struct Campaign {
     /// `6.1`
     pub name: &'static str,
     scenarios: Vec<Scenario>,
-    /// Kernels that are not Linux, with their names in the lab.
+    /// What else they find, with its name in the lab: kernels that are not Linux, our own trial of sockets.
     others: Vec<(PathBuf, String)>,
 }
 
@@ -154,7 +154,8 @@ impl Campaign {
             kernel: kernel.image,
             disk: assets::root_disk()?,
         };
-        let (scenarios, others) = with_others(scenarios);
+        let (scenarios, mut others) = with_others(scenarios);
+        others.push((assets::vsock_trial()?, "bin/vsock-trial".to_owned()));
         Ok(Self { system, name: wanted.name, scenarios, others })
     }
 
