@@ -42,7 +42,7 @@ fn compile(root: &Path, target: &Path) -> Result<Vec<u8>, String> {
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
         let is_outer = ["CARGO_", "RUSTFLAGS", "RUSTC_", "RUSTDOC", "DEP_"].iter().any(|start| name.starts_with(start));
-        if is_outer && name != "CARGO_HOME" {
+        if is_outer && !["CARGO_HOME", "CARGO_NET_OFFLINE"].contains(&&*name) {
             cargo.env_remove(&*name);
         }
     }

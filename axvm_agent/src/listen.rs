@@ -38,16 +38,16 @@ pub fn unix(path: &OsStr) -> Result<(), Error> {
 }
 
 /// Why there is no listener, and what is missing.
-fn explained(error: Errno) -> Error {
+pub fn explained(error: Errno) -> Error {
     let why = match error {
         Errno::AFNOSUPPORT | Errno::NODEV | Errno::ADDRNOTAVAIL => {
             "this kernel has no vsock: it needs CONFIG_VIRTIO_VSOCKETS (the module vmw_vsock_virtio_transport)"
         }
         Errno::ADDRINUSE => "another agent listens already",
         Errno::ACCESS => "only root may; start the agent as root",
-        _ => return format!("Cannot listen at vsock port {}: {error}", axvm_exec::PORT).into(),
+        _ => return format!("Cannot use vsock port {}: {error}", axvm_exec::PORT).into(),
     };
-    format!("Cannot listen at vsock port {}: {why}", axvm_exec::PORT).into()
+    format!("Cannot use vsock port {}: {why}", axvm_exec::PORT).into()
 }
 
 fn serve(mut accept: impl FnMut() -> io::Result<Option<OwnedFd>>) -> Result<(), Error> {

@@ -1,7 +1,8 @@
 //! `axvm-agent`: the program in a guest that runs commands for the host.
 //!
 //! ```text
-//!   axvm-agent                       listens at its vsock port; as first process it sets up the guest before
+//!   axvm-agent                       listens at its vsock port
+//!   axvm-agent as first process      sets up the guest before, and connects to the host if that waits for it
 //!    '-- axvm-agent session          one for each connection (its standard input): one command
 //!         '-- axvm-agent terminal    only with a terminal: makes it the controlling one, becomes the command
 //! ```
@@ -13,6 +14,7 @@
 #![deny(unsafe_code)]
 
 mod command;
+mod init;
 mod listen;
 mod output;
 mod session;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&OsString> = words.iter().collect();
     let done = match words.as_slice() {
+        // The kernel gives its first process words of its own.
+        _ if rustix::process::getpid().is_init() => Err(init::first_process()),
         [] => listen::vsock(),
         [word] if *word == "session" => session::serve(),
         [word, command @ ..] if *word == "terminal" && !command.is_empty() => Err(terminal::become_command(command)),

@@ -11,7 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
-use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, acceptfrom_with, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketFlags, SocketType, acceptfrom_with, bind, connect, listen, socket_with,
+};
 
 /// Any of the guest's own addresses.
 const CID_ANY: u32 = u32::MAX;
@@ -36,13 +38,34 @@ unsafe impl SocketAddrArg for VsockAddress {
     }
 }
 
+impl VsockAddress {
+    fn new(cid: u32, port: u32) -> VsockAddress {
+        VsockAddress { family: AddressFamily::VSOCK.as_raw(), reserved: 0, port, cid, rest: [0; 4] }
+    }
+}
+
 /// A socket that listens at `port`.
 pub fn listen_at(port: u32) -> io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::VSOCK, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    let family = AddressFamily::VSOCK.as_raw();
-    bind(&socket, &VsockAddress { family, reserved: 0, port, cid: CID_ANY, rest: [0; 4] })?;
+    let socket = new_socket()?;
+    bind(&socket, &VsockAddress::new(CID_ANY, port))?;
     listen(&socket, BACKLOG)?;
     Ok(socket)
+}
+
+/// A connection to `port` of the host.
+pub fn connect_host(port: u32) -> io::Result<OwnedFd> {
+    let socket = new_socket()?;
+    connect(&socket, &VsockAddress::new(CID_HOST, port))?;
+    Ok(socket)
+}
+
+/// Whether the kernel knows such sockets at all.
+pub fn is_known() -> bool {
+    new_socket().is_ok()
+}
+
+fn new_socket() -> io::Result<OwnedFd> {
+    socket_with(AddressFamily::VSOCK, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
 
 /// The next connection, and whether it is the host's.
@@ -68,9 +91,7 @@ mod tests {
 
     #[test]
     fn the_cid_of_an_address_is_read_and_of_another_is_not() {
-        let family = AddressFamily::VSOCK.as_raw();
-        let address = VsockAddress { family, reserved: 0, port: 7, cid: 0x0102_0304, rest: [0; 4] };
-        assert_eq!(cid(&address.as_any()), Some(0x0102_0304));
+        assert_eq!(cid(&VsockAddress::new(0x0102_0304, 7).as_any()), Some(0x0102_0304));
         let other = rustix::net::SocketAddrUnix::new("/a").unwrap();
         assert_eq!(cid(&other.as_any()), None);
     }

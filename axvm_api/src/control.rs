@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use thiserror::Error;
 
-use crate::types::{Balloon, BalloonStatistics, DriveUpdate, Status, VmConfig};
+use crate::types::{Balloon, BalloonStatistics, DriveUpdate, NetworkUpdate, Status, VmConfig};
 
 /// A running machine, as the control socket sees it.
 ///
@@ -35,6 +35,8 @@ pub trait Control: Send + Sync {
     fn set_balloon(&self, amount_mib: u32) -> Result<(), ControlError>;
     /// Looks at the size of a disk's image again, and tells the guest if it grew.
     fn update_drive(&self, update: &DriveUpdate) -> Result<(), ControlError>;
+    /// Plugs the cable of a network card in, or pulls it.
+    fn update_network(&self, update: &NetworkUpdate) -> Result<(), ControlError>;
     /// What the guest last said about its memory.
     fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError>;
     /// Seconds between two such reports.

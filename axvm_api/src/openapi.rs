@@ -130,7 +130,7 @@ mod tests {
         for route in table() {
             let (Some(body), Work::Call(call)) = (&route.body, &route.work) else { continue };
             let (machine, at) = (FakeMachine::default(), route.path.replace("{drive_id}", "vda"));
-            let at = at.as_str();
+            let at = &*at.replace("{iface_id}", "net0");
             assert_eq!(
                 call(&machine, at, body.example.as_bytes()).unwrap().status,
                 204,

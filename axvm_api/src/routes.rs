@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use crate::control::{Control, ControlError};
 use crate::http::Response;
 use crate::types::{
-    Action, ActionRequest, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, StatisticsUpdate, Version,
-    VmUpdate, WantedState,
+    Action, ActionRequest, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, NetworkUpdate, StatisticsUpdate,
+    Version, VmUpdate, WantedState,
 };
 
 /// One method of one path.
@@ -109,12 +109,24 @@ fn firecracker() -> Vec<Route> {
         send_to(
             "PATCH",
             "/drives/{drive_id}",
-            "Look at the size of a disk's image again, and tell the guest if it grew",
+            "Set the rates of a disk; without them, look at the size of its image again, and tell the guest if it grew",
             r#"{"drive_id": "vda"}"#,
             |control, path, body: DriveUpdate| match path.rsplit('/').next() == Some(&*body.drive_id) {
                 true => control.update_drive(&body),
                 false => {
                     Err(format!("The body is about {}, and the path is {path}; name one disk", body.drive_id).into())
+                }
+            },
+        ),
+        send_to(
+            "PATCH",
+            "/network-interfaces/{iface_id}",
+            "Plug the cable of a network card in, or pull it; set its rates",
+            r#"{"iface_id": "net0", "link": "down"}"#,
+            |control, path, body: NetworkUpdate| match path.rsplit('/').next() == Some(&*body.iface_id) {
+                true => control.update_network(&body),
+                false => {
+                    Err(format!("The body is about {}, and the path is {path}; name one card", body.iface_id).into())
                 }
             },
         ),
@@ -143,6 +155,9 @@ fn own() -> Vec<Route> {
     let special = |path, summary, work| Route { method: "GET", path, summary, body: None, answer: None, work };
     vec![
         get("/status", "The machine at a glance", |control| control.status()),
+        get("/network-interfaces", "The network cards: cables, links, frames", |control| {
+            Ok(control.status()?.networks)
+        }),
         get("/vsock", "The socket device: address, socket, connections", |control| {
             let none = || ControlError::from("The machine has no socket device; start it with --vsock of axvm run");
             control.status()?.vsock.ok_or_else(none)
@@ -154,7 +169,6 @@ fn own() -> Vec<Route> {
 }
 
 const HARDWARE: &str = "Only before the machine is started: give --cpus and --memory of axvm run";
-const NO_NETWORK: &str = "AxVM has no network device: start the machine without";
 const NO_SNAPSHOTS: &str = "AxVM has no snapshots";
 
 /// Firecracker's resources that a machine that runs does not take.
@@ -168,8 +182,7 @@ fn refused() -> Vec<Route> {
         ("PUT", "/balloon", "Every machine has its balloon from the start: PATCH /balloon sets it"),
         ("PUT", "/entropy", "Every machine has its entropy device from the start"),
         ("PUT", "/serial", "Only before the machine is started: give --console of axvm run"),
-        ("PUT", "/network-interfaces/{iface_id}", NO_NETWORK),
-        ("PATCH", "/network-interfaces/{iface_id}", NO_NETWORK),
+        ("PUT", "/network-interfaces/{iface_id}", "Only before the machine is started: give --net of axvm run"),
         ("PUT", "/vsock", "Only before the machine is started: give --vsock of axvm run"),
         (
             "PUT",

@@ -8,8 +8,9 @@ use axvm_sync::lock;
 
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
-    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, MachineConfig,
-    MachineState, Memory, Resident, Status, VmConfig, Vsock, VsockStatus,
+    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, LinkState,
+    MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate, RateLimiter, Resident, Status,
+    VmConfig, Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -30,6 +31,20 @@ impl FakeMachine {
     }
 }
 
+/// A card of this machine.
+fn network() -> NetworkStatus {
+    let interface = NetworkInterface {
+        iface_id: "net0".into(),
+        host_dev_name: "tap0".into(),
+        guest_mac: Some("02:00:00:00:00:01".into()),
+        mtu: None,
+    };
+    let (link, queue_pairs, forwards) = (LinkState::Up, 1, Vec::new());
+    let (to_guest, from_guest) = Default::default();
+    let (rx_rate, tx_rate) = Default::default();
+    NetworkStatus { interface, link, queue_pairs, rx_rate, tx_rate, forwards, to_guest, from_guest }
+}
+
 impl Control for FakeMachine {
     fn status(&self) -> Result<Status, ControlError> {
         let resident = Resident { small: 4096, huge_2m: 2 << 20, huge_1g: 0 };
@@ -47,8 +62,10 @@ impl Control for FakeMachine {
                 read_only: true,
                 ephemeral: false,
                 size: 1 << 20,
+                rate: None,
                 full: None,
             }],
+            networks: vec![network()],
             parts: Vec::new(),
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/v".into(), connections: 2 }),
             busy: Vec::new(),
@@ -71,6 +88,7 @@ impl Control for FakeMachine {
             boot_source: BootSource { kernel_image_path: "/bzImage".into(), ..BootSource::default() },
             drives: vec![drive],
             machine_config: MachineConfig { vcpu_count, mem_size_mib, huge_pages, ..MachineConfig::default() },
+            network_interfaces: vec![network().interface],
             balloon: self.balloon().ok(),
             entropy: None,
             vsock: Some(Vsock { guest_cid: 3, uds_path: "v".into() }),
@@ -117,7 +135,18 @@ impl Control for FakeMachine {
     }
 
     fn update_drive(&self, update: &DriveUpdate) -> Result<(), ControlError> {
-        self.note(format!("drive {}", update.drive_id))
+        match update.rate_limiter {
+            Some(rate) => self.note(format!("rate {:?}", rate.ops.map(|bucket| bucket.size))),
+            None => self.note(format!("drive {}", update.drive_id)),
+        }
+    }
+
+    fn update_network(&self, update: &NetworkUpdate) -> Result<(), ControlError> {
+        let size = |rate: Option<RateLimiter>| rate.and_then(|rate| rate.bandwidth).map(|bucket| bucket.size);
+        match (size(update.rx_rate_limiter), size(update.tx_rate_limiter)) {
+            (None, None) => self.note(format!("network {} {:?}", update.iface_id, update.link)),
+            rates => self.note(format!("rates {rates:?}")),
+        }
     }
 
     fn balloon_statistics(&self) -> Result<BalloonStatistics, ControlError> {

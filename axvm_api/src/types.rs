@@ -65,6 +65,9 @@ pub struct VmConfig {
     pub drives: Vec<Drive>,
     /// CPUs and memory.
     pub machine_config: MachineConfig,
+    /// The network cards, in the order of their names.
+    #[serde(default)]
+    pub network_interfaces: Vec<NetworkInterface>,
     /// The balloon, if there is one.
     pub balloon: Option<Balloon>,
     /// The entropy device, if there is one.
@@ -104,15 +107,43 @@ pub struct Drive {
     pub cache_type: CacheType,
 }
 
-/// `PATCH /drives/{drive_id}`: the disk's image is measured again.
+/// What may pass in a time; nothing is limited without a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimiter {
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<TokenBucket>,
+    /// Operations: requests of a disk, frames of a network card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ops: Option<TokenBucket>,
+}
+
+/// A bucket of a [`RateLimiter`]. Without a size or a refill time it limits nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenBucket {
+    /// Most tokens that it holds; and so many come in each refill time.
+    pub size: u64,
+    /// More tokens, once, which are used first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_time_burst: Option<u64>,
+    /// Milliseconds in which it fills.
+    pub refill_time: u64,
+}
+
+/// `PATCH /drives/{drive_id}`: other rates; or, without them, the disk's image is measured again.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriveUpdate {
     /// Its name in the guest, such as `vda`.
     pub drive_id: String,
-    /// The image; it must be the one that the disk has.
+    /// The image; it must be the one that the disk has, and is measured again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_on_host: Option<PathBuf>,
+    /// The buckets that change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
 }
 
 /// When a completed write is on the host's disk.
@@ -158,6 +189,47 @@ pub enum HugePages {
     /// hugetlbfs pages of 1 GiB (AxVM's own).
     #[serde(rename = "1G")]
     Huge1G,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkInterface {
+    /// Its name, such as `net0`.
+    pub iface_id: String,
+    /// The tap; or in the words of `--net` what else its cable is plugged into, such as `user`.
+    pub host_dev_name: String,
+    /// Its address.
+    pub guest_mac: Option<String>,
+    /// Largest packet, as the guest is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+}
+
+/// `PATCH /network-interfaces/{iface_id}`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkUpdate {
+    /// Its name, such as `net0`.
+    pub iface_id: String,
+    /// Whether its cable is plugged in (AxVM's own).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<WantedLink>,
+    /// The buckets that change, of frames for the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// The buckets that change, of frames of the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
+}
+
+/// What a cable shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WantedLink {
+    /// Plugged in.
+    Up,
+    /// Pulled.
+    Down,
 }
 
 /// The socket device.
@@ -316,6 +388,9 @@ pub struct Status {
     pub memory: Memory,
     /// The disks, in the order of their names.
     pub disks: Vec<Disk>,
+    /// The network cards, in the order of their names.
+    #[serde(default)]
+    pub networks: Vec<NetworkStatus>,
     /// Every part of the machine and its place, in the order of the plan; none between two starts.
     pub parts: Vec<MachinePart>,
     /// The socket device, if there is one.
@@ -376,6 +451,9 @@ pub struct Disk {
     pub ephemeral: bool,
     /// Its size in bytes, as the guest is told.
     pub size: u64,
+    /// What limits its requests, such as `10M/s:1000ops/s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
     /// What waits for room on the host, if something does: the machine is paused, and tries again when it is resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full: Option<FullStorage>,
@@ -393,6 +471,53 @@ pub struct FullStorage {
     pub error: String,
     /// Bytes that are free there now; none for a block device.
     pub free: Option<u64>,
+}
+
+/// `GET /network-interfaces`: a network card at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkStatus {
+    /// What it is.
+    #[serde(flatten)]
+    pub interface: NetworkInterface,
+    /// What the guest sees of its cable.
+    pub link: LinkState,
+    /// How many queue pairs it has.
+    pub queue_pairs: u16,
+    /// What limits frames for the guest, such as `10M/s:1000ops/s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_rate: Option<String>,
+    /// What limits frames of the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_rate: Option<String>,
+    /// Ports of the host that lead to the guest, such as `tcp:2222:22`.
+    pub forwards: Vec<String>,
+    /// Frames for the guest.
+    pub to_guest: NetworkCount,
+    /// Frames of the guest.
+    pub from_guest: NetworkCount,
+}
+
+/// What a cable is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// Plugged in.
+    Up,
+    /// Pulled by the user.
+    Down,
+    /// Of no use any more: its other end has closed it.
+    Ended,
+}
+
+/// Frames of one direction, since AxVM started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkCount {
+    /// Frames that arrived.
+    pub frames: u64,
+    /// Bytes in these.
+    pub bytes: u64,
+    /// Frames that did not.
+    pub dropped: u64,
 }
 
 /// `GET /vsock`: the socket device at a glance.

@@ -126,8 +126,8 @@ pub enum Place {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PlanError {
     /// More devices than interrupt lines.
-    #[error("{} devices need an interrupt line each: {}; this machine has {lines} for them{}. Leave out {}",
-        .names.len(), .names.join(", "), few_lines(*.acpi), .names.len() - .lines)]
+    #[error("{} devices need an interrupt line each: {}; this machine has {lines} for them{}. Leave out {}{}",
+        .names.len(), .names.join(", "), few_lines(*.acpi), .names.len() - .lines, no_lines(*.acpi))]
     Lines {
         /// All that need one, in the order in which they are served.
         names: Vec<String>,
@@ -167,6 +167,14 @@ fn few_lines(acpi: Acpi) -> &'static str {
             ", because a guest that finds devices on its command line (--acpi cpus) knows the first 16 lines only"
         }
         Acpi::Off => ", because without ACPI a guest knows the first 16 lines only",
+    }
+}
+
+/// The bus that needs no lines, where it can be.
+fn no_lines(acpi: Acpi) -> &'static str {
+    match acpi {
+        Acpi::Full | Acpi::Off => ", or say --bus pci",
+        Acpi::Cpus => "",
     }
 }
 
@@ -472,7 +480,7 @@ mod tests {
         assert!(Plan::new(&disks(13), Acpi::Full).is_ok());
         let error = Plan::new(&disks(14), Acpi::Full).unwrap_err().to_string();
         assert!(error.starts_with("15 devices need an interrupt line each: vda, vdb, "), "{error}");
-        assert!(error.ends_with(", vdn, rng; this machine has 14 for them. Leave out 1"), "{error}");
+        assert!(error.ends_with(", vdn, rng; this machine has 14 for them. Leave out 1, or say --bus pci"), "{error}");
         assert!(Plan::new(&disks(5), Acpi::Off).is_ok());
         for (acpi, why) in [(Acpi::Off, "without ACPI"), (Acpi::Cpus, "on its command line (--acpi cpus)")] {
             let error = Plan::new(&disks(6), acpi).unwrap_err().to_string();

@@ -4,6 +4,8 @@
 //!   build_agent.rs --> OUT_DIR/agent --> AGENT --> standard output, or the guest's initrd
 //! ```
 
+use axvm_cpio::Cpio;
+
 use crate::cli::AgentArgs;
 use crate::error::ConfigError;
 use crate::speech;
@@ -33,9 +35,27 @@ KillMode=process
 WantedBy=multi-user.target
 ";
 
-/// Prints the program, or its unit.
+/// Where the agent lies in a guest's initrd, for `rdinit=`.
+pub const PATH: &str = "/axvm-agent";
+
+/// The agent as an archive that Linux unpacks after an initrd, or alone.
+pub fn archive() -> Result<Vec<u8>, ConfigError> {
+    let mut archive = Cpio::default();
+    // A first process without these has no streams.
+    archive.directory("dev");
+    archive.device("dev/console", 5, 1);
+    archive.device("dev/null", 1, 3);
+    archive.file(PATH.trim_start_matches('/'), 0o755, program()?);
+    Ok(archive.finish())
+}
+
+/// Prints the program, its archive or its unit.
 pub fn agent(args: &AgentArgs) -> Result<u8, ConfigError> {
-    let page = if args.systemd { UNIT.as_bytes() } else { program()? };
+    let page = match (args.systemd, args.initrd) {
+        (true, _) => UNIT.into(),
+        (_, true) => archive()?,
+        _ => program()?.to_vec(),
+    };
     speech::write(page).map(|()| 0).map_err(|source| ConfigError::Output { what: "the agent", source })
 }
 

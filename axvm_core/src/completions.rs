@@ -55,14 +55,17 @@ fn script(shell: Shell) -> String {
                 + &filled(FISH)
         }
         Shell::Zsh => {
-            // A kernel may come first, or a command: with both, zsh takes what follows for a second command.
-            let kernel = script.find("'::kernel_file ").and_then(|at| Some(at..at + script[at..].find('\n')? + 1));
-            if let Some(line) = kernel {
-                script.replace_range(line, "");
+            // A kernel may come first, or a command: with both, zsh takes what follows for a second command. And one of the
+            // guest's may come last.
+            for argument in ["'::kernel_file ", "'::command "] {
+                let line = script.find(argument).and_then(|at| Some(at..at + script[at..].find('\n')? + 1));
+                if let Some(line) = line {
+                    script.replace_range(line, "");
+                }
             }
             let state = script.find("->axvm").unwrap_or(script.len());
             let end = script[state..].find("(run)").map_or(state, |at| state + at);
-            let counted = script[state..end].replace("$line[2]", "$line[1]");
+            let counted = script[state..end].replace("$line[3]", "$line[1]");
             script.replace_range(state..end, &counted);
             // Words with help know no parts: ours do.
             let model = "pmu=on|off]:";
@@ -119,7 +122,7 @@ _axvm_more() {
     [[ "${option}" == = ]] && option="${COMP_WORDS[COMP_CWORD-2]}"
     [[ "${cur}" == *,* ]] && before="${cur%,*},"
     case "${option}:${before:+,}" in
-        ctl:*)
+        ctl:* | exec:*)
             mapfile -t COMPREPLY < <(compgen -W "$("$1" completions --machines 2>/dev/null)" -- "${cur}")
             return 0
             ;;
@@ -172,6 +175,7 @@ function __axvm_after_comma
     printf '%s\n' (string replace -r -- '[^,]*$' '' $word)$argv
 end
 complete -c axvm -n "__fish_axvm_using_subcommand ctl; and test (count (commandline -opc)) -eq 2" -a "(axvm completions --machines 2>/dev/null)"
+complete -c axvm -n "__fish_axvm_using_subcommand exec; and test (count (commandline -opc)) -eq 2" -a "(axvm completions --machines 2>/dev/null)"
 complete -c axvm -l console -x -a "{where}"
 complete -c axvm -l virtio-console -x -a "{where}"
 complete -c axvm -s d -l disk -r -a "(__axvm_after_comma {disk})"
@@ -191,7 +195,11 @@ mod tests {
             assert!(disk.iter().any(|offered| offered == word), "{word}: {disk:?}");
         }
         for word in &disk {
-            let value = if word.ends_with('=') { "x" } else { "" };
+            let value = match &**word {
+                "rate=" => "1M/s",
+                word if word.ends_with('=') => "x",
+                _ => "",
+            };
             let disk = format!("disk.img,{word}{value}").parse::<DiskConfig>();
             assert!(disk.is_ok(), "{word}: {disk:?}");
         }
@@ -215,7 +223,8 @@ mod tests {
         }
         let zsh = script(Shell::Zsh);
         let (top, run) = zsh.split_once("(run)\n").unwrap();
-        assert!(!top.contains("'::kernel_file ") && !top.contains("$line[2]") && top.contains("case $line[1] in"));
+        assert!(!top.contains("'::kernel_file ") && !top.contains("'::command ") && !top.contains("$line[3]"));
+        assert!(top.contains("case $line[1] in"));
         assert!(run.contains("'::kernel_file "));
         assert!(script(Shell::Zsh).contains("_axvm_disk() {") && script(Shell::Zsh).contains(":WHERE:_axvm_where'"));
         assert!(zsh.contains("pmu=on|off]:_axvm_cpu' \\\n") && zsh.contains("_axvm_cpu() {"));

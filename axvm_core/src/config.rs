@@ -7,6 +7,7 @@
 //!
 //! Every error here names the option, what was wrong with it, and what would be right.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,10 +22,11 @@ use axvm_virtio::block::DiskConfig;
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use crate::agent;
 use crate::cli::RunArgs;
 use crate::error::ConfigError;
 use crate::network;
-use crate::settings::{Cpus, IoPort, Memory, Name, OnPanic, Pins, Settings, Vsock};
+use crate::settings::{Cpus, IoPort, Memory, Name, OnPanic, OnReboot, Pins, Settings, Vsock};
 
 /// Everything that defines a run of AxVM: the machine, and what this program does around it. Files are named, not yet
 /// opened.
@@ -44,6 +46,8 @@ pub struct Config {
     pub debug_console: Option<BackEnd>,
     /// The socket by which programs of the host reach the guest, if it has a socket device: an absolute path.
     pub vsock: Option<PathBuf>,
+    /// The command that the guest runs instead of its init; empty: its init.
+    pub command: Vec<OsString>,
     /// What was said, for all that needs no completion and no check.
     pub settings: Settings,
 }
@@ -51,7 +55,15 @@ pub struct Config {
 impl Config {
     /// Reads the file that the arguments name, if any; completes and checks all that was said.
     pub fn from_args(args: RunArgs) -> Result<Config, ConfigError> {
-        Config::from_settings(args.settings()?)
+        let command = args.command.clone();
+        let settings = args.settings()?;
+        if command.is_empty() {
+            return Config::from_settings(settings);
+        }
+        let mut config = Config::from_settings(for_command(settings)?)?;
+        config.machine.initrd_after = Some(agent::archive()?.into());
+        config.command = command;
+        Ok(config)
     }
 
     /// Completes and checks what was said.
@@ -78,6 +90,8 @@ impl Config {
         check_ends(ends, settings.api_sock.as_deref())?;
         let vsock = said.vsock.as_ref().map(vsock_path);
         check_vsock(vsock.as_deref(), ends, settings.api_sock.as_deref())?;
+        let nets = network::cards(&settings.net, &name);
+        network::check(&settings.net, &nets).map_err(|(said, why)| ConfigError::option("--net", said, why))?;
         let machine = MachineSpec {
             initrd: said.initrd.or_else(|| found("initrd.img")),
             append: settings.append(),
@@ -93,7 +107,7 @@ impl Config {
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
-            nets: network::cards(&settings.net, &name),
+            nets,
             vsock: said.vsock.map(|vsock| vsock.cid),
             panic_stops: settings.on_panic() != OnPanic::Continue,
             debug_exit: said.debug_exit.map(|IoPort(first)| first),
@@ -101,8 +115,29 @@ impl Config {
             ..MachineSpec::new(KernelSource::File(kernel))
         };
         machine.plan()?;
-        Ok(Config { name, by_default, machine, console, virtio_console, debug_console, vsock, settings })
+        let command = Vec::new();
+        Ok(Config { name, by_default, machine, console, virtio_console, debug_console, vsock, command, settings })
     }
+}
+
+/// What a machine for one command needs beside what was said: a vsock, the agent as first process, and this process's
+/// streams for the command.
+fn for_command(mut settings: Settings) -> Result<Settings, ConfigError> {
+    let ends = [
+        ("--console", &settings.console),
+        ("--virtio-console", &settings.virtio_console),
+        ("--debugcon", &settings.debugcon),
+    ];
+    if let Some((option, _)) = ends.into_iter().find(|(_, end)| **end == Some(BackEnd::Stdio)) {
+        let why =
+            "the command after -- has standard input and output; send this elsewhere: file=PATH, pty or unix=PATH";
+        return Err(ConfigError::option(option, BackEnd::Stdio, why));
+    }
+    settings.console.get_or_insert(BackEnd::None);
+    settings.vsock.get_or_insert_default();
+    settings.on_reboot.get_or_insert(OnReboot::End);
+    settings.append = Some(format!("rdinit={} {}", agent::PATH, settings.append()).trim_end().to_owned());
+    Ok(settings)
 }
 
 /// `name` in the current directory or the one above: users start in `axvm_core`, files lie in the root.

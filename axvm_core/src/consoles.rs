@@ -6,8 +6,11 @@
 //!   port 0xe9       --> Port  --> Console: --debugcon
 //! ```
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port};
@@ -19,6 +22,9 @@ use axvm_sync::EventFd;
 use crate::config::Config;
 use crate::current::Current;
 use crate::speech::{tell, try_tell};
+
+/// After so long without a byte a console that is asked for its last words has none left.
+const BRIEFLY: Duration = Duration::from_millis(200);
 
 /// A console's two ends.
 struct Line {
@@ -95,6 +101,21 @@ impl Consoles {
     /// The way onto the UART's console.
     pub fn com1_attacher(&self) -> Attacher {
         self.com1.console.attacher()
+    }
+
+    /// The last lines on the UART's console, as text: what a guest writes is no command for a terminal here.
+    pub fn last_words(&self, count: usize) -> Vec<String> {
+        let mut bytes = Vec::new();
+        if let Ok((mut reader, client)) = UnixStream::pair() {
+            self.com1_attacher().attach(client, Vec::new());
+            // A client gets all that is kept at once, and then nothing: no guest writes any more.
+            let _ = reader.set_read_timeout(Some(BRIEFLY));
+            let _ = reader.read_to_end(&mut bytes);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let printable = |line: &str| line.chars().filter(|letter| !letter.is_control()).collect::<String>();
+        let mut lines: Vec<String> = text.lines().map(printable).filter(|line| !line.is_empty()).collect();
+        lines.split_off(lines.len().saturating_sub(count))
     }
 
     /// Where they go, for people.

@@ -38,6 +38,7 @@ mod network;
 mod notify;
 pub mod pages;
 mod panel;
+mod rates;
 mod remote;
 mod run;
 mod selftest;
@@ -68,7 +69,7 @@ pub fn main() -> ExitCode {
 
 /// The exit code of an error. Where a command of the guest has the others, AxVM's own failures have one.
 fn failure(error: &anyhow::Error) -> u8 {
-    match std::env::args_os().any(|word| word == "--") {
+    match Cli::is_for_guest(std::env::args_os().skip(1)) {
         true => exec::FAILED,
         false => error.downcast_ref().map_or(1, ConfigError::exit_code),
     }
@@ -81,6 +82,7 @@ fn command(cli: Cli) -> Result<u8> {
         Some(Command::Ctl(args)) => remote::ctl(&args),
         Some(Command::Exec(args)) => exec::exec(&args),
         Some(Command::Agent(args)) => agent::agent(&args).map_err(Into::into),
+        Some(Command::Net(args)) => network::net(&args.action),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),

@@ -22,6 +22,10 @@ pub fn config(args: ConfigArgs) -> Result<u8, ConfigError> {
     if args.example {
         return print("the example", settings::EXAMPLE.as_bytes());
     }
+    if let Some(command) = args.run.command.first() {
+        let why = "a settings file has no command for the guest; leave it out, and give it to axvm run --config";
+        return Err(ConfigError::option("--", command.display(), why));
+    }
     print("the settings", args.run.settings()?.write()?.as_bytes())
 }
 

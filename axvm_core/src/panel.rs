@@ -23,6 +23,8 @@ use axvm_virtio::vsock::VsockHost;
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::network::Cards;
+use crate::rates;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -40,6 +42,7 @@ pub struct Panel {
     facts: Facts,
     ram: Arc<GuestRam>,
     images: Vec<Arc<DiskImage>>,
+    cards: Cards,
     vsock: Option<VsockHost>,
     attacher: Attacher,
     com1: Port,
@@ -72,12 +75,14 @@ impl Panel {
             read_only: disk.read_only,
             ephemeral: disk.ephemeral,
             size: 0,
+            rate: None,
             full: None,
         });
+        let cards = Cards::new(&config.settings.net, resources.nets());
         let facts = Facts {
             name: config.name.clone(),
             console: consoles.places(),
-            config: describe(config),
+            config: describe(config, &cards),
             disks: disks.collect(),
         };
         let started = Instant::now();
@@ -86,7 +91,7 @@ impl Panel {
         let com1 = consoles.ports().com1;
         let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
         let vsock = resources.vsock().map(|(_, host)| host.clone());
-        Panel { facts, ram, images, vsock, attacher, com1, started, current, counted }
+        Panel { facts, ram, images, cards, vsock, attacher, com1, started, current, counted }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -117,6 +122,7 @@ impl Panel {
         let mut disks = self.facts.disks.clone();
         for (disk, image) in disks.iter_mut().zip(&self.images) {
             disk.size = image.size();
+            disk.rate = rates::told(image.rate());
         }
         let handles = machine.iter().flat_map(|machine| machine.inventory().disks());
         for (disk, (_, handle)) in disks.iter_mut().zip(handles) {
@@ -171,6 +177,7 @@ impl Control for Panel {
             memory: types::Memory { size: self.ram.size(), resident },
             disks: self.disks(machine.as_deref()),
             parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
+            networks: self.cards.status(),
             vsock: self.vsock(),
             busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
@@ -281,7 +288,17 @@ impl Control for Panel {
         let machine = self.machine()?;
         let handle = machine.inventory().disks().find(|(part, _)| ***part == **name);
         let (_, handle) = handle.ok_or_else(|| ControlError::from(BETWEEN))?;
-        handle.resize().map_err(|error| ControlError(error.to_string()))
+        if let Some(rate) = &update.rate_limiter {
+            handle.set_rate(rates::updated(handle.rate(), rate));
+        }
+        match update.rate_limiter.is_none() || update.path_on_host.is_some() {
+            true => handle.resize().map_err(|error| ControlError(error.to_string())),
+            false => Ok(()),
+        }
+    }
+
+    fn update_network(&self, update: &types::NetworkUpdate) -> Result<(), ControlError> {
+        self.cards.update(update)
     }
 
     fn balloon_statistics(&self) -> Result<types::BalloonStatistics, ControlError> {
@@ -343,7 +360,7 @@ fn busy(machine: &Arc<Machine>) -> Vec<types::BusyThread> {
 }
 
 /// The machine in Firecracker's words.
-fn describe(config: &Config) -> types::VmConfig {
+fn describe(config: &Config, cards: &Cards) -> types::VmConfig {
     let machine = &config.machine;
     let drive = |(n, disk): (usize, &DiskConfig)| types::Drive {
         drive_id: disk_name(n),
@@ -377,6 +394,7 @@ fn describe(config: &Config) -> types::VmConfig {
             },
             ..types::MachineConfig::default()
         },
+        network_interfaces: cards.interfaces(),
         balloon: None,
         entropy: Some(types::Entropy {}),
         vsock: machine

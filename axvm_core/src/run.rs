@@ -24,6 +24,8 @@ use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::current::Current;
 use crate::end::{End, Restarts};
+use crate::exec::machine::Expected;
+use crate::exec::{self, Ended};
 use crate::narrator::Narrator;
 use crate::network::{self, Network};
 use crate::notify::{Notifier, NotifyError, ServiceState};
@@ -52,6 +54,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     resources.plug(&config.machine, network.links());
     let vsock = VsockSocket::open(&config, &events)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
+    let command = Expected::open(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
@@ -66,7 +69,10 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));
     let server = bound.serve(Arc::new(panel), feed)?;
-    let limits = Limits::of(&config, &signals);
+    let mut limits = Limits::of(&config, &signals);
+    let command = command.map(|command| command.start(&current, limits.grace)).transpose()?;
+    let takes = |signal| command.as_ref().is_some_and(|command| command.signal(signal));
+    limits.taker = Some(&takes);
     let starts =
         Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
     let warned = Cell::new(false);
@@ -79,6 +85,9 @@ pub fn run(args: RunArgs) -> Result<u8> {
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     let quit = consoles.were_quit();
+    if let Some(command) = command {
+        return of_command(command.ended(), &end?, &config, &consoles);
+    }
     see_off(consoles, &signals, limits.end.map(|end| end + SLOW_READER));
     let end = end?;
     if quit && end.is_quit() {
@@ -90,6 +99,27 @@ pub fn run(args: RunArgs) -> Result<u8> {
     end.code()
 }
 
+/// The exit code of a machine for one command, whose guest ended like this; what must be said is.
+fn of_command(ended: Option<Result<Ended>>, end: &End, config: &Config, consoles: &Consoles) -> Result<u8> {
+    match ended {
+        None | Some(Ok(Ended::Gone)) => {}
+        Some(ended) => return exec::code(ended?),
+    }
+    if config.console == BackEnd::None {
+        let last = consoles.last_words(LAST_LINES);
+        last.iter().for_each(|line| speech::tell(format_args!("console: {line}")));
+    }
+    speech::tell(end.words(&config.settings).unwrap_or_else(|| "The guest ended before its command did".into()));
+    Ok(match end.code()? {
+        // The time was over, or a signal came.
+        code @ 124.. => code,
+        _ => exec::FAILED,
+    })
+}
+
+/// So much of a console is shown if its guest does not run the command that it is there for.
+const LAST_LINES: usize = 20;
+
 /// How long the end of a machine waits for requests in the host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -100,7 +130,7 @@ impl Limits<'_> {
     /// What was said about them; the time begins now.
     pub fn of<'a>(config: &Config, signals: &'a Signals) -> Limits<'a> {
         let end = config.settings.timeout.map(|Time(seconds)| Instant::now() + Duration::from_secs(seconds.into()));
-        Limits { signals, grace: Duration::from_secs(config.settings.grace().into()), end }
+        Limits { signals, grace: Duration::from_secs(config.settings.grace().into()), end, taker: None }
     }
 }
 

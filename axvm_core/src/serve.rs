@@ -112,6 +112,8 @@ pub struct Limits<'a> {
     pub grace: Duration,
     /// When the time is over.
     pub end: Option<Instant>,
+    /// Whom signals are for, as long as it takes them.
+    pub taker: Option<&'a dyn Fn(i32) -> bool>,
 }
 
 /// Serves `machine`, which is the current one, until its power switch is pressed. Gives the signal that asked the
@@ -126,7 +128,7 @@ pub fn serve(
     limits: &Limits<'_>,
     signs: &Signs<'_>,
 ) -> Result<Option<i32>> {
-    let Limits { signals, grace, end } = *limits;
+    let Limits { signals, grace, end, taker } = *limits;
     let mut ending: Option<Ending> = None;
     let mut look = signs.first_look();
     loop {
@@ -145,6 +147,9 @@ pub fn serve(
             WaitOutcome::Readable | WaitOutcome::TimedOut => {}
         }
         for signal in signals.arrived() {
+            if taker.is_some_and(|takes| takes(signal)) {
+                continue;
+            }
             match (signal, &ending) {
                 (SIGWINCH, _) => consoles.resized(),
                 (SIGCONT, _) => consoles.continued(),

@@ -6,7 +6,7 @@
 //!   proof: reset, the honest driver of virtio.rs, verified data
 //!
 //!   rings   one processor lies in rings and registers      crowd   all processors at one device at once
-//!   chips   ports, string I/O, edges of windows, interrupts
+//!   chips   ports, string I/O, edges of windows, interrupts                   pci     configuration, BARs, MSI-X
 //! ```
 //!
 //! What would end the machine (S5, the reset registers, pvpanic) is only ever written with wrong values, and no
@@ -16,6 +16,7 @@
 mod chips;
 pub mod crowd;
 mod noise;
+mod pci;
 mod rings;
 
 use crate::clock;

@@ -121,6 +121,23 @@ impl Function {
         self.msix().map_or(0, |at| u64::from(self.read(at) >> 16 & 0x7ff) + 1)
     }
 
+    /// One that may not be there.
+    pub fn any(devfn: u8) -> Function {
+        Function(devfn)
+    }
+
+    /// Turns MSI-X on or off, and masks all of it, by the two upper bits.
+    pub fn write_msix(self, bits: u32) {
+        if let Some(msix) = self.msix() {
+            self.write(msix, bits & (ENABLE | FUNCTION_MASK));
+        }
+    }
+
+    /// The way to the BAR through configuration space.
+    pub fn window(self) -> Option<u16> {
+        self.capabilities().find(|(_, word)| word & 0xff == VENDOR && word >> 24 == 5).map(|(at, _)| at)
+    }
+
     fn move_to(self, bar: u64) {
         self.write(BAR, bar as u32);
         self.write(BAR + 4, (bar >> 32) as u32);
@@ -228,13 +245,17 @@ pub fn msix(line: &mut Line) -> Verdict {
     }
     let (function, vector, bar) = (device.function, device.vector(), device.base());
     virtio::block(device, line)?;
-    let queue = Queue::of(device, 0);
-    let flush = |device: Device, line: &mut Line| {
-        let status = Request { command: virtio::FLUSH_REQUEST, sector: 0, data: None };
-        let status = status.ask(Queue { device, ..queue }, line)?;
+    let flush = |queue: Queue, line: &mut Line| {
+        let status = Request { command: virtio::FLUSH_REQUEST, sector: 0, data: None }.ask(queue, line)?;
         line.check(status == 0, "flush fails")
     };
-    flush(device, line)?;
+    let queues = device.queues();
+    device.start(virtio::FLUSH | virtio::MQ, queues, line)?;
+    for number in 0..queues {
+        flush(Queue::of(device, number), line)?;
+    }
+    line.text(", ").decimal(queues.into()).text(" queues");
+    let queue = Queue::of(device, 0);
     let Some(msix) = function.msix() else { return line.failed("no MSI-X") };
     let is_pending = || read::<u32>(bar + MSIX_PENDING) & 1 != 0;
     for mask in [bar + MSIX_TABLE + 12, 0] {
@@ -256,7 +277,7 @@ pub fn msix(line: &mut Line) -> Verdict {
     // Numbers with the same vector, and a BAR elsewhere: the last is where the gigabyte above 4 GiB is seen.
     for number in [0x80, (HIGH - BARS) / STRIDE].map(|far| device.number + far) {
         function.move_to(start_info::through_window(self::bar(number)));
-        flush(Device { number, ..device }, line)?;
+        flush(Queue { device: Device { number, ..device }, ..queue }, line)?;
     }
     function.move_to(bar);
     line.text(", masked, moved;");

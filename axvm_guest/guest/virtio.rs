@@ -65,6 +65,8 @@ pub mod kind {
 /// Block features (5.2.3), VERSION_1 (6).
 const READ_ONLY: u64 = 1 << 5;
 pub const FLUSH: u64 = 1 << 9;
+/// Several queues.
+pub const MQ: u64 = 1 << 12;
 const VERSION_1: u64 = 1 << 32;
 
 /// A part of guest memory that the device may read, or write.

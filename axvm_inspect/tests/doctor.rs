@@ -29,6 +29,8 @@ const GOOD: &[(&str, &str)] = &[
     ("proc/sys/kernel/io_uring_disabled", "0\n"),
     ("proc/sys/kernel/seccomp/actions_avail", "kill_process kill_thread trap errno allow\n"),
     ("proc/sys/vm/overcommit_memory", "0\n"),
+    ("proc/net/route", "Iface Destination Gateway\neth0 00000000 010200C0\neth0 000200C0 00000000\n"),
+    ("usr/bin/passt", ""),
     ("sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc\n"),
     ("sys/devices/system/cpu/smt/active", "1\n"),
     ("sys/devices/system/cpu/vulnerabilities/mds", "Mitigation: Clear CPU buffers\n"),
@@ -74,6 +76,7 @@ impl Fake {
             _dir: dir,
         };
         GOOD.iter().for_each(|(name, text)| fake.put(name, text));
+        fs::set_permissions(fake.path("dev/net/tun"), fs::Permissions::from_mode(0o666)).unwrap();
         fake
     }
 
@@ -125,6 +128,23 @@ fn row<'a>(rows: &'a [Row], what: &str) -> &'a Row {
 struct Case(&'static str, fn(&mut Fake), &'static str, Verdict, &'static str, bool);
 
 const CASES: &[Case] = &[
+    Case("no passt", |fake| fake.remove("usr/bin/passt"), "passt", Verdict::Note, "sudo apt install passt", true),
+    Case(
+        "no way out",
+        |fake| fake.put("proc/net/route", "Iface Destination Gateway\neth0 000200C0 00000000\n"),
+        "default route",
+        Verdict::Note,
+        "ip route",
+        true,
+    ),
+    Case(
+        "a tap device for others",
+        |fake| fs::set_permissions(fake.path("dev/net/tun"), fs::Permissions::from_mode(0o600)).unwrap(),
+        "/dev/net/tun",
+        Verdict::Note,
+        "setfacl -m u:$USER:rw",
+        true,
+    ),
     Case(
         "no kvm at all",
         |fake| {

@@ -36,7 +36,7 @@ use axvm_virtio::vsock::Vsock;
 use crate::inventory::{Chip, Inventory, Item};
 use crate::pci::PciWiring;
 use crate::spec::BALLOON;
-use crate::{MachineError, Ports, Resources};
+use crate::{MachineError, MachineSpec, Ports, Resources};
 
 /// A machine under construction.
 pub(crate) struct Board<'a> {
@@ -45,8 +45,7 @@ pub(crate) struct Board<'a> {
     stop: &'a Arc<StopSwitch>,
     attention: &'a Arc<EventFd>,
     consoles: &'a Ports,
-    /// Whether a panic of the guest's kernel stops the machine.
-    panic_stops: bool,
+    spec: &'a MachineSpec,
     ports: BusBuilder,
     mmio: BusBuilder,
     /// On a machine with that bus, from its host on.
@@ -61,10 +60,10 @@ impl<'a> Board<'a> {
         stop: &'a Arc<StopSwitch>,
         attention: &'a Arc<EventFd>,
         consoles: &'a Ports,
-        panic_stops: bool,
+        spec: &'a MachineSpec,
     ) -> Board<'a> {
         let (ports, mmio) = Default::default();
-        Board { vm, resources, stop, attention, consoles, panic_stops, ports, mmio, pci: None, inventory: Vec::new() }
+        Board { vm, resources, stop, attention, consoles, spec, ports, mmio, pci: None, inventory: Vec::new() }
     }
 
     /// Makes every part and puts it in its place.
@@ -136,14 +135,15 @@ impl<'a> Board<'a> {
     }
 
     fn panic_answer(&self) -> PanicAnswer {
-        if self.panic_stops { PanicAnswer::Stop } else { PanicAnswer::Note(self.resources.events.clone()) }
+        if self.spec.panic_stops { PanicAnswer::Stop } else { PanicAnswer::Note(self.resources.events.clone()) }
     }
 
     fn virtio(&mut self, part: &Part, kind: VirtioKind) -> Result<Chip, MachineError> {
         Ok(match kind {
             VirtioKind::Block(number) => {
                 let image = Arc::clone(&self.resources.disks[number]);
-                let block = Block::calling(image, Some(Arc::clone(self.attention)));
+                let queues = self.spec.disk_queues(number, self.pci.is_some());
+                let block = Block::calling(image, Some(Arc::clone(self.attention))).with_queues(queues);
                 let handle = block.handle();
                 Chip::Disk(self.transport(part, Box::new(block))?, handle)
             }

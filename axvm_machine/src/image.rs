@@ -12,10 +12,12 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axvm_arch::Gpa;
 use axvm_boot::linux::Span;
 use axvm_boot::read_at::ReadAt;
+use axvm_cpio::ALIGNMENT;
 use axvm_memory::{GuestRam, GuestRange};
 use rustix::fs::OFlags;
 use rustix::io::{preadv, retry_on_intr};
@@ -34,6 +36,8 @@ pub enum Image {
     File(File, PathBuf, &'static str),
     /// Part of this program.
     Embedded(&'static [u8]),
+    /// An initrd with an archive after it, which Linux unpacks over it; or that archive alone.
+    Followed(Option<Box<Image>>, Arc<[u8]>),
 }
 
 impl Image {
@@ -59,8 +63,20 @@ impl Image {
         Ok(Image::File(file, path.into(), option))
     }
 
+    /// The initrd of a machine, if it has one: a file, an archive to unpack after it, or both.
+    pub fn initrd(file: Option<&Path>, after: Option<&Arc<[u8]>>) -> Result<Option<Image>, MachineError> {
+        let file = file.map(|path| Image::open(path, "--initrd")).transpose()?;
+        Ok(match after {
+            Some(after) => Some(Image::Followed(file.map(Box::new), Arc::clone(after))),
+            None => file,
+        })
+    }
+
     /// Fills `to` in guest RAM with what is at `offset`, unless `asked` to end meanwhile: a slow disk may take its time.
     pub fn load(&self, ram: &GuestRam, offset: u64, to: Span, asked: Asked) -> Result<(), MachineError> {
+        if let Image::Followed(first, after) = self {
+            return self.load_both(first.as_deref(), after, ram, to, asked);
+        }
         for start in (0..to.len).step_by(CHUNK) {
             if asked() {
                 return Err(MachineError::Interrupted);
@@ -72,8 +88,33 @@ impl Image {
         Ok(())
     }
 
+    /// The first and, right below the end of `to`, the archive after it. Between them is RAM at power-on: zeroes.
+    fn load_both(
+        &self,
+        first: Option<&Image>,
+        after: &[u8],
+        ram: &GuestRam,
+        to: Span,
+        asked: Asked,
+    ) -> Result<(), MachineError> {
+        let room = to.len.saturating_sub(after.len() as u64);
+        let len = first.map_or(0, ReadAt::len);
+        if len.next_multiple_of(ALIGNMENT) != room {
+            return Err(self.unreadable(&io::Error::new(EARLY_END, "it changed while it was read")));
+        }
+        if let Some(first) = first {
+            first.load(ram, 0, Span { len, ..to }, asked)?;
+        }
+        let range = ram.range(Gpa(to.gpa.0 + room), after.len() as u64);
+        ram.copy_to(&range.map_err(|bad| self.unreadable(&io::Error::other(bad)))?, after);
+        Ok(())
+    }
+
     /// Its first bytes, at most `max`.
     pub fn head(&self, max: u64) -> Result<Vec<u8>, MachineError> {
+        if let Image::Followed(Some(first), _) = self {
+            return first.head(max);
+        }
         let mut bytes = vec![0; self.len().min(max) as usize];
         self.read_at(0, &mut bytes).map_err(|error| self.unreadable(&shrunk(error)))?;
         Ok(bytes)
@@ -87,6 +128,8 @@ impl Image {
                 ram.copy_to(&range, rest.get(..range.len()).ok_or(EARLY_END)?);
                 Ok(())
             }
+            // Loaded as its parts.
+            Image::Followed(..) => Err(EARLY_END.into()),
         }
     }
 
@@ -94,6 +137,8 @@ impl Image {
         match self {
             Image::File(_, path, option) => unreadable(path, option, cause),
             Image::Embedded(_) => error(Path::new("the embedded guest"), "--kernel", cause.to_string()),
+            Image::Followed(Some(first), _) => first.unreadable(cause),
+            Image::Followed(None, _) => error(Path::new("the embedded archive"), "--initrd", cause.to_string()),
         }
     }
 
@@ -102,6 +147,8 @@ impl Image {
         match self {
             Image::File(_, path, _) => path.display().to_string(),
             Image::Embedded(_) => "the embedded guest".into(),
+            Image::Followed(Some(first), _) => first.name(),
+            Image::Followed(None, _) => "the embedded archive".into(),
         }
     }
 }
@@ -112,6 +159,9 @@ impl ReadAt for Image {
             // What has no length is empty, and an empty kernel or initrd is refused.
             Image::File(file, ..) => file.metadata().map_or(0, |metadata| metadata.len()),
             Image::Embedded(bytes) => ReadAt::len(bytes),
+            Image::Followed(first, after) => {
+                first.as_ref().map_or(0, |first| first.len().next_multiple_of(ALIGNMENT)) + after.len() as u64
+            }
         }
     }
 
@@ -119,6 +169,8 @@ impl ReadAt for Image {
         match self {
             Image::File(file, ..) => read_exact_at(file, offset, bytes),
             Image::Embedded(embedded) => embedded.read_at(offset, bytes),
+            Image::Followed(Some(first), _) => first.read_at(offset, bytes),
+            Image::Followed(None, after) => (&**after).read_at(offset, bytes),
         }
     }
 }
@@ -160,8 +212,6 @@ fn error(path: &Path, option: &'static str, why: String) -> MachineError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use axvm_memory::RamConfig;
 
     use super::*;
@@ -227,6 +277,25 @@ mod tests {
         assert_eq!((image.len(), loaded(&image, 2, 3)), (8, Ok(b"bed".to_vec())));
         assert!(loaded(&image, 6, 3).is_err() && loaded(&image, 9, 1).is_err());
         assert!(image.load(&ram(), 0, Span { gpa: Gpa(2 << 20), len: 1 }, &|| false).is_err(), "outside of RAM");
+    }
+
+    #[test]
+    fn an_archive_follows_an_initrd_on_its_boundary_or_stands_alone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "first").unwrap();
+        let after: Arc<[u8]> = Arc::from(&b"070701"[..]);
+        let image = Image::initrd(Some(file.path()), Some(&after)).unwrap().unwrap();
+        assert_eq!((image.len(), loaded(&image, 0, 14)), (14, Ok(b"first\0\0\x00070701".to_vec())));
+        assert_eq!(image.head(9).unwrap(), b"first");
+        std::fs::write(file.path(), "longer than it was").unwrap();
+        let text = loaded(&image, 0, 14).unwrap_err();
+        assert!(text.contains("changed while it was read") && text.contains(file.path().to_str().unwrap()), "{text}");
+        let alone = Image::initrd(None, Some(&after)).unwrap().unwrap();
+        assert_eq!(
+            (alone.len(), loaded(&alone, 0, 6), alone.head(3).unwrap()),
+            (6, Ok(after.to_vec()), b"070".to_vec())
+        );
+        assert!(Image::initrd(None, None).unwrap().is_none());
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Resources {
 
         // 4, 5, 6  Who sits where; then each part in its place; then nothing moves any more.
         let plan = spec.plan()?;
-        let mut board = Board::new(&vm, self, &stop, &attention, ports, spec.panic_stops);
+        let mut board = Board::new(&vm, self, &stop, &attention, ports, spec);
         board.wire(&plan)?;
         let (port_bus, mmio_bus, inventory) = board.finish();
         steps.done("board", || plan.parts().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));

@@ -64,7 +64,7 @@ impl Resources {
         steps.done("disks", || format!("{} opened and locked", disks.len()));
 
         let kernel = Image::kernel(&spec.kernel)?;
-        let initrd = spec.initrd.as_deref().map(|path| Image::open(path, "--initrd")).transpose()?;
+        let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
         Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events })
     }
 
@@ -111,10 +111,13 @@ impl Resources {
 
 /// Makes sure that the machine may open as many files as it needs: a device that starts must not fail for want of one.
 fn ensure_descriptors(spec: &MachineSpec) -> Result<(), MachineError> {
-    // Two for a vCPU, up to six for a disk or a network card; the rest is for the other devices, consoles and clients.
+    // Two for a vCPU, up to six for a disk or a network card and four for each more of its queues; the rest is for the
+    // other devices, consoles and clients.
+    let on_pci = spec.plan()?.has_pci();
     let cards = spec.disks.len() + spec.nets.len();
+    let queues: u64 = (0..spec.disks.len()).map(|disk| u64::from(spec.disk_queues(disk, on_pci))).sum();
     let vsock = spec.vsock.map_or(0, |_| VsockHost::DESCRIPTORS);
-    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * cards as u64 + vsock;
+    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * cards as u64 + 4 * queues + vsock;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());

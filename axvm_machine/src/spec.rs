@@ -5,6 +5,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axvm_arch::cpuid::Topology;
 use axvm_boot::acpi::Acpi;
@@ -28,6 +29,8 @@ pub struct MachineSpec {
     pub kernel: KernelSource,
     /// The initial RAM disk's file.
     pub initrd: Option<PathBuf>,
+    /// An archive that is unpacked after it, and over it.
+    pub initrd_after: Option<Arc<[u8]>>,
     /// Added to the kernel command line after the defaults.
     pub append: String,
     /// Where the first CPU starts; `None`: where the kernel's format says.
@@ -78,6 +81,7 @@ impl MachineSpec {
         MachineSpec {
             kernel,
             initrd: None,
+            initrd_after: None,
             append: String::new(),
             entry: None,
             topology: Topology::flat(1),
@@ -141,6 +145,12 @@ impl MachineSpec {
     pub fn contradictions(&self) -> Vec<String> {
         let plan = self.plan();
         plan.map_or_else(|_| Vec::new(), |plan| contradictions(&plan, self.topology.count(), &self.append))
+    }
+
+    /// How many queues disk `number` has.
+    pub(crate) fn disk_queues(&self, number: usize, on_pci: bool) -> u16 {
+        let most = if on_pci { self.topology.count().min(4) as u16 } else { 1 };
+        self.disks.get(number).and_then(|disk| disk.queues).unwrap_or(most)
     }
 
     /// Whether pages that the guest does not use may go back to the host: not if they were taken for good.

@@ -58,7 +58,7 @@ impl VirtioDevice for HangingDevice {
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
         let queues = std::mem::take(&mut live.queues);
-        self.worker = live.spawn("vda-q0".into(), queues, Serving(Hanging(Arc::clone(&self.host))))?;
+        self.worker = live.spawn("vda-q0".into(), queues, Serving::new(Hanging(Arc::clone(&self.host))))?;
         Ok(())
     }
 
@@ -69,7 +69,7 @@ impl VirtioDevice for HangingDevice {
     fn reset(&mut self) {}
 
     fn state(&self) -> DeviceState {
-        DeviceState::Entropy
+        DeviceState::Entropy(Default::default())
     }
 
     fn restore(&mut self, _: &DeviceState) -> Result<(), StateError> {

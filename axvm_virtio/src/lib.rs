@@ -21,6 +21,7 @@ pub mod console;
 pub mod device;
 #[cfg(test)]
 mod hang;
+pub mod limiter;
 mod live;
 pub mod mmio;
 pub mod net;

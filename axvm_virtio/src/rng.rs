@@ -6,8 +6,8 @@
 //!
 //! Spec: virtio 1.2, 5.4 "Entropy Device". The device may use less than the room that it is given, but not
 //! nothing of it (5.4.6.2); the driver asks again.
-//! Left out: a limit on bytes per second. The host's generator is not exhausted by use, and a guest that asks
-//! all the time takes no more than the time of one thread.
+//! The host's generator is not exhausted by use, and a guest that asks all the time takes no more than the time of one
+//! thread; a rate limit can give it less.
 
 use std::io;
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
+use crate::limiter::{Limiter, RateLimit};
 use crate::queue::{Chain, QueueState};
 use crate::signals::FaultReporter;
-use crate::state::{DeviceState, StateError};
+use crate::state::{DeviceState, EntropyState, StateError};
 use crate::worker::{Serve, Served, Serving, StillBusy, Worker, WorkerStatus};
 
 /// Entries of the one queue.
@@ -33,7 +34,15 @@ const PIECE: usize = 4096;
 /// A virtio entropy device.
 #[derive(Default)]
 pub struct Rng {
+    limiter: Arc<Limiter>,
     worker: Option<Worker<Serving<RandomFiller>>>,
+}
+
+impl Rng {
+    /// One that gives no more than this: bytes, and requests.
+    pub fn limited(rate: RateLimit) -> Rng {
+        Rng { limiter: Arc::new(Limiter::new(rate)), worker: None }
+    }
 }
 
 impl VirtioDevice for Rng {
@@ -55,25 +64,28 @@ impl VirtioDevice for Rng {
     fn write_config(&mut self, _: u64, _: &[u8]) {}
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
-        let work = Serving(RandomFiller { ram: Arc::clone(&live.ram), fault: live.fault.clone() });
+        let (ram, limiter, fault) = (Arc::clone(&live.ram), Arc::clone(&self.limiter), live.fault.clone());
+        let work = Serving::new(RandomFiller { ram, limiter, fault });
         let queues = std::mem::take(&mut live.queues);
         self.worker = live.spawn(format!("{}-q0", live.name), queues, work)?;
         Ok(())
     }
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
-        Ok(Worker::take(&mut self.worker, deadline)?.queues)
+        let ended = Worker::take(&mut self.worker, deadline)?;
+        self.limiter.rest();
+        Ok(ended.queues)
     }
 
     fn reset(&mut self) {}
 
     fn state(&self) -> DeviceState {
-        DeviceState::Entropy
+        DeviceState::Entropy(EntropyState { rate: self.limiter.state() })
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
         match state {
-            DeviceState::Entropy => Ok(()),
+            DeviceState::Entropy(state) => self.limiter.restore(&state.rate),
             other => Err(StateError::Kind { saved: other.kind(), here: self.state().kind() }),
         }
     }
@@ -82,6 +94,7 @@ impl VirtioDevice for Rng {
 /// Fills what the driver offers.
 struct RandomFiller {
     ram: Arc<GuestRam>,
+    limiter: Arc<Limiter>,
     fault: FaultReporter,
 }
 
@@ -111,6 +124,9 @@ impl Serve for RandomFiller {
         }
         if chain.writable.is_empty() {
             return Err("An entropy request has no room for a random number");
+        }
+        if let Err(wait) = self.limiter.take(chain.writable_len.min(REQUEST_BYTES as u64)) {
+            return Ok(Served::Later(wait));
         }
         let filled = self.fill(chain.writable).map_err(|error| {
             self.fault.warn(format_args!("cannot take random numbers from the host: {error}; the device stops"));

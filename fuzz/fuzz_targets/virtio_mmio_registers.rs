@@ -96,7 +96,7 @@ impl VirtioDevice for Idle {
     }
 
     fn state(&self) -> DeviceState {
-        DeviceState::Entropy
+        DeviceState::Entropy(Default::default())
     }
 
     fn restore(&mut self, _: &DeviceState) -> Result<(), StateError> {

@@ -9,7 +9,7 @@
 //! directory: what runs while compiling (build scripts, macros) is built without the flag, and shared.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -17,6 +17,16 @@ use crate::project;
 use crate::tool::{output, tool};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The agent of guests, which this AxVM carries.
+pub fn agent(axvm: &Path) -> Result<Vec<u8>> {
+    let output = tool(&axvm.to_string_lossy())
+        .arg("agent")
+        .output()
+        .with_context(|| format!("Cannot start {}", axvm.display()))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(output.stdout)
+}
 
 /// Builds it, if it is not there; says before that this takes a while.
 pub fn build() -> Result<PathBuf> {

@@ -27,6 +27,10 @@ fn firecrackers_clients_find_what_they_know() {
     assert_eq!(all["machine-config"], expected);
     assert_eq!(all["boot-source"]["kernel_image_path"], "/bzImage");
     assert_eq!(all["drives"][0]["drive_id"], "vda");
+    let card = json!({"iface_id": "net0", "host_dev_name": "tap0", "guest_mac": "02:00:00:00:00:01"});
+    assert_eq!(all["network-interfaces"], json!([card]));
+    let cards: Value = client.get("/network-interfaces").unwrap();
+    assert_eq!((&cards[0]["iface_id"], &cards[0]["link"]), (&"net0".into(), &"up".into()));
     assert_eq!(client.get::<Value>("/balloon").unwrap()["amount_mib"], 16);
     assert_eq!(client.get::<Value>("/balloon/statistics").unwrap()["free_memory"], 4096);
     for (request, asked) in [
@@ -34,6 +38,17 @@ fn firecrackers_clients_find_what_they_know() {
         ("PATCH /vm {\"state\": \"Resumed\"}", "resume"),
         ("PATCH /balloon {\"amount_mib\": 64}", "balloon 64"),
         ("PATCH /drives/vda {\"drive_id\": \"vda\"}", "drive vda"),
+        (
+            "PATCH /drives/vda {\"drive_id\": \"vda\", \"rate_limiter\": {\"ops\": {\"size\": 5, \"refill_time\": 100}}}",
+            "rate Some(5)",
+        ),
+        ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\"}", "network net0 None"),
+        (
+            "PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"tx_rate_limiter\": {\"bandwidth\": \
+             {\"size\": 9, \"one_time_burst\": 1, \"refill_time\": 5}}}",
+            "rates (None, Some(9))",
+        ),
+        ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"link\": \"down\"}", "network net0 Some(Down)"),
         ("PATCH /balloon/statistics {\"stats_polling_interval_s\": 2}", "statistics every 2"),
         ("PUT /actions {\"action_type\": \"SendCtrlAltDel\"}", "power button"),
     ] {
@@ -63,7 +78,11 @@ fn what_cannot_be_done_is_a_400_with_a_fault_message() {
         ("PATCH /balloon {\"amount_mib\": 1e99}", "not understood"),
         ("PATCH /balloon {\"amount_mib\": 4096}", "ask for less"),
         ("PATCH /drives/vda {\"drive_id\": \"vdb\"}", "name one disk"),
+        ("PATCH /network-interfaces/net0 {\"iface_id\": \"net1\"}", "name one card"),
+        ("PATCH /network-interfaces/net0 {\"iface_id\": \"net0\", \"link\": \"off\"}", "unknown variant `off`"),
+        ("PUT /network-interfaces/net0 {}", "before the machine is started"),
         ("PATCH /drives/vda {}", "missing field `drive_id`"),
+        ("PATCH /drives/vda {\"drive_id\": \"vda\", \"rate_limiter\": {\"iops\": 5}}", "unknown field `iops`"),
         ("GET /console", "Upgrade: axvm-console"),
     ] {
         let answer = machine.ask(request);

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! They are looked for before clap reads the command line: to clap `-hda` is `-h`, and `-kernel` is `-k ernel`. Left
-//! out: values in their words, but for those of disks; keys of a settings file (`settings::peers`).
+//! out: values in their words, but for those of disks and network cards; keys of a settings file (`settings::peers`).
 
 use std::path::Path;
 
@@ -140,6 +140,8 @@ const COMMANDS: &[(&str, &str)] = &[
     ("console", "say axvm ctl MACHINE console"),
     ("attach", "say axvm ctl MACHINE console"),
     ("events", "say axvm ctl MACHINE events"),
+    ("ssh", "a command in a guest, or its shell, is run by axvm exec"),
+    ("shell", "a command in a guest, or its shell, is run by axvm exec"),
     ("list", "say axvm ps"),
     ("ls", "say axvm ps"),
     ("version", "say axvm --version"),
@@ -147,7 +149,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("test", "say axvm selftest"),
 ];
 
-/// Parts of --disk, by how the complaint about them begins.
+/// Parts of --disk and --net, by how the complaint about them begins.
 const PARTS: &[(&str, &str)] = &[
     ("option 'readonly", "ro is what attaches an image read-only"),
     ("option 'read-only", "ro is what attaches an image read-only"),
@@ -158,6 +160,19 @@ const PARTS: &[(&str, &str)] = &[
     ("option 'path_on_host=", "path=FILE is what names the image"),
     ("option 'snapshot", "ephemeral is what keeps the image as it is"),
     ("option 'werror=", "on-full=pause and on-full=report are what there is for a host without room"),
+    ("'hostfwd=", "forward=HOST:GUEST is what leads to the guest"),
+    ("'ifname=", "tap=NAME is what names a tap device"),
+    ("'iface=", "tap=NAME is what names a tap device"),
+    ("'path=", "stream=PATH is what connects to a socket"),
+    ("'id=", "the first card is net0, the next net1"),
+    ("'model=", "a card is always a virtio-net device"),
+    ("'passt", "user is what connects by passt"),
+    ("'none", "leave --net out for no network"),
+    ("option 'iops=", "rate=1000ops/s is what limits operations"),
+    ("option 'bps=", "rate=10M/s is what limits bytes"),
+    ("option 'throttling.", "rate=10M/s:1000ops/s is what limits bytes and operations"),
+    ("option 'bw_size=", "rate=10M/s is what limits bytes"),
+    ("option 'ops_size=", "rate=1000ops/s is what limits operations"),
     ("option 'logical_block_size=", "block=SIZE is what sets the block size"),
 ];
 

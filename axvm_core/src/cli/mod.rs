@@ -4,6 +4,7 @@
 //!   axvm [run] ARGS   run.rs       a machine
 //!   axvm config ...   this file    what is printed and ends
 //!   axvm ctl ...      tools.rs     about machines that run, and about the host
+//!   axvm net ...      net.rs       taps of this host
 //!   axvm -hda ...     habits.rs    what other programs' words mean here
 //!   axvm --cpus x     mistakes.rs  what is wrong, in one line
 //! ```
@@ -13,15 +14,18 @@
 
 mod habits;
 mod mistakes;
+mod net;
 mod run;
 mod tools;
 
+use std::ffi::OsString;
 use std::io;
 
 use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Parser, Subcommand};
 
+pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, PsArgs, SelftestArgs};
+pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, LinkWord, PsArgs, SelftestArgs};
 
 use crate::error::ConfigError;
 use crate::speech;
@@ -72,6 +76,7 @@ Examples:
   axvm run --kernel bzImage --disk root.img,ro --disk data.img,serial=DATA1
   axvm run --kernel vmlinux --entry pvh --cpus 4,sockets=2,cores=2 --pin 0-3
   axvm run -k bzImage --console unix=web.sock --api-sock web.api --name web
+  axvm run -k bzImage -d root.img -- make -C /src test; echo $?
   axvm run --config vm.toml --memory 8G --verbose")]
     Run(RunArgs),
 
@@ -84,12 +89,16 @@ Examples:
     /// Print the agent, the program in a guest that runs commands
     #[command(after_help = "\
 Examples:
-  axvm agent > axvm-agent && chmod +x axvm-agent   for a guest's disk
-  axvm agent --systemd > axvm-agent.service        its unit there
+  axvm agent > axvm-agent                     for a guest's root file system
+  axvm agent --systemd > axvm-agent.service   its unit there
+  axvm agent --initrd >> initrd.img           /axvm-agent in an initrd
 
 The agent is one static program for any Linux on x86-64. It is started as root, without arguments, and \
 listens at vsock port 348, for the host alone.")]
     Agent(AgentArgs),
+
+    /// Make or remove a tap of this host, for --net tap=NAME
+    Net(NetArgs),
 
     /// List the machines that run
     Ps(PsArgs),
@@ -162,6 +171,9 @@ pub struct AgentArgs {
     /// Print the unit that starts it in a guest with systemd, from /usr/local/sbin/axvm-agent
     #[arg(long)]
     pub systemd: bool,
+    /// Print it as an archive that Linux unpacks after another one: cat initrd.img agent.cpio
+    #[arg(long, conflicts_with = "systemd")]
+    pub initrd: bool,
 }
 
 /// `axvm completions`.
@@ -184,6 +196,16 @@ pub struct ManArgs {
 }
 
 impl Cli {
+    /// Whether these words, the command line after the program's name, have a command for a guest, or should have.
+    pub fn is_for_guest(mut words: impl Iterator<Item = OsString>) -> bool {
+        let Some(first) = words.next() else { return false };
+        match Cli::command().find_subcommand(&first).map(clap::Command::get_name) {
+            Some("exec") => true,
+            Some("run") | None => first == "--" || words.any(|word| word == "--"),
+            Some(_) => false,
+        }
+    }
+
     /// Reads the command line of this process. A mistake is an error in our own words; for help and version clap prints
     /// its page, and the process ends.
     pub fn read() -> Result<Cli, ConfigError> {
@@ -216,6 +238,22 @@ mod tests {
                 };
                 assert!(is_good, "axvm {}: {part}", command.get_name());
             }
+        }
+    }
+
+    #[test]
+    fn a_command_for_a_guest_is_known_before_anything_is_read() {
+        for (words, is) in [
+            ("exec", true),
+            ("exec web ls", true),
+            ("run -k k -- true", true),
+            ("-k k -- true", true),
+            ("-- true", true),
+            ("run -k k", false),
+            ("ctl -- web status", false),
+            ("", false),
+        ] {
+            assert_eq!(Cli::is_for_guest(words.split(' ').map(OsString::from)), is, "{words}");
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! What each option is stands in [`crate::settings`], once for the command line and the file.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
@@ -25,6 +26,10 @@ pub struct RunArgs {
     #[arg(value_name = "KERNEL", value_hint = ValueHint::FilePath, conflicts_with = "kernel")]
     pub kernel_file: Option<PathBuf>,
 
+    /// A command that the guest runs instead of its init; its exit code is AxVM's, and the machine ends with it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+
     /// What was typed besides --config.
     #[command(flatten)]
     pub said: Settings,
@@ -33,7 +38,7 @@ pub struct RunArgs {
 impl RunArgs {
     /// What the command line says, over what the file says that it names.
     pub fn settings(self) -> Result<Settings, ConfigError> {
-        let RunArgs { config, kernel_file, mut said } = self;
+        let RunArgs { config, kernel_file, command: _, mut said } = self;
         said.kernel = said.kernel.or(kernel_file);
         let mut below = Settings::default();
         if let Some(path) = config {

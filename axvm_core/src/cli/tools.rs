@@ -9,7 +9,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueHint};
+use axvm_virtio::limiter::RateLimit;
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use crate::settings::mebibytes;
 
@@ -23,6 +24,8 @@ Examples:
   axvm ctl 4711 shutdown            by process id
   axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
   axvm ctl web disk vda resize      its image is longer now
+  axvm ctl web disk vda rate 10M/s  at most so many bytes in a time
+  axvm ctl web net net0 down        pulls its cable
   axvm ctl web console              Ctrl-A x leaves the machine running
   axvm ctl --all shutdown           each machine that runs
 
@@ -66,7 +69,7 @@ pub enum CtlAction {
         #[arg(value_name = "SIZE", value_parser = mebibytes)]
         mib: u32,
     },
-    /// Look at a disk again that has changed on the host
+    /// Look at a disk again that has changed on the host, or limit its rate
     Disk {
         /// Its name in the guest, such as vda
         #[arg(value_name = "DISK")]
@@ -75,10 +78,34 @@ pub enum CtlAction {
         #[command(subcommand)]
         action: DiskAction,
     },
+    /// Tell of the network cards; or plug the cable of one in, or pull it
+    Net {
+        /// One of them, such as net0
+        #[arg(value_name = "CARD")]
+        name: Option<String>,
+        /// What its cable shall be
+        #[arg(value_enum, requires = "name")]
+        link: Option<LinkWord>,
+        /// What may come to the guest in a time, from now on: such as 10M/s, 1000ops/s (frames), or none
+        #[arg(long, value_name = "RATE", requires = "name")]
+        rx: Option<RateLimit>,
+        /// What the guest may send in a time, from now on
+        #[arg(long, value_name = "RATE", requires = "name")]
+        tx: Option<RateLimit>,
+    },
     /// Attach this terminal to the guest's console
     Console,
     /// Print events as they happen, one JSON object a line
     Events,
+}
+
+/// What can become of a cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LinkWord {
+    /// Plugged in
+    Up,
+    /// Pulled
+    Down,
 }
 
 /// What can be done with a disk of a running machine.
@@ -86,6 +113,11 @@ pub enum CtlAction {
 pub enum DiskAction {
     /// Tell the guest of an image that grew
     Resize,
+    /// Limit what it does in a time, from now on
+    Rate {
+        /// Bytes and operations, such as 10M/s, 1000ops/s, 10M/s:1000ops/s, or none
+        rate: RateLimit,
+    },
 }
 
 /// `axvm exec`.

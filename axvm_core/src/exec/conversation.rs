@@ -23,6 +23,8 @@ use axvm_console::Terminal;
 use axvm_exec::{CHUNK, FromGuest, FromHost, HostEnd, Outcome, ProtocolError, Refusal, Request, Size};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, write};
+use rustix::process::getpgrp;
+use rustix::termios::tcgetpgrp;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 
 use super::leave::Leave;
@@ -32,6 +34,8 @@ use crate::serve::Signals;
 const AT_ONCE: usize = 4096;
 /// No more input is read while so much waits for the guest.
 const ENOUGH: usize = 64 << 10;
+/// No signal: the guest is off.
+pub const GUEST_IS_OFF: i32 = 0;
 /// So many signals that ask for an end are the command's; the next one is ours.
 const PATIENT: usize = 2;
 
@@ -88,6 +92,7 @@ pub struct Conversation {
     /// What follows when all is shown.
     ended: Option<Ended>,
     input_ended: bool,
+    input_is_terminal: bool,
     terminal: Option<Arc<Terminal>>,
     leave: Leave,
     /// Signals so far that ask for an end.
@@ -117,6 +122,7 @@ impl Conversation {
             showing: None,
             ended: None,
             input_ended: false,
+            input_is_terminal: io::stdin().is_terminal(),
             terminal,
             leave: Leave::default(),
             asked: 0,
@@ -125,6 +131,8 @@ impl Conversation {
     }
 
     /// Holds it to its end.
+    ///
+    /// A signal 0 says that the guest is off: what it left in the stream is its last.
     pub fn hold(mut self, request: &Request, signals: &dyn Arrivals) -> Result<Ended> {
         FromHost::Request(request.clone()).encode(&mut self.to_send);
         loop {
@@ -210,7 +218,7 @@ impl Conversation {
     /// Whether input is to be read now. That of a terminal only in the foreground: else reading stops the process.
     fn wants_input(&self) -> bool {
         let may = self.runs && !self.input_ended && self.end.granted() > 0 && self.to_send.len() < ENOUGH;
-        may && self.terminal.as_ref().is_none_or(|terminal| terminal.is_ours()) && in_foreground()
+        may && (!self.input_is_terminal || in_foreground())
     }
 
     fn take_input(&mut self) -> Option<Ended> {
@@ -276,10 +284,20 @@ impl Conversation {
         }
     }
 
+    /// Takes all that is there; no more will come.
+    fn drain(&mut self) {
+        let mut buffer = [0; CHUNK];
+        while let Ok(count @ 1..) = read(&self.stream, &mut buffer) {
+            self.end.receive(&buffer[..count]);
+        }
+        self.ended = Some(Ended::Gone);
+    }
+
     /// Passes signals on. What asks for an end once more than the command can mean is for this process.
     fn obey(&mut self, signals: &[i32]) -> Option<Ended> {
         for &signal in signals {
             match signal {
+                GUEST_IS_OFF => self.drain(),
                 SIGWINCH => self.resize(),
                 SIGCONT => {
                     self.terminal.iter().for_each(|terminal| _ = terminal.enter());
@@ -306,11 +324,9 @@ impl Conversation {
     }
 }
 
-/// Whether standard input may be read: if it is a terminal, by who is in its foreground only.
+/// Whether this process may read the terminal that is standard input.
 fn in_foreground() -> bool {
-    let stdin = io::stdin();
-    !stdin.is_terminal()
-        || !matches!(rustix::termios::tcgetpgrp(&stdin), Ok(group) if group != rustix::process::getpgrp())
+    !matches!(tcgetpgrp(io::stdin()), Ok(group) if group != getpgrp())
 }
 
 /// The size of the terminal that is standard output.

@@ -16,6 +16,7 @@
 mod connect;
 mod conversation;
 mod leave;
+pub mod machine;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
@@ -35,7 +36,8 @@ use crate::error::ConfigError;
 use crate::remote;
 use crate::serve::Signals;
 use crate::speech::tell;
-use conversation::{Conversation, Ended};
+use conversation::Conversation;
+pub use conversation::Ended;
 
 /// The exit code of AxVM's own failures.
 pub const FAILED: u8 = 125;
@@ -67,8 +69,9 @@ pub fn exec(args: &ExecArgs) -> Result<u8> {
 fn socket_of(machine: &OsStr) -> Result<PathBuf> {
     let mut client = Client::connect(&remote::find(machine)?)?;
     let status: Status = client.get("/status")?;
-    let _ = &status;
-    bail!("The machine {} has no vsock, by which commands reach it: start it with --vsock", status.name)
+    let none =
+        || format!("The machine {} has no vsock, by which commands reach it: start it with --vsock", status.name);
+    Ok(status.vsock.with_context(none)?.uds_path)
 }
 
 /// The terminal that this program was started at: what is typed and what is shown.

@@ -10,9 +10,11 @@
 //!
 //! What is opened here outlives resets of the guest. What it leaves in the file system goes when it is dropped.
 
+mod cards;
 mod passt;
 mod resolver;
 mod sockets;
+mod up;
 
 use std::io;
 use std::path::Path;
@@ -24,8 +26,10 @@ use thiserror::Error;
 
 use crate::settings::{Datagrams, Mac, NetEnd, NetSetting};
 
+pub use cards::Cards;
 use passt::{Passt, Watched};
 use sockets::SocketFile;
+pub use up::net;
 
 /// A network that cannot be had; what was tried, on which object, and what to do.
 #[derive(Debug, Error)]
@@ -179,6 +183,8 @@ impl Network {
             }
         };
         let handle = NetHandle::new(link).map_err(|source| NetworkError::Link { card, source })?;
+        handle.set_rx_rate(setting.rx);
+        handle.set_tx_rate(setting.tx);
         self.cables.push(Cable { handle, mtu });
         Ok(())
     }
@@ -216,6 +222,26 @@ pub fn cards(settings: &[NetSetting], name: &str) -> Vec<NetConfig> {
         mtu: net.mtu.or(net.user.then_some(passt::MTU)),
     };
     settings.iter().enumerate().map(card).collect()
+}
+
+/// Whether the cards can be in one machine: no address and no descriptor twice. What is wrong, and with which.
+pub fn check(settings: &[NetSetting], cards: &[NetConfig]) -> Result<(), (String, String)> {
+    for (number, (setting, card)) in settings.iter().zip(cards).enumerate() {
+        let before = || settings[..number].iter().zip(cards).enumerate();
+        let mac = Mac(card.mac);
+        if let Some((other, _)) = before().find(|(_, (_, other))| other.mac == card.mac) {
+            return Err((
+                format!("mac={mac}"),
+                format!("{} has this address too; give each another", card_name(other)),
+            ));
+        }
+        let end = setting.end();
+        let is_same = |other: &NetSetting| matches!(end, NetEnd::Fd(_)) && other.end() == end;
+        if let Some((other, _)) = before().find(|(_, (other, _))| is_same(other)) {
+            return Err((end.to_string(), format!("{} has this descriptor too; pass another", card_name(other))));
+        }
+    }
+    Ok(())
 }
 
 /// The socket files that are removed at the end.

@@ -18,10 +18,11 @@ use axvm_api::{Client, ClientError, Registry};
 
 use crate::cli::{CtlAction, CtlArgs, DiskAction};
 use crate::error::ConfigError;
+use crate::rates;
 use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
-use super::{attach, find};
+use super::{attach, find, net};
 
 /// Does it; exit code 0, or 1 with the reason as an error.
 pub fn ctl(args: &CtlArgs) -> Result<u8> {
@@ -79,6 +80,17 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
         CtlAction::Disk { name, action: DiskAction::Resize } => {
             resize(&mut client, name)?;
         }
+        CtlAction::Disk { name, action: DiskAction::Rate { rate } } => {
+            let rate_limiter = Some(rates::update(*rate));
+            let update = DriveUpdate { drive_id: name.clone(), path_on_host: None, rate_limiter };
+            client.patch(&format!("/drives/{name}"), &update)?;
+        }
+        CtlAction::Net { name, link, rx, tx } => match name {
+            Some(name) if link.is_some() || rx.is_some() || tx.is_some() => {
+                net::change(&mut client, name, *link, [*rx, *tx])?;
+            }
+            name => net::tell(&mut client, name.as_deref())?,
+        },
         CtlAction::Events => events(client)?,
     }
     Ok(0)
@@ -93,7 +105,7 @@ fn resize(client: &mut Client, name: &str) -> Result<()> {
         })
     };
     let before = size(client)?;
-    let update = DriveUpdate { drive_id: name.to_owned(), path_on_host: None };
+    let update = DriveUpdate { drive_id: name.to_owned(), path_on_host: None, rate_limiter: None };
     client.patch(&format!("/drives/{name}"), &update)?;
     print(match size(client)? {
         after if after == before => format!("{name}: {after} bytes, as before\n"),
@@ -149,12 +161,18 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
             (_, true) => " (ephemeral)",
             _ => "",
         };
-        row(&disk.name, format!("{}{how}", disk.path.display()));
+        let rate = disk.rate.as_ref().map(|rate| format!(", at most {rate}")).unwrap_or_default();
+        row(&disk.name, format!("{}{how}{rate}", disk.path.display()));
     }
     for (name, full) in status.disks.iter().filter_map(|disk| Some((&disk.name, disk.full.as_ref()?))) {
         let free = full.free.map(|free| format!("; {} KiB are free", free / 1024)).unwrap_or_default();
         let what = format!("{name} has no room to {} in {}: {}{free}", full.action, full.path.display(), full.error);
         row("full", format!("{what}; make room, then resume"));
+    }
+    for card in &status.networks {
+        let interface = &card.interface;
+        let mac = interface.guest_mac.as_deref().unwrap_or_default();
+        row(&interface.iface_id, format!("{}; {mac}, link {}", interface.host_dev_name, net::link(card.link)));
     }
     if let Some(VsockStatus { guest_cid, uds_path, connections }) = &status.vsock {
         let plural = if *connections == 1 { "" } else { "s" };
@@ -204,6 +222,7 @@ mod tests {
                     read_only: true,
                     ephemeral: false,
                     size: 512,
+                    rate: None,
                     full: None,
                 },
                 Disk {
@@ -212,9 +231,11 @@ mod tests {
                     read_only: false,
                     ephemeral: true,
                     size: 512,
+                    rate: Some("10M/s".into()),
                     full: Some(full),
                 },
             ],
+            networks: Vec::new(),
             parts: vec![part("vda", Some(5)), part("COM1", Some(4)), part("i8042", None)],
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/run/v".into(), connections: 1 }),
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
@@ -225,7 +246,7 @@ mod tests {
         let text = describe(&status, Some(&Balloon { amount_mib: 64, ..Balloon::default() }));
         let expected = "web (process 7): paused for 5s, up 1m01s, AxVM 1.2.3\n  vCPUs    4; 12 exits, 3 a second\n  \
                         memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
-                        vdb      d.img (ephemeral)\n  \
+                        vdb      d.img (ephemeral), at most 10M/s\n  \
                         full     vdb has no room to write in d.img: No space left on device; 4 KiB are free; make room, then resume\n  \
                         vsock    /run/v; CID 3, 1 connection\n  console  stdio\n  lines    4 COM1, 5 vda\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";

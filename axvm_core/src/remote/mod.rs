@@ -6,7 +6,9 @@
 
 mod attach;
 mod ctl;
+mod net;
 mod ps;
+mod table;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -16,6 +16,8 @@ use axvm_api::{Client, ClientError, Registry};
 use crate::cli::PsArgs;
 use crate::speech::{print, tell};
 
+use super::table::aligned;
+
 /// Between the two looks that tell how often vCPUs exit now.
 const LOOK: Duration = Duration::from_millis(200);
 const HEAD: [&str; 9] = ["PID", "NAME", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME", "EXITS/S", "DISKS"];
@@ -51,23 +53,17 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
 }
 
 fn table(machines: &[Found]) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
     rows.extend(machines.iter().map(|machine| match &machine.status {
-        Ok(status) => row(status),
+        Ok(status) => row(status).to_vec(),
         Err(error) => {
             let mut row: [String; HEAD.len()] = std::array::from_fn(|_| "-".into());
             let state = if matches!(error, ClientError::Silent(_)) { "no answer" } else { "unknown" };
             (row[0], row[1], row[2]) = (machine.pid.to_string(), "?".into(), state.into());
-            row
+            row.to_vec()
         }
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
-    let line = |row: &[String; HEAD.len()]| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+    aligned(&rows)
 }
 
 fn row(status: &Status) -> [String; HEAD.len()] {

@@ -129,7 +129,8 @@ fn mismatch(name: &str, known: &Value) -> Option<String> {
     match choices {
         Some(choices) => Some(format!("expected one of {}", choices.collect::<Vec<_>>().join(", "))),
         None if known["items"].get("properties").is_some() => {
-            Some(format!("expected tables: [[{name}]] with path = \"FILE\""))
+            let key = if name == "net" { "user = true" } else { "path = \"FILE\"" };
+            Some(format!("expected tables: [[{name}]] with {key}"))
         }
         None => None,
     }

@@ -43,7 +43,7 @@ use setting::settings;
 use words::{Switch, on_off, words, words_and_parts};
 
 pub use file::{SettingsFault, parse, read};
-pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport};
+pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport, check_tap_name};
 pub use parts::{Amount, Cpus, Memory};
 pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
@@ -188,7 +188,7 @@ settings! {
 
         /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
         /// ,cache=writeback|writethrough ,block=512|4096
-        /// ,on-full=pause|report.
+        /// ,on-full=pause|report ,rate=10M/s:1000ops/s ,queues=N.
         /// The first becomes /dev/vda, the next /dev/vdb ... [default: disk.img, if kernel is by default]
         #[arg(short, long, value_name = "FILE[,ro][,serial=TEXT]", verbatim_doc_comment)]
         #[arg(value_hint = ValueHint::FilePath, value_parser = disks())]
@@ -197,7 +197,7 @@ settings! {
 
         /// Network card: user (the host's network by passt), tap=NAME, fd=N, stream=PATH or dgram=LOCAL:REMOTE, then
         /// ,mac=ADDRESS ,mtu=N; with user ,forward=HOST:GUEST (again for more) ,host=on|off; with tap ,queues=N
-        /// ,offload=on|off.
+        /// ,offload=on|off ,rx=10M/s ,tx=10M/s.
         /// The first is net0, the next net1 ... [default: no such device]
         #[arg(long, value_name = "user|tap=NAME|...[,forward=HOST:GUEST]", verbatim_doc_comment)]
         #[serde(deserialize_with = "net::possible_nets")]

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use axvm_virtio::block;
+use axvm_virtio::limiter::{RateError, RateLimit};
 use axvm_virtio::net::MAX_PAIRS;
 use schemars::JsonSchema;
 use serde::de::Error;
@@ -62,6 +63,12 @@ pub struct NetSetting {
     /// With tap: false has each side compute its checksums and cut its packets itself [default: true]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offload: Option<bool>,
+    /// What may come to the guest in a time: 10M/s, 1000ops/s (frames), or both [default: none]
+    #[serde(skip_serializing_if = "RateLimit::is_none")]
+    pub rx: RateLimit,
+    /// What the guest may send in a time, likewise [default: none]
+    #[serde(skip_serializing_if = "RateLimit::is_none")]
+    pub tx: RateLimit,
 }
 
 /// What is at the other end of the cable.
@@ -79,13 +86,26 @@ pub enum NetEnd<'a> {
     Datagrams(&'a Datagrams),
 }
 
+/// As on the command line.
+impl fmt::Display for NetEnd<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NetEnd::User => to.write_str("user"),
+            NetEnd::Tap(name) => write!(to, "tap={name}"),
+            NetEnd::Fd(number) => write!(to, "fd={number}"),
+            NetEnd::Stream(path) => write!(to, "stream={}", path.display()),
+            NetEnd::Datagrams(places) => write!(to, "dgram={places}"),
+        }
+    }
+}
+
 /// Smallest MTU that there is (RFC 791).
 const LEAST_MTU: u16 = 68;
 /// Longest name of a network device, of 16 bytes with the zero at its end.
 const TAP_NAME_LEN: usize = 15;
 
 const ENDS: &str = "user, tap=NAME, fd=N, stream=PATH, dgram=LOCAL:REMOTE";
-const PARTS: &str = "forward=HOST:GUEST, host=on|off, mac=ADDRESS, mtu=N, queues=N, offload=on|off";
+const PARTS: &str = "forward=HOST:GUEST, host=on|off, mac=ADDRESS, mtu=N, queues=N, offload=on|off, rx=RATE, tx=RATE";
 
 impl NetSetting {
     /// What is at the other end. (A card that was not checked has passt.)
@@ -155,7 +175,8 @@ impl NetSetting {
 const QUEUES: &str = "queues= needs a number from 1 to 64, not more than there are vCPUs to be of use";
 const MTU: &str = "mtu= needs a number of bytes from 68 to 65535, such as 1500";
 
-fn check_tap_name(name: &str) -> Result<(), String> {
+/// Whether a network device can have this name.
+pub fn check_tap_name(name: &str) -> Result<(), String> {
     let is_good = |letter: char| letter.is_ascii_graphic() && !matches!(letter, '/' | '%' | ':');
     match name.len() {
         1..=TAP_NAME_LEN if name.chars().all(is_good) && name != "." && name != ".." => Ok(()),
@@ -195,6 +216,8 @@ impl FromStr for NetSetting {
                 ("queues", Some(value)) => once(&mut net.queues, key, value.parse().map_err(|_| QUEUES)?)?,
                 ("offload", Some("on" | "off")) => once(&mut net.offload, key, value == Some("on"))?,
                 ("offload", _) => return Err("offload= is on or off".into()),
+                ("rx", Some(value)) => net.rx = rate(value)?,
+                ("tx", Some(value)) => net.tx = rate(value)?,
                 ("mtu", Some(value)) => once(&mut net.mtu, key, value.parse().map_err(|_| MTU)?)?,
                 _ => return Err(format!("'{part}' is unknown; there are {ENDS}, then {PARTS}")),
             }
@@ -205,6 +228,10 @@ impl FromStr for NetSetting {
 }
 
 const FD: &str = "fd= needs the number of a descriptor, such as 3";
+
+fn rate(text: &str) -> Result<RateLimit, String> {
+    text.parse().map_err(|error: RateError| error.to_string())
+}
 
 fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
     match slot.replace(value) {
@@ -404,6 +431,8 @@ mod tests {
             read("user,forward=2222:22,forward=udp:5353:53,host=on,mac=02:00:00:00:00:AB,mtu=1500"),
             Ok(NetSetting { forward, host: true, mac, mtu: Some(1500), ..user })
         );
+        let limited = read("fd=3,rx=100Mbit/s,tx=1M/s:500ops/s").unwrap();
+        assert_eq!([limited.rx, limited.tx].map(|rate| rate.to_string()), ["12500000/s", "1M/s:500ops/s"]);
         assert_eq!(read("stream=a,,b").unwrap().end(), NetEnd::Stream(Path::new("a,b")));
         assert_eq!(read("mtu=68,fd=3").unwrap().end(), NetEnd::Fd(3));
         assert_eq!(read("tap=tap0").unwrap().end(), NetEnd::Tap("tap0"));
@@ -433,6 +462,8 @@ mod tests {
             ("user,mac=03:00:00:00:00:01", "address of groups"),
             ("user,mac=00:00:00:00:00:00", "not zero"),
             ("user,mac=02:00:00:00:00:01:02", "no address of a card"),
+            ("user,rx=10", "\"10\" is no rate"),
+            ("user,tx=0/s", "lets nothing pass"),
             ("user,forward=22", "two ports, such as 2222:22"),
             ("user,forward=0:22", "'0:22' is no forward"),
             ("user,forward=sctp:1:2", "no forward"),

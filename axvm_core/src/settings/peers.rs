@@ -13,7 +13,11 @@ const EPHEMERAL: &str = "ephemeral = true is what keeps the image as it is";
 const BLOCK: &str = "block = 512 or 4096 is what sets the block size";
 const ON_FULL: &str = "on-full = \"pause\" or \"report\" is what there is for a host without room";
 const CACHE: &str = "cache = \"writeback\" or \"writethrough\" is what there is";
+const RATE: &str = "rate = \"10M/s:1000ops/s\" is what limits bytes and operations";
 const A_DISK: &str = "a disk is a table [[disk]] with path = \"FILE\"";
+const A_CARD: &str = "a network card is a table [[net]] with user = true, or tap = \"NAME\"";
+const TAP: &str = "tap = \"NAME\" is what names a tap device";
+const FORWARD: &str = "forward = [\"2222:22\"] is what leads from ports of the host to the guest";
 const CPUS_TABLE: &str = "vCPUs are count = N in [cpus]";
 const MEMORY_TABLE: &str = "guest RAM is size = \"SIZE\" in [memory]";
 
@@ -35,6 +39,9 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("[[disk]]", "logical_block_size", BLOCK),
     ("[[disk]]", "werror", ON_FULL),
     ("[[disk]]", "on_full", ON_FULL),
+    ("[[disk]]", "rate_limiter", RATE),
+    ("[[disk]]", "rate_limiter_config", RATE),
+    ("[[disk]]", "iops", RATE),
     ("[[disk]]", "cache_type", CACHE),
     ("[[disk]]", "direct", CACHE),
     ("[[disk]]", "id", "serial = \"TEXT\" is what the guest reads; the first disk is vda, the next vdb"),
@@ -43,6 +50,17 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("", "drives", A_DISK),
     ("", "disks", A_DISK),
     ("", "rootfs", A_DISK),
+    ("[[net]]", "ifname", TAP),
+    ("[[net]]", "host_dev_name", TAP),
+    ("[[net]]", "hostfwd", FORWARD),
+    ("[[net]]", "ports", FORWARD),
+    ("[[net]]", "guest_mac", "mac = \"ADDRESS\" is the card's address"),
+    ("[[net]]", "num_queues", "queues = N is the number of queue pairs"),
+    ("", "network", A_CARD),
+    ("", "networks", A_CARD),
+    ("", "nic", A_CARD),
+    ("", "netdev", A_CARD),
+    ("", "network-interfaces", A_CARD),
     ("", "vcpus", CPUS_TABLE),
     ("", "smp", CPUS_TABLE),
     ("", "mem", MEMORY_TABLE),
@@ -72,6 +90,12 @@ mod tests {
         for (text, line, words) in [
             ("[[disk]]\npath = 'a'\nreadonly = true", 3, "'readonly' in [[disk]]; ro = true is what attaches"),
             ("[[disk]]\nfile = 'a'", 2, "'file' in [[disk]]; path = \"FILE\" is what names the image"),
+            ("[[net]]\nifname = 'tap0'", 2, "'ifname' in [[net]]; tap = \"NAME\" is what names"),
+            ("[[nic]]\nuser = true", 1, "'nic'; a network card is a table [[net]]"),
+            ("net = 'user'", 1, "expected tables: [[net]] with user = true"),
+            ("disk = 'a'", 1, "expected tables: [[disk]] with path = \"FILE\""),
+            ("[[net]]\nmtu = 1500", 1, "[[net]]: what the card is connected to is missing"),
+            ("[[net]]\nuser = true\nforward = ['22']", 3, "'22' is no forward"),
             ("[[drive]]\npath = 'a'", 1, "'drive'; a disk is a table [[disk]] with path"),
             ("[[disk]]\npath = 'a'\ncache = 'none'", 3, "unknown variant 'none', expected 'writeback'"),
         ] {
@@ -86,7 +110,9 @@ mod tests {
         for (table, name, _) in KEYS {
             let path = match *table {
                 "" => format!("/properties/{name}"),
-                "[[disk]]" => format!("/properties/disk/items/properties/{name}"),
+                table if table.starts_with("[[") => {
+                    format!("/properties/{}/items/properties/{name}", table.trim_matches(['[', ']']))
+                }
                 table => format!("/properties/{}/properties/{name}", table.trim_matches(['[', ']'])),
             };
             let parent = path.rsplit_once('/').unwrap().0;

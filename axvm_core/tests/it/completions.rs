@@ -53,6 +53,7 @@ fn a_shell_knows_machines_and_the_words_of_values() {
         for (words, expected, unwanted) in [
             ("axvm ctl ", "web-1", "status"),
             ("axvm ctl w", "web-1", "status"),
+            ("axvm exec ", "web-1", "status"),
             ("axvm ctl web-1 st", "status", "web-1"),
             ("axvm run --disk disk.img,", "disk.img,ro", "web-1"),
             ("axvm run --disk disk.img,ro,bl", "disk.img,ro,block=4096", "disk.img,ro,ro"),

@@ -325,7 +325,12 @@ fn ask_everything(request: Http) {
         ("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#, "started already"),
         ("PUT", "/boot-source", r#"{"kernel_image_path": "x"}"#, "--kernel, --initrd and --append"),
         ("PUT", "/drives/vdb", r#"{"path_on_host": "x"}"#, "--disk"),
-        ("PUT", "/network-interfaces/eth0", r#"{"host_dev_name": "tap0"}"#, "AxVM has no network device"),
+        (
+            "PUT",
+            "/network-interfaces/eth0",
+            r#"{"host_dev_name": "tap0"}"#,
+            "before the machine is started: give --net",
+        ),
         ("PUT", "/vsock", r#"{"guest_cid": 3}"#, "--vsock"),
         ("PUT", "/snapshot/create", "{}", "AxVM has no snapshots"),
     ] {

@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::common::{Place, has_kvm};
 
@@ -58,7 +59,11 @@ fn the_api_looks_at_a_disk_again_and_gives_it_no_other_image() {
     let (axvm, _talk) = place.shell("--disk disk.img");
     let mut control = axvm.control();
     let mut patch = |path: Option<&str>| {
-        let update = axvm_api::types::DriveUpdate { drive_id: "vda".into(), path_on_host: path.map(Into::into) };
+        let update = axvm_api::types::DriveUpdate {
+            drive_id: "vda".into(),
+            path_on_host: path.map(Into::into),
+            rate_limiter: None,
+        };
         control.patch("/drives/vda", &update).map_err(|error| error.to_string())
     };
     set_len(&place.path("disk.img"), 2 << 20);
@@ -67,6 +72,38 @@ fn the_api_looks_at_a_disk_again_and_gives_it_no_other_image() {
     let error = patch(Some("other.img")).unwrap_err();
     assert!(error.contains("A disk keeps its image while the machine runs"), "{error}");
     assert_eq!(axvm.status().disks[0].size, 2 << 20);
+}
+
+#[test]
+fn a_disk_is_as_fast_as_it_may_be_and_that_can_change() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let words = "run --kernel guest.elf --memory 32M --cpus 1 --append journal=30 --on-reboot exit --disk disk.img";
+    let start = Instant::now();
+    let (code, said, errors) = place.run(&format!("{words},rate=10ops/200ms"));
+    assert!(code == 0 && said.contains("AXVM flushed 30"), "{code} {said} {errors}");
+    // Thirty writes at least, and ten at once.
+    assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
+
+    let (axvm, mut talk) = place.shell("--disk disk.img,rate=1ops/10000s");
+    assert_eq!(axvm.status().disks[0].rate.as_deref(), Some("1ops/10000s"));
+    let mut control = axvm.control();
+    let mut patch = |rate: &str| {
+        let body = format!("{{\"drive_id\": \"vda\", \"rate_limiter\": {rate}}}");
+        control.patch("/drives/vda", &serde_json::from_str::<serde_json::Value>(&body).unwrap()).unwrap();
+        axvm.status().disks[0].rate.clone()
+    };
+    let both = patch("{\"bandwidth\": {\"size\": 1048576, \"refill_time\": 100, \"one_time_burst\": 7}}");
+    assert_eq!(both.as_deref(), Some("1M/100ms+7:1ops/10000s"));
+    assert_eq!(patch("{\"ops\": {\"size\": 0, \"refill_time\": 100}}").as_deref(), Some("1M/100ms+7"));
+    assert_eq!(place.run("ctl ./api disk vda rate none").0, 0);
+    assert_eq!(axvm.status().disks[0].rate, None);
+    talk.say("sectors\n");
+    talk.hear("sectors 2048\n");
+    assert_eq!(place.run("ctl ./api stop").0, 0);
+    axvm.ends_with(0);
 }
 
 #[test]

@@ -181,9 +181,11 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-k k --sandbox maybe", &["--sandbox maybe: not one of on, off"]),
             ("-k k --prealloc=2", &["--prealloc 2: not one of on, off"]),
             (
-                "-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi",
-                &["9 devices", "vdg, rng, balloon", "has 6 for them", "without ACPI", "Leave out 3"],
+                "-k k -d 1 -d 2 -d 3 -d 4 -d 5 -d 6 -d 7 --no-acpi --bus mmio",
+                &["9 devices", "vdg, rng, balloon", "has 6 for them", "without ACPI", "Leave out 3, or say --bus pci"],
             ),
+            ("-k k --bus pcie", &["--bus pcie", "auto, mmio, pci"]),
+            ("-k k --bus pci --acpi cpus", &["PCI needs its root in the ACPI tables", "--acpi full", "or --bus mmio"]),
         ],
     );
 }
@@ -215,8 +217,9 @@ fn commands_that_only_print_say_what_they_lack() {
         ("config --example --lock", &["--example: does not go together with --lock"]),
         ("config --from-args --memory lots", &["--memory lots", "not a size"]),
         ("completions tcsh", &["SHELL tcsh: not one of bash, elvish, fish, powershell, zsh"]),
-        ("man frobnicate", &["axvm man frobnicate", "no such command", "there are run, ctl, ps"]),
-        ("frobnicate", &["There is no command frobnicate", "there are run, ctl, ps", "nor is it a kernel", "--help"]),
+        ("config --from-args -k k -- make", &["-- make: a settings file has no command", "axvm run --config"]),
+        ("man frobnicate", &["axvm man frobnicate", "no such command", "there are run, ctl"]),
+        ("frobnicate", &["There is no command frobnicate", "there are run, ctl", "nor is it a kernel", "--help"]),
         ("sefltest", &["There is no command sefltest", "did you mean axvm selftest?"]),
         ("start", &["There is no command start", "axvm run --kernel FILE"]),
         ("stop web", &["There is no command stop", "axvm ctl web shutdown", "axvm ctl web stop"]),

@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use crate::common::net::{send, take};
-use crate::common::{Place, Talk, has_kvm};
+use crate::common::{Place, Talk, has_kvm, until};
 
 /// What the guest sends, and gets.
 fn frame(fill: u8) -> Vec<u8> {
@@ -141,4 +141,71 @@ fn a_datagram_socket_is_private_and_goes_with_the_machine() {
     talk.say("off\n");
     axvm.ends_with(0);
     assert!(!place.path("local").exists());
+}
+
+#[test]
+fn cards_are_told_and_their_cables_pulled_and_plugged_in() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path("cable")).unwrap();
+    let (axvm, mut talk) =
+        place.shell("--net stream=cable,mac=02:00:00:00:00:01,tx=1G/s --net dgram=127.0.0.1:9:127.0.0.1:9");
+    let (peer, _) = listener.accept().unwrap();
+    talk.ask("net 0");
+    exchange(&mut talk, 5, |frame| write_frame(&peer, frame), || read_frame(&peer));
+    let table = || place.run("ctl ./api net").1;
+    let said = table();
+    let rows: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..4], ["NAME", "ADDRESS", "LINK", "CABLE"]);
+    assert_eq!(rows[1].join(" "), "net0 02:00:00:00:00:01 up stream=cable tx=1G/s 1 frames, 60 B 1 frames, 60 B");
+    assert_eq!((rows[2][0], rows[2][3]), ("net1", "dgram=127.0.0.1:9:127.0.0.1:9"));
+    let status = place.run("ctl ./api status").1;
+    assert!(status.contains("net0     stream=cable; 02:00:00:00:00:01, link up\n"), "{status}");
+
+    // What the user does to a cable the guest sees, also while it is paused, and over a reset.
+    talk.say("link\n");
+    talk.hear("link up\n");
+    assert_eq!(place.run("ctl ./api net net0 down"), (0, String::new(), String::new()));
+    assert_eq!(talk.answer(), "link 0 link");
+    assert!(place.run("ctl ./api net net0").1.lines().nth(1).unwrap().contains(" down "));
+    send(&mut talk, &frame(9));
+    assert!(table().contains("1 frames, 60 B, 1 dropped"), "{}", table());
+    talk.say("reset\n");
+    talk.hear("ready\n> ");
+    assert!(talk.ask("net 0").contains("link 0"));
+    talk.say("link\n");
+    talk.hear("link down\n");
+    assert_eq!(place.run("ctl ./api pause").0, 0);
+    assert_eq!(place.run("ctl ./api net net0 up").0, 0);
+    assert_eq!(place.run("ctl ./api resume").0, 0);
+    assert_eq!(talk.answer(), "link 1 link");
+    exchange(&mut talk, 6, |frame| write_frame(&peer, frame), || read_frame(&peer));
+
+    // One frame for the guest, then no other before the limit is gone.
+    assert_eq!(place.run("ctl ./api net net0 --rx 1ops/10000s --tx 1M/s").0, 0);
+    assert!(table().contains("stream=cable rx=1ops/10000s tx=1M/s "), "{}", table());
+    exchange(&mut talk, 7, |frame| write_frame(&peer, frame), || read_frame(&peer));
+    assert_eq!(place.run("ctl ./api net net0 --rx none --tx none").0, 0);
+    exchange(&mut talk, 8, |frame| write_frame(&peer, frame), || read_frame(&peer));
+    assert!(!table().contains("x="), "{}", table());
+
+    for (words, complaint) in [
+        ("net net7", "There is no network card net7 in this machine"),
+        ("net net7 up", "There is no network card net7; this machine has net0, net1"),
+        ("net net0 --rx 5", "\"5\" is no rate"),
+        ("net net0 off", "LINK off: not one of up, down"),
+    ] {
+        let (code, _, errors) = place.run(&format!("ctl ./api {words}"));
+        assert!(code != 0 && errors.contains(complaint) && errors.lines().count() == 1, "{words}: {errors}");
+    }
+    drop(peer);
+    until("the end is noticed", || place.run("ctl ./api net net0").1.contains(" ended "));
+    let (code, _, errors) = place.run("ctl ./api net net0 up");
+    assert!(code == 1 && errors.contains("The cable of net0 has come to its end"), "{errors}");
+    let config: serde_json::Value = axvm.control().get("/vm/config").unwrap();
+    assert_eq!(config["network-interfaces"][0]["host_dev_name"], "stream=cable");
+    talk.say("off\n");
+    axvm.ends_with(0);
 }

@@ -21,6 +21,13 @@ fn a_card_that_cannot_be_is_refused_with_what_would_be_right() {
             ("-k k --net fd=3,forward=1:2", &["are for --net user"]),
             ("-k k --net dgram=a", &["--net dgram=a", "two paths without a colon", "127.0.0.1:4001"]),
             ("-k k --net user,mac=1", &["--net user,mac=1", "02:00:00:00:00:01"]),
+            ("-k k --net user,hostfwd=tcp::2222-:22", &["'hostfwd=", "forward=HOST:GUEST is what leads to the guest"]),
+            ("-k k --net passt", &["'passt' is unknown", "user is what connects by passt"]),
+            (
+                "-k k --net tap=a,mac=02:00:00:00:00:01 --net tap=b,mac=02:00:00:00:00:01",
+                &["net0 has this address too"],
+            ),
+            ("-k k --net fd=3 --net fd=3", &["--net fd=3: net0 has this descriptor too"]),
             ("-k k --network=user", &["There is no option --network=user", "--net user"]),
             ("-k k -nic user", &["There is no option -nic", "--net user"]),
             ("-k k -netdev user,id=n", &["There is no option -netdev", "--net user"]),

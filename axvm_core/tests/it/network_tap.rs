@@ -7,11 +7,12 @@
 //! Needs /dev/kvm, root and ip(8); what cannot be tried says so.
 
 use std::net::{SocketAddrV4, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::common::net::{in_namespace, ip, read_udp, send, start, take_until, udp};
 use crate::common::{Place, has_kvm};
-use crate::errors::{HOST, check};
+use crate::errors::{AXVM, HOST, USAGE, check, judge, run};
 use crate::images::bzimage;
 
 fn with_taps(body: impl FnOnce() + Send) {
@@ -94,5 +95,42 @@ fn a_tap_that_cannot_be_is_told_with_the_lines_to_type() {
                 ("-k k --net tap=many,queues=2 --net tap=many", &["net1", "several queues"]),
             ],
         );
+    });
+}
+
+#[test]
+fn root_makes_and_removes_taps_and_is_shown_how() {
+    in_namespace(|| {
+        let net = |words: &str| run(Command::new(AXVM).arg("net").args(words.split(' ')).env_remove("SUDO_USER"));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let done = |words: &str| {
+            let output = net(words);
+            assert!(output.status.success(), "{words}: {}", text(&output.stderr));
+            text(&output.stdout)
+        };
+        let said = done("up tap7 --address 10.7.0.1/24 --mtu 1400 --user root");
+        let lines = "ip tuntap add dev tap7 mode tap user root vnet_hdr\nip address replace 10.7.0.1/24 dev tap7\n\
+                     ip link set dev tap7 mtu 1400 up\n";
+        assert_eq!(said, lines);
+        UdpSocket::bind("10.7.0.1:7").unwrap();
+        if has_kvm() {
+            let place = Place::new();
+            let (_axvm, mut talk) = place.shell("--net tap=tap7");
+            assert_eq!(start(&mut talk, 0).1, "link 1 mtu 1400 net");
+        }
+        // It is there: only set up once more.
+        assert_eq!(done("up tap7"), "ip link set dev tap7 up\n");
+        assert_eq!(done("down tap7"), "ip link delete dev tap7\n");
+        assert_eq!(done("down tap7"), "");
+        for (words, code, told) in [
+            ("up lo", HOST, "There is a network interface lo, and it is no tap"),
+            ("down eth0", HOST, "There is a network interface eth0, and it is no tap"),
+            ("up a/b", USAGE, "'a/b' cannot be the name of a network device"),
+            ("up tap8 --bridge none", HOST, "`ip link set dev tap8 master none up` fails"),
+            ("up", USAGE, "<NAME> is missing"),
+            ("up tap8 --mtu 1", USAGE, "--mtu 1"),
+        ] {
+            judge(&net(words), code, &[told]).unwrap_or_else(|why| panic!("{words}: {why}"));
+        }
     });
 }

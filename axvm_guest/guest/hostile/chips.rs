@@ -3,6 +3,7 @@
 //! Values that end the machine are avoided one by one, so that wrong ones can be written right beside them.
 
 use super::noise::{Noise, one_of};
+use super::pci;
 use crate::apic;
 use crate::cpu::{input, input_string, output, output_string, read, write};
 use crate::ipi;
@@ -39,7 +40,7 @@ const PORTS: [u16; 17] = [
 
 pub type Storm = fn(&mut Noise);
 
-pub const STORMS: [(&str, Storm); 8] = [
+pub const STORMS: [(&str, Storm); 9] = [
     ("mmio-noise", mmio),
     ("mmio-edges", edges),
     ("port-noise", ports),
@@ -48,6 +49,7 @@ pub const STORMS: [(&str, Storm); 8] = [
     ("string-io", strings),
     ("interrupts", interrupts),
     ("uart-flood", uart_flood),
+    ("pci-noise", pci::storm),
 ];
 
 /// UART, RTC and PIT as the proofs expect them.

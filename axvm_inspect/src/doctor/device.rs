@@ -12,7 +12,6 @@ use axvm_boot::cpu::{CpuConfig, CpuModel, CpuTemplate, Explained, groundless, mi
 use axvm_kvm::{KvmError, Survey};
 
 use super::processor::{vendor_module, virtualization};
-use super::root::Access;
 use super::{Host, Row};
 
 const PART: &str = "KVM";
@@ -48,7 +47,7 @@ fn permissions(host: &Host) -> Row {
         Some(_) => "you are not in group kvm",
     };
     let row = Row::ok(PART, "/dev/kvm", format!("{owner}:{group}, mode {:04o}; {member}", access.mode)).required();
-    if allows(access, host) {
+    if host.kvm.is_ok() || access.allows(&host.user) {
         return row;
     }
     // Distributions give the device to group kvm; elsewhere that has to come first.
@@ -59,18 +58,6 @@ fn permissions(host: &Host) -> Row {
         _ => format!("{give}\n{join}"),
     };
     row.problem("you may not open /dev/kvm, so no machine can start", change)
-}
-
-/// Whether owner, group and mode let this user read and write. An access list may allow more; opening tells.
-fn allows(access: Access, host: &Host) -> bool {
-    let bits = if host.user.uid == access.uid {
-        access.mode >> 6
-    } else if host.user.groups.contains(&access.gid) {
-        access.mode >> 3
-    } else {
-        access.mode
-    };
-    host.user.uid == 0 || host.kvm.is_ok() || bits & 0o6 == 0o6
 }
 
 fn missing(host: &Host) -> Row {

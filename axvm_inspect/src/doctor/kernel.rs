@@ -1,9 +1,9 @@
-//! The rest of the kernel: its age, asynchronous files, network devices, fences around a process.
+//! The rest of the kernel: its age, asynchronous files, vhost, fences around a process.
 //!
 //! ```text
 //!   release        /proc/sys/kernel/osrelease              Landlock, core scheduling   what axvm_sandbox found
 //!   io_uring       /proc/sys/kernel/io_uring_disabled      its remedy                  /sys/kernel/security/lsm
-//!   seccomp        /proc/sys/kernel/seccomp/actions_avail  TUN, vhost                  /dev/net/tun, /dev/vhost-*
+//!   seccomp        /proc/sys/kernel/seccomp/actions_avail  vhost                       /dev/vhost-*
 //! ```
 //!
 //! Source: Linux Documentation/admin-guide/sysctl/kernel; landlock(7), seccomp(2).
@@ -16,7 +16,7 @@ const PART: &str = "Kernel";
 
 pub(super) fn rows(host: &Host) -> Vec<Row> {
     let root = &host.root;
-    let kernel = [release(root), io_uring(root), tun(root), vhost(root), seccomp(root)];
+    let kernel = [release(root), io_uring(root), vhost(root), seccomp(root)];
     kernel.into_iter().chain([landlock(host), core_scheduling(host)]).collect()
 }
 
@@ -42,14 +42,6 @@ fn io_uring(root: &Root) -> Row {
             Row::ok(PART, name, "this kernel is older; AxVM does not use it yet")
         }
         (None, _) => Row::ok(PART, name, "no switch in this kernel; AxVM does not use it yet"),
-    }
-}
-
-fn tun(root: &Root) -> Row {
-    match root.has("/dev/net/tun") {
-        true => Row::ok(PART, "/dev/net/tun", "there; AxVM has no network device yet"),
-        false => Row::ok(PART, "/dev/net/tun", "missing")
-            .note("nothing yet: AxVM has no network device", "sudo modprobe tun"),
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   Host: files below a Root (/proc, /sys, /dev)  --+
 //!         this user's ids                           +--> examine --> rows --> table
-//!         what /dev/kvm answers (Survey)          --+     device, processor, memory, kernel
+//!         what /dev/kvm answers (Survey)          --+     device, processor, memory, kernel, network
 //! ```
 //!
 //! A row that is not ok says what that costs, and how to change it. Everything comes in through [`Host`], so a test
@@ -17,6 +17,7 @@ mod cgroup;
 mod device;
 mod kernel;
 mod memory;
+mod network;
 mod processor;
 mod root;
 mod row;
@@ -69,7 +70,8 @@ impl Host {
 
 /// All rows, in the order in which they are shown.
 pub fn examine(host: &Host) -> Vec<Row> {
-    let parts = [device::rows(host), processor::rows(host), memory::rows(&host.root), kernel::rows(host)];
+    let parts =
+        [device::rows(host), processor::rows(host), memory::rows(&host.root), kernel::rows(host), network::rows(host)];
     parts.into_iter().flatten().collect()
 }
 

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use axvm_arch::cpuinfo;
 
+use super::User;
+
 /// The directory that stands for `/`.
 #[derive(Clone, Debug)]
 pub struct Root(PathBuf);
@@ -26,6 +28,20 @@ pub struct Access {
     pub gid: u32,
     /// Permission bits.
     pub mode: u32,
+}
+
+impl Access {
+    /// Whether this lets a user read and write. An access list may allow more; opening tells.
+    pub fn allows(self, user: &User) -> bool {
+        let bits = if user.uid == self.uid {
+            self.mode >> 6
+        } else if user.groups.contains(&self.gid) {
+            self.mode >> 3
+        } else {
+            self.mode
+        };
+        user.uid == 0 || bits & 0o6 == 0o6
+    }
 }
 
 impl Root {

@@ -3,6 +3,8 @@
 //! Handlers do not return but halt again: a KVM that interprets cannot IRET in protected mode.
 
 use crate::common::{Bench, guest, kvm_or_skip};
+use axvm_arch::msi::{MsiMessage, MsiRoute};
+use axvm_kvm::Routes;
 use axvm_sync::EventFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -175,6 +177,67 @@ fn no_edge_is_lost_that_comes_while_the_last_one_is_handled() {
         line.signal();
         assert_eq!(bench.run_to_report(), 0x44, "edge {round}");
     }
+}
+
+guest!(
+    waits_for_a_message,
+    ".code32",
+    "mov dword ptr [0xfee000f0], 0x1ff", // local APIC on
+    "mov al, 1",
+    "out 0x80, al",
+    "sti",
+    "2: hlt",
+    "jmp 2b",
+);
+
+/// The order of a machine with PCI: irqfds before the first vCPU runs, routes when the guest asks for them.
+#[test]
+fn an_irqfd_that_has_no_route_yet_wakes_the_guest_when_it_has_one() {
+    let mut bench = Bench::new(&kvm_or_skip!(), waits_for_a_message());
+    bench.interrupt_gate(0x44, 0x2000);
+    bench.place(0x2000, takes_an_apic_interrupt());
+    let routes = Routes::new(&bench.vm).unwrap();
+    let [first, second] = [0; 2].map(|_| routes.allocate().unwrap());
+    assert_eq!((first, second), (24, 25));
+    let lines = [first, second].map(|gsi| {
+        let line = EventFd::new().unwrap();
+        bench.vm.irqfd(gsi, &line).unwrap();
+        line
+    });
+    assert_eq!(bench.run_to_report(), 1);
+    let message = |data| Some(MsiMessage { address: 0xfee0_0000, data });
+    let set = |gsi, message| routes.set(&[MsiRoute { gsi, message }]).unwrap();
+    set(second, message(0x55));
+    lines[0].signal();
+    set(first, message(0x44));
+    for _ in 0..3 {
+        // The edge before the route went nowhere.
+        lines[0].signal();
+        assert_eq!(bench.run_to_report(), 0x44);
+    }
+    // Another message under the same irqfd, and none.
+    set(first, None);
+    lines[0].signal();
+    set(second, message(0x44));
+    lines[1].signal();
+    assert_eq!(bench.run_to_report(), 0x44);
+    // The lines are as they were.
+    bench.vm.flush_irqfds().unwrap();
+}
+
+#[test]
+fn messages_end_where_kvm_knows_no_more() {
+    let bench = Bench::new(&kvm_or_skip!(), waits_for_a_message());
+    let routes = Routes::new(&bench.vm).unwrap();
+    let gsis: Vec<_> = std::iter::from_fn(|| routes.allocate().ok()).collect();
+    assert!(gsis.len() > 4000, "{}", gsis.len());
+    let all: Vec<_> = gsis
+        .iter()
+        .map(|&gsi| MsiRoute { gsi, message: Some(MsiMessage { address: 0xfee0_0000, data: 0x44 }) })
+        .collect();
+    routes.set(&all).unwrap();
+    let why = routes.allocate().unwrap_err().to_string();
+    assert!(why.contains(&format!("more than {} interrupt messages", gsis.len())), "{why}");
 }
 
 guest!(

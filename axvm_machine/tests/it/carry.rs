@@ -73,6 +73,26 @@ fn a_guest_that_proves_every_device_is_carried_and_notices_nothing() {
 }
 
 #[test]
+fn devices_on_pci_are_carried_with_their_messages_and_doorbells() {
+    if !has_kvm() {
+        return;
+    }
+    for cpus in [1, 2] {
+        let mut lab = Lab::on_pci(cpus, "");
+        let (reason, said, count) = run_carried(&mut lab, milliseconds(4));
+        assert_eq!(reason, StopReason::Off, "{said}");
+        assert_proved(&said);
+        assert!(said.contains("AXVM msi-x ok"), "{said}");
+        assert!(count > 3, "carried only {count} times");
+    }
+    let mut lab = Lab::on_pci(2, "hostile=3");
+    let (reason, said, count) = run_carried(&mut lab, milliseconds(60));
+    assert_eq!(reason, StopReason::Off, "{said}");
+    assert_proved(&said);
+    assert!(count > 3, "carried only {count} times");
+}
+
+#[test]
 fn a_guest_that_lies_to_every_device_is_carried_and_is_answered_as_before() {
     if !has_kvm() {
         return;
@@ -89,11 +109,12 @@ fn a_disk_under_load_is_carried_without_a_wrong_byte() {
     if !has_kvm() {
         return;
     }
-    let mut lab = Lab::new(1, "journal=60");
-    let (reason, said, count) = run_carried(&mut lab, milliseconds(2));
-    assert_eq!(reason, StopReason::Off, "{said}");
-    assert!(said.contains("AXVM journal ok") && !said.contains("FAILED"), "{said}");
-    assert!(count > 3, "carried only {count} times");
+    for mut lab in [Lab::new(1, "journal=60"), Lab::on_pci(1, "journal=60")] {
+        let (reason, said, count) = run_carried(&mut lab, milliseconds(2));
+        assert_eq!(reason, StopReason::Off, "{said}");
+        assert!(said.contains("AXVM journal ok") && !said.contains("FAILED"), "{said}");
+        assert!(count > 3, "carried only {count} times");
+    }
 }
 
 #[test]
@@ -142,6 +163,9 @@ fn a_machine_that_does_not_fit_is_refused() {
     other.virtio_console = false;
     let why = refused(&other, &saved);
     assert!(why.starts_with("The saved machine has the parts") && why.contains("hvc0"), "{why}");
+    let mut other = lab.spec.clone();
+    other.bus = axvm_boot::bus::Bus::Pci;
+    assert_eq!(refused(&other, &saved), "Cannot restore PCI host");
     let mut damaged = saved.clone();
     let [first, second] = [0, 1].map(|n| damaged.parts[n].chip.clone());
     (damaged.parts[0].chip, damaged.parts[1].chip) = (second, first);

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use axvm_arch::cpuid::Topology;
+use axvm_boot::bus::Bus;
 use axvm_console::Port;
 use axvm_devices::StopReason;
 use axvm_events::Events;
@@ -41,6 +42,15 @@ impl Lab {
 
     /// The same, whose disk is another one.
     pub fn with_disk(cpus: u32, words: &str, change: impl FnOnce(&mut DiskConfig)) -> Lab {
+        Lab::with(cpus, words, |spec| change(&mut spec.disks[0]))
+    }
+
+    /// The same, with its devices on PCI.
+    pub fn on_pci(cpus: u32, words: &str) -> Lab {
+        Lab::with(cpus, words, |spec| spec.bus = Bus::Pci)
+    }
+
+    fn with(cpus: u32, words: &str, change: impl FnOnce(&mut MachineSpec)) -> Lab {
         let disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(1 << 20).unwrap();
         let mut spec = MachineSpec::new(KernelSource::Embedded(axvm_guest::selftest()));
@@ -48,10 +58,10 @@ impl Lab {
         spec.memory.size = 64 << 20;
         spec.append = words.into();
         spec.disks = vec![DiskConfig { serial: Some("SELFTEST".into()), ..DiskConfig::new(disk.path()) }];
-        change(&mut spec.disks[0]);
         spec.virtio_console = true;
         spec.vsock = Some(3);
         (spec.debug_exit, spec.debug_console) = (Some(0xf4), true);
+        change(&mut spec);
         let mut resources = Resources::open(&spec, Events::default()).unwrap();
         resources.connect(&spec, refusing_host());
         let ports = fresh_ports();

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Spec: virtio 1.2, 5.2.3 "Feature bits", 5.2.4 "Device configuration layout".
-//! Left out: size_max, geometry and num_queues stay zero, their features are not offered.
+//! Left out: size_max and geometry stay zero, their features are not offered.
 
 use super::disk_config::SECTOR;
 use super::image::{DiskImage, HOST_PAGE};
@@ -23,6 +23,7 @@ pub(super) mod feature {
     pub(crate) const FLUSH: u64 = 1 << 9;
     pub(crate) const TOPOLOGY: u64 = 1 << 10;
     pub(crate) const CONFIG_WCE: u64 = 1 << 11;
+    pub(crate) const MQ: u64 = 1 << 12;
     pub(crate) const DISCARD: u64 = 1 << 13;
     pub(crate) const WRITE_ZEROES: u64 = 1 << 14;
 }
@@ -38,11 +39,14 @@ pub(super) const MAX_SEGMENTS: usize = 32;
 
 /// Offset of the one writable field.
 pub(super) const WRITEBACK: u64 = 32;
+const NUM_QUEUES: usize = 34;
 const LEN: usize = 60;
 
 /// The configuration space, but for the capacity and the writeback field.
 pub(super) struct BlockConfig {
     read_only: bool,
+    /// The driver may use more than one queue.
+    several: bool,
     bytes: [u8; LEN],
 }
 
@@ -65,14 +69,21 @@ impl BlockConfig {
         put(48, &MAX_RANGE_SECTORS.to_le_bytes());
         put(52, &(MAX_SEGMENTS as u32).to_le_bytes());
         put(56, &[1]);
-        BlockConfig { read_only: image.read_only(), bytes }
+        BlockConfig { read_only: image.read_only(), several: false, bytes }
+    }
+
+    /// The driver may use so many queues.
+    pub(super) fn set_queues(&mut self, count: u16) {
+        self.several = count > 1;
+        self.bytes[NUM_QUEUES..NUM_QUEUES + 2].copy_from_slice(&count.to_le_bytes());
     }
 
     /// The feature bits that go with it.
     pub(super) fn features(&self) -> u64 {
         use feature::*;
         let always = SEG_MAX | BLK_SIZE | FLUSH | TOPOLOGY | CONFIG_WCE;
-        always | if self.read_only { RO } else { DISCARD | WRITE_ZEROES }
+        let several = if self.several { MQ } else { 0 };
+        always | several | if self.read_only { RO } else { DISCARD | WRITE_ZEROES }
     }
 
     /// Reads, of a disk of `size` bytes; past the end `data` stays as it is.

@@ -16,6 +16,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+use crate::limiter::{RateError, RateLimit};
+
 /// The unit of the protocol, whatever the block size is, in bytes.
 pub(super) const SECTOR: u64 = 512;
 
@@ -24,6 +26,8 @@ pub(super) const SERIAL_LEN: usize = 20;
 
 /// Logical block sizes that a disk may have, in bytes.
 pub(super) const BLOCK_SIZES: [u32; 2] = [512, 4096];
+/// Most queues of a disk.
+const MAX_QUEUES: u16 = 16;
 
 /// When the guest is told that a disk has written. Its text is what command line, settings file and schema say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -139,14 +143,21 @@ pub struct DiskConfig {
     /// What happens when the host has no room for what the guest writes.
     #[serde(rename = "on-full", default, skip_serializing_if = "OnFull::is_default")]
     pub on_full: OnFull,
+    /// What it may do in a time: bytes (10M/s), operations (1000ops/s), or both (10M/s:1000ops/s) [default: none]
+    #[serde(default, skip_serializing_if = "RateLimit::is_none")]
+    pub rate: RateLimit,
+    /// Queues, each with a thread of its own, 1 to 16 [default: on PCI as many as vCPUs, 4 at most; else 1]
+    #[serde(default, deserialize_with = "possible_queues", skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
 }
 
 impl DiskConfig {
     /// A writable disk with the usual settings.
     pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
         let (path, cache, on_full) = (path.into(), Cache::default(), OnFull::default());
-        let (read_only, ephemeral) = (false, false);
-        DiskConfig { path, read_only, ephemeral, serial: None, cache, format: None, block_size: None, on_full }
+        let (read_only, ephemeral, rate) = (false, false, RateLimit::default());
+        let (serial, format, block_size, queues) = Default::default();
+        DiskConfig { path, read_only, ephemeral, serial, cache, format, block_size, on_full, rate, queues }
     }
 
     /// Whether what the guest writes gets into the image.
@@ -173,13 +184,19 @@ pub enum DiskConfigError {
     /// A block size that AxVM does not offer.
     #[error("block={0} is no block size of a disk; use 512 or 4096")]
     Block(String),
+    /// Not so many queues.
+    #[error("queues={0} is no number of queues; use 1 to {MAX_QUEUES}, not more than there are vCPUs to be of use")]
+    Queues(String),
+    /// A rate limit that is none.
+    #[error("rate={0}")]
+    Rate(RateError),
     /// A serial number that is too long, and its length in bytes.
     #[error("serial= has {0} bytes; virtio-blk has room for 20")]
     Serial(usize),
     /// A word that says nothing about disks.
     #[error(
         "option '{0}' is unknown; there are path=FILE, ro, ephemeral, serial=TEXT, cache=writeback|writethrough, format=raw, \
-         block=512|4096, on-full=pause|report; a comma in a name is written twice"
+         block=512|4096, on-full=pause|report, rate=BYTES/s:OPSops/s, queues=N; a comma in a name is written twice"
     )]
     Unknown(String),
 }
@@ -204,7 +221,7 @@ fn escaped(part: impl fmt::Display) -> String {
 }
 
 /// `FILE` or `path=FILE`, and `ro`, `ephemeral`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, `on-full=CHOICE`,
-/// with commas between them; a comma in a name is written twice. All but the name is text.
+/// `rate=RATE`, `queues=N`, with commas between them; a comma in a name is written twice. All but the name is text.
 impl TryFrom<&OsStr> for DiskConfig {
     type Error = DiskConfigError;
 
@@ -218,6 +235,8 @@ impl TryFrom<&OsStr> for DiskConfig {
                 Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
                 Some(("cache", value)) => disk.cache = value.parse()?,
                 Some(("on-full", value)) => disk.on_full = value.parse()?,
+                Some(("queues", value)) => disk.queues = Some(queues(value)?),
+                Some(("rate", value)) => disk.rate = value.parse().map_err(DiskConfigError::Rate)?,
                 Some(("format", "raw")) => disk.format = Some(Format::Raw),
                 Some(("format", value)) => return Err(DiskConfigError::Format(value.to_owned())),
                 Some(("block", value)) => disk.block_size = Some(block_size(value)?),
@@ -264,9 +283,15 @@ impl fmt::Display for DiskConfig {
         if let Some(size) = self.block_size {
             write!(f, ",block={size}")?;
         }
-        match self.on_full.is_default() {
+        if !self.on_full.is_default() {
+            write!(f, ",on-full={}", self.on_full)?;
+        }
+        if let Some(queues) = self.queues {
+            write!(f, ",queues={queues}")?;
+        }
+        match self.rate.is_none() {
             true => Ok(()),
-            false => write!(f, ",on-full={}", self.on_full),
+            false => write!(f, ",rate={}", self.rate),
         }
     }
 }
@@ -274,6 +299,16 @@ impl fmt::Display for DiskConfig {
 fn block_size(text: &str) -> Result<u32, DiskConfigError> {
     let size = text.parse().ok().filter(|size| BLOCK_SIZES.contains(size));
     size.ok_or_else(|| DiskConfigError::Block(text.to_owned()))
+}
+
+fn queues(text: &str) -> Result<u16, DiskConfigError> {
+    let count = text.parse().ok().filter(|count| (1..=MAX_QUEUES).contains(count));
+    count.ok_or_else(|| DiskConfigError::Queues(text.to_owned()))
+}
+
+fn possible_queues<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    let count = u16::deserialize(from)?;
+    queues(&count.to_string()).map(Some).map_err(D::Error::custom)
 }
 
 fn checked_serial(serial: String) -> Result<String, DiskConfigError> {
@@ -315,6 +350,10 @@ mod tests {
             ("a,block=1024", "block=1024"),
             ("a,block=4K", "block=4K"),
             ("a,on-full=stop", "on-full=stop"),
+            ("a,queues=0", "queues=0 is no number"),
+            ("a,queues=17", "1 to 16"),
+            ("a,rate=10", "10M/s"),
+            ("a,rate=0/s", "none"),
         ] {
             let error = text.parse::<DiskConfig>().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
@@ -360,16 +399,21 @@ mod tests {
     #[test]
     fn a_table_has_the_words_of_the_option() {
         let disk: DiskConfig =
-            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report,ephemeral".parse().unwrap();
+            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report,ephemeral,rate=10M/s:50ops/s,queues=3"
+                .parse()
+                .unwrap();
         assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
         let table = serde_json::json!({ "path": "a.img", "ro": true, "ephemeral": true, "serial": "X1", "cache": "writethrough",
-            "format": "raw", "block": 4096, "on-full": "report" });
+            "format": "raw", "block": 4096, "on-full": "report",
+            "rate": "10M/s:50ops/s", "queues": 3 });
         assert_eq!(serde_json::to_value(&disk).unwrap(), table);
         assert_eq!(serde_json::from_value::<DiskConfig>(table).unwrap(), disk);
         assert_eq!(serde_json::to_value(DiskConfig::new("a")).unwrap(), serde_json::json!({ "path": "a" }));
         for (table, word) in [
             (serde_json::json!({ "path": "" }), "no file"),
             (serde_json::json!({ "path": "a", "serial": "x".repeat(21) }), "has 21 bytes"),
+            (serde_json::json!({ "path": "a", "queues": 0 }), "1 to 16"),
+            (serde_json::json!({ "path": "a", "rate": "10" }), "10M/s"),
             (serde_json::json!({ "path": "a", "block_size": 4096 }), "unknown field"),
         ] {
             let error = serde_json::from_value::<DiskConfig>(table).unwrap_err().to_string();

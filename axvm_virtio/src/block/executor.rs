@@ -6,6 +6,7 @@
 //!             unknown?             S_UNSUPP
 //!             done                 S_OK
 //!             stopped on the way   the chain goes back to the ring
+//!             over the rate limit  the chain goes back to the ring, for a time
 //!             no room on the host  the same, until there is some (or S_IOERR: on-full=report)
 //!
 //!   long read or write:  | 16 MiB | stop? | 16 MiB | stop? | ..    discard, zeroes:  | segment | stop? | segment | ..
@@ -30,11 +31,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axvm_memory::{GuestRam, GuestRange};
 
 use super::QUEUE_SIZE;
+use super::config::MAX_REQUEST;
 use super::disk_config::{OnFull, SERIAL_LEN};
 use super::error::{is_full, is_unsupported};
 use super::handle::DiskLink;
 use super::image::{DiskImage, SyncError};
-use super::request::{Extent, Header, Segment, Segments, kind, status, status_byte, target};
+use super::request::{Extent, HEADER_LEN, Header, Segment, Segments, kind, status, status_byte, target};
 use crate::queue::Chain;
 use crate::signals::FaultReporter;
 use crate::worker::{Serve, Served, WorkerStatus};
@@ -64,6 +66,7 @@ enum Refusal {
 pub(super) struct RequestExecutor {
     image: Arc<DiskImage>,
     link: Arc<DiskLink>,
+    queue: u16,
     ram: Arc<GuestRam>,
     writeback: Arc<AtomicBool>,
     fault: FaultReporter,
@@ -82,6 +85,7 @@ pub(super) struct RequestExecutor {
 impl RequestExecutor {
     pub(super) fn new(
         link: &Arc<DiskLink>,
+        queue: u16,
         ram: &Arc<GuestRam>,
         writeback: &Arc<AtomicBool>,
         fault: &FaultReporter,
@@ -89,6 +93,7 @@ impl RequestExecutor {
         RequestExecutor {
             image: Arc::clone(&link.image),
             link: Arc::clone(link),
+            queue,
             ram: Arc::clone(ram),
             writeback: Arc::clone(writeback),
             fault: fault.clone(),
@@ -227,7 +232,7 @@ impl RequestExecutor {
             return Refusal::Host(action, error);
         }
         self.kept = true;
-        self.link.keep(action, &error);
+        self.link.keep(self.queue, action, &error);
         Refusal::Kept
     }
 
@@ -241,13 +246,18 @@ impl RequestExecutor {
 impl Serve for RequestExecutor {
     fn serve(&mut self, chain: &Chain<'_>, worker: &WorkerStatus) -> Result<Served, &'static str> {
         let place = status_byte(chain).ok_or("A block request has no room for its status")?;
+        // What the host moves for it, header and status aside.
+        let bytes = (chain.readable_len.saturating_sub(HEADER_LEN as u64) + chain.writable_len - 1).min(MAX_REQUEST);
+        if let Err(wait) = self.image.limiter().take(bytes) {
+            return Ok(Served::Later(wait));
+        }
         let was_kept = std::mem::take(&mut self.kept);
         let outcome = self.execute(chain, worker).map_err(|refusal| match refusal {
             Refusal::Host(action, error) => self.keep(action, error),
             other => other,
         });
         if was_kept && !self.kept {
-            self.link.forget();
+            self.link.forget(self.queue);
         }
         let (status, filled) = match outcome {
             Ok(filled) => (status::OK, filled),
@@ -257,8 +267,10 @@ impl Serve for RequestExecutor {
                 self.warn(action, &error);
                 (status::IOERR, 0)
             }
-            Err(Refusal::Stopped) => return Ok(Served::PutBack),
-            Err(Refusal::Kept) => return Ok(Served::Kept),
+            Err(again @ (Refusal::Stopped | Refusal::Kept)) => {
+                self.image.limiter().give_back(bytes);
+                return Ok(if matches!(again, Refusal::Kept) { Served::Kept } else { Served::PutBack });
+            }
         };
         self.ram.copy_to(&place, &[status]);
         // The used length counts from the start without a gap: the status only counts if all before it does.

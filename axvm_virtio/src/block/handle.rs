@@ -3,19 +3,21 @@
 //! ```text
 //!   worker: no room on the host --keep--> kept, attention --> the machine pauses; full() says why
 //!           the worker starts anew <--------- resume ---------'     forget: it tries again
-//!   user:   resize --> the image is measured again: it grew --> config interrupt, capacity --> driver
+//!   user:   set_rate --> limiter, kick --> worker
+//!           resize --> the image is measured again: it grew --> config interrupt, capacity --> driver
 //! ```
 //!
 //! Spec: virtio 1.2, 5.2.4 "Device configuration layout". Source: fstatfs(2), lseek(2).
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use axvm_sync::EventFd;
+use axvm_sync::{EventFd, lock};
 
 use super::error::DiskError;
 use super::image::DiskImage;
+use crate::limiter::RateLimit;
 use crate::notice::ConfigNotice;
 
 /// A request that waits for room on the host.
@@ -39,7 +41,7 @@ impl DiskHandle {
     /// What waits for room on the host, if something does.
     pub fn full(&self) -> Option<FullStorage> {
         let link = &self.0;
-        let (action, error) = link.lock().clone()?;
+        let (_, action, error) = link.lock().first().cloned()?;
         let (path, free) = (link.image.storage().to_owned(), link.image.free());
         Some(FullStorage { action, path, error, free })
     }
@@ -63,36 +65,85 @@ impl DiskHandle {
         }
         Ok(())
     }
+
+    /// What limits its requests.
+    pub fn rate(&self) -> RateLimit {
+        self.0.image.limiter().limit()
+    }
+
+    /// From now on, with full buckets. A request that waits is looked at again.
+    pub fn set_rate(&self, rate: RateLimit) {
+        self.0.image.limiter().set(rate);
+        lock(&self.0.kicks).iter().for_each(|kick| kick.signal());
+    }
 }
 
-/// Between a disk and its worker.
+/// A request that waits for room: its queue, what is to be done, and why it is not.
+type Kept = (u16, &'static str, String);
+
+/// Between a disk and its workers.
 pub(super) struct DiskLink {
     pub(super) image: Arc<DiskImage>,
-    /// The request that is kept: what is to be done, and why it is not.
-    kept: Mutex<Option<(&'static str, String)>>,
+    /// The requests that are kept, one of a queue at most.
+    kept: Mutex<Vec<Kept>>,
     /// Signalled when a request is kept.
     attention: Option<Arc<EventFd>>,
     /// The way to the driver.
     pub(super) notice: ConfigNotice,
+    /// Wake the workers, while there are any.
+    pub(super) kicks: Mutex<Vec<Arc<EventFd>>>,
 }
 
 impl DiskLink {
     pub(super) fn new(image: Arc<DiskImage>, attention: Option<Arc<EventFd>>) -> Arc<DiskLink> {
-        Arc::new(DiskLink { image, kept: Mutex::default(), attention, notice: ConfigNotice::default() })
+        let (kept, notice, kicks) = Default::default();
+        Arc::new(DiskLink { image, kept, attention, notice, kicks })
     }
 
-    /// For the worker: a request must wait for room.
-    pub(super) fn keep(&self, action: &'static str, error: &io::Error) {
-        *self.lock() = Some((action, error.to_string()));
+    /// For a worker: a request of `queue` must wait for room.
+    pub(super) fn keep(&self, queue: u16, action: &'static str, error: &io::Error) {
+        self.forget(queue);
+        self.lock().push((queue, action, error.to_string()));
         self.attention.iter().for_each(|attention| attention.signal());
     }
 
-    /// Nothing is kept: it was done, or will be tried again.
-    pub(super) fn forget(&self) {
-        *self.lock() = None;
+    /// Nothing of `queue` is kept: it was done, or will be tried again.
+    pub(super) fn forget(&self, queue: u16) {
+        self.lock().retain(|(kept, ..)| *kept != queue);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(&'static str, String)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The same for all queues.
+    pub(super) fn forget_all(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
+        lock(&self.kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::DiskConfig;
+
+    #[test]
+    fn what_one_queue_keeps_another_does_not_forget() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 16).unwrap();
+        let link = DiskLink::new(DiskImage::open(&DiskConfig::new(file.path())).unwrap(), None);
+        let handle = DiskHandle(Arc::clone(&link));
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        for (queue, action) in [(0, "write"), (1, "zero"), (0, "write")] {
+            link.keep(queue, action, &full());
+        }
+        assert_eq!(handle.full().unwrap().action, "zero");
+        link.forget(1);
+        assert_eq!(handle.full().unwrap().action, "write");
+        link.forget(0);
+        assert_eq!(handle.full(), None);
+        link.keep(3, "write", &full());
+        link.forget_all();
+        assert_eq!(handle.full(), None);
     }
 }

@@ -28,6 +28,7 @@ use super::error::{DiskError, is_full, is_unsupported};
 use super::format::looks_like;
 use super::lock::{LockError, lock, loop_device};
 use super::overlay::Overlay;
+use crate::limiter::{Limiter, RateLimit};
 use crate::signals::whole;
 
 /// What the host's page cache works in, in bytes: the guest's writes are best whole pages.
@@ -49,6 +50,8 @@ pub struct DiskImage {
     syncs: AtomicU64,
     /// What the guest wrote may be lost. For ever: the image outlives every reset, and only its end forgets.
     sync_failed: AtomicBool,
+    /// Of requests, and of the bytes in them. It outlives resets, too.
+    limiter: Limiter,
 }
 
 /// Why what was written is not safe.
@@ -101,6 +104,7 @@ impl DiskImage {
             serial,
             syncs: AtomicU64::new(0),
             sync_failed: AtomicBool::new(false),
+            limiter: Limiter::new(config.rate),
         }))
     }
 
@@ -142,6 +146,15 @@ impl DiskImage {
     /// What happens when the host has no room.
     pub fn on_full(&self) -> OnFull {
         self.config.on_full
+    }
+
+    /// What limits its requests.
+    pub fn rate(&self) -> RateLimit {
+        self.limiter.limit()
+    }
+
+    pub(super) fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     /// Whether what the guest writes is gone when AxVM ends.

@@ -3,12 +3,12 @@
 //! ```text
 //!   DiskImage (opened and locked once)  <--- Block (one for each start of the guest)
 //!        ^ preadv, pwritev, fdatasync,         |  features, configuration space (config)
-//!        | fallocate (image)                   '--start--> worker vda-q0          DiskHandle: no room? (handle)
+//!        | fallocate (image)                   '--start--> workers vda-q0 ...     DiskHandle: no room? (handle)
 //!        '---------------- RequestExecutor: one chain, one request (request, executor)
 //! ```
 //!
 //! Spec: virtio 1.2, 5.2 "Block Device".
-//! Left out: several queues (VIRTIO_BLK_F_MQ), secure erase, lifetime information, zoned disks.
+//! Left out: secure erase, lifetime information, zoned disks.
 
 mod config;
 mod disk_config;
@@ -28,8 +28,8 @@ use std::time::Instant;
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
 use crate::state::{BlockState, DeviceState, StateError};
-use crate::worker::{Serving, StillBusy, Worker};
-use axvm_sync::EventFd;
+use crate::worker::{Serving, StillBusy, WorkerGroup};
+use axvm_sync::{EventFd, lock};
 
 pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format, OnFull, parts};
 pub use error::DiskError;
@@ -40,7 +40,7 @@ use config::{BlockConfig, feature};
 use executor::RequestExecutor;
 use handle::DiskLink;
 
-/// Entries of the one queue.
+/// Entries of a queue.
 const QUEUE_SIZE: u16 = 256;
 
 /// A virtio block device over an image that outlives it.
@@ -50,7 +50,8 @@ pub struct Block {
     config: BlockConfig,
     /// The writeback field of the configuration space, which the worker reads too.
     writeback: Arc<AtomicBool>,
-    worker: Option<Worker<Serving<RequestExecutor>>>,
+    queue_sizes: Vec<u16>,
+    workers: WorkerGroup<Serving<RequestExecutor>>,
 }
 
 impl Block {
@@ -64,7 +65,15 @@ impl Block {
     pub fn calling(image: Arc<DiskImage>, attention: Option<Arc<EventFd>>) -> Block {
         let config = BlockConfig::new(&image, QUEUE_SIZE);
         let link = DiskLink::new(Arc::clone(&image), attention);
-        Block { image, link, config, writeback: Arc::default(), worker: None }
+        let (writeback, workers) = Default::default();
+        Block { image, link, config, writeback, queue_sizes: vec![QUEUE_SIZE], workers }
+    }
+
+    /// The same with so many queues, and a worker for each.
+    pub fn with_queues(mut self, count: u16) -> Block {
+        self.queue_sizes = vec![QUEUE_SIZE; usize::from(count.max(1))];
+        self.config.set_queues(count);
+        self
     }
 
     /// The user's handle on it.
@@ -84,7 +93,7 @@ impl VirtioDevice for Block {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        &self.queue_sizes
     }
 
     fn features(&self) -> u64 {
@@ -107,29 +116,36 @@ impl VirtioDevice for Block {
     }
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
-        self.link.forget();
-        let executor = RequestExecutor::new(&self.link, &live.ram, &self.writeback, &live.fault);
+        self.link.forget_all();
         let queues = std::mem::take(&mut live.queues);
-        self.worker = live.spawn(format!("{}-q0", live.name), queues, Serving(executor))?;
+        *lock(&self.link.kicks) = queues.iter().map(|live| Arc::clone(&live.kick)).collect();
+        for queue in queues {
+            let index = queue.index;
+            let executor = RequestExecutor::new(&self.link, index, &live.ram, &self.writeback, &live.fault);
+            let worker = live.spawn(format!("{}-q{index}", live.name), vec![queue], Serving::new(executor))?;
+            self.workers.add(vec![index], worker);
+        }
         self.link.notice.connect(live.config);
         Ok(())
     }
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
-        let ended = Worker::take(&mut self.worker, deadline)?;
+        let states = self.workers.take(deadline)?;
         self.link.notice.disconnect();
-        Ok(ended.queues)
+        lock(&self.link.kicks).clear();
+        self.image.limiter().rest();
+        Ok(states)
     }
 
     fn reset(&mut self) {
-        self.link.forget();
+        self.link.forget_all();
         self.set_writeback(false);
     }
 
     fn state(&self) -> DeviceState {
         let (size, block_size, missed) = (self.image.size(), self.image.block_size(), self.link.notice.missed());
-        let writeback = self.writeback.load(Ordering::Relaxed);
-        DeviceState::Block(BlockState { size, block_size, writeback, missed })
+        let (writeback, rate) = (self.writeback.load(Ordering::Relaxed), self.image.limiter().state());
+        DeviceState::Block(BlockState { size, block_size, writeback, missed, rate })
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
@@ -145,6 +161,7 @@ impl VirtioDevice for Block {
                 return Err(StateError::Differs { what, saved, here });
             }
         }
+        self.image.limiter().restore(&state.rate)?;
         self.set_writeback(state.writeback);
         self.link.notice.set_missed(state.missed);
         Ok(())

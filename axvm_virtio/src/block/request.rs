@@ -33,7 +33,7 @@ pub(super) mod status {
     pub(crate) const UNSUPP: u8 = 2;
 }
 
-const HEADER_LEN: usize = 16;
+pub(super) const HEADER_LEN: usize = 16;
 const SEGMENT_LEN: usize = 16;
 
 /// The fixed start of every request.

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::boxes::Boxes;
 use super::link::{Link, LinkEnd};
+use crate::limiter::{Limiter, RateLimit};
 use crate::notice::ConfigNotice;
 
 /// Frames of one direction.
@@ -77,7 +78,30 @@ impl NetHandle {
         let Link { ends, offloads } = link;
         let pairs = ends.into_iter().map(Pair::new).collect::<io::Result<_>>()?;
         let (wanted, broken, notice) = (AtomicBool::new(true), AtomicBool::new(false), ConfigNotice::default());
-        Ok(NetHandle(Arc::new(Shared { pairs, offloads, wanted, broken, notice })))
+        let (rx, tx) = Default::default();
+        Ok(NetHandle(Arc::new(Shared { pairs, offloads, wanted, broken, notice, rx, tx })))
+    }
+
+    /// What limits frames for the guest.
+    pub fn rx_rate(&self) -> RateLimit {
+        self.0.rx.limit()
+    }
+
+    /// What limits frames of the guest.
+    pub fn tx_rate(&self) -> RateLimit {
+        self.0.tx.limit()
+    }
+
+    /// Limits frames for the guest from now on, with full buckets. What waits is looked at again.
+    pub fn set_rx_rate(&self, rate: RateLimit) {
+        self.0.rx.set(rate);
+        self.0.wake();
+    }
+
+    /// Limits frames of the guest from now on, with full buckets. What waits is looked at again.
+    pub fn set_tx_rate(&self, rate: RateLimit) {
+        self.0.tx.set(rate);
+        self.0.wake();
     }
 
     /// Plugs the cable in, or pulls it.
@@ -129,6 +153,10 @@ pub(super) struct Shared {
     /// The link has come to its end.
     pub(super) broken: AtomicBool,
     pub(super) notice: ConfigNotice,
+    /// Of frames for the guest, all queue pairs together.
+    pub(super) rx: Limiter,
+    /// Of frames of the guest.
+    pub(super) tx: Limiter,
 }
 
 /// What one queue pair has of the link.

@@ -35,9 +35,10 @@ use std::time::Instant;
 use axvm_sync::lock;
 
 use crate::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice};
+use crate::limiter::{self, Limiter};
 use crate::queue::QueueState;
 use crate::state::{DeviceState, NetState, PairState, StateError};
-use crate::worker::{StillBusy, Worker};
+use crate::worker::{StillBusy, WorkerGroup};
 use boxes::Boxes;
 use control::{Chosen, number};
 use header::HEADER_LEN;
@@ -169,15 +170,7 @@ pub struct Net {
     handle: NetHandle,
     chosen: Arc<Chosen>,
     queue_sizes: Vec<u16>,
-    workers: Vec<Serving>,
-    /// Queues whose worker has ended, while another one is still busy.
-    ended: Vec<(u16, QueueState)>,
-}
-
-/// A worker, and the numbers of its queues.
-struct Serving {
-    indices: Vec<u16>,
-    worker: Option<Worker<NetWork>>,
+    workers: WorkerGroup<NetWork>,
 }
 
 impl Net {
@@ -186,7 +179,7 @@ impl Net {
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * usize::from(handle.pairs())];
         queue_sizes.push(CONTROL_SIZE);
         let chosen = Arc::new(Chosen::new(config.mac));
-        Net { config, handle, chosen, queue_sizes, workers: Vec::new(), ended: Vec::new() }
+        Net { config, handle, chosen, queue_sizes, workers: WorkerGroup::default() }
     }
 
     /// Has the link give what the driver takes, in as many queues as it uses. A host that refuses costs frames, which
@@ -273,21 +266,17 @@ impl VirtioDevice for Net {
             let indices = queues.iter().map(|queue| queue.index).collect();
             let work = NetWork::new(&live, &self.handle.0, &self.chosen, (number, pairs, agreed));
             let worker = live.spawn(format!("{}-q{number}", live.name), queues, work)?;
-            self.workers.push(Serving { indices, worker });
+            self.workers.add(indices, worker);
         }
         self.handle.0.notice.connect(live.config.clone());
         Ok(())
     }
 
     fn stop(&mut self, deadline: Option<Instant>) -> Result<Vec<QueueState>, StillBusy> {
-        while let Some(serving) = self.workers.last_mut() {
-            let queues = Worker::take(&mut serving.worker, deadline)?.queues;
-            self.ended.extend(serving.indices.drain(..).zip(queues));
-            self.workers.pop();
-        }
+        let states = self.workers.take(deadline)?;
         self.handle.0.notice.disconnect();
-        self.ended.sort_by_key(|(index, _)| *index);
-        Ok(self.ended.drain(..).map(|(_, state)| state).collect())
+        [&self.handle.0.rx, &self.handle.0.tx].into_iter().for_each(Limiter::rest);
+        Ok(states)
     }
 
     /// What is on its way belongs to the link.
@@ -304,7 +293,7 @@ impl VirtioDevice for Net {
             let boxes = lock(&pair.boxes);
             PairState { received: boxes.received(), unsent: boxes.unsent() }
         });
-        DeviceState::Net(NetState {
+        DeviceState::Net(Box::new(NetState {
             mac: self.config.mac,
             mtu: self.config.mtu,
             chosen_mac: self.chosen.mac(),
@@ -312,8 +301,10 @@ impl VirtioDevice for Net {
             wanted: shared.wanted.load(Ordering::Acquire),
             up: shared.is_up(),
             missed: shared.notice.missed(),
+            rx: shared.rx.state(),
+            tx: shared.tx.state(),
             pairs: pairs.collect(),
-        })
+        }))
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
@@ -329,6 +320,9 @@ impl VirtioDevice for Net {
         }
         self.check_frames(state)?;
         let shared = &self.handle.0;
+        limiter::check(&state.tx)?;
+        shared.rx.restore(&state.rx)?;
+        shared.tx.restore(&state.tx)?;
         for (pair, saved) in shared.pairs.iter().zip(&state.pairs) {
             lock(&pair.boxes).restore(&pair.link, &saved.received, saved.unsent.as_ref());
         }

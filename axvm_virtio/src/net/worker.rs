@@ -122,6 +122,9 @@ impl NetWork {
                     return Ok(Next::Sleep);
                 }
             };
+            if let Err(wait) = self.shared.rx.take(len as u64) {
+                return Ok(Next::SleepFor(wait));
+            }
             let placed = match self.header(boxes, len) {
                 Some(header) => self.place(queue, header, boxes.frame(len).1)?,
                 None => Placed::Refused,
@@ -129,8 +132,13 @@ impl NetWork {
             match placed {
                 Placed::Whole => self.pair().to_guest.add(len),
                 Placed::Refused => self.pair().to_guest.drop_one(),
-                Placed::NoBuffer if queue.enable_kicks() => continue,
-                Placed::NoBuffer => return Ok(Next::Sleep),
+                Placed::NoBuffer => {
+                    self.shared.rx.give_back(len as u64);
+                    if queue.enable_kicks() {
+                        continue;
+                    }
+                    return Ok(Next::Sleep);
+                }
             }
             boxes.take(len);
         }
@@ -192,10 +200,15 @@ impl NetWork {
                 }
                 return Ok(Next::Sleep);
             };
-            let head = chain.head;
+            let (head, len) = (chain.head, chain.readable_len.saturating_sub(HEADER_LEN as u64).min(MAX_FRAME as u64));
+            if let Err(wait) = self.shared.tx.take(len) {
+                queue.put_back();
+                return Ok(Next::SleepFor(wait));
+            }
             if self.send(&chain, boxes)? {
                 queue.push_used(head, 0);
             } else {
+                self.shared.tx.give_back(len);
                 queue.put_back();
                 self.wait_room = true;
                 return Ok(Next::Sleep);

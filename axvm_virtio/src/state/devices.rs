@@ -3,7 +3,7 @@
 //! ```text
 //!   DeviceState --+-- Block    cache mode; whether the driver knows the size; the disk's shape, for it must be the same disk
 //!                 +-- Console  how much of the chain at the head of the ring is sent; what the driver knows of the size
-//!                 +-- Entropy  nothing
+//!                 +-- Entropy  its rate limit, as disks and cards have, too (LimiterState)
 //!                 +-- Net      address, MTU; link up or down; what the driver chose; frames on their way (PairState)
 //!                 +-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
 //!                 '-- Vsock    the next port of the host; connections are not carried
@@ -24,10 +24,10 @@ pub enum DeviceState {
     Block(BlockState),
     /// Console (5.3).
     Console(ConsoleState),
-    /// Entropy source (5.4): each request stands alone.
-    Entropy,
+    /// Entropy source (5.4).
+    Entropy(EntropyState),
     /// Network card (5.1).
-    Net(NetState),
+    Net(Box<NetState>),
     /// Memory balloon (5.5).
     Balloon(Box<BalloonState>),
     /// Socket device (5.10).
@@ -40,12 +40,46 @@ impl DeviceState {
         match self {
             DeviceState::Block(_) => "block device",
             DeviceState::Console(_) => "console",
-            DeviceState::Entropy => "entropy source",
+            DeviceState::Entropy(_) => "entropy source",
             DeviceState::Net(_) => "network card",
             DeviceState::Balloon(_) => "memory balloon",
             DeviceState::Vsock(_) => "socket device",
         }
     }
+}
+
+/// A rate limit; without a bucket there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimiterState {
+    /// Bytes.
+    pub bytes: Option<BucketState>,
+    /// Operations.
+    pub ops: Option<BucketState>,
+}
+
+/// A bucket of a rate limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BucketState {
+    /// Most tokens that it holds.
+    pub size: u64,
+    /// Milliseconds in which it fills.
+    pub refill_ms: u64,
+    /// The burst that it began with.
+    pub one_time_burst: u64,
+    /// What is left of it.
+    pub burst: u64,
+    /// Tokens in it; below zero: a debt.
+    pub tokens: i64,
+}
+
+/// An entropy source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntropyState {
+    /// Its rate limit.
+    pub rate: LimiterState,
 }
 
 /// A disk.
@@ -60,6 +94,8 @@ pub struct BlockState {
     pub writeback: bool,
     /// The disk grew when there was no driver to tell.
     pub missed: bool,
+    /// Its rate limit.
+    pub rate: LimiterState,
 }
 
 /// A console with one port. The bytes that wait in the port are the port's.
@@ -96,6 +132,10 @@ pub struct NetState {
     pub up: bool,
     /// The link went up or down when there was no driver to tell.
     pub missed: bool,
+    /// The rate limit of frames for the guest.
+    pub rx: LimiterState,
+    /// The rate limit of frames of the guest.
+    pub tx: LimiterState,
     /// Frames on their way, for each queue pair.
     pub pairs: Vec<PairState>,
 }

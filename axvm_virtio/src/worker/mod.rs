@@ -16,6 +16,7 @@
 //! Source: eventfd(2), poll(2).
 //! Left out: several threads for one queue.
 
+mod group;
 mod serve;
 mod status;
 mod wait;
@@ -32,6 +33,7 @@ use crate::live::LiveQueue;
 use crate::queue::QueueState;
 use crate::signals::FaultReporter;
 
+pub(crate) use group::WorkerGroup;
 pub(crate) use serve::{Serve, Served, Serving, serve_batch};
 pub use status::{Busy, StillBusy};
 pub(crate) use status::{WorkerList, WorkerStatus};

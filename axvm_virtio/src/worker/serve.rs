@@ -11,6 +11,8 @@
 //!
 //! Spec: virtio 1.2, 2.7.7 "Used Buffer Notification Suppression", 2.7.10 "Available Buffer Notification Suppression".
 
+use std::time::Duration;
+
 use super::{Next, Ready, Work, WorkerStatus};
 use crate::live::LiveQueue;
 use crate::queue::{Chain, VirtQueue};
@@ -30,6 +32,8 @@ pub(crate) enum Served {
     /// The host has no room for it: the chain goes back to the ring, and the queue rests until the worker is stopped, or
     /// woken to try again. Only for what may be done twice.
     Kept,
+    /// A rate limit: the chain goes back to the ring, and the queue rests so long.
+    Later(Duration),
 }
 
 /// What ended a batch.
@@ -40,6 +44,8 @@ enum BatchEnd {
     More,
     /// The next chain must wait.
     Kept,
+    /// The next chain must wait so long.
+    Later(Duration),
 }
 
 /// Serves one chain, or says which rule the driver broke.
@@ -49,22 +55,33 @@ pub(crate) trait Serve: Send + 'static {
 }
 
 /// Serves all queues of a worker alike.
-pub(crate) struct Serving<S>(pub(crate) S);
+pub(crate) struct Serving<S> {
+    serve: S,
+    /// A queue rests for a time: its end is no kick.
+    resting: bool,
+}
+
+impl<S> Serving<S> {
+    pub(crate) fn new(serve: S) -> Serving<S> {
+        Serving { serve, resting: false }
+    }
+}
 
 impl<S: Serve> Work for Serving<S> {
     fn turn(&mut self, queues: &mut [LiveQueue], ready: &Ready, status: &WorkerStatus) -> Result<Next, String> {
-        let mut next = Next::Sleep;
+        let (mut next, rested) = (Next::Sleep, self.resting);
         for (position, live) in queues.iter_mut().enumerate() {
-            if ready.queue(position) {
-                next = next.min(serve_batch(live, &mut self.0, status)?);
+            if ready.queue(position) || rested {
+                next = next.min(serve_batch(live, &mut self.serve, status)?);
             }
         }
+        self.resting = matches!(next, Next::SleepFor(_));
         Ok(next)
     }
 }
 
 /// Serves up to [`BATCH`] chains of a queue and tells the driver. `Again` if there may be more; else the driver was
-/// asked for a kick, or a chain is kept and no kick is wanted.
+/// asked for a kick, or a chain is kept or must wait and no kick is wanted.
 pub(crate) fn serve_batch(live: &mut LiveQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<Next, String> {
     live.queue.disable_kicks();
     let end = pop_and_serve(&mut live.queue, serve, status);
@@ -75,6 +92,7 @@ pub(crate) fn serve_batch(live: &mut LiveQueue, serve: &mut impl Serve, status: 
         BatchEnd::Empty if !live.queue.enable_kicks() => Next::Sleep,
         BatchEnd::Empty | BatchEnd::More => Next::Again,
         BatchEnd::Kept => Next::Sleep,
+        BatchEnd::Later(wait) => Next::SleepFor(wait),
     })
 }
 
@@ -92,6 +110,10 @@ fn pop_and_serve(queue: &mut VirtQueue, serve: &mut impl Serve, status: &WorkerS
             Served::Kept => {
                 queue.put_back();
                 return Ok(BatchEnd::Kept);
+            }
+            Served::Later(wait) => {
+                queue.put_back();
+                return Ok(BatchEnd::Later(wait));
             }
         }
     }

@@ -67,7 +67,7 @@ impl Serve for Broken {
 fn a_bug_of_ours_reaches_the_driver_as_a_reset_request() {
     let mut bench = Bench::new(1);
     bench.offer(0);
-    let worker = Worker::spawn(bench.parts(), Serving(Broken)).unwrap();
+    let worker = Worker::spawn(bench.parts(), Serving::new(Broken)).unwrap();
     wait_until(|| bench.signals.needs_reset());
     let ended = Worker::take(&mut Some(worker), None).unwrap();
     assert_eq!((ended.queues, ended.work.is_none()), (vec![QueueState::default()], true));
@@ -88,7 +88,7 @@ fn hanging() -> (Bench, Option<Worker<Serving<Hanging>>>, Sender<()>) {
     let mut bench = Bench::new(1);
     bench.offer(0);
     let (go, wait) = channel();
-    let worker = Worker::spawn(bench.parts(), Serving(Hanging(wait))).unwrap();
+    let worker = Worker::spawn(bench.parts(), Serving::new(Hanging(wait))).unwrap();
     wait_until(|| bench.list.busy().iter().any(|busy| busy.duration > Duration::from_millis(20)));
     (bench, Some(worker), go)
 }

@@ -67,7 +67,7 @@ impl VirtioDevice for Keeper {
         self.0.lock().unwrap().resets += 1;
     }
     fn state(&self) -> DeviceState {
-        DeviceState::Entropy
+        DeviceState::Entropy(Default::default())
     }
     fn restore(&mut self, _: &DeviceState) -> Result<(), StateError> {
         Ok(())

@@ -78,14 +78,6 @@ fn a_flood_waits_for_buffers_and_needs_no_new_frame_to_go_on() {
     }
 }
 
-/// Nanoseconds of processor time of a thread of this process.
-fn processor_time(thread: &str) -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let read = |path: &std::path::Path, file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
-    let task = tasks.into_iter().find(|path| read(path, "comm").trim() == thread).expect("a thread of that name");
-    read(&task, "schedstat").split(' ').next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn a_card_that_cannot_go_on_sleeps() {
     type Begin = fn(&mut Card);

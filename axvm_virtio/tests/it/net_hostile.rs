@@ -3,6 +3,7 @@
 use crate::common;
 
 use std::io::Write;
+use std::time::Duration;
 
 use axvm_arch::Gpa;
 use axvm_virtio::net::{LinkKind, MAX_FRAME, MIN_FRAME};
@@ -143,14 +144,18 @@ proptest! {
             card.offer(RECEIVE, &[Buffer::writable(Gpa(INPUT.0 + n * 0x1_1000), 0x1_1000)]);
         }
         let mut rest = &bytes[..];
+        card.peer.stream().set_nonblocking(true).unwrap();
         for piece in pieces.into_iter().cycle() {
-            let (now, later) = rest.split_at(piece.min(rest.len()));
-            // It may find the link at its end.
-            if later.is_empty() && now.is_empty() || card.peer.stream().write_all(now).is_err() {
+            // A link at its end is not read any more.
+            if rest.is_empty() || card.handle.is_broken() {
                 break;
             }
-            rest = later;
+            match card.peer.stream().write(&rest[..piece.min(rest.len())]) {
+                Ok(count) => rest = &rest[count..],
+                Err(_) => std::thread::sleep(Duration::from_micros(100)),
+            }
         }
+        card.peer.stream().set_nonblocking(false).unwrap();
         for (n, frame) in (0..).zip(&frames) {
             prop_assert!(card.take_frame(Gpa(INPUT.0 + n * 0x1_1000)) == *frame, "frame {}", n);
         }

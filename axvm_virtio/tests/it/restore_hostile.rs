@@ -107,12 +107,25 @@ prop_compose! {
         pairs in prop_oneof![8 => Just(1), 1 => 0..4_usize],
         lengths in proptest::collection::vec(frame_len(), 0..4),
         unsent in proptest::option::of(frame_len()),
+        bucket in bucket(),
     ) -> DeviceState {
         let [received, unsent] = [lengths, unsent.into_iter().collect()]
             .map(|lengths: Vec<usize>| lengths.into_iter().map(|len| Frame(vec![0x5a; len])).collect::<Vec<_>>());
         let pairs = vec![PairState { received, unsent: unsent.into_iter().next() }; pairs];
-        DeviceState::Net(NetState { mac, mtu, chosen_mac, active, wanted, up, missed, pairs })
+        let (rx, tx) = (LimiterState { bytes: bucket, ops: None }, LimiterState { bytes: None, ops: bucket });
+        DeviceState::Net(Box::new(NetState { mac, mtu, chosen_mac, active, wanted, up, missed, rx, tx, pairs }))
     }
+}
+
+/// Of a rate that is no matter here, or none.
+fn bucket() -> impl Strategy<Value = Option<BucketState>> {
+    let tokens = prop_oneof![8 => -(1_i64 << 20)..1 << 20, 1 => any::<i64>()];
+    let refill_ms = prop_oneof![8 => Just(1), 1 => any::<u64>()];
+    let state = (refill_ms, 0..3_u64, tokens).prop_map(|(refill_ms, burst, tokens)| {
+        let size = if refill_ms == 1 { 1 << 20 } else { 0 };
+        BucketState { size, refill_ms, one_time_burst: 1, burst, tokens }
+    });
+    proptest::option::of(state)
 }
 
 fn frame_len() -> impl Strategy<Value = usize> {
@@ -122,9 +135,10 @@ fn frame_len() -> impl Strategy<Value = usize> {
 fn device_state(kind: usize) -> BoxedStrategy<DeviceState> {
     let size = prop_oneof![8 => Just(Disk::SIZE), 1 => any::<u64>()];
     match kind {
-        0 => (size, any::<bool>())
-            .prop_map(|(size, writeback)| {
-                DeviceState::Block(BlockState { size, block_size: 512, writeback, missed: !writeback })
+        0 => (size, any::<bool>(), bucket())
+            .prop_map(|(size, writeback, bucket)| {
+                let rate = LimiterState { bytes: bucket, ops: bucket };
+                DeviceState::Block(BlockState { size, block_size: 512, writeback, missed: !writeback, rate })
             })
             .boxed(),
         1 => (number(), any::<(u16, u16, u16, bool)>())
@@ -132,7 +146,7 @@ fn device_state(kind: usize) -> BoxedStrategy<DeviceState> {
                 DeviceState::Console(ConsoleState { sent, at, told_columns, told_rows, had_output })
             })
             .boxed(),
-        2 => Just(DeviceState::Entropy).boxed(),
+        2 => Just(DeviceState::Entropy(Default::default())).boxed(),
         3 => net_state().boxed(),
         4 => (number(), any::<(u32, u32, bool)>(), reports())
             .prop_map(|(target, (actual_pages, poison, missed), reports)| {
@@ -178,7 +192,7 @@ fn check_usable(machine: &Machine) {
     let mut driver = FakeDriver::new(&machine.ram, RING, 8, false);
     machine.bring_up(feature::VERSION_1, &driver.layout());
     assert_eq!(machine.status(), LIVE);
-    if let DeviceState::Entropy = device_of(machine) {
+    if let DeviceState::Entropy(_) = device_of(machine) {
         driver.add(&[Buffer::writable(DATA, 16)]);
         driver.kick();
         machine.set(reg::QUEUE_NOTIFY, 0);

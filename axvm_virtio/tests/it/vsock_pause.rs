@@ -150,8 +150,9 @@ fn states_that_no_device_has_are_refused() {
     }
     let machine = Machine::over(guest.machine.ram.clone(), Box::new(device(&guest.directory)));
     machine.pause();
-    let error =
-        machine.transport.restore(&axvm_virtio::state::TransportState { device: DeviceState::Entropy, ..state });
+    let error = machine
+        .transport
+        .restore(&axvm_virtio::state::TransportState { device: DeviceState::Entropy(Default::default()), ..state });
     assert!(matches!(error.unwrap_err().source, StateError::Kind { .. }));
 }
 

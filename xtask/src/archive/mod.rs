@@ -2,4 +2,3 @@
 
 pub mod bzimage;
 pub mod compressed;
-pub mod cpio;

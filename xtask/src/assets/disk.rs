@@ -13,13 +13,14 @@ use crate::project::{cache, fingerprint};
 use crate::tool::{self, output, tool};
 
 /// Files of ours on the disk: path, permission bits, content.
-const FILES: [(&str, u32, &str); 9] = [
+const FILES: [(&str, u32, &str); 10] = [
     ("etc/inittab", 0o644, include_str!("../../files/guest/inittab")),
     ("etc/profile", 0o644, include_str!("../../files/guest/profile")),
     ("etc/motd", 0o644, include_str!("../../files/guest/motd")),
     ("etc/init.d/start", 0o755, include_str!("../../files/guest/start")),
     // Where acpid looks for what to do.
     ("etc/acpi/PWRF/00000080", 0o755, include_str!("../../files/guest/power-button")),
+    ("etc/udhcpc", 0o755, include_str!("../../files/guest/udhcpc")),
     ("etc/init.d/stop", 0o755, include_str!("../../files/guest/stop")),
     ("etc/init.d/check", 0o755, include_str!("../../files/guest/check")),
     ("etc/init.d/allowed", 0o644, include_str!("../../files/guest/allowed")),

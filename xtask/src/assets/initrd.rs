@@ -1,7 +1,7 @@
 //! The initrd: busybox, the virtio modules of one or more kernels, and an `/init` that finds the root disk.
 //!
 //! ```text
-//!   /init   /bin/busybox   /dev/console   /lib/modules/RELEASE/{01-virtio.ko, 02-virtio_ring.ko, ...}
+//!   /init   /bin/busybox   /axvm-agent   /dev/console   /lib/modules/RELEASE/{01-virtio.ko, 02-virtio_ring.ko, ...}
 //! ```
 //!
 //! One archive serves all the kernels it was made for: `/init` loads the modules of the kernel that runs, in the order
@@ -11,10 +11,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use axvm_cpio::Cpio;
 
 use super::kernel::Kernel;
 use super::{busybox, place, sweep};
-use crate::archive::cpio::Cpio;
 use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
 
@@ -22,7 +22,7 @@ const INIT: &str = include_str!("../../files/guest/initrd-init");
 /// What a root disk behind virtio-mmio or PCI needs (on most kernels some of it is built in; ext4 asks for its checksum by name
 /// only), then the other devices, the power
 /// button and its way to acpid, and the word to the host when the kernel panics.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 14] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
@@ -31,24 +31,26 @@ const MODULES: [&str; 12] = [
     "virtio_rng",
     "virtio_balloon",
     "virtio_console",
-    "vmw_vsock_virtio_transport",
+    "virtio_net",
+    "af_packet",
     "button",
     "evdev",
     "pvpanic_mmio",
+    "vmw_vsock_virtio_transport",
 ];
 
-/// The initrd for these kernels.
-pub fn initrd(kernels: &[&Kernel]) -> Result<PathBuf> {
+/// The initrd for these kernels, with the agent that runs commands for the host.
+pub fn initrd(kernels: &[&Kernel], agent: &[u8]) -> Result<PathBuf> {
     let releases = kernels.iter().map(|kernel| kernel.release.as_str()).collect::<Vec<_>>().join(" ");
     let present =
         kernels.iter().map(|kernel| kernel.modules.as_ref().map_or(Vec::new(), |tree| tree.present(&MODULES)));
     let present = present.map(|names| names.join(" ")).collect::<Vec<_>>().join(";");
-    let key = fingerprint(&[releases.as_bytes(), INIT.as_bytes(), present.as_bytes()]);
+    let key = fingerprint(&[releases.as_bytes(), INIT.as_bytes(), present.as_bytes(), agent]);
     let path = cache().join(format!("initrd-{key}.img"));
     if !path.exists() {
         let _progress = Progress::spinner(&format!("Making the initrd for {releases}"));
         sweep("initrd-");
-        place(&path, &build(kernels)?)?;
+        place(&path, &build(kernels, agent)?)?;
     }
     Ok(path)
 }
@@ -59,10 +61,11 @@ pub fn is_our_initrd(archive: &[u8]) -> bool {
     archive.windows(sign.len()).any(|window| window == sign)
 }
 
-fn build(kernels: &[&Kernel]) -> Result<Vec<u8>> {
+fn build(kernels: &[&Kernel], agent: &[u8]) -> Result<Vec<u8>> {
     let busybox = busybox()?;
     let mut archive = skeleton(&fs::read(&busybox).with_context(|| format!("Cannot read {}", busybox.display()))?);
     archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("axvm-agent", 0o755, agent);
     for kernel in kernels {
         add_modules(&mut archive, kernel, &MODULES)?;
     }

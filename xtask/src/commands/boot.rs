@@ -24,6 +24,8 @@ use crate::progress::{print, say};
 use crate::project;
 use crate::tool;
 
+/// The host's network for the guest.
+const NETWORK: [&str; 2] = ["--net", "user"];
 const CHECK_LIMIT: Duration = Duration::from_secs(300);
 
 /// Boot Linux and hand over its shell
@@ -74,6 +76,7 @@ impl Boot {
     }
 
     fn files(&self) -> Result<Files> {
+        let agent = program::agent(&program::build()?)?;
         let _lock = assets::lock()?;
         let root = project::root();
         let own = root.join("bzImage");
@@ -81,7 +84,7 @@ impl Boot {
             copy(&Kernel::get(&Wanted::STOCK)?.image, &own)?;
         }
         let kernel = self.kernel.clone().unwrap_or(own);
-        let initrd = assets::initrd(&[&Kernel::of_file(&kernel)?])?;
+        let initrd = assets::initrd(&[&Kernel::of_file(&kernel)?], &agent)?;
         if self.kernel.is_none() {
             renew_initrd(&initrd, &root.join("initrd.img"))?;
         }
@@ -98,6 +101,12 @@ impl Boot {
         let mut command = Command::new(axvm);
         command.args(["run", "--kernel"]).arg(&files.kernel).arg("--initrd").arg(&files.initrd);
         command.arg("--disk").arg(format!("path={}", files.disk.display()));
+        if !self.check {
+            match tool::find("passt") {
+                Some(_) => drop(command.args(NETWORK)),
+                None => say("No passt here, so the guest has no network (sudo apt install passt gives it one)"),
+            }
+        }
         let list = self.checks("");
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         command.args(self.machine(&self.append_line(&list).replace("clock:NOW", &format!("clock:{epoch}"))));
@@ -121,17 +130,25 @@ impl Boot {
         let list = self.checks(":lab");
         let words = ["exec", "axvm", "run", "--kernel", "bzImage", "--initrd", "initrd.img", "--disk", "disk.img"];
         let mut words: Vec<String> = words.map(str::to_owned).to_vec();
+        let passt = if self.check { Vec::new() } else { passt() };
+        if !passt.is_empty() {
+            words.extend(NETWORK.map(str::to_owned));
+        }
         // Each character of the guest's console costs the emulation much.
         let machine = self.machine(&format!("quiet {}", self.append_line(&list)));
         words.extend(machine.iter().map(|word| quoted(word).replace("clock:NOW", "clock:'$(date +%s)'")));
         let job = LabJob {
             script: format!("{}\n", words.join(" ")),
-            files: vec![
-                (axvm, "bin/axvm".to_owned()),
-                named(&files.kernel, "bzImage"),
-                named(&files.initrd, "initrd.img"),
-                named(&files.disk, "disk.img"),
-            ],
+            files: [
+                vec![
+                    (axvm, "bin/axvm".to_owned()),
+                    named(&files.kernel, "bzImage"),
+                    named(&files.initrd, "initrd.img"),
+                    named(&files.disk, "disk.img"),
+                ],
+                passt,
+            ]
+            .concat(),
             limit: self.check.then_some(CHECK_LIMIT),
             console: if self.check { Console::Kept } else { Console::Attached },
             note: &|_| {},
@@ -177,6 +194,12 @@ impl Boot {
         };
         format!("{}{more}", self.append).trim().to_owned()
     }
+}
+
+/// passt for the lab; nothing if it is not to be had.
+fn passt() -> Vec<(PathBuf, String)> {
+    let found = assets::lock().and_then(|_lock| lab::passt());
+    found.inspect_err(|error| eprintln!("The guest has no network: {error:#}")).unwrap_or_default()
 }
 
 /// Whether AxVM can run here; else why not, in a few words.

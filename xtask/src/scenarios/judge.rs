@@ -145,8 +145,9 @@ mod tests {
     use super::*;
 
     fn boot(checks: &'static str) -> Boot {
-        let (arguments, append, says) = ("", "", &[][..]);
-        Boot { arguments, elf: false, other: None, checks, append, rounds: 1, exit: 0, limit: 1, on: None, says }
+        let (arguments, append, says, command) = ("", "", &[][..], None);
+        let (elf, passt, other, on) = (false, false, None, None);
+        Boot { arguments, elf, other, passt, checks, append, rounds: 1, command, exit: 0, limit: 1, on, says }
     }
 
     fn judged(console: &str, exit: &str) -> Vec<String> {

@@ -9,9 +9,11 @@ const PLAIN: Boot = Boot {
     arguments: "--disk DISK --memory 512M",
     elf: false,
     other: None,
+    passt: false,
     checks: COMMON,
     append: "",
     rounds: 1,
+    command: None,
     exit: 0,
     limit: 90,
     on: None,
@@ -23,16 +25,30 @@ const TYPE: &str = "echo \"printf 'CHE%s\\\\n' 'CK typed: ok'; printf 'CHE%s\\\\
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [processors(), entries(), disks(), resets(), sleeps(), hosts_view(), life(), memory(), control(), sockets()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        processors(),
+        entries(),
+        disks(),
+        resets(),
+        sleeps(),
+        hosts_view(),
+        life(),
+        memory(),
+        control(),
+        sockets(),
+        network(),
+        commands(),
+        pci(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// What shows that a kernel of another flavour feels at home.
 pub fn few() -> Vec<Scenario> {
     let mut scenarios = all();
-    scenarios.retain(|scenario| ["cpus-2", "power-button", "virtio-console"].contains(&scenario.name));
+    scenarios.retain(|scenario| ["cpus-2", "power-button", "virtio-console", "network"].contains(&scenario.name));
     // These kernels read the MP table. No disk is found, so the initrd powers off, which is a halt without ACPI.
     let table = Boot {
         arguments: "--memory 512M --cpus 2 --acpi off",
@@ -231,6 +247,19 @@ fn hosts_view() -> Vec<Scenario> {
     vec![Scenario { name: "host-view", boots: vec![boot], proofs }, scenario("shell", shell)]
 }
 
+/// Devices on PCI: found through ACPI and without it, as many as MMIO has no lines for.
+fn pci() -> Vec<Scenario> {
+    let plain = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci",
+        checks: "msix:3:2,disk,clock:NOW:30,log:lab",
+        ..PLAIN
+    };
+    let high =
+        Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:4,disk,log:lab", ..plain };
+    let twice = Boot { checks: "boots:2,msix:3:2,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
+    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice)]
+}
+
 /// The end by a signal, the end by a panic, and memory that comes back.
 fn life() -> Vec<Scenario> {
     let button = Boot { checks: "button,log:lab", on: Some(("MARK button", "kill -TERM $pid")), ..PLAIN };
@@ -343,6 +372,75 @@ fn sockets() -> Vec<Scenario> {
     vec![Scenario { name: "vsock", boots: vec![sockets], proofs }]
 }
 
+/// Two cards: one by passt, with a server outside and a port that leads in; one on a tap, whose cable is pulled at the end.
+fn network() -> Vec<Scenario> {
+    let look = "wget -q -T 20 -O back http://127.0.0.1:8080/data && cmp back www/data && echo the same
+        axvm ctl $pid net; cat /proc/$pid/task/*/comm; axvm ctl $pid net net1 down";
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --net user,forward=8080:80 --net tap=tap0",
+        checks: "net:198.51.100.7:10.0.0,log:lab",
+        passt: true,
+        limit: 150,
+        on: Some(("MARK net", look)),
+        ..PLAIN
+    };
+    let told = |seen: &str| {
+        let has = |words: &[&str]| seen.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        has(&["the same"]) && has(&["net0", "up", "user tcp:8080:80", " MiB"]) && has(&["net1", "up", "tap0", "KiB"])
+    };
+    let named = |seen: &str| ["net0-q0", "net1-q0", "passt"].iter().all(|name| seen.lines().any(|line| line == *name));
+    let proofs = vec![
+        Proof::CleanDisk,
+        Proof::Seen("the guest's page, and both cards in a table", told),
+        Proof::Seen("threads net0-q0, net1-q0 and passt", named),
+    ];
+    vec![Scenario { name: "network", boots: vec![boot], proofs }]
+}
+
+/// Commands of the host: in a guest that runs, and as all that a guest runs.
+fn commands() -> Vec<Scenario> {
+    let look = "in_guest() { axvm exec web -- \"$@\"; echo \"code $?\"; }
+        in_guest sh -c 'echo out; echo err >&2; exit 7' 2>/tmp/err; cat /tmp/err
+        head -c 300000 /dev/urandom >/tmp/sent
+        axvm exec web -- cat </tmp/sent >/tmp/back; cmp /tmp/sent /tmp/back && echo whole
+        in_guest no-such
+        axvm exec web -- sleep 100 & sleep 2; kill -TERM $!; wait $!; echo ended $?
+        axvm exec web -e A=b -w /proc -- sh -c 'echo $A in $PWD by $(id -u)'
+        in_guest sh -c 'printf \"CHECK typed: ok\\nCHECK end: ok\\n\" >/dev/console; poweroff; sleep 60'";
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --name web --vsock",
+        checks: "typed",
+        on: Some(("Welcome to Linux on AxVM", look)),
+        ..PLAIN
+    };
+    let own = Boot {
+        arguments: "--disk DISK --memory 512M",
+        checks: "typed",
+        rounds: 0,
+        command: Some("sh -c 'grep \"^/dev/vda / \" /proc/mounts; ping -c 1 127.0.0.1; echo by $(uname -s); exit 7'"),
+        says: &["/dev/vda / ext4 rw", "1 packets received", "by Linux"],
+        exit: 7,
+        ..PLAIN
+    };
+    let none = Boot { command: Some("no-such"), says: &[], exit: 127, ..own };
+    vec![
+        Scenario {
+            name: "exec",
+            boots: vec![boot],
+            proofs: vec![Proof::CleanDisk, Proof::Seen("commands as if they ran here", ran)],
+        },
+        Scenario { name: "run-command", boots: vec![own, none], proofs: vec![Proof::CleanDisk] },
+    ]
+}
+
+/// What the commands did.
+fn ran(seen: &str) -> bool {
+    let lines: Vec<&str> = seen.lines().collect();
+    let expected = ["out", "code 7", "err", "whole", "code 127", "ended 143", "b in /proc by 0", "code 125"];
+    let mut left = lines.iter();
+    expected.iter().all(|wanted| left.any(|line| line == wanted))
+}
+
 /// What the clients of the control socket were told.
 fn obeyed(seen: &str) -> bool {
     let number = |name: &str| {
@@ -370,7 +468,7 @@ mod tests {
 
     #[test]
     fn few_are_still_some() {
-        assert_eq!(few().len(), 5);
+        assert_eq!(few().len(), 6);
     }
 
     #[test]

@@ -19,7 +19,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::assets::{self, Debian, Kernel, Wanted};
-use crate::lab::{Console, End, Lab, LabJob, LabReport};
+use crate::lab::{self, Console, End, Lab, LabJob, LabReport};
+use crate::program;
 use crate::progress::Progress;
 use crate::project;
 
@@ -52,6 +53,8 @@ pub struct Boot {
     pub elf: bool,
     /// Another kernel instead, without an initrd; it is asked for nothing.
     pub other: Option<OtherKernel>,
+    /// passt must be there.
+    pub passt: bool,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
@@ -60,6 +63,8 @@ pub struct Boot {
     pub rounds: usize,
     /// AxVM's exit code.
     pub exit: u8,
+    /// A command for the guest instead of its init, as the shell of the lab reads it.
+    pub command: Option<&'static str>,
     /// Seconds until it is killed and counts as hung.
     pub limit: u64,
     /// What its console must say.
@@ -113,7 +118,7 @@ pub struct Campaign {
     /// `6.1`
     pub name: &'static str,
     scenarios: Vec<Scenario>,
-    /// What else they find, with its name in the lab: kernels that are not Linux, our own trial of sockets.
+    /// Kernels that are not Linux, and programs, with their names in the lab.
     others: Vec<(PathBuf, String)>,
 }
 
@@ -127,13 +132,15 @@ struct System {
     disk: PathBuf,
 }
 
-/// The scenarios whose kernels are to be had, and those of them that are not Linux.
+/// The scenarios whose kernels and programs are to be had, and those of them that are not Linux.
 fn with_others(mut scenarios: Vec<Scenario>) -> (Vec<Scenario>, Vec<(PathBuf, String)>) {
     let mut files = Vec::new();
     scenarios.retain(|scenario| {
         let found: Result<Vec<_>> = scenario.others().map(|other| Ok((other.get()?, other.name.to_owned()))).collect();
+        let passt = scenario.boots.iter().any(|boot| boot.passt).then(lab::passt).transpose();
         found
-            .map(|found| files.extend(found))
+            .and_then(|found| Ok((found, passt?)))
+            .map(|(found, passt)| files.extend(found.into_iter().chain(passt.into_iter().flatten())))
             .inspect_err(|why| eprintln!("The lab goes without {}: {why:#}", scenario.name))
             .is_ok()
     });
@@ -144,13 +151,14 @@ fn with_others(mut scenarios: Vec<Scenario>) -> (Vec<Scenario>, Vec<(PathBuf, St
 
 impl Campaign {
     /// The scenarios on a stock kernel with our own small system.
-    pub fn new(wanted: &Wanted, scenarios: Vec<Scenario>) -> Result<Self> {
+    pub fn new(wanted: &Wanted, scenarios: Vec<Scenario>, axvm: &Path) -> Result<Self> {
+        let agent = program::agent(axvm)?;
         let _lock = assets::lock()?;
         let kernel = Kernel::get(wanted)?;
         let elf = scenarios.iter().flat_map(|scenario| &scenario.boots).any(|boot| boot.elf);
         let system = System {
             vmlinux: elf.then(|| kernel.vmlinux()).transpose()?,
-            initrd: assets::initrd(&[&kernel])?,
+            initrd: assets::initrd(&[&kernel], &agent)?,
             kernel: kernel.image,
             disk: assets::root_disk()?,
         };

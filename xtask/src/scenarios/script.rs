@@ -12,6 +12,11 @@ pub(super) fn job(scenarios: &[&Scenario]) -> String {
     job.push_str(
         "truncate -s 1M grow.img; mkdir -p /var/tmp tight; mount -t tmpfs -o size=4m tmpfs tight; truncate -s 32M tight/disk.img\n",
     );
+    // For the guest's cards: a server behind the default route, and a tap.
+    job.push_str(
+        "mkdir -p www; dd if=/dev/urandom of=www/data bs=64k count=32 2>/dev/null; md5sum <www/data >www/sum\n",
+    );
+    job.push_str("httpd -p 198.51.100.7:80 -h www; tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up\n");
     // The pool of huge pages that one of them needs; early, while memory is in one piece.
     job.push_str("echo 300 >/proc/sys/vm/nr_hugepages\n");
     for scenario in scenarios {
@@ -40,8 +45,9 @@ fn line(name: &str, number: usize, boot: &Boot) -> String {
     // Each character of the guest's console costs the emulation much: quiet.
     let check = if boot.checks == "typed" { String::new() } else { format!("axvm.check={checks}") };
     let append = format!("quiet {} {check}", boot.append);
+    let command = boot.command.map(|command| format!(" -- {command}")).unwrap_or_default();
     format!(
-        "boot {name}/{number} {} {} {} --kernel {kernel} --initrd initrd.img {arguments} --append \"{append}\"\n",
+        "boot {name}/{number} {} {} {} --kernel {kernel} --initrd initrd.img {arguments} --append \"{append}\"{command}\n",
         boot.limit,
         quoted(mark),
         quoted(action),

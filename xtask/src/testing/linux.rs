@@ -46,7 +46,7 @@ pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
         while let Some((wanted, scenarios)) = next() {
             let (started, name) = (Instant::now(), wanted.as_ref().map_or("debian", |wanted| wanted.name));
             let campaign = match &wanted {
-                Some(wanted) => Campaign::new(wanted, scenarios),
+                Some(wanted) => Campaign::new(wanted, scenarios, axvm),
                 None => Campaign::debian(scenarios),
             };
             let outcome = match campaign {

@@ -64,7 +64,9 @@ pub fn in_namespace(body: impl FnOnce() + Send) {
         if Command::new("ip").arg("-V").output().is_err() {
             return skip("no ip(8) here");
         }
-        assert!(Command::new("mount").args(["--make-rprivate", "/"]).status().unwrap().success());
+        for words in ["--make-rprivate /", "-t sysfs none /sys"] {
+            assert!(Command::new("mount").args(words.split(' ')).status().unwrap().success(), "mount {words}");
+        }
         for line in [
             "link set lo up",
             "link add eth0 type veth peer name router",

@@ -262,6 +262,14 @@ impl Machine {
     }
 }
 
+/// Nanoseconds of processor time of a thread of this process.
+pub fn processor_time(thread: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let read = |path: &std::path::Path, file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+    let task = tasks.into_iter().find(|path| read(path, "comm").trim() == thread).expect("a thread of that name");
+    read(&task, "schedstat").split(' ').next().unwrap().parse().unwrap()
+}
+
 /// Runs `body` in a thread where every `call` answers with `errno`, and so in each thread that it starts; for ever.
 pub fn failing<T: Send>(call: i64, errno: i32, body: impl FnOnce() -> T + Send) -> T {
     let filter = fault(call, errno);

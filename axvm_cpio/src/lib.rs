@@ -5,7 +5,13 @@
 //! ```
 //!
 //! Spec: Linux Documentation/driver-api/early-userspace/buffer-format.rst, the "newc" format.
+//! Several archives may follow each other, each on a boundary of four: what a later one names anew replaces the former.
+//!
 //! Left out: hard links, checksums, devices other than those the first process needs.
+#![forbid(unsafe_code)]
+
+/// What lies between two archives begins on a multiple of this.
+pub const ALIGNMENT: u64 = 4;
 
 /// An archive in the making.
 #[derive(Default)]
