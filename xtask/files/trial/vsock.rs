@@ -87,8 +87,13 @@ fn vsock_connect(port: u32) -> io::Result<UnixStream> {
     }
 }
 
-/// A client of the guest's program at `port`: the socket, once the guest has taken the connection.
+/// A client of the guest's program at `port`: the socket, once the guest has taken the connection. A guest that needs more
+/// than two seconds for that is asked again.
 fn ask(path: &str, port: u32) -> io::Result<UnixStream> {
+    (0..4).find_map(|_| ask_once(path, port).ok()).map_or_else(|| ask_once(path, port), Ok)
+}
+
+fn ask_once(path: &str, port: u32) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(path)?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
     let (mut answer, mut byte) = (Vec::new(), [0]);
