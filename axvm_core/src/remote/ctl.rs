@@ -184,6 +184,13 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
         lines.sort();
         row("lines", lines.iter().map(|(line, name)| format!("{line} {name}")).collect::<Vec<_>>().join(", "));
     }
+    // As the plan's places are told: "pci 00:01.0, BAR 0 at ...".
+    let function = |place: &String| place.strip_prefix("pci ")?.split(',').next().map(str::to_owned);
+    let functions = status.parts.iter().filter_map(|part| Some((part.places.iter().find_map(function)?, &part.name)));
+    let functions: Vec<_> = functions.map(|(function, name)| format!("{function} {name}")).collect();
+    if !functions.is_empty() {
+        row("pci", functions.join(", "));
+    }
     for busy in status.busy.iter().filter(|busy| busy.seconds >= WORTH_TELLING) {
         row("waits", format!("{} has had a request in the host for {:.0} s", busy.thread, busy.seconds));
     }
@@ -236,7 +243,12 @@ mod tests {
                 },
             ],
             networks: Vec::new(),
-            parts: vec![part("vda", Some(5)), part("COM1", Some(4)), part("i8042", None)],
+            parts: vec![
+                part("vda", Some(5)),
+                part("COM1", Some(4)),
+                part("i8042", None),
+                MachinePart { places: vec!["pci 00:01.0, BAR 0 at 0xc0000000".into()], ..part("rng", None) },
+            ],
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/run/v".into(), connections: 1 }),
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
             exits: Exits { per_vcpu: vec![10, 2], total: 12, per_second: 3.2 },
@@ -249,6 +261,7 @@ mod tests {
                         vdb      d.img (ephemeral), at most 10M/s\n  \
                         full     vdb has no room to write in d.img: No space left on device; 4 KiB are free; make room, then resume\n  \
                         vsock    /run/v; CID 3, 1 connection\n  console  stdio\n  lines    4 COM1, 5 vda\n  \
+                        pci      00:01.0 rng\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";
         assert_eq!(text, expected);
     }

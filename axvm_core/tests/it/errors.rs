@@ -165,6 +165,7 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ),
             ("-k k --disk a,block=1024", &["--disk a,block=1024", "no block size", "512 or 4096"]),
             ("-k k --disk a,cache=none", &["--disk a,cache=none", "cache=none is unknown", "writethrough"]),
+            ("-k k --disk a,queues=0", &["--disk a,queues=0", "no number of queues", "1 to 16"]),
             ("-k k --disk a,serial=123456789012345678901", &["--disk a,serial=", "21 bytes", "room for 20"]),
             ("-k k --console tty", &["--console tty", "unknown", "stdio, file=PATH, pty, unix=PATH or none"]),
             ("-k k --console file=", &["--console file=", "unknown", "file=PATH"]),
