@@ -180,7 +180,11 @@ fn refused() -> Vec<Route> {
         ("PATCH", "/machine-config", HARDWARE),
         ("PUT", "/cpu-config", "Only before the machine is started: give --cpu of axvm run"),
         ("PUT", "/balloon", "Every machine has its balloon from the start: PATCH /balloon sets it"),
-        ("PUT", "/entropy", "Every machine has its entropy device from the start"),
+        (
+            "PUT",
+            "/entropy",
+            "Every machine has its entropy device from the start: give --entropy-rate of axvm run to limit it",
+        ),
         ("PUT", "/serial", "Only before the machine is started: give --console of axvm run"),
         ("PUT", "/network-interfaces/{iface_id}", "Only before the machine is started: give --net of axvm run"),
         ("PUT", "/vsock", "Only before the machine is started: give --vsock of axvm run"),

@@ -214,6 +214,7 @@ mod tests {
         for word in &disk {
             let value = match &**word {
                 "rate=" => "1M/s",
+                "queues=" => "2",
                 word if word.ends_with('=') => "x",
                 _ => "",
             };

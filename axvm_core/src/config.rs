@@ -103,6 +103,7 @@ impl Config {
             acpi: acpi(&settings)?,
             bus: settings.bus(),
             disks,
+            entropy_rate: said.entropy_rate.unwrap_or_default(),
             virtio_console: virtio_console.is_some(),
             // hvc0 is the kernel's console if there is one and the UART goes nowhere.
             kernel_uses_virtio_console: console == BackEnd::None

@@ -147,7 +147,7 @@ impl<'a> Board<'a> {
                 let handle = block.handle();
                 Chip::Disk(self.transport(part, Box::new(block))?, handle)
             }
-            VirtioKind::Entropy => Chip::Virtio(self.transport(part, Box::new(Rng::default()))?),
+            VirtioKind::Entropy => Chip::Virtio(self.transport(part, Box::new(Rng::limited(self.spec.entropy_rate)))?),
             VirtioKind::Balloon => {
                 let balloon = Balloon::new(BALLOON);
                 let target = balloon.target();

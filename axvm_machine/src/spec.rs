@@ -17,6 +17,7 @@ use axvm_boot::plan::{Plan, PlanError, VirtioKind};
 use axvm_memory::{PageSize, RamConfig};
 use axvm_virtio::balloon::BalloonConfig;
 use axvm_virtio::block::DiskConfig;
+use axvm_virtio::limiter::RateLimit;
 use axvm_virtio::net::NetConfig;
 
 /// A balloon gives back when the guest needs it, and is told what the guest does not use.
@@ -49,6 +50,8 @@ pub struct MachineSpec {
     pub bus: Bus,
     /// Disks, /dev/vda first.
     pub disks: Vec<DiskConfig>,
+    /// What the entropy device gives in a time.
+    pub entropy_rate: RateLimit,
     /// Whether there is a virtio console beside the serial port.
     pub virtio_console: bool,
     /// Whether the kernel's own console is that one.
@@ -91,6 +94,7 @@ impl MachineSpec {
             acpi: Acpi::Full,
             bus: Bus::Auto,
             disks: Vec::new(),
+            entropy_rate: RateLimit::default(),
             virtio_console: false,
             kernel_uses_virtio_console: false,
             nets: Vec::new(),

@@ -35,6 +35,7 @@ use axvm_boot::cpu::CpuModel;
 use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
 use axvm_virtio::block::DiskConfig;
+use axvm_virtio::limiter::RateLimit;
 use clap::ValueHint;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
@@ -159,6 +160,10 @@ settings! {
         /// The bus of the virtio devices; auto: mmio, or pci if there are more devices than interrupt lines [default: auto]
         #[arg(long, value_parser = words::<Bus>(), help_heading = HARDWARE)]
         pub bus: Option<Bus> = Bus::Auto,
+
+        /// What the entropy device gives in a time: bytes (1K/s), requests (10ops/s), or both [default: all that is asked for]
+        #[arg(long, value_name = "RATE", help_heading = HARDWARE)]
+        pub entropy_rate: Option<RateLimit>,
 
         /// The same as --acpi off
         #[arg(long, switch(), help_heading = HARDWARE)]

@@ -18,6 +18,7 @@ use axvm_boot::linux::Entry;
 use axvm_console::BackEnd;
 use axvm_memory::PageSize;
 use axvm_virtio::block::DiskConfig;
+use axvm_virtio::limiter::RateLimit;
 
 use super::policy::{OnCrash, OnHalt, OnPanic, OnReboot};
 use super::value::{IoPort, Name, Pins, Size, Time};
@@ -73,7 +74,7 @@ macro_rules! without_paths {
 }
 
 without_paths!(bool, u32, String, IoPort, Name, Pins, Size, Time, Acpi, Bus, Entry, CpuModel, PageSize);
-without_paths!(OnReboot, OnCrash, OnPanic, OnHalt);
+without_paths!(OnReboot, OnCrash, OnPanic, OnHalt, RateLimit);
 
 impl Value for PathBuf {
     fn move_to(&mut self, directory: &Path) {

@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 68] = [
+const OPTIONS: [&[&str]; 69] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -73,6 +73,7 @@ const OPTIONS: [&[&str]; 68] = [
     &["--bus", "auto"],
     &["--bus", "mmio"],
     &["--bus", "pci"],
+    &["--entropy-rate", "1K/s:10ops/s"],
     &["--no-acpi"],
     &["--no-acpi=off"],
     &["--on-reboot", "restart"],
