@@ -59,11 +59,6 @@ pub fn connect_host(port: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether the kernel knows such sockets at all.
-pub fn is_known() -> bool {
-    new_socket().is_ok()
-}
-
 fn new_socket() -> io::Result<OwnedFd> {
     socket_with(AddressFamily::VSOCK, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }

@@ -22,7 +22,6 @@ use axvm_machine::{KernelSource, Resources, cpuinfo};
 use axvm_sandbox::Role;
 use axvm_virtio::block::{DiskConfig, OnFull};
 use axvm_virtio::net::{Link, LinkKind, NetConfig, NetHandle};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with};
 use serde::Serialize;
 
 use crate::cli::SelftestArgs;
@@ -41,6 +40,8 @@ use crate::vsock::VsockSocket;
 const SILENCE: Duration = Duration::from_secs(20);
 const DISK_LEN: u64 = 1 << 20;
 const MEMORY: u64 = 64 << 20;
+/// The address of the network card; it meets no other.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Tells the guest of the client that sends back what it gets.
 const ECHO: &str = "echo";
 /// One with its devices on MMIO, one on PCI.
@@ -100,8 +101,10 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     drop(disk);
     let vsock = VsockSocket::open(&config, &events)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
-    resources.plug(&config.machine, [looped().context("Cannot make a network link")?]);
     let client = ask_for_echo(&config)?;
+    let (cable, peer) = UnixStream::pair().context("Cannot be the peer of a network card")?;
+    let card = Link::new(LinkKind::Stream, cable.into()).and_then(NetHandle::new);
+    resources.plug(&config.machine, [card.context("Cannot plug a cable in")?]);
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let (console, said) = UnixStream::pair().context("Cannot listen to the guest")?;
@@ -115,6 +118,9 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let listener = listener.context("Cannot listen to the guest")?;
     let echo = axvm_sandbox::spawn(Role::Console, "selftest-vsock", move || echo(client));
     let echo = echo.context("Cannot be a client of the guest")?;
+    // A frame has the same form both ways.
+    let frames = axvm_sandbox::spawn(Role::Console, "selftest-net", move || send_back(&peer, &peer));
+    let frames = frames.context("Cannot be the peer of a network card")?;
     let limits = Limits::of(&config, &signals);
     let mut ends = Vec::new();
     for config in [&config, &on_pci] {
@@ -127,9 +133,9 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
         }
     }
     see_off(consoles, &signals, None);
-    // The client is closed with the guest's last connection, or with the host's end of them.
+    // The client is closed with the guest's last connection, or with the host's end of them; the cable with its card.
     drop((resources, vsock));
-    let _ = echo.join();
+    let _ = (echo.join(), frames.join());
     let mut proofs = listener.join().unwrap_or_default();
     for end in ends {
         proofs.extend(outcome(&end?, &config));
@@ -164,7 +170,7 @@ fn config(cpus: u32, disk: &Disk) -> Result<Config> {
     let disk = DiskConfig { serial: Some("SELFTEST".into()), on_full, ..DiskConfig::new(disk.0.to_path_buf()) };
     machine.disks = vec![disk];
     machine.virtio_console = true;
-    machine.nets = vec![NetConfig { mac: [2, 0, 0, 0, 0, 1], mtu: Some(1500) }];
+    machine.nets = vec![NetConfig { mac: MAC, mtu: None }];
     machine.append = format!("{ECHO} {}", axvm_guest::LOOP);
     config.console = BackEnd::None;
     config.virtio_console = Some(BackEnd::None);
@@ -174,17 +180,8 @@ fn config(cpus: u32, disk: &Disk) -> Result<Config> {
 /// The same machine with its devices on the other bus.
 fn on_pci(mut config: Config) -> Config {
     config.machine.bus = Bus::Pci;
-    config.machine.append = format!("{} {}", axvm_guest::PCI, axvm_guest::LOOP);
+    config.machine.append = axvm_guest::PCI.to_owned();
     config
-}
-
-/// A cable that is plugged into itself: what a datagram socket sends to its own address.
-fn looped() -> io::Result<NetHandle> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let address = SocketAddrUnix::new_abstract_name(format!("axvm-selftest-{}", std::process::id()).as_bytes())?;
-    bind(&socket, &address)?;
-    connect(&socket, &address)?;
-    NetHandle::new(Link::new(LinkKind::Datagram, socket)?)
 }
 
 /// A client of the guest, which waits there for its driver. The sandbox that closes makes no sockets.
@@ -199,9 +196,13 @@ fn ask_for_echo(config: &Config) -> Result<UnixStream> {
 fn echo(client: UnixStream) {
     let mut lines = BufReader::new(&client);
     let _ = lines.read_until(b'\n', &mut Vec::new());
+    send_back(lines, &client);
+}
+
+fn send_back(mut from: impl Read, mut to: impl Write) {
     let mut bytes = [0; 4096];
-    while let Ok(count @ 1..) = lines.read(&mut bytes) {
-        if (&client).write_all(&bytes[..count]).is_err() {
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        if to.write_all(&bytes[..count]).is_err() {
             return;
         }
     }

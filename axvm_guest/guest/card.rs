@@ -1,15 +1,15 @@
-//! A network card in the hand of the command interpreter: frames as they are typed, and as they come.
+//! A network card: in the hand of the command interpreter, frames as they are typed, and as they come; and its proof.
 //!
 //! ```text
 //!   send LEN: typed bytes --> | header, zeroes | frame | --transmitq (1)-->
 //!   take MS:  hex on the console <-- one of 8 buffers <--receiveq (0)--
 //! ```
 //!
-//! What the frames say is the business of the test that types them. Without MRG_RXBUF: each frame lies in one buffer.
+//! What the frames say is the business of the test that types them; in the proof, of the host that sends them back. Without MRG_RXBUF: each frame lies in one buffer.
 //! Spec: virtio 1.2, 5.1 "Network Device".
 
 use crate::clock;
-use crate::cpu::{self, read, write};
+use crate::cpu::{read, write};
 use crate::report::{Fault, Line, Verdict};
 use crate::virtio::{self, Buffer, Device, QUEUE_LEN, Queue, kind, register};
 
@@ -17,6 +17,8 @@ use crate::virtio::{self, Buffer, Device, QUEUE_LEN, Queue, kind, register};
 const MTU: u64 = 1 << 3;
 const MAC: u64 = 1 << 5;
 const STATUS: u64 = 1 << 16;
+const CTRL_VQ: u64 = 1 << 17;
+const CTRL_RX: u64 = 1 << 18;
 /// Bytes before each frame (5.1.6).
 const HEADER_LEN: u64 = 12;
 /// Length of a buffer for a frame.
@@ -45,17 +47,23 @@ impl Card {
     /// Starts card `number` of the machine; tells address, link and MTU.
     pub fn start(number: u64, answer: &mut Line) -> Option<Card> {
         let device = virtio::devices().filter(|device| device.kind == kind::NET).nth(number as usize)?;
-        let card = Card::on(device, answer).ok()?;
+        let card = Card::of(device, answer).ok()?;
         answer.text("mac ");
-        card.mac().into_iter().flat_map(digits).for_each(|digit| answer.byte(digit));
-        let mtu = device.read(register::CONFIG + 8) >> 16;
-        answer.text(" link ").decimal(card.link()).text(" mtu ").decimal(mtu.into()).text(" ");
+        for at in 0..6 {
+            digits(read(device.base() + register::CONFIG + at)).into_iter().for_each(|digit| answer.byte(digit));
+        }
+        answer
+            .text(" link ")
+            .decimal(card.link())
+            .text(" mtu ")
+            .decimal((device.read(register::CONFIG + 8) >> 16).into());
+        answer.text(" ");
         Some(card)
     }
 
-    /// Starts the device, with buffers for frames.
-    fn on(device: Device, line: &mut Line) -> Result<Card, Fault> {
-        device.start(MTU | MAC | STATUS, 2, line)?;
+    /// Starts `device`, and gives it buffers.
+    fn of(device: Device, line: &mut Line) -> Result<Card, Fault> {
+        device.start(MTU | MAC | STATUS | CTRL_VQ | CTRL_RX, 3, line)?;
         let queue = Queue::of(device, 0);
         for number in 0..QUEUE_LEN {
             let address = queue.room() + u64::from(number) * BUFFER_LEN;
@@ -63,11 +71,6 @@ impl Card {
             queue.offer(number);
         }
         Ok(Card { device, taken: 0 })
-    }
-
-    fn mac(self) -> [u8; 6] {
-        let [low, high] = [0, 4].map(|at| self.device.read(register::CONFIG + at).to_le_bytes());
-        [low[0], low[1], low[2], low[3], high[0], high[1]]
     }
 
     /// Whether the link is up: 1.
@@ -109,23 +112,33 @@ impl Card {
     }
 }
 
-/// A frame is taken; and where the cable's other end is plugged into the card itself, it comes back.
+/// The lengths of the frames of the proof, and how long one may take there and back, in milliseconds.
+const LENGTHS: [u64; 4] = [14, 60, 777, 1514];
+const PATIENCE: u64 = 2000;
+
+/// A command is answered; if frames come back (`loops`), they are whole.
 pub fn prove(device: Device, loops: bool, line: &mut Line) -> Verdict {
-    let mut card = Card::on(device, line)?;
+    let mut card = Card::of(device, line)?;
     line.check(card.link() == 1, "the link is down")?;
-    let frame = Queue::of(device, 1).room() + 0x5800;
-    for at in (0..64).step_by(8) {
-        write(frame + at, cpu::rdtsc().wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let control = Queue::of(device, 2);
+    // VIRTIO_NET_CTRL_RX, PROMISC, on: its answer is 0.
+    [0, 0, 1, 0xff].into_iter().zip(control.room()..).for_each(|(byte, at): (u8, u64)| write(at, byte));
+    let answer = Buffer { address: control.room() + 3, len: 1, device_writes: true };
+    control.ask(&[Buffer { address: control.room(), len: 3, device_writes: false }, answer], line)?;
+    line.check(read::<u8>(answer.address) == 0, "a command is refused")?;
+    if !loops {
+        return Ok(());
     }
-    for (at, byte) in (6..).zip(card.mac().into_iter().chain([0x88, 0xb5])) {
-        write(frame + at, byte);
+    let place = Queue::of(device, 1).room() + 0x4000;
+    let content = |at: u64, len: u64| (at * 7 + len) as u8;
+    for len in LENGTHS {
+        (0..len).for_each(|at| write(place + at, content(at, len)));
+        card.send((place, len), &mut Line::new())?;
+        let is_it = |back: u64, got: u64| got == len && (0..len).all(|at| read::<u8>(back + at) == content(at, len));
+        // What was sent before a reset may come first.
+        let came = (0..QUEUE_LEN).any(|_| card.take(PATIENCE).is_some_and(|(back, got)| is_it(back, got)));
+        line.check(came, "a frame did not come back as it was")?;
     }
-    line.text(" ");
-    card.send((frame, 64), line)?;
-    let is_it = |at: u64| (0..64).step_by(8).all(|offset| read::<u64>(at + offset) == read(frame + offset));
-    // What was sent before a reset may come first.
-    let mut comes_back = || (0..64).any(|_| card.take(2000).is_some_and(|(at, len)| len == 64 && is_it(at)));
-    line.check(!loops || comes_back(), "it did not come back")?;
-    line.text(if loops { "and taken back" } else { "" });
+    line.text(" frames of ").decimal(LENGTHS[0]).text(" to ").decimal(LENGTHS[3]).text(" bytes to a peer and back");
     Ok(())
 }

@@ -315,10 +315,10 @@ pub fn prove_all() {
             kind::CONSOLE => prove("virtio-console", |line| console(device, line)),
             kind::RNG => prove("virtio-rng", |line| rng(device, line)),
             kind::BALLOON => prove("virtio-balloon", |line| balloon(device, line)),
-            kind::NET => prove("virtio-net", |line| card::prove(device, start_info::option("loop").is_some(), line)),
             kind::VSOCK => {
                 prove("virtio-vsock", |line| vsock::prove(device, start_info::option("echo").is_some(), line))
             }
+            kind::NET => prove("virtio-net", |line| card::prove(device, start_info::option("loop").is_some(), line)),
             other => prove("virtio-unknown", |line| {
                 line.text(" type ").decimal(other.into());
                 line.absent()

@@ -251,6 +251,7 @@ struct Counted {
     received: u32,
     told: u32,
     sum: u32,
+    answered: bool,
 }
 
 /// Most connections of the server at a time.
@@ -278,12 +279,14 @@ pub fn serve(
         let known = places.iter().position(|place| place.is_some_and(|known| known.ports == ports));
         match (packet.op, known, free) {
             (op::REQUEST, None, Some(free)) => {
-                places[free] = Some(Counted { ports, received: 0, told: 0, sum: 0 });
+                places[free] = Some(Counted { ports, received: 0, told: 0, sum: 0, answered: false });
                 link.send(ports, op::RESPONSE, 0, 0, 0, line)?;
             }
             (op::RST, Some(known), _) => {
+                // The host did not wait for one that was taken too late; it comes again.
+                let was_taken = places[known].is_some_and(|known| known.answered || known.received > 0);
+                ended += u64::from(was_taken);
                 places[known] = None;
-                ended += 1;
             }
             (op::RST, None, _) => {}
             (_, Some(known), _) => {
@@ -328,6 +331,7 @@ impl Counted {
                 }
                 link.send(self.ports, op::RW, 0, answer.bytes().len() as u32, self.received, line)?;
                 link.send(self.ports, op::SHUTDOWN, OVER, 0, self.received, line)?;
+                self.answered = true;
                 return Ok(true);
             }
             _ => {}

@@ -27,7 +27,7 @@
 /// With `suicide` beside it, it has a device overwrite the guest itself.
 pub const HOSTILE: &str = "hostile";
 
-/// The word on the guest's command line that has it expect its network card's frames back: the cable is a loop.
+/// The word on the guest's command line that has it expect its network card's frames back.
 pub const LOOP: &str = "loop";
 
 /// The word on the guest's command line that makes it keep a journal on its first disk: `journal=ROUNDS`. Each entry that

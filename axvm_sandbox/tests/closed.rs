@@ -5,14 +5,16 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Output};
 use std::thread;
 
-use axvm_sandbox::{Availability, Files, Role, SandboxError, allow_pci, arm, enter, probe};
+use axvm_sandbox::{Availability, Files, Role, SandboxError, allow_pci, arm, arm_connector, enter, probe};
 
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
 const INSIDE: &str = "AXVM_SANDBOX_TEST_INSIDE";
+const ATTACK: &str = "AXVM_SANDBOX_TEST_CONNECTOR";
 
 /// Runs `body` in a process of its own and returns how that ended.
 fn apart(test: &str, body: fn()) -> Output {
@@ -24,7 +26,7 @@ fn apart(test: &str, body: fn()) -> Output {
 }
 
 /// The test runner has a thread already; a fork of it has one, which `arm` asks for.
-fn end_as_a_fork(body: fn()) -> ! {
+fn end_as_a_fork(body: impl FnOnce() + std::panic::UnwindSafe) -> ! {
     // SAFETY: the runner's other thread only waits for this one: it holds no lock that the child needs.
     let child = unsafe { libc::fork() };
     if child == 0 {
@@ -308,6 +310,54 @@ fn signals_go_to_this_process_only() {
         armed();
         on(Role::Vcpu, "vcpu0", || ignore(call(libc::SYS_tgkill, [1, 1, 0])));
     });
+}
+
+/// The process that connects for a socket device: it does that, and stays alone.
+#[test]
+fn the_connector_connects_and_passes_on() {
+    works("the_connector_connects_and_passes_on", || {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("v_5000");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (pair, other) = UnixStream::pair().unwrap();
+        arm_connector().unwrap();
+        let stream = UnixStream::connect(&path).unwrap();
+        assert_eq!(call(libc::SYS_sendmsg, [pair.as_raw_fd() as u64, 0, 0]), -1, "allowed, and a bad address");
+        assert_eq!(call(libc::SYS_recvmsg, [pair.as_raw_fd() as u64, 0, 0]), -1, "allowed, and a bad address");
+        drop((stream, pair, other));
+        // What it may not: to remove the directory.
+        std::mem::forget((listener, directory));
+    });
+}
+
+#[test]
+fn the_connector_can_do_nothing_else() {
+    // Calls that AxVM's other threads may, and those of a program that looks for more.
+    let attacks: [(&str, fn()); 6] = [
+        ("socket", || ignore(call(libc::SYS_socket, [libc::AF_INET as u64, 1, 0]))),
+        ("openat", || ignore(call(libc::SYS_openat, [libc::AT_FDCWD as u64, 0, 0]))),
+        ("execve", || ignore(call(libc::SYS_execve, [0; 3]))),
+        ("clone", || ignore(call(libc::SYS_clone, [THREAD, 0, 0]))),
+        ("accept4", || ignore(call(libc::SYS_accept4, [0; 4]))),
+        ("unlink", || ignore(call(libc::SYS_unlink, [0]))),
+    ];
+    const NAME: &str = "the_connector_can_do_nothing_else";
+    if let Some(attack) = std::env::var(ATTACK).ok().and_then(|number| attacks.get(number.parse::<usize>().ok()?)) {
+        end_as_a_fork(|| {
+            arm_connector().unwrap();
+            attack.1();
+        });
+    }
+    for (number, (name, _)) in attacks.iter().enumerate() {
+        let this = std::env::current_exe().unwrap();
+        let mut command = Command::new(this);
+        command.args([NAME, "--exact", "--nocapture", "--test-threads=1"]).env(ATTACK, number.to_string());
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        let is_stopped = output.status.code() == Some(128 + libc::SIGSYS) && told.contains(&format!("({name})"));
+        // Files get an error, as everywhere: the C library opens some on its own.
+        assert!(is_stopped || *name == "openat" && output.status.code() == Some(42), "{name}: {told}");
+    }
 }
 
 #[test]

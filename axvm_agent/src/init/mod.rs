@@ -13,6 +13,7 @@ mod modules;
 mod mounts;
 mod root;
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ pub fn first_process() -> Error {
 fn serve() -> Result<(), Error> {
     mounts::of_kernel();
     modules::of_initrd();
-    let line = std::fs::read_to_string("/proc/cmdline")?;
+    let line = fs::read_to_string("/proc/cmdline")?;
     root::enter(&line)?;
     mounts::of_system();
     if let Err(error) = loopback() {
@@ -62,23 +63,31 @@ fn serve() -> Result<(), Error> {
 }
 
 /// A connection to the host that waits for one; none if it does not.
+///
+/// Without the driver the kernel may know vsock all the same, with another transport: then the guest itself takes the
+/// host's place (vsock_loopback), and refuses.
 fn connect() -> Result<Option<OwnedFd>, Error> {
+    if !has_driver() {
+        modules::probe(&[VSOCK]);
+    }
+    if !has_driver() {
+        return Err(listen::explained(Errno::NODEV));
+    }
     let until = Instant::now() + PATIENCE;
-    let mut asked = false;
     loop {
         match vsock::connect_host(axvm_exec::PORT) {
             Ok(connection) => return Ok(Some(connection)),
             Err(Errno::CONNRESET | Errno::CONNREFUSED) => return Ok(None),
-            Err(Errno::AFNOSUPPORT | Errno::NODEV | Errno::ADDRNOTAVAIL) if !asked => {
-                modules::probe(&[VSOCK]);
-                asked = true;
-            }
-            Err(_) if asked && Instant::now() < until && vsock::is_known() => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            // Its device may be about to be found.
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
             Err(error) => return Err(listen::explained(error)),
         }
     }
+}
+
+/// Whether the driver is there, as a module or built in.
+fn has_driver() -> bool {
+    fs::exists(format!("/sys/bus/virtio/drivers/{VSOCK}")).unwrap_or(false)
 }
 
 /// Waits for a child, and for all that end before it.

@@ -151,9 +151,9 @@ pub struct ExecArgs {
     /// Pipes, even where there is a terminal
     #[arg(short = 'T', long)]
     pub no_terminal: bool,
-    /// Seconds that a guest has until its agent answers
-    #[arg(long, value_name = "SECONDS", default_value = "10")]
-    pub wait: u32,
+    /// Seconds that the machine has until it is there and its agent answers [default: it is there; 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u32>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

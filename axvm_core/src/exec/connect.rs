@@ -24,9 +24,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Most bytes of an answer.
 const LINE: usize = 64;
 
-/// A connection to the agent of the guest at `socket`; it has `patience` to answer.
-pub fn to_agent(socket: &Path, patience: Duration) -> Result<UnixStream> {
-    let until = Instant::now() + patience;
+/// A connection to the agent of the guest at `socket`; it has until `until` to answer, which is `patience` in all.
+pub fn to_agent(socket: &Path, until: Instant, patience: Duration) -> Result<UnixStream> {
     loop {
         let error = match attempt(socket, until) {
             Ok(stream) => return Ok(stream),
@@ -83,6 +82,11 @@ mod tests {
 
     use super::*;
 
+    fn within(path: &Path, millis: u64) -> Result<UnixStream> {
+        let patience = Duration::from_millis(millis);
+        to_agent(path, Instant::now() + patience, patience)
+    }
+
     /// What `to_agent` says of a socket that answers each client with the next of these, and then with none.
     fn told(answers: &'static [&'static str]) -> Result<String, String> {
         let directory = tempfile::tempdir().unwrap();
@@ -98,7 +102,7 @@ mod tests {
             }
             listener
         });
-        let stream = to_agent(&path, Duration::from_millis(400));
+        let stream = within(&path, 400);
         let mut text = String::new();
         let done = stream.map(|mut stream| stream.read_to_string(&mut text));
         done.map(|_| text).map_err(|error| error.to_string()).inspect(|_| drop(serving.join()))
@@ -113,7 +117,7 @@ mod tests {
     fn what_is_no_vsock_and_no_machine_is_told_apart() {
         let error = told(&["HTTP/1.0 400 Bad Request\r\n"]).unwrap_err();
         assert!(error.contains("what listens there is no vsock of a machine"), "{error}");
-        let error = to_agent(Path::new("/none"), Duration::ZERO).unwrap_err().to_string();
+        let error = within(Path::new("/none"), 0).unwrap_err().to_string();
         assert!(error.starts_with("Cannot connect to /none: No such file"), "{error}");
     }
 
@@ -122,7 +126,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("v");
         let _silent = UnixListener::bind(&path).unwrap();
-        let error = to_agent(&path, Duration::from_millis(100)).unwrap_err().to_string();
+        let error = within(&path, 100).unwrap_err().to_string();
         assert!(error.starts_with("No agent answers in the guest after 0 s"), "{error}");
     }
 }

@@ -23,7 +23,8 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use axvm_api::Client;
@@ -39,6 +40,10 @@ use crate::speech::tell;
 use conversation::Conversation;
 pub use conversation::Ended;
 
+/// How long an agent has to answer, if nothing else is said.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks for a machine that is about to start.
+const PAUSE: Duration = Duration::from_millis(50);
 /// The exit code of AxVM's own failures.
 pub const FAILED: u8 = 125;
 /// SIGPIPE.
@@ -47,16 +52,18 @@ const BROKEN_PIPE: u8 = 13;
 /// Runs the command; its exit code, or an error that is AxVM's own.
 pub fn exec(args: &ExecArgs) -> Result<u8> {
     let surroundings = args.environment.iter().map(|word| pair(word)).collect::<Result<Vec<_>, _>>()?;
+    let patience = args.wait.map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into()));
+    let until = Instant::now() + patience;
     let socket = match (&args.socket, &args.machine) {
         (Some(socket), _) => socket.clone(),
-        (None, Some(machine)) => socket_of(machine)?,
+        (None, Some(machine)) => socket_of(machine, args.wait.map(|_| until))?,
         (None, None) => bail!("No machine is named"),
     };
     let terminal = if args.no_terminal { None } else { terminal() };
     let request = request(&args.command, args.directory.as_deref(), surroundings, terminal.is_some())?;
     // Those of this program, from now on for the command.
     let signals = Signals::catch().context("Cannot catch signals")?;
-    let stream = connect::to_agent(&socket, Duration::from_secs(args.wait.into()))?;
+    let stream = connect::to_agent(&socket, until, patience)?;
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
     let ended = Conversation::new(stream, terminal.clone())?.hold(&request, &signals);
     if let Some(terminal) = terminal {
@@ -65,10 +72,15 @@ pub fn exec(args: &ExecArgs) -> Result<u8> {
     code(ended?)
 }
 
-/// The vsock of a machine that runs.
-fn socket_of(machine: &OsStr) -> Result<PathBuf> {
-    let mut client = Client::connect(&remote::find(machine)?)?;
-    let status: Status = client.get("/status")?;
+/// The vsock of a machine that runs, or will by `until`.
+fn socket_of(machine: &OsStr, until: Option<Instant>) -> Result<PathBuf> {
+    let ask = || -> Result<Status> { Ok(Client::connect(&remote::find(machine)?)?.get("/status")?) };
+    let status = loop {
+        match ask() {
+            Err(_) if until.is_some_and(|until| Instant::now() < until) => thread::sleep(PAUSE),
+            answer => break answer?,
+        }
+    };
     let none =
         || format!("The machine {} has no vsock, by which commands reach it: start it with --vsock", status.name);
     Ok(status.vsock.with_context(none)?.uds_path)

@@ -191,3 +191,21 @@ fn what_does_not_go_with_a_command_is_said() {
         assert!(code == 125 && errors.starts_with(why), "{words}: {code} {errors}");
     }
 }
+
+#[test]
+fn a_machine_that_is_about_to_start_is_waited_for_if_that_is_said() {
+    if !has_kvm() {
+        return;
+    }
+    let guest = Guest::start();
+    let waiting = guest.place.axvm("exec later --wait 60 -- echo there").stdout(Stdio::piped()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(300));
+    let options = "run --kernel guest.elf --memory 32M --cpus 1 --append shell --console none --name later";
+    let _later = guest.place.start(guest.place.axvm(options), Stdio::null(), Stdio::null());
+    // It comes, and has no vsock: that is an answer, too.
+    let output = waiting.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(125), &b""[..]));
+    let begin = Instant::now();
+    assert_eq!(guest.place.run("exec never -- true").0, 125);
+    assert!(begin.elapsed() < Duration::from_secs(5), "without it no machine is waited for");
+}

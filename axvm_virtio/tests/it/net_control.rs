@@ -5,7 +5,7 @@ use crate::common;
 use axvm_arch::Gpa;
 use axvm_devices::BusDevice;
 use axvm_virtio::net::{Link, LinkKind, Net, NetHandle};
-use axvm_virtio::testing::{Buffer, FakeDriver};
+use axvm_virtio::testing::{Buffer, FakeDriver, NEXT, RawDescriptor};
 use common::card::*;
 use common::*;
 
@@ -138,6 +138,25 @@ fn a_command_without_room_for_an_answer_costs_a_reset() {
     ] {
         let mut card = Controlled::new();
         card.offer(buffers);
+        assert!(wait_until(|| card.machine.tape.faults().len() == 1));
+        card.drivers = Controlled::bring_up(&card.machine);
+        assert_eq!(card.ask(&[0, 0, 1]), DONE);
+    }
+}
+
+#[test]
+fn loops_and_lying_indices_of_commands_cost_a_reset() {
+    for lie in [false, true] {
+        let mut card = Controlled::new();
+        let driver = &mut card.drivers[CONTROL as usize];
+        if lie {
+            driver.set_avail_idx(1000);
+        } else {
+            driver.write_descriptor(5, RawDescriptor { addr: COMMAND.0, len: 1, flags: NEXT, next: 5 });
+            driver.offer(5);
+            driver.kick();
+        }
+        card.machine.set(reg::QUEUE_NOTIFY, CONTROL);
         assert!(wait_until(|| card.machine.tape.faults().len() == 1));
         card.drivers = Controlled::bring_up(&card.machine);
         assert_eq!(card.ask(&[0, 0, 1]), DONE);

@@ -1,12 +1,13 @@
 //! The root disk: an ext4 image filled without mounting it, so without being root.
 
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{busybox, sweep};
+use super::{busybox, sweep, vsock_trial};
 use crate::progress::Progress;
 use crate::project::{cache, fingerprint};
 use crate::tool::{self, output, tool};
@@ -52,18 +53,21 @@ const SIZE: u64 = 256 << 20;
 
 /// The image to copy from: busybox as `/sbin/init` and everything else, and our start, stop and check scripts.
 pub fn root_disk() -> Result<PathBuf> {
-    let busybox = busybox()?;
+    let (busybox, trial) = (busybox()?, vsock_trial()?);
     let mut inputs: Vec<&[u8]> = FILES.iter().map(|file| file.2.as_bytes()).collect();
     inputs.extend(SMALL_FILES.iter().map(|file| file.1.as_bytes()));
     let size = SIZE.to_string();
     inputs.push(size.as_bytes());
+    // Its name has the key of its source.
+    inputs.push(trial.as_os_str().as_bytes());
     let path = cache().join(format!("disk-{}.img", fingerprint(&inputs)));
     if !path.exists() {
         let _progress = Progress::spinner("Making the root disk");
         sweep("disk-");
         let tree = cache().join("disk.tree");
         let _ = fs::remove_dir_all(&tree);
-        fill(&tree, &busybox).with_context(|| format!("Cannot make the root disk's tree in {}", tree.display()))?;
+        fill(&tree, &busybox, &trial)
+            .with_context(|| format!("Cannot make the root disk's tree in {}", tree.display()))?;
         let unfinished = cache().join("disk.unfinished");
         make_ext4(&unfinished, SIZE, &tree, &["-L", "axvm-root"])?;
         fs::rename(&unfinished, &path)?;
@@ -72,7 +76,7 @@ pub fn root_disk() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn fill(tree: &Path, busybox: &Path) -> Result<()> {
+fn fill(tree: &Path, busybox: &Path, trial: &Path) -> Result<()> {
     for dir in DIRECTORIES {
         fs::create_dir_all(tree.join(dir))?;
     }
@@ -82,6 +86,7 @@ fn fill(tree: &Path, busybox: &Path) -> Result<()> {
     }
     fs::copy(busybox, tree.join("bin/busybox"))?;
     fs::set_permissions(tree.join("bin/busybox"), fs::Permissions::from_mode(0o755))?;
+    fs::copy(trial, tree.join("bin/vsock-trial"))?;
     for applet in output(tool(&busybox.to_string_lossy()).arg("--list"))?.lines() {
         symlink("busybox", tree.join("bin").join(applet)).or_else(already_there)?;
     }

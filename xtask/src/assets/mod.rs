@@ -5,6 +5,7 @@
 //!   busybox-static        -->  cache/busybox                                        busybox
 //!   modules + busybox     -->  cache/initrd-KEY.img                                 initrd
 //!   busybox + our scripts -->  cache/disk-KEY.img                                   disk
+//!   rustc                      cache/vsock-trial-KEY                                trial
 //!   apt                        cache/packaged/PACKAGE/FILE                          kernels that are not Linux
 //!   mmdebstrap            -->  cache/debian-KEY/{vmlinuz, initrd.img, disk.img}      debian
 //! ```
@@ -20,6 +21,7 @@ mod initrd;
 mod kernel;
 mod modules;
 mod packaged;
+mod trial;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -33,6 +35,7 @@ pub use initrd::{add_modules, initrd, is_our_initrd, skeleton};
 pub use kernel::{Kernel, Wanted};
 pub use modules::ModuleTree;
 pub use packaged::packaged;
+pub use trial::vsock_trial;
 
 use crate::project;
 

@@ -35,6 +35,7 @@ pub fn all() -> Vec<Scenario> {
         life(),
         memory(),
         control(),
+        sockets(),
         network(),
         commands(),
         pci(),
@@ -65,7 +66,8 @@ pub fn few() -> Vec<Scenario> {
     scenarios
 }
 
-/// A distribution as it is: it mounts its disk, no unit fails, and it powers off.
+/// A distribution as it is: it mounts its disk, no unit fails, and it powers off. And one command on it, by the modules of
+/// its own initrd and disk.
 pub fn distribution() -> Vec<Scenario> {
     let boot = Boot {
         arguments: "--disk DISK --memory 1G --cpus 2",
@@ -74,7 +76,15 @@ pub fn distribution() -> Vec<Scenario> {
         limit: 300,
         ..PLAIN
     };
-    vec![scenario("systemd", boot)]
+    let command = Boot {
+        checks: "typed",
+        rounds: 0,
+        command: Some("sh -c 'cat /etc/os-release; grep \"^/dev/vda / \" /proc/mounts; exit 7'"),
+        says: &["ID=debian", "/dev/vda / ext4 rw"],
+        exit: 7,
+        ..boot
+    };
+    vec![scenario("systemd", boot), scenario("systemd-command", command)]
 }
 
 fn scenario(name: &'static str, boot: Boot) -> Scenario {
@@ -347,6 +357,28 @@ fn control() -> Vec<Scenario> {
         scenario("virtio-console", checked),
         scenario("virtio-console-typed", typed),
     ]
+}
+
+/// Connections between programs of host and guest: 200 from the host and 60 from the guest, with random ends; a pause in
+/// the middle, and what is left when all is over.
+fn sockets() -> Vec<Scenario> {
+    let both = "vsock-trial programs /tmp/v_5000 & programs=$!
+        { sleep 3; axvm ctl $pid pause; sleep 1; axvm ctl $pid resume; echo paused $?; } &
+        vsock-trial clients /tmp/v 200; wait $!
+        vsock-trial end /tmp/v; sleep 1; axvm ctl $pid status | grep -w vsock; kill $programs";
+    let boot = |arguments| Boot {
+        arguments,
+        checks: "vsock:60,disk,log:lab",
+        limit: 180,
+        on: Some(("MARK vsock", both)),
+        ..PLAIN
+    };
+    let whole = |seen: &str| {
+        seen.contains("150 came back whole, 50 left, 0 failed") && seen.contains("paused 0") && seen.contains("CID 7,")
+    };
+    let sockets = boot("--disk DISK --memory 512M --cpus 2 --vsock cid=7,socket=/tmp/v");
+    let proofs = vec![Proof::CleanDisk, Proof::Seen("each byte of 200 connections", whole)];
+    vec![Scenario { name: "vsock", boots: vec![sockets], proofs }]
 }
 
 /// Two cards: one by passt, with a server outside and a port that leads in; one on a tap, whose cable is pulled at the end.

@@ -162,7 +162,8 @@ impl Campaign {
             kernel: kernel.image,
             disk: assets::root_disk()?,
         };
-        let (scenarios, others) = with_others(scenarios);
+        let (scenarios, mut others) = with_others(scenarios);
+        others.push((assets::vsock_trial()?, "bin/vsock-trial".to_owned()));
         Ok(Self { system, name: wanted.name, scenarios, others })
     }
 
