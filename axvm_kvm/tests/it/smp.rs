@@ -1,7 +1,9 @@
 //! Application processors wait for INIT and SIPI, which the bootstrap processor sends through its APIC.
 
 use crate::common::{Bench, Special, guest, kvm_or_skip};
-use axvm_kvm::{Exit, Kicker, KvmVcpu};
+use axvm_arch::msi::{MsiMessage, MsiRoute};
+use axvm_kvm::{Exit, Kicker, KvmVcpu, Routes};
+use axvm_sync::EventFd;
 use std::sync::Arc;
 use std::thread;
 
@@ -101,4 +103,60 @@ fn an_apic_id_above_254_works_in_x2apic_mode() {
     let aps = vec![bench.ap(300)];
     with_aps(aps, || bench.run_to_report());
     assert_eq!(u32::from_le_bytes(bench.peek(0x3000)), 300);
+}
+
+guest!(
+    waits_for_number_300,
+    ".code32",
+    "mov ecx, 0x830", // x2APIC interrupt command register
+    "mov edx, 300",
+    "mov eax, 0x4500", // INIT
+    "wrmsr",
+    "mov eax, 0x4608", // SIPI: start at 0x8000
+    "wrmsr",
+    "2: cmp dword ptr [0x3000], 0",
+    "je 2b",
+    "mov al, 1",
+    "out 0x80, al",
+    "3: cmp dword ptr [0x3004], 0",
+    "je 3b",
+    "mov al, 2",
+    "out 0x80, al",
+    "hlt",
+);
+guest!(
+    waits_for_a_message_in_real_mode,
+    ".code16",
+    "mov ecx, 0x80f", // x2APIC spurious interrupt vector register: on
+    "xor edx, edx",
+    "mov eax, 0x1ff",
+    "wrmsr",
+    "mov ecx, 0x802",
+    "rdmsr",
+    "mov [0x3000], eax",
+    "sti",
+    "2: hlt",
+    "jmp 2b",
+);
+guest!(takes_a_message_in_real_mode, ".code16", "mov dword ptr [0x3004], 1", "2: hlt", "jmp 2b");
+
+/// The upper bits of its id are where a guest puts them that was told so (KVM_FEATURE_MSI_EXT_DEST_ID).
+#[test]
+fn a_message_reaches_an_apic_id_above_255() {
+    let special = Special { x2apic: true, ..Special::default() };
+    let mut bench = Bench::special(&kvm_or_skip!(), waits_for_number_300(), &special);
+    bench.place(0x8000, waits_for_a_message_in_real_mode());
+    bench.place(0x9000, takes_a_message_in_real_mode());
+    bench.place(0x44 * 4, &[0x00, 0x90, 0, 0]); // the real-mode vector table
+    let routes = Routes::new(&bench.vm).unwrap();
+    let (gsi, line) = (routes.allocate().unwrap(), EventFd::new().unwrap());
+    bench.vm.irqfd(gsi, &line).unwrap();
+    let aps = vec![bench.ap(300)];
+    with_aps(aps, || {
+        assert_eq!(bench.run_to_report(), 1);
+        let address = 0xfee0_0000 | (300 & 0xff) << 12 | (300 >> 8) << 5;
+        routes.set(&[MsiRoute { gsi, message: Some(MsiMessage { address, data: 0x44 }) }]).unwrap();
+        line.signal();
+        assert_eq!(bench.run_to_report(), 2);
+    });
 }
