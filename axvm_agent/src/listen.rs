@@ -5,48 +5,30 @@
 //! ```
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
 
 use crate::{Error, vsock};
 
-/// How long the first process may take to its root.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long no connection is accepted when the guest has no descriptor or process left.
 const REST: Duration = Duration::from_millis(100);
 
 /// Serves at the agent's port, for ever.
 pub fn vsock() -> Result<(), Error> {
-    wait_for_root();
     let listener = vsock::listen_at(axvm_exec::PORT).map_err(explained)?;
     serve(|| {
         let (connection, is_host) = vsock::accept(&listener)?;
         // Another process of the guest (by its own address) would become root here.
         Ok(is_host.then_some(connection))
     })
-}
-
-/// An initrd may start the agent in the root to be, before its first process goes there: until then no program is sure to
-/// be found. Where that cannot be seen, it is not waited for.
-fn wait_for_root() {
-    let place = |path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-    let until = Instant::now() + PATIENCE;
-    while let (Some(first), Some(own)) = (place("/proc/1/root/"), place("/"))
-        && first != own
-        && Instant::now() < until
-    {
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Serves at a Unix socket, for every process that may open it: for tests.
