@@ -124,6 +124,8 @@ fn look(socket: PathBuf) -> Option<Found> {
         Err(ClientError::Ended(_)) => {
             _ = remove_dead(&socket);
             _ = remove_dead(&socket.with_extension("vsock"));
+            // A machine for one command listens there, too.
+            _ = remove_dead(&socket.with_extension(format!("vsock_{}", axvm_exec::PORT)));
             None
         }
         Err(ClientError::NoSocket(_)) => None,

@@ -209,3 +209,21 @@ fn a_machine_that_is_about_to_start_is_waited_for_if_that_is_said() {
     assert_eq!(guest.place.run("exec never -- true").0, 125);
     assert!(begin.elapsed() < Duration::from_secs(5), "without it no machine is waited for");
 }
+
+#[test]
+fn what_a_killed_machine_leaves_is_removed_by_the_next_look() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let options = "run --kernel guest.elf --memory 32M --cpus 1 --append shell -- true";
+    let axvm = place.start(place.axvm(options), Stdio::null(), Stdio::null());
+    runs(&place, &axvm);
+    let left = |pid: u32| ["sock", "vsock", "vsock_348"].map(|end| exists(place.path(&format!("axvm/{pid}.{end}"))));
+    let pid = axvm.pid();
+    assert_eq!(left(pid), [true; 3]);
+    axvm.signal(Signal::KILL);
+    axvm.ends_with(137);
+    place.run("ps");
+    assert_eq!(left(pid), [false; 3]);
+}
