@@ -80,7 +80,9 @@ impl VsockSocket {
 fn start(socket: OwnedFd, path: &Path, sandbox: bool) -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(NAME).arg(path).args((!sandbox).then_some("--sandbox=off"));
-    command.stdin(Stdio::from(socket)).stdout(Stdio::null()).process_group(0);
+    // It writes nothing there, and is not to keep ours open; /dev/null may be missing in a bare root.
+    let output = Stdio::from(socket.try_clone()?);
+    command.stdin(Stdio::from(socket)).stdout(output).process_group(0);
     command.env_clear().current_dir("/");
     // It is not waited for: it ends when this process does, or has nothing more to do.
     command.spawn().map(drop)

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -11,6 +12,13 @@ use anyhow::{Context, Result, bail};
 pub fn tool(name: &str) -> Command {
     let mut command = Command::new(find(name).as_deref().unwrap_or(Path::new(name)));
     command.stdin(Stdio::null());
+    command
+}
+
+/// A command for this program itself, also when a build has put a new one in its place since it began.
+pub fn ourselves() -> Command {
+    let mut command = tool("/proc/self/exe");
+    command.arg0(env!("CARGO_PKG_NAME"));
     command
 }
 

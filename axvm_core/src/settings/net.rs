@@ -43,7 +43,7 @@ pub struct NetSetting {
     /// Datagrams, a frame each, between two places: LOCAL:REMOTE, paths of sockets or ADDRESS:PORT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dgram: Option<Datagrams>,
-    /// With user: ports of the host that lead to the guest, [tcp:|udp:][ADDRESS:]HOST:GUEST [default: tcp, 127.0.0.1]
+    /// With user: ports of the host that lead to the guest, `[tcp:|udp:][ADDRESS:]HOST:GUEST` (default: tcp, 127.0.0.1)
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forward: Vec<Forward>,
     /// With user: the gateway's address reaches the host's own services.

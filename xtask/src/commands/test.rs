@@ -121,9 +121,7 @@ impl Test {
             "bare-metal" => cargo::test(&["-p", "axvm_kvm"]),
             "pages" => pages::check(),
             "boot" => {
-                let ourselves = std::env::current_exe().context("Cannot find this program")?;
-                let (said, ended_well) =
-                    cargo::all_output(tool::tool(&ourselves.to_string_lossy()).args(["boot", "--check"]))?;
+                let (said, ended_well) = cargo::all_output(tool::ourselves().args(["boot", "--check"]))?;
                 print(&said);
                 Ok(Outcome::of(if ended_well {
                     Ok(())

@@ -8,8 +8,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Page;
 use crate::tool;
@@ -59,10 +60,10 @@ pub struct Program {
 
 /// All commands of axvm and of xtask.
 pub fn programs(dir: &Path) -> Result<Vec<Program>> {
-    let ourselves = std::env::current_exe().context("Cannot find this program")?;
+    let axvm = || tool::tool(&dir.join("axvm").to_string_lossy());
     let mut programs = Vec::new();
-    for program in [dir.join("axvm"), ourselves] {
-        let ask = |arguments: &[&str]| tool::output(tool::tool(&program.to_string_lossy()).args(arguments));
+    for program in [&axvm as &dyn Fn() -> Command, &tool::ourselves] {
+        let ask = |arguments: &[&str]| tool::output(program().args(arguments));
         for name in commands(&ask(&["--help"])?) {
             let mut help = ask(&[&name, "--help"])?;
             for inner in commands(&help) {
