@@ -408,9 +408,7 @@ fn network() -> Vec<Scenario> {
 
 /// Commands of the host: in a guest that runs, and as all that a guest runs.
 fn commands() -> Vec<Scenario> {
-    // The agent may answer before the guest's root is all there.
     let look = "in_guest() { axvm exec web -- \"$@\"; echo \"code $?\"; }
-        until axvm exec web -- sh -c 'exit 0' 2>/dev/null; do sleep 1; done
         in_guest sh -c 'echo out; echo err >&2; exit 7' 2>/tmp/err; cat /tmp/err
         head -c 300000 /dev/urandom >/tmp/sent
         axvm exec web -- cat </tmp/sent >/tmp/back; cmp /tmp/sent /tmp/back && echo whole
