@@ -1,17 +1,21 @@
 //! The other end: a client of the control socket that blocks, for `axvm ctl` and `axvm ps`.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::routes::CONSOLE_PROTOCOL;
+use crate::session::DESCRIPTOR_LIMIT;
 use crate::types::FaultMessage;
 
 /// Longest head of an answer.
@@ -123,6 +127,29 @@ impl Client {
         self.request("PUT", resource, Some(body))
     }
 
+    /// Adds something that is open here: its descriptors go with the request.
+    pub fn add<T: DeserializeOwned>(
+        &mut self,
+        resource: &str,
+        body: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.strange(error))?;
+        // With the first byte of the request; the rest of it follows as always.
+        let line = format!("PUT {resource} HTTP/1.1\r\n");
+        send_with(&self.stream, line.as_bytes(), descriptors).map_err(|error| self.broken(error))?;
+        let rest = format!("Host: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = self.send_bytes(&[rest.as_bytes(), &body].concat())?;
+        let value = self.answer(&head)?;
+        serde_json::from_value(value).map_err(|error| self.strange(error))
+    }
+
+    /// Removes something.
+    pub fn delete(&mut self, resource: &str, body: &impl Serialize) -> Result<Value, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.strange(error))?;
+        self.request("DELETE", resource, Some(body))
+    }
+
     /// Changes something, such as `patch("/balloon", &BalloonUpdate { .. })`.
     pub fn patch(&mut self, resource: &str, body: &impl Serialize) -> Result<Value, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.strange(error))?;
@@ -153,10 +180,14 @@ impl Client {
 
     fn request(&mut self, method: &str, resource: &str, body: Option<Vec<u8>>) -> Result<Value, ClientError> {
         let head = self.send(method, resource, "", body)?;
+        self.answer(&head)
+    }
+
+    fn answer(&mut self, head: &Head) -> Result<Value, ClientError> {
         if head.status >= 300 {
-            return Err(self.refused(&head));
+            return Err(self.refused(head));
         }
-        let body = self.body(&head)?;
+        let body = self.body(head)?;
         if body.is_empty() {
             return Ok(Value::Null);
         }
@@ -175,9 +206,12 @@ impl Client {
             "{method} {resource} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
         );
-        let request = [head.as_bytes(), &body].concat();
+        self.send_bytes(&[head.as_bytes(), &body].concat())
+    }
+
+    fn send_bytes(&mut self, request: &[u8]) -> Result<Head, ClientError> {
         // A machine that turns a client away answers before it is asked.
-        let sent = self.stream.write_all(&request);
+        let sent = self.stream.write_all(request);
         let head = self.head();
         match (head, sent) {
             (Err(ClientError::Broken { .. }), Err(error)) => Err(self.broken(error)),
@@ -238,6 +272,19 @@ impl Client {
     fn strange(&self, why: impl fmt::Display) -> ClientError {
         ClientError::Strange { path: self.path.clone(), why: why.to_string() }
     }
+}
+
+/// Sends all of `bytes`, with `descriptors`.
+fn send_with(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
+    }
+    let sent = sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    // What comes after the first byte needs no descriptors.
+    let mut rest = stream;
+    rest.write_all(&bytes[sent..])
 }
 
 /// Lines of `GET /events`.

@@ -14,16 +14,18 @@
 //!
 //! Nothing here waits. A turn serves one request at most, so that a client that floods waits for the others.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::http::Response;
-use crate::session::{Api, Session};
+use crate::session::{Api, DESCRIPTOR_LIMIT, Session};
 
 /// How long a request may take to arrive, and an answer to be taken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -149,7 +151,10 @@ impl Connection {
         if room == 0 || self.input_ended {
             return Ok(());
         }
-        match retry(self.stream.read(&mut piece[..room]))? {
+        let mut descriptors = Vec::new();
+        let read = receive(&self.stream, &mut piece[..room], &mut descriptors);
+        self.session.receive_descriptors(descriptors);
+        match retry(read)? {
             Some(0) => self.input_ended = true,
             Some(len) => {
                 self.session.receive(&piece[..len]);
@@ -209,6 +214,19 @@ impl Connection {
         self.session.finish();
         _ = self.write();
     }
+}
+
+/// Bytes, and the descriptors that came with them: no others are in a read.
+fn receive(stream: &UnixStream, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(stream, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    Ok(message.bytes)
 }
 
 /// Nothing, if the socket is not ready.

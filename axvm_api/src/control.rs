@@ -1,10 +1,13 @@
 //! What the control socket needs from a machine.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use thiserror::Error;
 
-use crate::types::{Balloon, BalloonStatistics, DriveUpdate, NetworkUpdate, Status, VmConfig};
+use crate::types::{
+    Added, Balloon, BalloonStatistics, DriveUpdate, NetworkUpdate, NewDrive, NewNetwork, Removal, Status, VmConfig,
+};
 
 /// A running machine, as the control socket sees it.
 ///
@@ -35,6 +38,12 @@ pub trait Control: Send + Sync {
     fn set_balloon(&self, amount_mib: u32) -> Result<(), ControlError>;
     /// Looks at the size of a disk's image again, and tells the guest if it grew.
     fn update_drive(&self, update: &DriveUpdate) -> Result<(), ControlError>;
+    /// Adds a disk, whose image the client has opened.
+    fn add_drive(&self, drive: &NewDrive, descriptors: Vec<OwnedFd>) -> Result<Added, ControlError>;
+    /// Adds a network card, whose cable the client has opened.
+    fn add_network(&self, network: &NewNetwork, descriptors: Vec<OwnedFd>) -> Result<Added, ControlError>;
+    /// Asks the guest to let go of a disk or a network card that was added, or takes it away.
+    fn remove(&self, removal: &Removal) -> Result<(), ControlError>;
     /// Plugs the cable of a network card in, or pulls it.
     fn update_network(&self, update: &NetworkUpdate) -> Result<(), ControlError>;
     /// What the guest last said about its memory.

@@ -11,6 +11,8 @@
 //!
 //! Left out: configuration before boot, and what AxVM does not have. Their paths are known, and say so.
 
+use std::os::fd::OwnedFd;
+
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,8 +20,8 @@ use serde::de::DeserializeOwned;
 use crate::control::{Control, ControlError};
 use crate::http::Response;
 use crate::types::{
-    Action, ActionRequest, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, NetworkUpdate, StatisticsUpdate,
-    Version, VmUpdate, WantedState,
+    Action, ActionRequest, Added, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, NetworkUpdate, NewDrive,
+    NewNetwork, Removal, StatisticsUpdate, Version, VmUpdate, WantedState,
 };
 
 /// One method of one path.
@@ -49,8 +51,8 @@ pub struct Body {
 /// Makes the schema of a type.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
-/// From the machine, the path and the body to the answer.
-type Call = Box<dyn Fn(&dyn Control, &str, &[u8]) -> Result<Response, ControlError> + Send + Sync>;
+/// From the machine, the path, the body and the descriptors that came with it to the answer.
+type Call = Box<dyn Fn(&dyn Control, &str, &[u8], Vec<OwnedFd>) -> Result<Response, ControlError> + Send + Sync>;
 
 /// What a route does.
 pub enum Work {
@@ -130,6 +132,30 @@ fn firecracker() -> Vec<Route> {
                 }
             },
         ),
+        add(
+            "/drives/{drive_id}",
+            "Add a disk on PCI: its open image comes with the request (SCM_RIGHTS), as axvm ctl NAME disk add sends it",
+            r#"{"drive_id": "vdb", "path_on_host": "data.img", "block_size": 512}"#,
+            |control, name, body: NewDrive, descriptors| {
+                same_name(&body.drive_id, name)?;
+                control.add_drive(&body, descriptors)
+            },
+        ),
+        remove("/drives/{drive_id}", "Ask the guest to let go of a disk that was added; by force: take it away"),
+        add(
+            "/network-interfaces/{iface_id}",
+            "Add a network card on PCI: its open cable comes with the request (SCM_RIGHTS), as axvm ctl NAME net add \
+             sends it",
+            r#"{"iface_id": "net1", "host_dev_name": "tap1", "guest_mac": "02:00:00:00:00:01", "cable": "tap"}"#,
+            |control, name, body: NewNetwork, descriptors| {
+                same_name(&body.iface_id, name)?;
+                control.add_network(&body, descriptors)
+            },
+        ),
+        remove(
+            "/network-interfaces/{iface_id}",
+            "Ask the guest to let go of a network card that was added; by force: take it away",
+        ),
         send("PATCH", "/vm", "Pause or resume", r#"{"state": "Paused"}"#, |control, body: VmUpdate| match body.state {
             WantedState::Paused => control.pause(),
             WantedState::Resumed => control.resume(),
@@ -175,7 +201,6 @@ const NO_SNAPSHOTS: &str = "AxVM has no snapshots";
 fn refused() -> Vec<Route> {
     let paths = [
         ("PUT", "/boot-source", "Only before the machine is started: give --kernel, --initrd and --append of axvm run"),
-        ("PUT", "/drives/{drive_id}", "Only before the machine is started: give --disk of axvm run"),
         ("PUT", "/machine-config", HARDWARE),
         ("PATCH", "/machine-config", HARDWARE),
         ("PUT", "/cpu-config", "Only before the machine is started: give --cpu of axvm run"),
@@ -186,7 +211,6 @@ fn refused() -> Vec<Route> {
             "Every machine has its entropy device from the start: give --entropy-rate of axvm run to limit it",
         ),
         ("PUT", "/serial", "Only before the machine is started: give --console of axvm run"),
-        ("PUT", "/network-interfaces/{iface_id}", "Only before the machine is started: give --net of axvm run"),
         ("PUT", "/vsock", "Only before the machine is started: give --vsock of axvm run"),
         (
             "PUT",
@@ -211,7 +235,7 @@ where
     T: Serialize + JsonSchema,
     F: Fn(&dyn Control) -> Result<T, ControlError> + Send + Sync + 'static,
 {
-    let call = move |control: &dyn Control, _: &str, _: &[u8]| ask(control).map(|value| Response::json(&value));
+    let call = move |control: &dyn Control, _: &str, _: &[u8], _| ask(control).map(|value| Response::json(&value));
     let answer: SchemaOf = SchemaGenerator::subschema_for::<T>;
     Route { method: "GET", path, summary, body: None, answer: Some(answer), work: Work::Call(Box::new(call)) }
 }
@@ -237,14 +261,57 @@ where
     T: DeserializeOwned + JsonSchema,
     F: Fn(&dyn Control, &str, T) -> Result<(), ControlError> + Send + Sync + 'static,
 {
-    let call = move |control: &dyn Control, at: &str, body: &[u8]| {
-        let error = |error| {
-            ControlError(format!("The body of {method} {path} is not understood: {error}. Send such as {example}"))
-        };
-        tell(control, at, serde_json::from_slice(body).map_err(error)?).map(|()| Response::done())
+    let call = move |control: &dyn Control, at: &str, body: &[u8], _| {
+        tell(control, at, understood(method, path, example, body)?).map(|()| Response::done())
     };
     let body = Body { schema: SchemaGenerator::subschema_for::<T>, example };
     Route { method, path, summary, body: Some(body), answer: None, work: Work::Call(Box::new(call)) }
+}
+
+/// A route that is given descriptors, and says what became of them.
+fn add<T, F>(path: &'static str, summary: &'static str, example: &'static str, add: F) -> Route
+where
+    T: DeserializeOwned + JsonSchema,
+    F: Fn(&dyn Control, &str, T, Vec<OwnedFd>) -> Result<Added, ControlError> + Send + Sync + 'static,
+{
+    let call = move |control: &dyn Control, at: &str, body: &[u8], descriptors| {
+        let body = understood("PUT", path, example, body)?;
+        add(control, at.rsplit('/').next().unwrap_or_default(), body, descriptors).map(|added| Response::json(&added))
+    };
+    let body = Body { schema: SchemaGenerator::subschema_for::<T>, example };
+    let answer: SchemaOf = SchemaGenerator::subschema_for::<Added>;
+    Route { method: "PUT", path, summary, body: Some(body), answer: Some(answer), work: Work::Call(Box::new(call)) }
+}
+
+/// A route that removes what its path names; a body is not needed.
+fn remove(path: &'static str, summary: &'static str) -> Route {
+    let example = r#"{"force": true}"#;
+    let call = move |control: &dyn Control, at: &str, body: &[u8], _| {
+        let name = at.rsplit('/').next().unwrap_or_default();
+        let mut removal: Removal =
+            if body.is_empty() { Removal::default() } else { understood("DELETE", path, example, body)? };
+        if removal.id.is_empty() {
+            removal.id = name.to_owned();
+        }
+        same_name(&removal.id, name)?;
+        control.remove(&removal).map(|()| Response::done())
+    };
+    let body = Body { schema: SchemaGenerator::subschema_for::<Removal>, example };
+    Route { method: "DELETE", path, summary, body: Some(body), answer: None, work: Work::Call(Box::new(call)) }
+}
+
+fn understood<T: DeserializeOwned>(method: &str, path: &str, example: &str, body: &[u8]) -> Result<T, ControlError> {
+    let error =
+        |error| format!("The body of {method} {path} is not understood: {error}. Send such as {example}").into();
+    serde_json::from_slice(body).map_err(error)
+}
+
+/// Body and path are about one device.
+fn same_name(body: &str, path: &str) -> Result<(), ControlError> {
+    match body == path {
+        true => Ok(()),
+        false => Err(format!("The body is about {body}, and the path about {path}; name one device").into()),
+    }
 }
 
 impl Route {

@@ -8,6 +8,7 @@
 //!
 //! All buffers are bounded: while the answers are not taken, no further request is looked at.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::control::{Attach, Control};
@@ -18,6 +19,8 @@ use crate::routes::{self, CONSOLE_PROTOCOL, Route, Work};
 
 /// Answers that may wait for a client before no more are made.
 const OUTPUT_LIMIT: usize = 64 << 10;
+/// Most descriptors that come with a request: as many as a network card has queue pairs.
+pub(crate) const DESCRIPTOR_LIMIT: usize = 64;
 
 /// The API of one machine.
 pub struct Api {
@@ -42,7 +45,7 @@ impl Api {
         Api { control, feed, routes, document }
     }
 
-    fn serve(&self, request: &Request) -> Outcome {
+    fn serve(&self, request: &Request, descriptors: Vec<OwnedFd>) -> Outcome {
         let Some(route) = self.routes.iter().find(|route| route.is(&request.method, &request.path)) else {
             return refuse(format!(
                 "{} {}: no such resource; GET /openapi.json lists all",
@@ -50,7 +53,7 @@ impl Api {
             ));
         };
         match &route.work {
-            Work::Call(call) => match call(&*self.control, &request.path, &request.body) {
+            Work::Call(call) => match call(&*self.control, &request.path, &request.body, descriptors) {
                 Ok(response) => Outcome::Answer(response),
                 Err(fault) => refuse(fault.0),
             },
@@ -82,6 +85,8 @@ pub struct Session {
     reader: Reader,
     output: Vec<u8>,
     mode: Mode,
+    /// What came with the bytes of the next request.
+    descriptors: Vec<OwnedFd>,
 }
 
 #[derive(Default)]
@@ -103,6 +108,13 @@ impl Session {
             Mode::Requests | Mode::Unfinished | Mode::Console(_) => self.reader.push(bytes),
             Mode::Events(_) | Mode::Ended => {}
         }
+    }
+
+    /// Takes descriptors that came with bytes of a request; they are closed with it, if it has no use for them, or if
+    /// there are more than any request has.
+    pub fn receive_descriptors(&mut self, descriptors: Vec<OwnedFd>) {
+        self.descriptors.extend(descriptors);
+        self.descriptors.truncate(DESCRIPTOR_LIMIT);
     }
 
     /// How many bytes may come now.
@@ -138,7 +150,8 @@ impl Session {
         match self.reader.next() {
             Ok(Progress::Request(request)) => {
                 self.mode = Mode::Requests;
-                self.answer(api.serve(&request), &request);
+                let descriptors = std::mem::take(&mut self.descriptors);
+                self.answer(api.serve(&request, descriptors), &request);
                 return true;
             }
             Ok(Progress::More { idle }) => self.mode = if idle { Mode::Requests } else { Mode::Unfinished },

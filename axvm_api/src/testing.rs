@@ -1,6 +1,7 @@
 //! A machine that does not exist, for tests and fuzzing: it notes what it is asked.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
 use axvm_sandbox::Role;
@@ -8,9 +9,9 @@ use axvm_sync::lock;
 
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
-    Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, LinkState,
-    MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate, RateLimiter, Resident, Status,
-    VmConfig, Vsock, VsockStatus,
+    Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, LinkState,
+    MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate, NewDrive, NewNetwork,
+    RateLimiter, Removal, Resident, Status, VmConfig, Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -68,6 +69,7 @@ impl Control for FakeMachine {
             networks: vec![network()],
             parts: Vec::new(),
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/v".into(), connections: 2 }),
+            slots: None,
             busy: Vec::new(),
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
             console: "stdio".into(),
@@ -139,6 +141,20 @@ impl Control for FakeMachine {
             Some(rate) => self.note(format!("rate {:?}", rate.ops.map(|bucket| bucket.size))),
             None => self.note(format!("drive {}", update.drive_id)),
         }
+    }
+
+    fn add_drive(&self, drive: &NewDrive, descriptors: Vec<OwnedFd>) -> Result<Added, ControlError> {
+        self.note(format!("add {} of {} descriptors", drive.drive_id, descriptors.len()))?;
+        Ok(Added { name: drive.drive_id.clone(), place: "00:05.0".into() })
+    }
+
+    fn add_network(&self, network: &NewNetwork, descriptors: Vec<OwnedFd>) -> Result<Added, ControlError> {
+        self.note(format!("add {} of {} descriptors", network.iface_id, descriptors.len()))?;
+        Ok(Added { name: network.iface_id.clone(), place: "00:06.0".into() })
+    }
+
+    fn remove(&self, removal: &Removal) -> Result<(), ControlError> {
+        self.note(format!("remove {}{}", removal.id, if removal.force { " by force" } else { "" }))
     }
 
     fn update_network(&self, update: &NetworkUpdate) -> Result<(), ControlError> {

@@ -146,6 +146,107 @@ pub struct DriveUpdate {
     pub rate_limiter: Option<RateLimiter>,
 }
 
+/// `PUT /drives/{drive_id}`: a disk that is added. Its image comes as a descriptor (SCM_RIGHTS) with the request.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDrive {
+    /// The name that it gets: the lowest that is free.
+    pub drive_id: String,
+    /// The image, as people are told of it.
+    #[serde(serialize_with = "readable")]
+    pub path_on_host: PathBuf,
+    /// Always false: the machine has been booted.
+    #[serde(default)]
+    pub is_root_device: bool,
+    /// Whether writes are refused.
+    #[serde(default)]
+    pub is_read_only: bool,
+    /// When a completed write is on the host's disk.
+    #[serde(default)]
+    pub cache_type: Option<CacheType>,
+    /// What it may do in a time.
+    #[serde(default)]
+    pub rate_limiter: Option<RateLimiter>,
+    /// What the guest writes goes to a temporary file, the second descriptor (AxVM's own, as all that follows).
+    #[serde(default)]
+    pub is_ephemeral: bool,
+    /// Serial number that the guest reads.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// Logical block size in bytes.
+    pub block_size: u32,
+    /// The guest gets an I/O error when the host has no room; else the machine pauses.
+    #[serde(default)]
+    pub reports_full: bool,
+    /// Queues.
+    #[serde(default)]
+    pub queues: Option<u16>,
+}
+
+/// `PUT /network-interfaces/{iface_id}`: a card that is added. Its cable comes as descriptors (SCM_RIGHTS) with the
+/// request, one for each queue pair.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewNetwork {
+    /// The name that it gets: the lowest that is free.
+    pub iface_id: String,
+    /// What its cable is plugged into, as people are told of it.
+    pub host_dev_name: String,
+    /// Its address.
+    pub guest_mac: String,
+    /// Largest packet, as the guest is told.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// How frames lie in the bytes of the descriptors (AxVM's own, as all that follows).
+    pub cable: CableKind,
+    /// What may come to the guest in a time.
+    #[serde(default)]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// What the guest may send in a time.
+    #[serde(default)]
+    pub tx_rate_limiter: Option<RateLimiter>,
+    /// What the cable offers beyond whole frames: `checksum`, `tso4`, `tso6`, `ecn`, `uso`.
+    #[serde(default)]
+    pub offloads: Vec<String>,
+    /// Ports of the host that lead to the guest, as people are told of them.
+    #[serde(default)]
+    pub forwards: Vec<String>,
+}
+
+/// How frames lie in the bytes of a cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CableKind {
+    /// Each read is a frame behind a virtio header of 12 bytes: a tap.
+    Tap,
+    /// A length of four bytes, big-endian, before each frame.
+    Stream,
+    /// Each datagram is a frame.
+    Datagram,
+}
+
+/// What became of a device that was added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Added {
+    /// Its name, such as `vdb`.
+    pub name: String,
+    /// Where it is on the bus, such as `00:05.0`.
+    pub place: String,
+}
+
+/// `DELETE /drives/{drive_id}`, `DELETE /network-interfaces/{iface_id}`: the guest is asked to let go; `GET /status` shows
+/// when it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// The name; that in the path, if it is missing.
+    #[serde(default)]
+    pub id: String,
+    /// Take it away, whatever the guest says.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// When a completed write is on the host's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CacheType {
@@ -396,6 +497,9 @@ pub struct Status {
     /// The socket device, if there is one.
     #[serde(default)]
     pub vsock: Option<VsockStatus>,
+    /// The slots of PCI where devices come and go, if there are some.
+    #[serde(default)]
+    pub slots: Option<SlotCount>,
     /// Threads with a request in the host, longest first; those of a moment come and go.
     pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.
@@ -404,6 +508,15 @@ pub struct Status {
     pub console: String,
     /// Version of AxVM.
     pub version: String,
+}
+
+/// Slots for devices that come and go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SlotCount {
+    /// All of them.
+    pub count: usize,
+    /// Those that nothing is in.
+    pub free: usize,
 }
 
 /// Guest RAM in bytes.

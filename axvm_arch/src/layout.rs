@@ -126,6 +126,8 @@ pub mod port {
     pub const PM1A_CONTROL: u16 = 0x604;
     /// ACPI power management timer, 4 bytes.
     pub const PM_TIMER: u16 = 0x608;
+    /// The hotplug controller of PCI, 12 bytes.
+    pub const PCI_HOTPLUG: u16 = 0x610;
     /// PCI configuration address; data follows at 0xcfc.
     pub const PCI: u16 = 0xcf8;
     /// Reset control register, named by the FADT; writing [`RESET_VALUE`] resets the machine.
@@ -155,6 +157,8 @@ pub mod gsi {
     /// Lines for virtio devices, in the order they are handed out: the first block device is on 5.
     /// 0-15 work without an IOAPIC; 16-23 need one.
     pub const VIRTIO: [u32; 14] = [5, 10, 11, 12, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
+    /// The hotplug controller of PCI, on machines whose virtio devices need no lines.
+    pub const HOTPLUG: u32 = 16;
     /// The lines of the two 8259s: the only ones that a guest without ACPI knows.
     pub const ISA_COUNT: u32 = 16;
     /// Number of IOAPIC pins.

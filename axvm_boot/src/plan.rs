@@ -71,6 +71,8 @@ pub enum Kind {
     PciEcam,
     /// Addresses where PCI functions may be seen.
     PciWindow,
+    /// The hotplug controller of PCI, with the slots that it serves.
+    PciHotplug,
     /// The port by which a guest ends its machine with a code.
     DebugExit,
     /// The port that takes letters.
@@ -223,7 +225,13 @@ impl Plan {
             places: vec![place(n)],
             line: None,
         });
-        Ok(Plan { parts: platform().into_iter().chain(pci(ram_len)).chain(devices).collect(), acpi })
+        let mut parts: Vec<_> = platform().into_iter().chain(pci(ram_len)).collect();
+        // Slots are found and told of by methods in the tables.
+        if acpi == Acpi::Full && virtio.len() < FUNCTIONS {
+            parts.push(hotplug());
+        }
+        parts.extend(devices);
+        Ok(Plan { parts, acpi })
     }
 
     /// The same with the ports for kernels that test themselves: debug exit from port `exit` on, and a debug console.
@@ -262,6 +270,23 @@ impl Plan {
     /// Whether its devices are on PCI.
     pub fn has_pci(&self) -> bool {
         self.find(Kind::PciEcam).is_some()
+    }
+
+    /// The devices of PCI's bus that may come and go while the guest runs, by number: those that nothing is in at the start.
+    pub fn slots(&self) -> Vec<u8> {
+        if self.find(Kind::PciHotplug).is_none() {
+            return Vec::new();
+        }
+        let places = self.parts.iter().flat_map(|part| &part.places);
+        let taken = |place: &Place| if let Place::Pci { devfn, .. } = *place { Some(devfn >> 3) } else { None };
+        let taken: Vec<u8> = places.filter_map(taken).collect();
+        (1..PCI_DEVICES).filter(|device| !taken.contains(device)).collect()
+    }
+
+    /// Where a device in one of the [slots](Plan::slots) is at power-on: behind all others.
+    pub fn slot_place(device: u8) -> Place {
+        let bar = Gpa(layout::PCI_WINDOW.0 + (FUNCTIONS as u64 + u64::from(device)) * PCI_BAR_STRIDE);
+        Place::Pci { devfn: device << 3, bar }
     }
 
     /// What ACPI tables tell the guest of the parts. Where they do not list the devices, the command line announces them.
@@ -312,6 +337,12 @@ fn pci(ram_len: u64) -> [Part; 3] {
     ]
 }
 
+/// What tells the guest of devices that come and go.
+fn hotplug() -> Part {
+    let places = vec![Place::Ports { first: port::PCI_HOTPLUG, count: 12 }];
+    Part { name: "PCI hotplug".into(), kind: Kind::PciHotplug, places, line: Some(gsi::HOTPLUG) }
+}
+
 impl Place {
     /// In which space it is, first and last.
     fn span(&self) -> (u8, u64, u64) {
@@ -349,7 +380,7 @@ impl Kind {
         match self {
             Kind::Pic | Kind::Pit | Kind::IoApic | Kind::LocalApic => true,
             Kind::Uart | Kind::Rtc | Kind::I8042 | Kind::AcpiPm | Kind::PmTimer => false,
-            Kind::PciHost | Kind::PciEcam | Kind::PciWindow => false,
+            Kind::PciHost | Kind::PciEcam | Kind::PciWindow | Kind::PciHotplug => false,
             Kind::Pvpanic | Kind::DebugExit | Kind::DebugConsole | Kind::Virtio(_) => false,
         }
     }
@@ -396,6 +427,7 @@ impl fmt::Display for Kind {
             Kind::PciHost => "pci-host",
             Kind::PciEcam => "pci-ecam",
             Kind::PciWindow => "pci-window",
+            Kind::PciHotplug => "pci-hotplug",
             Kind::DebugExit => "debug-exit",
             Kind::DebugConsole => "debug-console",
             Kind::Virtio(VirtioKind::Block(_)) => "virtio-blk",
@@ -508,6 +540,23 @@ mod tests {
         let error = Plan::on_pci(&[VirtioKind::Entropy; 250], Acpi::Off, 1 << 30).unwrap_err().to_string();
         assert_eq!(error, "250 devices need a function each; the bus of PCI has 248 for them. Leave out 2");
         assert_eq!(Plan::on_pci(&[], Acpi::Cpus, 1 << 30), Err(PlanError::NoRoot));
+    }
+
+    #[test]
+    fn slots_are_what_no_device_has_and_their_bars_lie_behind_all_others() {
+        let plan = |count, acpi| Plan::on_pci(&vec![VirtioKind::Entropy; count], acpi, 1 << 30).unwrap();
+        assert_eq!(plan(29, Acpi::Full).slots(), [30, 31]);
+        assert_eq!(plan(31, Acpi::Full).slots(), [0_u8; 0]);
+        assert_eq!(plan(33, Acpi::Full).slots(), (6..32).collect::<Vec<_>>(), "eight to a device");
+        assert_eq!(plan(2, Acpi::Off).slots(), [0_u8; 0], "no methods without tables");
+        assert_eq!(Plan::new(&[VirtioKind::Entropy], Acpi::Full).unwrap().slots(), [0_u8; 0]);
+        let bars = (1..PCI_DEVICES).map(|device| match Plan::slot_place(device) {
+            Place::Pci { devfn, bar } => (devfn, bar.0),
+            place => panic!("{place}"),
+        });
+        let (first, last) =
+            (layout::PCI_WINDOW.0 + FUNCTIONS as u64 * PCI_BAR_STRIDE, layout::PCI_WINDOW.0 + layout::PCI_WINDOW_LEN);
+        assert!(bars.into_iter().all(|(devfn, bar)| devfn % 8 == 0 && bar >= first && bar + PCI_BAR_STRIDE <= last));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! ```
 
 use std::cmp::Reverse;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,13 @@ use axvm_api::{Attach, Control, ControlError};
 use axvm_boot::plan::{Part, disk_name};
 use axvm_console::{Attacher, Port};
 use axvm_devices::StopReason;
-use axvm_machine::{BALLOON, KernelSource, Machine, PauseError, Resources};
+use axvm_machine::{Addition, Additions, BALLOON, Card, KernelSource, Machine, PauseError, Resources, SlotError};
 use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::Busy;
 use axvm_virtio::balloon::Target;
-use axvm_virtio::block::{Cache, DiskConfig, DiskImage};
+use axvm_virtio::block::{Cache, DiskConfig, DiskImage, OnFull};
+use axvm_virtio::limiter::RateLimit;
+use axvm_virtio::net::{Link, LinkKind, NetConfig, NetHandle, Offloads};
 use axvm_virtio::vsock::VsockHost;
 
 use crate::config::Config;
@@ -25,6 +28,7 @@ use crate::consoles::Consoles;
 use crate::current::Current;
 use crate::network::Cards;
 use crate::rates;
+use crate::settings::Mac;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -42,6 +46,8 @@ pub struct Panel {
     facts: Facts,
     ram: Arc<GuestRam>,
     images: Vec<Arc<DiskImage>>,
+    additions: Additions,
+    vcpus: u16,
     cards: Cards,
     vsock: Option<VsockHost>,
     attacher: Attacher,
@@ -91,7 +97,9 @@ impl Panel {
         let com1 = consoles.ports().com1;
         let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
         let vsock = resources.vsock().map(|(_, host)| host.clone());
-        Panel { facts, ram, images, cards, vsock, attacher, com1, started, current, counted }
+        let additions = resources.additions().clone();
+        let vcpus = config.machine.topology.count().min(4) as u16;
+        Panel { facts, ram, images, additions, vcpus, cards, vsock, attacher, com1, started, current, counted }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -124,8 +132,21 @@ impl Panel {
             disk.size = image.size();
             disk.rate = rates::told(image.rate());
         }
+        disks.extend(self.additions.all().into_iter().filter_map(|Addition { part, card }| match card {
+            Card::Disk(image, _) => Some(types::Disk {
+                name: part.name.to_string(),
+                path: image.path().to_owned(),
+                read_only: image.read_only(),
+                ephemeral: image.is_ephemeral(),
+                size: image.size(),
+                rate: rates::told(image.rate()),
+                full: None,
+            }),
+            Card::Net(..) => None,
+        }));
         let handles = machine.iter().flat_map(|machine| machine.inventory().disks());
-        for (disk, (_, handle)) in disks.iter_mut().zip(handles) {
+        for (name, handle) in handles {
+            let Some(disk) = disks.iter_mut().find(|disk| *disk.name == *name) else { continue };
             disk.full = handle.full().map(|full| types::FullStorage {
                 action: full.action.into(),
                 path: full.path,
@@ -134,6 +155,26 @@ impl Panel {
             });
         }
         disks
+    }
+
+    /// Puts a card into a slot, whose name is to be `name`.
+    fn plug(&self, name: &str, card: Card) -> Result<types::Added, ControlError> {
+        let machine = self.awake()?;
+        let next = machine.next_name(&card).map_err(refused)?;
+        if next != name {
+            return Err(format!("The next device of this kind is {next}, not {name}; another one came first").into());
+        }
+        let part = machine.plug(card).map_err(refused)?;
+        let place = part.places.first().map(ToString::to_string).unwrap_or_default();
+        let place = place.strip_prefix("pci ").and_then(|place| place.split(',').next()).unwrap_or_default().to_owned();
+        Ok(types::Added { name: part.name.to_string(), place })
+    }
+
+    /// The names of the cards that were added and are there.
+    fn added_cards(&self) -> Vec<String> {
+        let additions = self.additions.all().into_iter();
+        let cards = additions.filter(|addition| matches!(addition.card, Card::Net(..)));
+        cards.map(|addition| addition.part.name.to_string()).collect()
     }
 
     fn vsock(&self) -> Option<types::VsockStatus> {
@@ -176,9 +217,16 @@ impl Control for Panel {
             cpus: self.facts.config.machine_config.vcpu_count,
             memory: types::Memory { size: self.ram.size(), resident },
             disks: self.disks(machine.as_deref()),
-            parts: machine.iter().flat_map(|machine| machine.plan().parts()).map(part).collect(),
-            networks: self.cards.status(),
+            parts: machine.iter().flat_map(|machine| parts(machine)).collect(),
+            networks: {
+                self.cards.keep(&self.added_cards());
+                self.cards.status()
+            },
             vsock: self.vsock(),
+            slots: machine.as_ref().and_then(|machine| machine.inventory().slots()).map(|slots| {
+                let (count, free) = slots.count();
+                types::SlotCount { count, free }
+            }),
             busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
             console: self.facts.console.clone(),
@@ -270,8 +318,9 @@ impl Control for Panel {
 
     fn update_drive(&self, update: &types::DriveUpdate) -> Result<(), ControlError> {
         let name = &update.drive_id;
-        let Some(disk) = self.facts.disks.iter().find(|disk| disk.name == *name) else {
-            let names: Vec<&str> = self.facts.disks.iter().map(|disk| &*disk.name).collect();
+        let disks = self.disks(None);
+        let Some(disk) = disks.iter().find(|disk| disk.name == *name) else {
+            let names: Vec<&str> = disks.iter().map(|disk| &*disk.name).collect();
             return Err(match names.is_empty() {
                 true => format!("There is no disk {name}: this machine has none").into(),
                 false => format!("There is no disk {name}; this machine has {}", names.join(", ")).into(),
@@ -286,7 +335,7 @@ impl Control for Panel {
             .into());
         }
         let machine = self.machine()?;
-        let handle = machine.inventory().disks().find(|(part, _)| ***part == **name);
+        let handle = machine.inventory().disks().find(|(part, _)| **part == **name);
         let (_, handle) = handle.ok_or_else(|| ControlError::from(BETWEEN))?;
         if let Some(rate) = &update.rate_limiter {
             handle.set_rate(rates::updated(handle.rate(), rate));
@@ -295,6 +344,68 @@ impl Control for Panel {
             true => handle.resize().map_err(|error| ControlError(error.to_string())),
             false => Ok(()),
         }
+    }
+
+    fn add_drive(&self, drive: &types::NewDrive, descriptors: Vec<OwnedFd>) -> Result<types::Added, ControlError> {
+        if descriptors.is_empty() {
+            return Err(format!(
+                "The open image of {} must come with the request (SCM_RIGHTS), for this process opens no file any more: \
+                 axvm ctl MACHINE disk add {} does that",
+                drive.drive_id,
+                drive.path_on_host.display()
+            )
+            .into());
+        }
+        let config = disk_config(drive)?;
+        let image = DiskImage::adopt(&config, descriptors).map_err(|error| ControlError(whole(&error)))?;
+        self.plug(&drive.drive_id, Card::Disk(image, drive.queues.unwrap_or(self.vcpus)))
+    }
+
+    fn add_network(&self, card: &types::NewNetwork, descriptors: Vec<OwnedFd>) -> Result<types::Added, ControlError> {
+        if descriptors.is_empty() {
+            return Err(format!(
+                "The open cable of {} must come with the request (SCM_RIGHTS), for this process opens none any more: \
+                 axvm ctl MACHINE net add {} does that",
+                card.iface_id, card.host_dev_name
+            )
+            .into());
+        }
+        let mac: Mac = card.guest_mac.parse().map_err(|error| ControlError(format!("guest_mac: {error}")))?;
+        let (kind, offers) = (card.cable, |word: &str| card.offloads.iter().any(|offered| offered == word));
+        let kind = match kind {
+            types::CableKind::Tap => LinkKind::Tap,
+            types::CableKind::Stream => LinkKind::Stream,
+            types::CableKind::Datagram => LinkKind::Datagram,
+        };
+        let offloads = Offloads {
+            checksum: offers("checksum"),
+            tso4: offers("tso4"),
+            tso6: offers("tso6"),
+            ecn: offers("ecn"),
+            uso: offers("uso"),
+        };
+        let link = Link::adopt(kind, descriptors, offloads).and_then(NetHandle::new);
+        let handle =
+            link.map_err(|error| ControlError(format!("Cannot make the link of {}: {error}", card.iface_id)))?;
+        let rate =
+            |update: Option<types::RateLimiter>| rates::updated(RateLimit::default(), &update.unwrap_or_default());
+        handle.set_rx_rate(rate(card.rx_rate_limiter));
+        handle.set_tx_rate(rate(card.tx_rate_limiter));
+        let config = NetConfig { mac: mac.0, mtu: card.mtu };
+        self.cards.keep(&self.added_cards());
+        let added = self.plug(&card.iface_id, Card::Net(config, handle.clone()))?;
+        let interface = types::NetworkInterface {
+            iface_id: added.name.clone(),
+            host_dev_name: card.host_dev_name.clone(),
+            guest_mac: Some(mac.to_string()),
+            mtu: card.mtu,
+        };
+        self.cards.add(interface, card.forwards.clone(), handle);
+        Ok(added)
+    }
+
+    fn remove(&self, removal: &types::Removal) -> Result<(), ControlError> {
+        self.awake()?.unplug(&removal.id, removal.force).map_err(refused)
     }
 
     fn update_network(&self, update: &types::NetworkUpdate) -> Result<(), ControlError> {
@@ -339,6 +450,47 @@ impl Control for Panel {
         let attacher = self.attacher.clone();
         Ok(Box::new(move |stream, typed| attacher.attach(stream, typed)))
     }
+}
+
+fn refused(error: SlotError) -> ControlError {
+    ControlError(whole(&error))
+}
+
+/// An error with its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// What a disk is to be that is added.
+fn disk_config(drive: &types::NewDrive) -> Result<DiskConfig, ControlError> {
+    if drive.is_root_device {
+        return Err(
+            "A machine that runs has been booted already: is_root_device is false for a disk that is added".into()
+        );
+    }
+    let cache = match drive.cache_type {
+        Some(CacheType::Writethrough) => Cache::WriteThrough,
+        Some(CacheType::Writeback) | None => Cache::WriteBack,
+        Some(CacheType::Unsafe) => return Err("cache_type is Writeback or Writethrough; AxVM has no Unsafe".into()),
+    };
+    Ok(DiskConfig {
+        read_only: drive.is_read_only,
+        ephemeral: drive.is_ephemeral,
+        serial: drive.serial.clone(),
+        cache,
+        block_size: Some(drive.block_size),
+        on_full: if drive.reports_full { OnFull::Report } else { OnFull::Pause },
+        rate: rates::updated(RateLimit::default(), &drive.rate_limiter.unwrap_or_default()),
+        queues: drive.queues,
+        ..DiskConfig::new(&drive.path_on_host)
+    })
+}
+
+/// All parts of a machine: those of the plan, and those that were added.
+fn parts(machine: &Machine) -> Vec<types::MachinePart> {
+    let added = machine.inventory().slots().map(|slots| slots.parts()).unwrap_or_default();
+    machine.plan().parts().iter().chain(&added).map(part).collect()
 }
 
 /// A part of the plan, for clients.

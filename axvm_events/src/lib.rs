@@ -83,6 +83,20 @@ pub enum Event {
         /// Bytes that are free there; `None` for a block device.
         free: Option<u64>,
     },
+    /// A device was added while the guest runs.
+    DeviceAdded {
+        /// Device name, such as `vdb`.
+        device: Arc<str>,
+        /// Where it is.
+        place: String,
+    },
+    /// A device has gone, and what it had is given back.
+    DeviceRemoved {
+        /// Device name.
+        device: Arc<str>,
+        /// The guest did not let go of it.
+        forced: bool,
+    },
     /// Something the user should know, not fatal.
     Warning {
         /// Which part of AxVM warns.
@@ -118,6 +132,8 @@ impl Event {
             Event::VirtioStatus { .. } => "virtio_status",
             Event::VirtioNeedsReset { .. } => "virtio_needs_reset",
             Event::DiskFull { .. } => "disk_full",
+            Event::DeviceAdded { .. } => "device_added",
+            Event::DeviceRemoved { .. } => "device_removed",
             Event::Warning { .. } => "warning",
             Event::Power { .. } => "power",
         }
@@ -152,6 +168,8 @@ impl Event {
                     [("device", Text(device)), ("action", Text(action)), ("path", Text(path)), ("error", Text(error))];
                 fields.into_iter().chain(free.map(|free| ("free", Number(free)))).collect()
             }
+            Event::DeviceAdded { device, place } => vec![("device", Text(device)), ("place", Text(place))],
+            Event::DeviceRemoved { device, forced } => vec![("device", Text(device)), ("forced", Flag(*forced))],
             Event::Warning { from, message } => vec![("from", Text(from)), ("message", Text(message))],
             Event::Power { reason } => vec![("reason", Text(reason))],
         }
@@ -195,6 +213,9 @@ impl fmt::Display for Event {
                      I/O error instead"
                 )
             }
+            Event::DeviceAdded { device, place } => write!(f, "{device}: added at {place}"),
+            Event::DeviceRemoved { device, forced: false } => write!(f, "{device}: removed, the guest let it go"),
+            Event::DeviceRemoved { device, forced: true } => write!(f, "{device}: removed by force"),
             Event::Warning { from, message } => write!(f, "{from}: {message}"),
             Event::Power { reason } => write!(f, "power: {reason}"),
         }

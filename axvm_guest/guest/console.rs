@@ -17,6 +17,10 @@
 //! | `sectors` | capacity of the first disk; then waits for another one |
 //! | `vsock N` | serves N connections of the host's clients: after its last byte each gets their count and checksum |
 //! | `dial N` | connects to port N of the host, sends bytes and gets them back |
+//! | `came` | waits until a slot of PCI has a new device, then proves every disk |
+//! | `went` | waits until a slot is to be emptied, and ejects it |
+//! | `slots N` | N times both |
+//! | `yank` | ejects every slot with reads on their way to the last disk |
 //! | `button` | waits for the power button, then powers off |
 //! | `pic-button` | the same without the IOAPIC, as a kernel does that takes the SCI for a level |
 //! | `alarm` | sleeps until the clock's interrupt, then with that one masked until the clock's ACPI event |
@@ -33,7 +37,7 @@ use crate::card::{self, Card};
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
-use crate::{acpi, apic, chips, clock, pic, vsock};
+use crate::{acpi, apic, chips, clock, hotplug, pic, vsock};
 
 const UART_VECTOR: u8 = 36;
 /// IER and FCR: received data interrupts, from so many bytes on.
@@ -95,6 +99,13 @@ fn run(line: &Line, console: &mut Console, answer: &mut Line) {
         b"sectors" => sectors(console, answer),
         b"vsock" => vsock(console, number, answer),
         b"dial" => dial(number, answer),
+        b"came" => came(answer),
+        b"went" => went(answer),
+        b"slots" => (0..number).for_each(|_| {
+            came(&mut Line::new());
+            went(&mut Line::new());
+        }),
+        b"yank" => _ = hotplug::yank(answer),
         b"button" => button(console),
         b"pic-button" => pic_button(console),
         b"alarm" => alarm(answer),
@@ -234,6 +245,23 @@ fn vsock(console: &mut Console, connections: u64, answer: &mut Line) {
 fn dial(port: u64, answer: &mut Line) {
     let Some(device) = virtio::devices().find(|device| device.kind == kind::VSOCK) else { return };
     let _ = vsock::dial(device, port as u32, answer);
+}
+
+/// Polls: the controller's own interrupt is for those who read AML.
+fn came(answer: &mut Line) {
+    loop {
+        if let Some(verdict) = hotplug::came(answer) {
+            answer.text(if verdict.is_ok() { " proved " } else { " FAILED " });
+            return;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+fn went(answer: &mut Line) {
+    while !hotplug::went(answer) {
+        core::hint::spin_loop();
+    }
 }
 
 /// As an operating system would: SCI, status bit, acknowledge, power off.

@@ -19,6 +19,7 @@ mod clock;
 mod console;
 mod cpu;
 mod hostile;
+mod hotplug;
 mod ipi;
 mod journal;
 mod mp;

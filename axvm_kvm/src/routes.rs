@@ -41,15 +41,17 @@ struct Table {
     /// The lines, then the messages by ascending GSI.
     entries: Vec<kvm_irq_routing_entry>,
     lines: usize,
-    /// The next GSI without an owner.
+    /// The next GSI that never had an owner.
     next: u32,
+    /// Those whose owners are gone.
+    free: Vec<u32>,
 }
 
 impl Routes {
     /// The table of `vm`, which has no messages yet.
     pub fn new(vm: &Vm) -> Result<Routes, KvmError> {
         let entries = crate::vm::pc_routing();
-        let table = Table { lines: entries.len(), entries, next: layout::gsi::COUNT };
+        let table = Table { lines: entries.len(), entries, next: layout::gsi::COUNT, free: Vec::new() };
         let (vm, wide_ids) = (vm.descriptor().map_err(KvmError::Routes)?, vm.x2apic());
         Ok(Routes { vm, wide_ids, table: Mutex::new(table) })
     }
@@ -57,11 +59,22 @@ impl Routes {
     /// A GSI for one message, for `KVM_IRQFD`.
     pub fn allocate(&self) -> Result<u32, KvmError> {
         let mut table = lock(&self.table);
+        if let Some(gsi) = table.free.pop() {
+            return Ok(gsi);
+        }
         if table.next as usize + table.lines >= GSIS as usize {
             return Err(KvmError::Messages(table.next - layout::gsi::COUNT));
         }
         table.next += 1;
         Ok(table.next - 1)
+    }
+
+    /// Takes back GSIs whose irqfds are disconnected, and their messages.
+    pub fn free(&self, gsis: &[u32]) -> Result<(), KvmError> {
+        let none: Vec<_> = gsis.iter().map(|&gsi| MsiRoute { gsi, message: None }).collect();
+        let freed = self.set(&none);
+        lock(&self.table).free.extend(gsis);
+        freed
     }
 
     /// Changes some messages, in one call.

@@ -35,12 +35,13 @@ use axvm_virtio::vsock::Vsock;
 
 use crate::inventory::{Chip, Inventory, Item};
 use crate::pci::PciWiring;
+use crate::slots::{Slots, SlotsParts};
 use crate::spec::BALLOON;
 use crate::{MachineError, MachineSpec, Ports, Resources};
 
 /// A machine under construction.
 pub(crate) struct Board<'a> {
-    vm: &'a Vm,
+    vm: &'a Arc<Vm>,
     resources: &'a Resources,
     stop: &'a Arc<StopSwitch>,
     attention: &'a Arc<EventFd>,
@@ -55,7 +56,7 @@ pub(crate) struct Board<'a> {
 
 impl<'a> Board<'a> {
     pub(crate) fn new(
-        vm: &'a Vm,
+        vm: &'a Arc<Vm>,
         resources: &'a Resources,
         stop: &'a Arc<StopSwitch>,
         attention: &'a Arc<EventFd>,
@@ -83,6 +84,10 @@ impl<'a> Board<'a> {
             Kind::PmTimer => Chip::PmTimer(Arc::default()),
             Kind::Pvpanic => Chip::Pvpanic(Arc::new(Pvpanic::new(stop(), self.panic_answer()))),
             Kind::PciHost => Chip::PciHost(self.pci_host(plan)?),
+            Kind::PciHotplug => match self.slots(plan, part)? {
+                Some(slots) => Chip::Slots(slots),
+                None => return Ok(()),
+            },
             // Views of the host, which has their state.
             Kind::PciEcam | Kind::PciWindow => return self.pci_view(part),
             Kind::DebugExit => Chip::DebugExit(Arc::new(DebugExit::new(stop()))),
@@ -134,6 +139,13 @@ impl<'a> Board<'a> {
         self.plug(part, view)
     }
 
+    /// The slots of the bus, with what was added in them. The plan has the host before them.
+    fn slots(&self, plan: &Plan, part: &Part) -> Result<Option<Arc<Slots>>, MachineError> {
+        let Some(wiring) = self.pci.clone() else { return Ok(None) };
+        let (line, vm, resources, attention) = (self.line(part)?, self.vm, self.resources, self.attention);
+        Slots::new(SlotsParts { plan, line, wiring, vm, resources, attention }).map(Some)
+    }
+
     fn panic_answer(&self) -> PanicAnswer {
         if self.spec.panic_stops { PanicAnswer::Stop } else { PanicAnswer::Note(self.resources.events.clone()) }
     }
@@ -170,10 +182,10 @@ impl<'a> Board<'a> {
 
     /// Puts a virtio device behind the registers of its bus, with a doorbell for each queue.
     fn transport(&mut self, part: &Part, device: Box<dyn VirtioDevice>) -> Result<Arc<Transport>, MachineError> {
-        if let Some(pci) = &self.pci {
-            return pci.plug(self.vm, part, device, self.resources);
-        }
         let Resources { ram, events, .. } = self.resources;
+        if let Some(pci) = &self.pci {
+            return Ok(pci.plug(self.vm, part, device, ram, events)?.transport);
+        }
         let mmio = MmioTransport::new(&part.name, device, Arc::clone(ram), self.line(part)?, events.clone());
         let mmio = mmio.map_err(MachineError::host(&*part.name))?;
         let transport = Arc::clone(mmio.transport());

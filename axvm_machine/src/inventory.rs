@@ -18,6 +18,8 @@ use axvm_virtio::block::{DiskHandle, FullStorage};
 use axvm_virtio::net::NetHandle;
 use axvm_virtio::{Busy, StillBusy, Transport};
 
+use crate::slots::Slots;
+
 /// All parts of a machine, in the order of the plan.
 pub struct Inventory {
     items: Vec<Item>,
@@ -48,6 +50,8 @@ pub enum Chip {
     Pvpanic(Arc<Pvpanic>),
     /// The configuration ports of PCI.
     PciHost(Arc<PciHost>),
+    /// The slots of PCI, with what is in them.
+    Slots(Arc<Slots>),
     /// The debug-exit port.
     DebugExit(Arc<DebugExit>),
     /// The debug console.
@@ -73,6 +77,7 @@ impl Chip {
             Chip::PmTimer(chip) => chip.clone(),
             Chip::Pvpanic(chip) => chip.clone(),
             Chip::PciHost(chip) => chip.clone(),
+            Chip::Slots(slots) => slots.clone(),
             Chip::DebugExit(chip) => chip.clone(),
             Chip::DebugConsole(chip) => chip.clone(),
             Chip::Virtio(_) | Chip::Disk(..) | Chip::Balloon(..) | Chip::Net(..) => return None,
@@ -85,6 +90,7 @@ impl Chip {
             Chip::Virtio(transport) | Chip::Disk(transport, _) => Engine::Threads(transport),
             Chip::Balloon(transport, _) | Chip::Net(transport, _) => Engine::Threads(transport),
             Chip::PmTimer(timer) => Engine::Counter(timer),
+            Chip::Slots(slots) => Engine::Slots(slots),
             // They act only when a vCPU or the main thread calls them.
             Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) => Engine::None,
             Chip::Pvpanic(_) | Chip::PciHost(_) | Chip::DebugExit(_) | Chip::DebugConsole(_) => Engine::None,
@@ -93,8 +99,10 @@ impl Chip {
 
     /// Asks it to come to rest, and waits for nothing: a pause or a stop follows.
     fn begin_stop(&self) {
-        if let Engine::Threads(transport) = self.engine() {
-            transport.begin_stop();
+        match self.engine() {
+            Engine::Threads(transport) => transport.begin_stop(),
+            Engine::Slots(slots) => slots.transports().iter().for_each(|transport| transport.begin_stop()),
+            Engine::Counter(_) | Engine::None => {}
         }
     }
 
@@ -102,6 +110,7 @@ impl Chip {
     fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self.engine() {
             Engine::Threads(transport) => return transport.pause(deadline),
+            Engine::Slots(slots) => return slots.each(|transport| transport.pause(deadline)),
             Engine::Counter(timer) => timer.pause(),
             Engine::None => {}
         }
@@ -112,6 +121,7 @@ impl Chip {
     fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self.engine() {
             Engine::Threads(transport) => return transport.resume(deadline),
+            Engine::Slots(slots) => return slots.each(|transport| transport.resume(deadline)),
             Engine::Counter(timer) => timer.resume(),
             Engine::None => {}
         }
@@ -122,6 +132,7 @@ impl Chip {
     fn stop(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self.engine() {
             Engine::Threads(transport) => transport.stop(deadline),
+            Engine::Slots(slots) => slots.each(|transport| transport.stop(deadline)),
             Engine::Counter(_) | Engine::None => Ok(()),
         }
     }
@@ -130,6 +141,7 @@ impl Chip {
     fn busy(&self) -> Vec<Busy> {
         match self.engine() {
             Engine::Threads(transport) => transport.busy(),
+            Engine::Slots(slots) => slots.transports().iter().flat_map(|transport| transport.busy()).collect(),
             Engine::Counter(_) | Engine::None => Vec::new(),
         }
     }
@@ -139,6 +151,8 @@ impl Chip {
 enum Engine<'a> {
     /// Threads behind a transport.
     Threads(&'a Transport),
+    /// Those of what is in the slots, or on its way out.
+    Slots(&'a Slots),
     /// A counter that goes with the host's clock.
     Counter(&'a PmTimer),
     None,
@@ -169,17 +183,24 @@ impl Inventory {
         self.chips().find_map(|chip| if let Chip::Balloon(_, target) = chip { Some(target) } else { None })
     }
 
-    /// The disks by name, with their handles, /dev/vda first.
-    pub fn disks(&self) -> impl Iterator<Item = (&Arc<str>, &DiskHandle)> {
-        self.items.iter().filter_map(|item| match &item.chip {
-            Chip::Disk(_, handle) => Some((&item.part.name, handle)),
+    /// The slots of PCI, if the machine has some.
+    pub fn slots(&self) -> Option<&Slots> {
+        self.chips().find_map(|chip| if let Chip::Slots(slots) = chip { Some(&**slots) } else { None })
+    }
+
+    /// The disks by name, with their handles: those of the start, /dev/vda first, then those that were added.
+    pub fn disks(&self) -> impl Iterator<Item = (Arc<str>, DiskHandle)> {
+        let fixed = self.items.iter().map(|item| (Arc::clone(&item.part.name), item.chip.clone()));
+        let added = self.slots().map(Slots::chips).unwrap_or_default();
+        fixed.chain(added).filter_map(|(name, chip)| match chip {
+            Chip::Disk(_, handle) => Some((name, handle)),
             _ => None,
         })
     }
 
     /// The disks with a request that waits for room on the host.
     pub(crate) fn full(&self) -> Vec<(Arc<str>, FullStorage)> {
-        self.disks().filter_map(|(name, disk)| Some((Arc::clone(name), disk.full()?))).collect()
+        self.disks().filter_map(|(name, disk)| Some((name, disk.full()?))).collect()
     }
 
     /// Asks every part to come to rest, and waits for none.

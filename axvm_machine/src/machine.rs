@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use axvm_boot::plan::Plan;
+use axvm_boot::plan::{Part, Plan};
 use axvm_devices::{StopReason, StopSwitch};
 use axvm_events::{Event, Events};
 use axvm_kvm::{KvmVcpu, Vm};
@@ -28,6 +28,7 @@ use thiserror::Error;
 use crate::gate::Order;
 use crate::halt::Watch;
 use crate::inventory::Inventory;
+use crate::slots::{Card, SlotError, Slots};
 use crate::vcpu::{self, AddressSpace, VcpuHandle, VcpuShared};
 use crate::{MachineError, Ports};
 
@@ -77,7 +78,7 @@ pub(crate) struct Built {
     pub(crate) attention: Arc<EventFd>,
     pub(crate) events: Events,
     pub(crate) vcpus: Vec<KvmVcpu>,
-    pub(crate) vm: Vm,
+    pub(crate) vm: Arc<Vm>,
 }
 
 /// What ended a [`Machine::wait`].
@@ -118,7 +119,6 @@ impl Machine {
         let (change, mode) = (Mutex::default(), Mutex::new(mode));
         let watch = Mutex::new(Watch::new(Instant::now()));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
-        let vm = Arc::new(vm);
         let mut machine =
             Machine { plan, inventory, command_line, shared, vcpus, watch, change, mode, ports, attention, events, vm };
         for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
@@ -151,7 +151,9 @@ impl Machine {
         loop {
             // A guest that is held does nothing, halted or not; its resume begins anew.
             let look = if self.is_held() { None } else { lock(&self.watch).next() };
-            let ready = wait_any(&sources, deadline.into_iter().chain(look).min())?;
+            let untidy = self.inventory.slots().is_some_and(|slots| slots.is_untidy() && slots.tidy());
+            let again = untidy.then(|| Instant::now() + SOON);
+            let ready = wait_any(&sources, deadline.into_iter().chain(look).chain(again).min())?;
             if self.takes_up_a_stop() {
                 return Ok(WaitOutcome::Stopped);
             }
@@ -215,6 +217,34 @@ impl Machine {
     pub fn press_power_button(&self) -> bool {
         let pressed = self.inventory.acpi_pm().inspect(|pm| pm.press_power_button()).is_some();
         pressed && self.plan.acpi().has_tables()
+    }
+
+    /// Puts a card into a free slot of the bus, and tells the guest. Where it is now.
+    pub fn plug(&self, card: Card) -> Result<Part, SlotError> {
+        self.with_slots(|slots| slots.plug(card))
+    }
+
+    /// The name that a card would get.
+    pub fn next_name(&self, card: &Card) -> Result<String, SlotError> {
+        self.with_slots(|slots| Ok(slots.next_kind(card).name()))
+    }
+
+    /// Asks the guest to let go of a device that was added; with `force` takes it away at once.
+    pub fn unplug(&self, name: &str, force: bool) -> Result<(), SlotError> {
+        self.with_slots(|slots| slots.unplug(name, force))
+    }
+
+    /// No pause and no stop comes in between.
+    fn with_slots<T>(&self, act: impl FnOnce(&Slots) -> Result<T, SlotError>) -> Result<T, SlotError> {
+        let slots = self.inventory.slots().ok_or(match self.plan.has_pci() {
+            true => SlotError::NoSlots,
+            false => SlotError::Mmio,
+        })?;
+        let _change = self.change();
+        match self.mode() {
+            Mode::Running => act(slots),
+            Mode::Pausing | Mode::Paused(_) | Mode::Stopping => Err(SlotError::NotRunning),
+        }
     }
 
     /// The balloon's handle, if the machine has one.
@@ -451,6 +481,8 @@ impl Drop for Machine {
 const BRIEFLY: Duration = Duration::from_millis(500);
 /// How long signals and the clock may wait for a pause that is for want of room.
 const MOMENT: Duration = Duration::from_millis(200);
+/// When a device that has gone and is busy is looked at again.
+const SOON: Duration = Duration::from_millis(20);
 
 /// How long a machine that is dropped without a [`Machine::stop`] waits for its devices.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -16,16 +16,24 @@ use axvm_devices::pci::{MsiRouter, Msix, MsixVector};
 use axvm_devices::{Irq, PciHost};
 use axvm_events::{Event, Events};
 use axvm_kvm::{Doorbells, Routes, Vm};
+use axvm_memory::GuestRam;
 use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::{Transport, pci};
 
-use crate::{MachineError, Resources};
+use crate::MachineError;
 
 /// What all functions of a machine share.
+#[derive(Clone)]
 pub(crate) struct PciWiring {
     host: Arc<PciHost>,
     router: Arc<KvmRouter>,
     doorbells: Arc<Doorbells>,
+}
+
+/// A device on the bus.
+pub(crate) struct Wired {
+    pub(crate) transport: Arc<Transport>,
+    msix: Arc<Msix>,
 }
 
 /// The VM's routing table, as MSI-X sees it.
@@ -60,20 +68,59 @@ impl PciWiring {
         vm: &Vm,
         part: &Part,
         device: Box<dyn VirtioDevice>,
-        resources: &Resources,
-    ) -> Result<Arc<Transport>, MachineError> {
-        let Resources { ram, events, .. } = resources;
-        let vectors = (0..pci::vector_count(device.queue_sizes().len())).map(|_| self.vector(vm, part));
-        let msix = Arc::new(Msix::new(vectors.collect::<Result<_, _>>()?, self.router.clone()));
+        ram: &Arc<GuestRam>,
+        events: &Events,
+    ) -> Result<Wired, MachineError> {
+        let mut vectors = Vec::new();
+        for _ in 0..pci::vector_count(device.queue_sizes().len()) {
+            match self.vector(vm, part) {
+                Ok(vector) => vectors.push(vector),
+                Err(error) => {
+                    self.disconnect(vm, vectors.iter());
+                    return Err(error);
+                }
+            }
+        }
+        let msix = Arc::new(Msix::new(vectors, self.router.clone()));
         let transport = pci::transport(&part.name, device, Arc::clone(ram), &msix, events.clone());
-        let transport = Arc::new(transport.map_err(MachineError::host(&*part.name))?);
+        let placed = transport.map_err(MachineError::host(&*part.name)).and_then(|transport| {
+            let transport = Arc::new(transport);
+            self.place(part, &transport, &msix)?;
+            Ok(transport)
+        });
+        match placed {
+            Ok(transport) => Ok(Wired { transport, msix }),
+            Err(error) => {
+                self.disconnect(vm, msix.vectors());
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives back what a device had that is off the bus and at rest.
+    pub(crate) fn release(&self, vm: &Vm, Wired { msix, .. }: Wired) {
+        self.disconnect(vm, msix.vectors());
+    }
+
+    /// Disconnects irqfds, then frees their numbers. What KVM refuses is of no more use, and is closed anyway.
+    fn disconnect<'a>(&self, vm: &Vm, vectors: impl Iterator<Item = &'a MsixVector>) {
+        let disconnect = |vector: &MsixVector| {
+            let _ = vm.unregister_irqfd(vector.gsi, vector.irq.event_fd());
+            vector.gsi
+        };
+        let gsis: Vec<_> = vectors.map(disconnect).collect();
+        let _ = self.router.routes.free(&gsis);
+    }
+
+    /// Puts the function of a device into its place.
+    fn place(&self, part: &Part, transport: &Arc<Transport>, msix: &Arc<Msix>) -> Result<(), MachineError> {
         for place in &part.places {
             if let Place::Pci { devfn, bar } = *place {
-                let function = pci::function(&transport, Arc::clone(&msix), bar.0, self.on_move(&transport));
+                let function = pci::function(transport, Arc::clone(msix), bar.0, self.on_move(transport));
                 self.host.add(devfn, &part.name, function)?;
             }
         }
-        Ok(transport)
+        Ok(())
     }
 
     /// One interrupt, connected; it has no message yet.

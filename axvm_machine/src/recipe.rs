@@ -39,7 +39,7 @@ const LAST_XAPIC_ID: u32 = 254;
 
 /// A machine after step 6.
 struct Wired {
-    vm: Vm,
+    vm: Arc<Vm>,
     plan: Plan,
     inventory: Inventory,
     stop: Arc<StopSwitch>,
@@ -130,7 +130,7 @@ impl Resources {
         let attention = Arc::new(EventFd::new().map_err(MachineError::host("an event for the disks"))?);
 
         // 3  The VM: memory slots, interrupt controllers, PIT.
-        let vm = self.kvm.create_vm(&self.ram)?;
+        let vm = Arc::new(self.kvm.create_vm(&self.ram)?);
         if x2apic_ids {
             vm.enable_x2apic_api()?;
         }

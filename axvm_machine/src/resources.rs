@@ -20,6 +20,7 @@ use axvm_virtio::vsock::VsockHost;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::image::Image;
+use crate::slots::Additions;
 use crate::{MachineError, MachineSpec};
 
 /// The host's side of a machine, open and ready.
@@ -31,6 +32,7 @@ pub struct Resources {
     pub(crate) initrd: Option<Image>,
     pub(crate) nets: Vec<(NetConfig, NetHandle)>,
     pub(crate) vsock: Option<(u32, VsockHost)>,
+    pub(crate) additions: Additions,
     pub(crate) events: Events,
 }
 
@@ -65,7 +67,17 @@ impl Resources {
 
         let kernel = Image::kernel(&spec.kernel)?;
         let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
-        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events })
+        Ok(Resources {
+            kernel,
+            initrd,
+            nets: Vec::new(),
+            vsock: None,
+            additions: Additions::default(),
+            kvm,
+            ram,
+            disks,
+            events,
+        })
     }
 
     /// Plugs the cables in: a link for each network card of `spec`, in their order. They stay over resets.
@@ -86,6 +98,11 @@ impl Resources {
     /// The guest's address at its socket device, and the host's end of that.
     pub fn vsock(&self) -> Option<&(u32, VsockHost)> {
         self.vsock.as_ref()
+    }
+
+    /// What was added while the machine ran. It stays over resets, until it is removed.
+    pub fn additions(&self) -> &Additions {
+        &self.additions
     }
 
     /// Guest RAM.

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::inventory::{Chip, Inventory, Item};
+use crate::slots::SlotsState;
 use crate::{Machine, Ports};
 
 /// Everything a paused machine is, but its RAM and its disks.
@@ -73,6 +74,8 @@ pub enum ChipState {
     Pvpanic,
     /// The configuration ports of PCI.
     PciHost(PciHostState),
+    /// The slots of PCI.
+    Slots(SlotsState),
     /// The debug-exit port keeps nothing.
     DebugExit,
     /// The debug console keeps nothing.
@@ -115,6 +118,14 @@ pub enum MismatchError {
     #[error("The saved machine has the parts {saved}, this one has {here}; give it the same devices")]
     Parts {
         /// Names of the saved parts.
+        saved: String,
+        /// Names of this machine's.
+        here: String,
+    },
+    /// Other devices were added.
+    #[error("To the saved machine {saved} was added, to this one {here}; add the same devices, in the same order")]
+    Slots {
+        /// Names of the devices in the slots of the saved machine.
         saved: String,
         /// Names of this machine's.
         here: String,
@@ -223,6 +234,7 @@ impl Chip {
             Chip::PmTimer(chip) => ChipState::PmTimer(chip.state()),
             Chip::Pvpanic(_) => ChipState::Pvpanic,
             Chip::PciHost(chip) => ChipState::PciHost(chip.state()),
+            Chip::Slots(slots) => ChipState::Slots(slots.state()?),
             Chip::DebugExit(_) => ChipState::DebugExit,
             Chip::DebugConsole(_) => ChipState::DebugConsole,
             Chip::Virtio(transport) | Chip::Disk(transport, _) => ChipState::Virtio(transport.state()?),
@@ -238,6 +250,7 @@ impl Chip {
             (Chip::AcpiPm(chip), ChipState::AcpiPm(state)) => chip.restore(state),
             (Chip::PmTimer(chip), ChipState::PmTimer(state)) => chip.restore(state),
             (Chip::PciHost(chip), ChipState::PciHost(state)) => chip.restore(state),
+            (Chip::Slots(slots), ChipState::Slots(state)) => return slots.restore(name, state),
             (Chip::I8042(_), ChipState::I8042)
             | (Chip::Pvpanic(_), ChipState::Pvpanic)
             | (Chip::DebugExit(_), ChipState::DebugExit)
@@ -260,6 +273,7 @@ impl Chip {
                 | Chip::PmTimer(_)
                 | Chip::Pvpanic(_)
                 | Chip::PciHost(_)
+                | Chip::Slots(_)
                 | Chip::DebugExit(_)
                 | Chip::DebugConsole(_)
                 | Chip::Virtio(_)

@@ -42,6 +42,13 @@ pub(crate) const PCI: &[u64] = &[
     0x4040_ae79, // KVM_IOEVENTFD: a guest that moves registers, and doorbells with them
 ];
 
+/// Of the control socket's thread, on a machine with PCI: a device that comes, or is taken away by force.
+pub(crate) const HOTPLUG: &[u64] = &[
+    0x4020_ae76, // KVM_IRQFD: its interrupts
+    0x4008_ae6a, // KVM_SET_GSI_ROUTING: those of one that could not be made whole
+    0x4040_ae79, // KVM_IOEVENTFD: doorbells
+];
+
 /// Of each thread that may press the power button: KVM_IRQ_LINE.
 pub(crate) const BUTTON: &[u64] = &[0x4008_ae61];
 

@@ -118,6 +118,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_fstatfs, API, Always, "room on the file system of a disk"),
     Row(libc::SYS_statx, CONSOLE | API, Always, "whether a socket is still ours, sizes of files"),
     Row(libc::SYS_fcntl, DATA, OneOf(1, DESCRIPTOR), "flags and copies of descriptors"),
+    Row(libc::SYS_fcntl, API, OnPci(1, &[libc::F_SETLK as u64]), "the lock of an image that a client hands over"),
     Row(libc::SYS_close, DATA, Always, "ends of descriptors"),
     Row(libc::SYS_getrandom, DATA, Always, "entropy device, hash maps"),
     // Files by name, for reading. Landlock says which.
@@ -147,6 +148,7 @@ pub(crate) const TABLE: &[Row] = &[
     // KVM and terminals.
     Row(libc::SYS_ioctl, VCPU, OneOf(1, kvm::VCPU), "KVM_RUN first: the call that counts"),
     Row(libc::SYS_ioctl, VCPU, OnPci(1, kvm::PCI), "interrupt messages and doorbells that a guest changes"),
+    Row(libc::SYS_ioctl, API, OnPci(1, kvm::HOTPLUG), "a device that comes while the guest runs"),
     Row(libc::SYS_ioctl, MAIN | CONSOLE | API, OneOf(1, kvm::BUTTON), "the power button's interrupt"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),

@@ -128,6 +128,11 @@ impl Tap {
         self.offloads
     }
 
+    /// A queue that another process has opened, asked and prepared as [`Tap::from_fd`] does: for one that may not ask.
+    pub fn prepared(descriptor: OwnedFd, name: String, offloads: Offloads) -> Tap {
+        Tap { descriptor, name, offloads }
+    }
+
     /// From now on the kernel gives this, of all queues of the tap: all frames that are not in the queue yet.
     pub fn set_offloads(&self, offloads: Offloads) -> Result<(), Errno> {
         requests::set_offload(&self.descriptor, offloads.bits())

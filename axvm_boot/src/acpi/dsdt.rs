@@ -7,13 +7,17 @@
 //!       .PEVT      pvpanic (QEMU0001): port 0x505
 //!       .V000 ...  virtio-mmio (LNRO0005): a window of registers, a GSI
 //!       .PCI0      PCI Express root (PNP0A08): bus 0, its configuration ports, its windows
+//!           .S05_ ...  slots of that bus: _ADR, _SUN, _STA, _EJ0
+//!           .HPEV      tells the guest what came and what is to go
+//!       .GED_      events by an interrupt of their own (ACPI0013): calls HPEV
 //!       .ECAM      what no driver may have (PNP0C02): the configuration spaces of PCI
 //!  \_S5_           what to write to PM1a control to turn the machine off
 //! ```
 //!
 //! With [`Acpi::Cpus`](super::Acpi::Cpus) `_S5_` is all: for kernels that fail over devices in AML.
 //!
-//! Nothing here is code: no methods, so no OS has to run anything but lookups.
+//! Nothing here is code, so that no OS has to run anything but lookups; but for the slots of PCI, which cannot be without
+//! methods.
 //!
 //! Spec: ACPI 6.5, 5.2.11.1 "Differentiated System Description Table (DSDT)", 6.1 "Device
 //! Identification Objects", 6.4 "Resource Data Types for ACPI", 7.4.2 "\_Sx (System States)", 8.4
@@ -27,6 +31,7 @@ use acpi_tables::aml::{
 };
 use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
 
+use super::hotplug;
 use super::root::table;
 use crate::plan::{Kind, Part, Place, Plan};
 
@@ -61,6 +66,7 @@ fn devices(processors: usize, plan: &Plan) -> Vec<u8> {
             Kind::DebugExit | Kind::DebugConsole => {}
             Kind::Pvpanic => device(&mut devices, "PEVT", &[&name("_HID", &"QEMU0001"), &resources(part)]),
             Kind::PciHost if plan.has_pci() => pci_root(&mut devices, part, plan),
+            Kind::PciHotplug => hotplug::event_device(&mut devices, part),
             Kind::PciEcam => {
                 device(&mut devices, "ECAM", &[&name("_HID", &EISAName::new("PNP0C02")), &resources(part)])
             }
@@ -109,11 +115,12 @@ fn pci_root(aml: &mut Vec<u8>, part: &Part, plan: &Plan) {
     let (hid, cid) = (name("_HID", &EISAName::new("PNP0A08")), name("_CID", &EISAName::new("PNP0A03")));
     let zero = |of| name(of, &0_u8);
     let crs = name("_CRS", &ResourceTemplate::new(resources));
-    device(aml, "PCI0", &[&hid, &cid, &zero("_SEG"), &zero("_UID"), &zero("_BBN"), &crs]);
+    let slots = hotplug::Slots(plan);
+    device(aml, "PCI0", &[&hid, &cid, &zero("_SEG"), &zero("_UID"), &zero("_BBN"), &crs, &slots]);
 }
 
 /// Registers and interrupt line of a part.
-fn resources(part: &Part) -> Name {
+pub(super) fn resources(part: &Part) -> Name {
     let places = part.places.iter().filter_map(|place| -> Option<Box<dyn Aml>> {
         match *place {
             Place::Ports { first, count } => Some(Box::new(IO::new(first, first, 1, count as u8))),
@@ -129,14 +136,14 @@ fn resources(part: &Part) -> Name {
 }
 
 /// An interrupt of one device alone: edge-triggered, active high, not shared.
-fn line(gsi: u32) -> Interrupt {
+pub(super) fn line(gsi: u32) -> Interrupt {
     Interrupt::new(true, true, false, false, gsi)
 }
 
-fn name(name: &str, value: &dyn Aml) -> Name {
+pub(super) fn name(name: &str, value: &dyn Aml) -> Name {
     Name::new(name.into(), value)
 }
 
-fn device(aml: &mut Vec<u8>, name: &str, objects: &[&dyn Aml]) {
+pub(super) fn device(aml: &mut Vec<u8>, name: &str, objects: &[&dyn Aml]) {
     Device::new(name.into(), objects.to_vec()).to_aml_bytes(aml);
 }

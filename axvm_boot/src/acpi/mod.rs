@@ -20,11 +20,12 @@
 //! (`axvm_devices::AcpiPm`), and so do PIC, PIT and RTC.
 //!
 //! Spec: ACPI 6.5, 5.2 "ACPI System Description Tables". Left out: HPET (kvmclock, the TSC and
-//! the PM timer tell time), GPEs and hotplug, NUMA (SRAT), sleep states
+//! the PM timer tell time), GPEs, hotplug of processors and memory, NUMA (SRAT), sleep states
 //! other than S5.
 
 mod dsdt;
 mod fadt;
+mod hotplug;
 mod madt;
 mod mcfg;
 mod root;

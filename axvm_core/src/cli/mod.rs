@@ -25,7 +25,9 @@ use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Pars
 
 pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
-pub use tools::{CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, LinkWord, PsArgs, SelftestArgs};
+pub use tools::{
+    CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, LinkWord, PsArgs, Removed, SelftestArgs,
+};
 
 use crate::error::ConfigError;
 use crate::speech;

@@ -9,10 +9,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use axvm_virtio::block::DiskConfig;
 use axvm_virtio::limiter::RateLimit;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
-use crate::settings::mebibytes;
+use crate::settings::{NetSetting, mebibytes};
 
 /// `axvm ctl`.
 #[derive(Debug, Args)]
@@ -25,7 +26,9 @@ Examples:
   axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
   axvm ctl web disk vda resize      its image is longer now
   axvm ctl web disk vda rate 10M/s  at most so many bytes in a time
+  axvm ctl web disk add data.img    a new disk, on PCI; disk remove vdb takes it away
   axvm ctl web net net0 down        pulls its cable
+  axvm ctl web net add tap=tap1     a new network card, on PCI
   axvm ctl web console              Ctrl-A x leaves the machine running
   axvm ctl --all shutdown           each machine that runs
 
@@ -69,16 +72,18 @@ pub enum CtlAction {
         #[arg(value_name = "SIZE", value_parser = mebibytes)]
         mib: u32,
     },
-    /// Look at a disk again that has changed on the host, or limit its rate
+    /// Add or remove a disk, look at one again that has changed on the host, or limit its rate
+    #[command(subcommand_precedence_over_arg = true)]
     Disk {
         /// Its name in the guest, such as vda
         #[arg(value_name = "DISK")]
-        name: String,
+        name: Option<String>,
         /// What to do.
         #[command(subcommand)]
         action: DiskAction,
     },
-    /// Tell of the network cards; or plug the cable of one in, or pull it
+    /// Tell of the network cards; plug the cable of one in, or pull it; add or remove one
+    #[command(subcommand_precedence_over_arg = true, args_conflicts_with_subcommands = true)]
     Net {
         /// One of them, such as net0
         #[arg(value_name = "CARD")]
@@ -92,6 +97,9 @@ pub enum CtlAction {
         /// What the guest may send in a time, from now on
         #[arg(long, value_name = "RATE", requires = "name")]
         tx: Option<RateLimit>,
+        /// What to do.
+        #[command(subcommand)]
+        action: Option<CardAction>,
     },
     /// Attach this terminal to the guest's console
     Console,
@@ -108,9 +116,40 @@ pub enum LinkWord {
     Down,
 }
 
+/// What comes and goes with the network cards of a running machine.
+#[derive(Debug, Subcommand)]
+pub enum CardAction {
+    /// Add a card, on PCI, and tell its name and place
+    Add {
+        /// Its cable, in the words of --net of axvm run: user, tap=NAME, fd=N, stream=PATH, dgram=LOCAL:REMOTE
+        #[arg(value_name = "CABLE")]
+        card: NetSetting,
+    },
+    /// Remove a card that was added: waits until the guest has let go of it
+    Remove(Removed),
+}
+
+/// What is removed.
+#[derive(Debug, Args)]
+pub struct Removed {
+    /// Its name, such as vdb or net1
+    pub name: String,
+    /// Take it away at once, whatever the guest does with it
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// What can be done with a disk of a running machine.
 #[derive(Debug, Subcommand)]
 pub enum DiskAction {
+    /// Add a disk, on PCI, and tell its name and place
+    Add {
+        /// Its image, in the words of --disk of axvm run: FILE, FILE,ro, path=FILE,serial=DATA ...
+        #[arg(value_name = "FILE[,OPTION...]", value_hint = ValueHint::FilePath)]
+        disk: DiskConfig,
+    },
+    /// Remove a disk that was added: waits until the guest has let go of it
+    Remove(Removed),
     /// Tell the guest of an image that grew
     Resize,
     /// Limit what it does in a time, from now on

@@ -8,17 +8,25 @@
 //!
 //! Source: Firecracker API 1.17, "NetworkInterface", for the names. Left out: other cables while the machine runs.
 
+use std::sync::Mutex;
+
 use axvm_api::ControlError;
 use axvm_api::types::{LinkState, NetworkCount, NetworkInterface, NetworkStatus, NetworkUpdate, WantedLink};
 use axvm_boot::plan::VirtioKind;
+use axvm_sync::lock;
 use axvm_virtio::net::{NetConfig, NetCount, NetHandle};
 
 use crate::rates;
 use crate::settings::{Mac, NetEnd, NetSetting};
 
 /// The cards of a machine, net0 first.
-pub struct Cards(Vec<Card>);
+pub struct Cards {
+    fixed: Vec<Card>,
+    /// Those that were added.
+    added: Mutex<Vec<Card>>,
+}
 
+#[derive(Clone)]
 struct Card {
     interface: NetworkInterface,
     forwards: Vec<String>,
@@ -41,24 +49,39 @@ impl Cards {
             forwards: setting.forward.iter().map(ToString::to_string).collect(),
             handle: handle.clone(),
         };
-        Cards(settings.iter().zip(nets).enumerate().map(card).collect())
+        Cards { fixed: settings.iter().zip(nets).enumerate().map(card).collect(), added: Mutex::default() }
     }
 
     /// What they were made from.
     pub fn interfaces(&self) -> Vec<NetworkInterface> {
-        self.0.iter().map(|card| card.interface.clone()).collect()
+        self.fixed.iter().map(|card| card.interface.clone()).collect()
     }
 
     /// What they are and do now.
     pub fn status(&self) -> Vec<NetworkStatus> {
-        self.0.iter().map(Card::status).collect()
+        self.all().iter().map(Card::status).collect()
+    }
+
+    /// A card was added.
+    pub fn add(&self, interface: NetworkInterface, forwards: Vec<String>, handle: NetHandle) {
+        lock(&self.added).push(Card { interface, forwards, handle });
+    }
+
+    /// Of the cards that were added these are there.
+    pub fn keep(&self, names: &[String]) {
+        lock(&self.added).retain(|card| names.contains(&card.interface.iface_id));
+    }
+
+    fn all(&self) -> Vec<Card> {
+        self.fixed.iter().cloned().chain(lock(&self.added).iter().cloned()).collect()
     }
 
     /// Plugs a cable in, or pulls it; sets other rates.
     pub fn update(&self, update: &NetworkUpdate) -> Result<(), ControlError> {
         let name = &update.iface_id;
-        let Some(card) = self.0.iter().find(|card| card.interface.iface_id == *name) else {
-            let names: Vec<&str> = self.0.iter().map(|card| &*card.interface.iface_id).collect();
+        let cards = self.all();
+        let Some(card) = cards.iter().find(|card| card.interface.iface_id == *name) else {
+            let names: Vec<&str> = cards.iter().map(|card| &*card.interface.iface_id).collect();
             return Err(match names.is_empty() {
                 true => {
                     format!("There is no network card {name}: this machine has none; start it with --net user").into()

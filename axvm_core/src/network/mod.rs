@@ -156,32 +156,11 @@ impl Network {
     }
 
     fn connect(&mut self, setting: &NetSetting, mac: Mac) -> Result<(), NetworkError> {
-        let card = card_name(self.cables.len());
-        let mut mtu = None;
-        let link = match setting.end() {
-            NetEnd::User => {
-                let (link, passt) = Passt::start(&card, setting, mac)?;
-                self.passts.push((self.cables.len(), passt));
-                link
-            }
-            NetEnd::Tap(name) => {
-                let taps = Tap::open(name, setting.queues());
-                let taps = taps.map_err(|source| NetworkError::Tap { card: card.clone(), source })?;
-                mtu = taps.first().and_then(|tap| tap.mtu().ok()).and_then(|mtu| u16::try_from(mtu).ok());
-                let link = Link::tap(taps).map_err(|source| NetworkError::Link { card: card.clone(), source })?;
-                if setting.offload() { link } else { link.offering(Offloads::NONE) }
-            }
-            NetEnd::Stream(path) => sockets::stream(&card, path)?,
-            NetEnd::Datagrams(places) => {
-                let (link, file) = sockets::datagrams(&card, places)?;
-                self.files.extend(file);
-                link
-            }
-            NetEnd::Fd(number) => {
-                let link = sockets::inherited(&card, number)?;
-                if setting.offload() { link } else { link.offering(Offloads::NONE) }
-            }
-        };
+        let number = self.cables.len();
+        let card = card_name(number);
+        let Opened { link, mtu, passt, file } = open(&card, setting, mac)?;
+        self.passts.extend(passt.map(|passt| (number, passt)));
+        self.files.extend(file);
         let handle = NetHandle::new(link).map_err(|source| NetworkError::Link { card, source })?;
         handle.set_rx_rate(setting.rx);
         handle.set_tx_rate(setting.tx);
@@ -211,6 +190,53 @@ impl Network {
     }
 }
 
+/// The cable of one card, open.
+pub struct Opened {
+    /// The cable.
+    pub link: Link,
+    /// The largest packet that the other end takes, if that is known.
+    pub mtu: Option<u16>,
+    /// What is at its other end, if we have started it.
+    passt: Option<Passt>,
+    /// What is in the file system as long as the cable is there.
+    pub file: Option<SocketFile>,
+}
+
+/// Connects `card` as `setting` says.
+pub fn open(card: &str, setting: &NetSetting, mac: Mac) -> Result<Opened, NetworkError> {
+    let (mut mtu, mut started, mut file) = (None, None, None);
+    let link = match setting.end() {
+        NetEnd::User => {
+            let (link, passt) = Passt::start(card, setting, mac)?;
+            started = Some(passt);
+            link
+        }
+        NetEnd::Tap(name) => {
+            let taps = Tap::open(name, setting.queues());
+            let taps = taps.map_err(|source| NetworkError::Tap { card: card.into(), source })?;
+            mtu = taps.first().and_then(|tap| tap.mtu().ok()).and_then(|mtu| u16::try_from(mtu).ok());
+            let link = Link::tap(taps).map_err(|source| NetworkError::Link { card: card.into(), source })?;
+            if setting.offload() { link } else { link.offering(Offloads::NONE) }
+        }
+        NetEnd::Stream(path) => sockets::stream(card, path)?,
+        NetEnd::Datagrams(places) => {
+            let (link, made) = sockets::datagrams(card, places)?;
+            file = made;
+            link
+        }
+        NetEnd::Fd(number) => {
+            let link = sockets::inherited(card, number)?;
+            if setting.offload() { link } else { link.offering(Offloads::NONE) }
+        }
+    };
+    Ok(Opened { link, mtu, passt: started, file })
+}
+
+/// The largest packet of a card whose setting says nothing of it.
+pub fn usual_mtu(setting: &NetSetting) -> Option<u16> {
+    setting.mtu.or(setting.user.then_some(passt::MTU))
+}
+
 fn card_name(number: usize) -> String {
     VirtioKind::Net(number).name()
 }
@@ -219,7 +245,7 @@ fn card_name(number: usize) -> String {
 pub fn cards(settings: &[NetSetting], name: &str) -> Vec<NetConfig> {
     let card = |(number, net): (usize, &NetSetting)| NetConfig {
         mac: net.mac.unwrap_or_else(|| Mac::of(name, number)).0,
-        mtu: net.mtu.or(net.user.then_some(passt::MTU)),
+        mtu: usual_mtu(net),
     };
     settings.iter().enumerate().map(card).collect()
 }

@@ -16,13 +16,13 @@ use axvm_api::types::{
 };
 use axvm_api::{Client, ClientError, Registry};
 
-use crate::cli::{CtlAction, CtlArgs, DiskAction};
+use crate::cli::{CardAction, CtlAction, CtlArgs, DiskAction};
 use crate::error::ConfigError;
 use crate::rates;
 use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
-use super::{attach, find, net};
+use super::{attach, find, hotplug, net};
 
 /// Does it; exit code 0, or 1 with the reason as an error.
 pub fn ctl(args: &CtlArgs) -> Result<u8> {
@@ -77,15 +77,24 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
             let is_serial = !status.parts.iter().any(|part| part.name == "hvc0");
             return attach::attach(client.console()?, socket, is_serial);
         }
-        CtlAction::Disk { name, action: DiskAction::Resize } => {
+        CtlAction::Disk { action: DiskAction::Add { disk }, .. } => hotplug::add_disk(&mut client, disk)?,
+        CtlAction::Disk { action: DiskAction::Remove(removed), .. } => hotplug::remove(&mut client, "drives", removed)?,
+        CtlAction::Disk { name: None, .. } => {
+            return Err(ConfigError::option("disk", "", "name the disk: axvm ctl MACHINE disk vda resize").into());
+        }
+        CtlAction::Disk { name: Some(name), action: DiskAction::Resize } => {
             resize(&mut client, name)?;
         }
-        CtlAction::Disk { name, action: DiskAction::Rate { rate } } => {
+        CtlAction::Disk { name: Some(name), action: DiskAction::Rate { rate } } => {
             let rate_limiter = Some(rates::update(*rate));
             let update = DriveUpdate { drive_id: name.clone(), path_on_host: None, rate_limiter };
             client.patch(&format!("/drives/{name}"), &update)?;
         }
-        CtlAction::Net { name, link, rx, tx } => match name {
+        CtlAction::Net { action: Some(CardAction::Add { card }), .. } => hotplug::add_card(&mut client, card)?,
+        CtlAction::Net { action: Some(CardAction::Remove(removed)), .. } => {
+            hotplug::remove(&mut client, "network-interfaces", removed)?;
+        }
+        CtlAction::Net { name, link, rx, tx, action: None } => match name {
             Some(name) if link.is_some() || rx.is_some() || tx.is_some() => {
                 net::change(&mut client, name, *link, [*rx, *tx])?;
             }
@@ -191,6 +200,9 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
     if !functions.is_empty() {
         row("pci", functions.join(", "));
     }
+    if let Some(slots) = &status.slots {
+        row("slots", format!("{} of {} free", slots.free, slots.count));
+    }
     for busy in status.busy.iter().filter(|busy| busy.seconds >= WORTH_TELLING) {
         row("waits", format!("{} has had a request in the host for {:.0} s", busy.thread, busy.seconds));
     }
@@ -200,7 +212,9 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axvm_api::types::{BusyThread, Disk, Exits, FullStorage, MachinePart, MachineState, Memory, Resident};
+    use axvm_api::types::{
+        BusyThread, Disk, Exits, FullStorage, MachinePart, MachineState, Memory, Resident, SlotCount,
+    };
 
     fn part(name: &str, line: Option<u32>) -> MachinePart {
         MachinePart { name: name.into(), kind: "chip".into(), places: Vec::new(), line }
@@ -252,6 +266,7 @@ mod tests {
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/run/v".into(), connections: 1 }),
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
             exits: Exits { per_vcpu: vec![10, 2], total: 12, per_second: 3.2 },
+            slots: Some(SlotCount { count: 28, free: 27 }),
             console: "stdio".into(),
             version: "1.2.3".into(),
         };
@@ -262,6 +277,7 @@ mod tests {
                         full     vdb has no room to write in d.img: No space left on device; 4 KiB are free; make room, then resume\n  \
                         vsock    /run/v; CID 3, 1 connection\n  console  stdio\n  lines    4 COM1, 5 vda\n  \
                         pci      00:01.0 rng\n  \
+                        slots    27 of 28 free\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";
         assert_eq!(text, expected);
     }

@@ -6,6 +6,7 @@
 
 mod attach;
 mod ctl;
+mod hotplug;
 mod net;
 mod ps;
 mod table;

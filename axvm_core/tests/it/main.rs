@@ -15,6 +15,7 @@ mod exec_machine;
 mod faults;
 mod guests;
 mod hang;
+mod hotplug;
 mod images;
 mod life;
 mod messages;

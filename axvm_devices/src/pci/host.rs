@@ -15,6 +15,9 @@
 //! A BAR is seen where memory decoding is on and the whole of it lies in a window and on no other function's: the function
 //! with the lower number goes first.
 //!
+//! A function that is taken away leaves zeroes where its BAR was seen, until another BAR comes there: its driver may wait
+//! for the end of a reset, and all ones are no end.
+//!
 //! Spec: PCI Local Bus 3.0, 3.2.2.3.2 "Software Generation of Configuration Transactions", 6.1
 //! "Configuration Space Organization"; PCI Express Base 3.0, 7.2.2; ACPI 6.5, 4.8.3.6 "Reset Register"; Intel ICH10
 //! datasheet (319973), "RST_CNT: Reset Control Register".
@@ -22,7 +25,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +84,7 @@ pub struct PciHost {
     address: AtomicU32,
     stop: Arc<StopSwitch>,
     bridge: ConfigSpace,
-    functions: [OnceLock<Box<PciFunction>>; FUNCTIONS],
+    functions: [RwLock<Option<Arc<PciFunction>>>; FUNCTIONS],
     space: RwLock<Space>,
 }
 
@@ -92,6 +95,8 @@ struct Space {
     windows: Vec<Range<u64>>,
     /// Where they are seen, ascending.
     placed: Vec<Placed>,
+    /// Where those were seen whose functions are gone.
+    left: Vec<Placed>,
 }
 
 /// A BAR that is seen.
@@ -102,31 +107,70 @@ struct Placed {
     devfn: u8,
 }
 
+impl Placed {
+    fn overlaps(&self, other: &Placed) -> bool {
+        self.base < other.base + other.len && other.base < self.base + self.len
+    }
+}
+
+/// A panic elsewhere leaves nothing half done here.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl PciHost {
     /// Length of the port range, in bytes.
     pub const LEN: u64 = 8;
 
     /// A bridge with nothing behind it yet, whose reset register is wired to `stop`.
     pub fn new(stop: Arc<StopSwitch>, bridge: Bridge) -> PciHost {
-        let functions = [const { OnceLock::new() }; FUNCTIONS];
+        let functions = [const { RwLock::new(None) }; FUNCTIONS];
         let (address, space) = Default::default();
         PciHost { address, stop, bridge: bridge.config(), functions, space }
     }
 
-    /// Puts a function behind the bridge, before the first vCPU runs, function 0 of a device before its others. `name` is
-    /// what the user calls it.
+    /// Puts a function behind the bridge, function 0 of a device before its others; only one that is alone in its device
+    /// may come when vCPUs run. `name` is what the user calls it.
     pub fn add(&self, devfn: u8, name: &str, function: PciFunction) -> Result<(), PlugError> {
         let taken = |old: &str| PlugError::Overlap { new: name.into(), base: devfn.into(), len: 1, old: old.into() };
         if devfn == 0 {
             return Err(taken("the bridge"));
         }
-        self.functions[usize::from(devfn)].set(Box::new(function)).map_err(|_| taken("another function"))?;
+        let mut place = write(&self.functions[usize::from(devfn)]);
+        if place.is_some() {
+            return Err(taken("another function"));
+        }
+        *place = Some(Arc::new(function));
+        drop(place);
         if !devfn.is_multiple_of(8)
             && let Some(first) = self.function(devfn & !7)
         {
             first.set_multi_function();
         }
         Ok(())
+    }
+
+    /// Takes a function off the bus: the guest sees none there when this returns, and its doorbells are told. A vCPU may
+    /// be in the middle of an access to it, and has a handle of its own until that is over.
+    pub fn remove(&self, devfn: u8) -> Option<Arc<PciFunction>> {
+        // First, so that all who place functions see both or neither.
+        let mut space = write(&self.space);
+        let function = write(&self.functions[usize::from(devfn)]).take()?;
+        if let Some(at) = space.placed.iter().position(|placed| placed.devfn == devfn) {
+            let gone = space.placed.remove(at);
+            function.moved(Some(gone.base), None);
+            // One of each function: a guest that moves and ejects again and again fills no memory.
+            space.left.retain(|left| left.devfn != devfn);
+            space.left.push(gone);
+        }
+        drop(space);
+        // What it hid is seen now.
+        self.place();
+        Some(function)
     }
 
     /// The ECAM, as the bus sees it.
@@ -136,13 +180,13 @@ impl PciHost {
 
     /// A window of `len` bytes at `base`, in which BARs may be seen, as the bus sees it.
     pub fn window(host: &Arc<PciHost>, base: u64, len: u64) -> Arc<dyn BusDevice> {
-        host.space.write().unwrap_or_else(PoisonError::into_inner).windows.push(base..base.saturating_add(len));
+        write(&host.space).windows.push(base..base.saturating_add(len));
         Arc::new(Window { host: Arc::clone(host), base })
     }
 
     /// The host's state.
     pub fn state(&self) -> PciHostState {
-        let state = |(devfn, function): (u8, &PciFunction)| function.state(devfn);
+        let state = |(devfn, function): (u8, Arc<PciFunction>)| function.state(devfn);
         PciHostState { address: self.address.load(Ordering::Relaxed), functions: self.functions().map(state).collect() }
     }
 
@@ -161,11 +205,11 @@ impl PciHost {
         Ok(())
     }
 
-    fn function(&self, devfn: u8) -> Option<&PciFunction> {
-        self.functions[usize::from(devfn)].get().map(|function| &**function)
+    fn function(&self, devfn: u8) -> Option<Arc<PciFunction>> {
+        read(&self.functions[usize::from(devfn)]).clone()
     }
 
-    fn functions(&self) -> impl Iterator<Item = (u8, &PciFunction)> {
+    fn functions(&self) -> impl Iterator<Item = (u8, Arc<PciFunction>)> {
         (0..=u8::MAX).filter_map(|devfn| Some((devfn, self.function(devfn)?)))
     }
 
@@ -189,8 +233,8 @@ impl PciHost {
     /// Lets each function be seen where its guest wants it, if it can be.
     fn place(&self) {
         // Held throughout: whichever of two vCPUs comes last sees what both wrote.
-        let mut space = self.space.write().unwrap_or_else(PoisonError::into_inner);
-        let Space { windows, placed } = &mut *space;
+        let mut space = write(&self.space);
+        let Space { windows, placed, left } = &mut *space;
         let mut next = Vec::<Placed>::new();
         for (devfn, function) in self.functions() {
             let Some((base, len)) = function.wanted() else { continue };
@@ -210,14 +254,22 @@ impl PciHost {
         for &Placed { base, devfn, .. } in next.iter().filter(|new| base_in(placed, new.devfn) != Some(new.base)) {
             self.function(devfn).inspect(|function| function.moved(None, Some(base)));
         }
+        left.retain(|left| !next.iter().any(|placed| placed.overlaps(left)));
         *placed = next;
     }
 
+    /// Whether a BAR was seen at `address` whose function is gone.
+    fn was_at(&self, address: u64) -> bool {
+        read(&self.space).left.iter().any(|left| (left.base..left.base + left.len).contains(&address))
+    }
+
     /// The function that is seen at `address`, and which byte of its BAR.
-    fn at(&self, address: u64) -> Option<(&PciFunction, u64)> {
-        let Space { placed, .. } = &*self.space.read().unwrap_or_else(PoisonError::into_inner);
-        let before = placed.partition_point(|placed| placed.base <= address).checked_sub(1)?;
-        let Placed { base, len, devfn } = placed[before];
+    fn at(&self, address: u64) -> Option<(Arc<PciFunction>, u64)> {
+        let Placed { base, len, devfn } = {
+            let placed = &read(&self.space).placed;
+            let before = placed.partition_point(|placed| placed.base <= address).checked_sub(1)?;
+            placed[before]
+        };
         // The lock ends here: what the function does may take long.
         Some((self.function(devfn)?, address - base)).filter(|(_, offset)| *offset < len)
     }
@@ -289,8 +341,10 @@ struct Window {
 
 impl BusDevice for Window {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        if let Some((function, offset)) = self.host.at(self.base + offset) {
-            function.read_bar(offset, data);
+        match self.host.at(self.base + offset) {
+            Some((function, offset)) => function.read_bar(offset, data),
+            None if self.host.was_at(self.base + offset) => data.fill(0),
+            None => {}
         }
     }
 

@@ -5,6 +5,7 @@
 //!                        +--> PciHost --------+--> PciFunction 00:01.0: ConfigSpace, Msix
 //!   ECAM, 4 KiB each ----+     | windows      +--> ...                        |
 //!   32-bit, 64-bit window -----'--> BAR of the function that is there         '--> MsiRouter, irqfds
+//!   ports of PciHotplug: functions that come and go
 //! ```
 //!
 //! The buses of the machine are frozen: ECAM and windows stay where they are, and what a guest moves moves inside them.
@@ -16,6 +17,7 @@
 mod config;
 mod function;
 mod host;
+mod hotplug;
 mod msix;
 #[cfg(test)]
 mod properties;
@@ -23,4 +25,5 @@ mod properties;
 pub use config::{Capability, ConfigSpace, Identity};
 pub use function::{PciFunction, PciFunctionParts, PciFunctionState};
 pub use host::{Bridge, PciHost, PciHostState};
+pub use hotplug::{PciHotplug, PciHotplugState};
 pub use msix::{MsiRouter, Msix, MsixEntry, MsixState, MsixVector};

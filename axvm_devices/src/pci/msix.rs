@@ -182,6 +182,11 @@ impl Msix {
         self.vectors.len() as u16
     }
 
+    /// Its vectors, for who disconnects them.
+    pub fn vectors(&self) -> impl Iterator<Item = &MsixVector> {
+        self.vectors.iter().map(|gate| &gate.vector)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.vectors.is_empty()

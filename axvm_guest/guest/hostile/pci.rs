@@ -6,6 +6,7 @@
 
 use super::noise::Noise;
 use crate::cpu::write;
+use crate::hotplug;
 use crate::pci::{self, Function};
 use crate::virtio::{self, Device};
 
@@ -28,6 +29,7 @@ pub fn storm(noise: &mut Noise) {
         Function::any(noise.below(8) as u8 * 32 + 7).write(noise.below(0x400) as u16 * 4, noise.next() as u32);
         Function::NONE.write(noise.below(0x40) as u16 * 4, noise.next() as u32);
     }
+    hotplug::storm(|| noise.next() as u32);
 }
 
 /// Any place before the table but those that enable a queue and say where it is: `rings` lies there.

@@ -139,6 +139,12 @@ pub enum DiskError {
         /// Who has locked it, in words.
         holder: String,
     },
+    /// Another process hands over something else than it says.
+    #[error(
+        "What was handed over for disk image {0} are not the open files of such a disk; axvm ctl MACHINE disk add opens \
+         and sends them"
+    )]
+    Handed(PathBuf),
     /// The host has made a device of the image.
     #[error(
         "Disk image {path} is in use by the host: {device} is bound to it, and may be mounted. Unmount it \

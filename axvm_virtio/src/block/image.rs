@@ -3,6 +3,7 @@
 //! ```text
 //!   open: kind of file -> permission -> can the device write? -> does the host use it? -> lock -> format -> size
 //!                                                     writer: exclusive lock      reader: shared lock
+//!   adopt: the same without opening, where another process has done that: its descriptors come over a socket
 //!   an ephemeral disk is a reader of its image; its writes go to an Overlay
 //! ```
 //!
@@ -14,19 +15,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axvm_memory::{GuestRam, GuestRange};
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fstatvfs};
 use rustix::io::{Errno, pwritev};
 
 use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, OnFull, SERIAL_LEN};
 use super::error::{DiskError, is_full, is_unsupported};
 use super::format::looks_like;
-use super::lock::{LockError, lock, loop_device};
+use super::lock::{LockError, lock, lock_again, loop_device, unlock_for_another};
 use super::overlay::Overlay;
 use crate::limiter::{Limiter, RateLimit};
 use crate::signals::whole;
@@ -95,17 +97,58 @@ impl DiskImage {
         let temporary =
             |(directory, source)| DiskError::Temporary { path: path.clone(), directory, why: whole(&source) };
         let overlay = overlay.map_err(temporary)?;
-        Ok(Arc::new(DiskImage {
-            file,
-            overlay,
-            config: config.clone(),
-            size: AtomicU64::new(size),
-            block_size,
-            serial,
-            syncs: AtomicU64::new(0),
-            sync_failed: AtomicBool::new(false),
-            limiter: Limiter::new(config.rate),
-        }))
+        Ok(Arc::new(DiskImage::of(file, overlay, config, (size, block_size), serial)))
+    }
+
+    /// Takes an image that another process has opened, checked and locked as [`DiskImage::open`] does: its
+    /// [descriptors](DiskImage::descriptors), and what the disk is to be, with a block size.
+    pub fn adopt(config: &DiskConfig, descriptors: Vec<OwnedFd>) -> Result<Arc<DiskImage>, DiskError> {
+        let path = &config.path;
+        let serial = serial(config)?;
+        let not_whole = || DiskError::Handed(path.clone());
+        let mut descriptors = descriptors.into_iter().map(File::from);
+        let (Some(file), temporary, None) = (descriptors.next(), descriptors.next(), descriptors.next()) else {
+            return Err(not_whole());
+        };
+        let block_size = config.block_size.filter(|size| BLOCK_SIZES.contains(size)).ok_or_else(not_whole)?;
+        let writable = |file: &File| fcntl_getfl(file).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
+        let kind =
+            file.metadata().map_err(|source| DiskError::Host { action: "look at", path: path.clone(), source })?;
+        let is_disk = kind.file_type().is_file() || kind.file_type().is_block_device();
+        if !is_disk || config.changes_image() && !writable(&file) || config.ephemeral != temporary.is_some() {
+            return Err(not_whole());
+        }
+        lock_again(&file, !config.changes_image())
+            .map_err(|holder| DiskError::Locked { path: path.clone(), holder })?;
+        let size = measure(config, &file)?;
+        check_size(config, &file, size, block_size)?;
+        let overlay = temporary.filter(writable).map(|temporary| Overlay::over(temporary, size));
+        if overlay.is_some() != config.ephemeral {
+            return Err(not_whole());
+        }
+        Ok(Arc::new(DiskImage::of(file, overlay, config, (size, block_size), serial)))
+    }
+
+    /// The open files of an image, for a process that [adopts](DiskImage::adopt) it: its lock goes with them.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        unlock_for_another(&self.file);
+        [Some(&self.file), self.overlay.as_ref().map(|overlay| &overlay.file)]
+            .into_iter()
+            .flatten()
+            .map(File::as_fd)
+            .collect()
+    }
+
+    fn of(
+        file: File,
+        overlay: Option<Overlay>,
+        config: &DiskConfig,
+        (size, block_size): (u64, u32),
+        serial: [u8; SERIAL_LEN],
+    ) -> DiskImage {
+        let (syncs, sync_failed, size) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(size));
+        let (config, limiter) = (config.clone(), Limiter::new(config.rate));
+        DiskImage { file, overlay, config, size, block_size, serial, syncs, sync_failed, limiter }
     }
 
     /// Where it is.

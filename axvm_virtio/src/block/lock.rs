@@ -59,6 +59,23 @@ pub(super) fn lock(file: &File, shared: bool) -> Result<(), LockError> {
     }
 }
 
+/// Gives the lock of ranges up, which belongs to this process, so that another one that gets `file` can take it. The flock
+/// stays: it belongs to the open file.
+pub(super) fn unlock_for_another(file: &File) {
+    let _ = fcntl_lock(file, FlockOperation::NonBlockingUnlock);
+}
+
+/// Takes the lock of ranges of a file that has its flock from another process. Who has it, in words, if it is taken.
+pub(super) fn lock_again(file: &File, shared: bool) -> Result<(), String> {
+    if shared || fstatfs(file).is_ok_and(|about| NETWORK.contains(&(about.f_type as u32))) {
+        return Ok(());
+    }
+    match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN | Errno::ACCESS) => Err("another program".into()),
+        _ => Ok(()),
+    }
+}
+
 /// Which kinds of lock another one has, as /proc/locks calls them; `None` if all is ours.
 fn try_both(file: &File, shared: bool) -> Result<Option<&'static [&'static str]>, LockError> {
     match if shared { file.try_lock_shared() } else { file.try_lock() } {

@@ -50,6 +50,12 @@ impl Overlay {
         }
     }
 
+    /// Over a disk of `size` bytes, in a temporary file that another process has made.
+    pub(super) fn over(file: File, size: u64) -> Overlay {
+        let words = usize::try_from(size.div_ceil(SECTOR * 64)).unwrap_or(0);
+        Overlay { file, directory: PathBuf::from("its temporary file"), map: Mutex::new(vec![0; words]) }
+    }
+
     fn in_directory(directory: &Path, size: u64) -> io::Result<(File, Vec<u64>)> {
         let file = tempfile::tempfile_in(directory)?;
         file.set_len(size)?;

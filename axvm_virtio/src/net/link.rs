@@ -74,6 +74,29 @@ impl Link {
         Link::over(LinkKind::Tap, queues.into_iter().map(Descriptor::Plain).collect(), offloads)
     }
 
+    /// A link that another process has opened, with these [descriptors](Link::descriptors), and which offers this.
+    pub fn adopt(kind: LinkKind, descriptors: Vec<OwnedFd>, offloads: Offloads) -> io::Result<Link> {
+        if kind != LinkKind::Tap && descriptors.len() != 1 {
+            let message = format!("A link of this kind has one descriptor, not {}", descriptors.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let adopt = |descriptor| match kind {
+            LinkKind::Tap => Descriptor::Tap(Tap::prepared(descriptor, String::new(), offloads)),
+            LinkKind::Stream | LinkKind::Datagram => Descriptor::Plain(descriptor),
+        };
+        Link::over(kind, descriptors.into_iter().map(adopt).collect(), offloads)
+    }
+
+    /// Its descriptors, for a process that [adopts](Link::adopt) it.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.ends.iter().map(LinkEnd::as_fd).collect()
+    }
+
+    /// What it offers.
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
     /// Offers the driver these instead. Of a tap, only fewer have an effect. Of a socket, only `checksum` has one: its
     /// other end neither looks at the checksums of what it gets nor gives what is wrong (passt).
     pub fn offering(self, offloads: Offloads) -> Link {
@@ -89,7 +112,8 @@ impl Link {
         self.ends.len() as u16
     }
 
-    pub(super) fn kind(&self) -> LinkKind {
+    /// How frames lie in its bytes.
+    pub fn kind(&self) -> LinkKind {
         self.ends[0].kind
     }
 
@@ -100,7 +124,10 @@ impl Link {
         }
         for descriptor in &descriptors {
             let flags = fcntl_getfl(descriptor)?;
-            fcntl_setfl(descriptor, flags | OFlags::NONBLOCK)?;
+            // One that is handed over is so already, and a sandbox has no call for it.
+            if !flags.contains(OFlags::NONBLOCK) {
+                fcntl_setfl(descriptor, flags | OFlags::NONBLOCK)?;
+            }
         }
         let ends = descriptors.into_iter().map(|descriptor| LinkEnd { kind, descriptor }).collect();
         Ok(Link { ends, offloads })

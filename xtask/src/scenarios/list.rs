@@ -266,8 +266,29 @@ fn pci() -> Vec<Scenario> {
     let high =
         Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:4,disk,log:lab", ..plain };
     let twice = Boot { checks: "boots:2,msix:3:2,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
-    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice)]
+    let plug = Boot { checks: "hotplug,disk,log:lab", on: Some(("MARK plug", PLUG)), limit: 180, ..plain };
+    let proofs = vec![
+        Proof::CleanDisk,
+        Proof::Seen("a disk and a card that came and went", |seen| {
+            ["vdb at 00:04.0", "vdb is gone", "net0 at 00:04.0", "net0 is gone"].iter().all(|said| seen.contains(said))
+        }),
+        Proof::Seen("all slots free at the end", |seen| seen.contains("slots    28 of 28 free")),
+    ];
+    let plugged = Scenario { name: "pci-hotplug", boots: vec![plug], proofs };
+    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice), plugged]
 }
+
+/// What a person does to a machine whose guest waits for a disk and a card: each comes, and goes when the guest is done.
+const PLUG: &str = "(
+    said() { until grep -q \"MARK $1\" $dir/console; do sleep 1; done; }
+    axvm ctl $pid disk add plug.img,serial=PLUG
+    said unmounted
+    axvm ctl $pid disk remove vdb && echo vdb is gone
+    axvm ctl $pid net add tap=tap0
+    said carded
+    axvm ctl $pid net remove net0 && echo net0 is gone
+    axvm ctl $pid status
+) &";
 
 /// The end by a signal, the end by a panic, and memory that comes back.
 fn life() -> Vec<Scenario> {

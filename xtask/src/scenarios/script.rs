@@ -17,6 +17,8 @@ pub(super) fn job(scenarios: &[&Scenario]) -> String {
         "mkdir -p www; dd if=/dev/urandom of=www/data bs=64k count=32 2>/dev/null; md5sum <www/data >www/sum\n",
     );
     job.push_str("httpd -p 198.51.100.7:80 -h www; tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up\n");
+    // A disk with a file system that comes while the guest runs.
+    job.push_str("for plugged in disks/pci-hotplug*.img; do cp $plugged plug.img 2>/dev/null; done\n");
     // The pool of huge pages that one of them needs; early, while memory is in one piece.
     job.push_str("echo 300 >/proc/sys/vm/nr_hugepages\n");
     for scenario in scenarios {

@@ -1,0 +1,216 @@
+//! Disks that come and go while the guest runs, with the sandbox on, as users have it.
+//!
+//! Needs /dev/kvm; without it each test says that it was skipped.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use axvm_api::Client;
+use axvm_api::types::{Added, Removal, Status};
+use serde_json::json;
+
+use crate::common::{Axvm, Place, has_kvm, until};
+
+fn disk(place: &Place, name: &str, len: u64) {
+    File::create(place.path(name)).unwrap().set_len(len).unwrap();
+}
+
+fn is_there(status: &Status, name: &str) -> bool {
+    status.parts.iter().any(|part| part.name == name)
+}
+
+/// Descriptors and threads, once nothing that has gone is at work any more.
+fn holdings(axvm: &Axvm) -> (usize, usize) {
+    (axvm.count("fd"), axvm.count("task"))
+}
+
+fn kib(axvm: &Axvm, what: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", axvm.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_disk_comes_works_and_goes_and_its_image_is_free_again() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for name in ["a.img", "b.img"] {
+        disk(&place, name, 1 << 20);
+    }
+    let (axvm, mut talk) = place.shell("--disk disk.img --bus pci");
+    let before = holdings(&axvm);
+    for (image, more, id) in [("a.img", ",serial=FIRST", "FIRST"), ("b.img", ",ro", ""), ("a.img", ",ephemeral", "")] {
+        talk.say("came\r");
+        let (code, said, errors) = place.run(&format!("ctl api disk add {image}{more}"));
+        assert_eq!((code, &*said), (0, "vdb at 00:04.0\n"), "{errors}");
+        let answer = talk.answer();
+        assert!(answer.contains(&format!("verified, id {id}")) || more == ",ro", "{answer}");
+        assert!(answer.contains("slots 0x10") && answer.contains("proved"), "{answer}");
+        let status = place.run("ctl api status").1;
+        assert!(status.contains("00:04.0 vdb") && status.contains("slots    27 of 28 free"), "{status}");
+        let taken = place.run(&format!("ctl api disk add {image}"));
+        assert!(more == ",ro" || more == ",ephemeral" || taken.2.contains("is in use by"), "{}", taken.2);
+
+        talk.say("went\r");
+        if taken.0 == 0 {
+            assert_eq!(place.run("ctl api disk remove vdc --force").0, 0);
+        }
+        assert_eq!(place.run("ctl api disk remove vdb"), (0, String::new(), String::new()));
+        assert!(talk.answer().contains("slots 0x"));
+        until("its image is closed, and its threads have ended", || holdings(&axvm) == before);
+        assert!(!is_there(&axvm.status(), "vdb"));
+    }
+    talk.say("off\r");
+    axvm.ends_with(0);
+}
+
+#[test]
+fn what_cannot_come_or_go_is_told_with_what_to_do() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    disk(&place, "a.img", 1 << 20);
+    let fails = |words: &str, why: &str| {
+        let (code, _, errors) = place.run(words);
+        assert!(code == 1 && errors.contains(why), "{words}: {errors}");
+    };
+    let (axvm, talk) = place.shell("--disk disk.img --bus pci --name plugs");
+    fails("ctl api disk add none.img", "Cannot open disk image none.img");
+    fails("ctl api disk add disk.img", "is in use by process");
+    fails("ctl api disk remove vda", "vda cannot be removed: what was there at the start stays, and nothing was added");
+    fails("ctl api net remove net0", "net0 cannot be removed");
+    assert_eq!(place.run("ctl api disk add a.img").0, 0);
+    fails("ctl api disk remove vda", "what was there at the start stays; added were vdb");
+    assert_eq!(place.run("ctl api pause").0, 0);
+    fails("ctl api disk remove vdb", "The machine is paused and cannot react; resume it first");
+    assert_eq!(place.run("ctl api resume").0, 0);
+    // This guest looks at no slot: only force helps.
+    assert_eq!(place.run("ctl api disk remove vdb --force"), (0, String::new(), String::new()));
+    let put = json!({"drive_id": "vdb", "path_on_host": "a.img", "block_size": 512});
+    let refusal = axvm.control().put("/drives/vdb", &put).unwrap_err().to_string();
+    assert!(refusal.contains("must come with the request (SCM_RIGHTS)"), "{refusal}");
+    let file = File::open(place.path("a.img")).unwrap();
+    let wrong = axvm.control().add::<Added>("/drives/vdb", &put, &[file.as_fd()]).unwrap_err().to_string();
+    assert!(wrong.contains("are not the open files of such a disk"), "{wrong}");
+    let put = json!({"drive_id": "vdc", "path_on_host": "a.img", "block_size": 512, "is_read_only": true});
+    let wrong = axvm.control().add::<Added>("/drives/vdc", &put, &[file.as_fd()]).unwrap_err().to_string();
+    assert!(wrong.contains("The next device of this kind is vdb, not vdc"), "{wrong}");
+    talk.say("off\r");
+    axvm.ends_with(0);
+    for (words, why) in [("", "start it with --bus pci"), ("--bus pci --acpi off", "they need --acpi full")] {
+        let (axvm, _talk) = place.shell(words);
+        fails("ctl api disk add a.img", why);
+        assert_eq!(place.run("ctl api stop").0, 0);
+        axvm.ends_with(0);
+    }
+}
+
+/// A reset is a new machine, with what was added in its slots.
+#[test]
+fn what_was_added_stays_over_a_reset_and_a_pause() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    disk(&place, "a.img", 1 << 20);
+    let (axvm, mut talk) = place.shell("--disk disk.img --bus pci");
+    assert_eq!(place.run("ctl api disk add a.img").1, "vdb at 00:04.0\n");
+    for step in ["pause", "status", "resume"] {
+        assert_eq!(place.run(&format!("ctl api {step}")).0, 0);
+    }
+    talk.say("reset\r");
+    talk.hear("ready\n> ");
+    assert!(is_there(&axvm.status(), "vdb"));
+    talk.say("work 1\r");
+    assert!(talk.answer().contains("1 of 1"), "both disks are proved");
+    talk.say("went\r");
+    assert_eq!(place.run("ctl api disk remove vdb").0, 0);
+    assert!(talk.answer().contains("slots 0x10"));
+    talk.say("reset\r");
+    talk.hear("ready\n> ");
+    assert!(!is_there(&axvm.status(), "vdb"));
+    talk.say("off\r");
+    axvm.ends_with(0);
+}
+
+/// Adds the file as a disk that is only read, as often as it takes.
+fn add(client: &mut Client, file: &File) {
+    let put = json!({"drive_id": "vdb", "path_on_host": "a.img", "block_size": 512, "is_read_only": true});
+    let added: Added = client.add("/drives/vdb", &put, &[file.as_fd()]).unwrap();
+    assert_eq!(added.name, "vdb");
+}
+
+fn remove(client: &mut Client, force: bool) {
+    client.delete("/drives/vdb", &Removal { id: "vdb".into(), force }).unwrap();
+    let since = Instant::now();
+    while is_there(&client.get("/status").unwrap(), "vdb") {
+        assert!(since.elapsed() < Duration::from_secs(60), "vdb does not go");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_thousand_disks_that_came_and_went_leave_nothing_behind() {
+    if !has_kvm() {
+        return;
+    }
+    const ROUNDS: usize = 500;
+    let place = Place::new();
+    disk(&place, "a.img", 1 << 20);
+    let file = File::open(place.path("a.img")).unwrap();
+    let (axvm, mut talk) = place.shell("--disk disk.img --bus pci");
+    let mut client = axvm.control();
+    let mut before = None;
+    // The first rounds make what stays: heaps, stacks.
+    for rounds in [20, ROUNDS] {
+        talk.say(format!("slots {rounds}\r"));
+        for _ in 0..rounds {
+            add(&mut client, &file);
+            remove(&mut client, false);
+        }
+        talk.answer();
+        for _ in 0..rounds {
+            add(&mut client, &file);
+            remove(&mut client, true);
+        }
+        let holdings = || (holdings(&axvm), kib(&axvm, "VmData:"));
+        match before {
+            None => before = Some(holdings()),
+            Some((counts, data)) => {
+                until("descriptors and threads are as many as before", || holdings().0 == counts);
+                let now = holdings().1;
+                assert!(now < data + 2048, "{data} KiB before, {now} after");
+            }
+        }
+    }
+    talk.say("off\r");
+    axvm.ends_with(0);
+}
+
+#[test]
+fn a_guest_that_ejects_with_requests_on_their_way_loses_its_disk_and_nothing_else() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    disk(&place, "a.img", 1 << 20);
+    let file = File::open(place.path("a.img")).unwrap();
+    let (axvm, mut talk) = place.shell("--disk disk.img --bus pci");
+    let mut client = axvm.control();
+    let before = holdings(&axvm);
+    for _ in 0..50 {
+        add(&mut client, &file);
+        talk.say("yank\r");
+        assert!(talk.answer().contains("yank"));
+        until("it has gone", || !is_there(&axvm.status(), "vdb"));
+    }
+    until("nothing is left", || holdings(&axvm) == before);
+    talk.say("work 1\r");
+    talk.answer();
+    talk.say("off\r");
+    axvm.ends_with(0);
+}
