@@ -121,7 +121,12 @@ fn pci_root(aml: &mut Vec<u8>, part: &Part, plan: &Plan) {
 
 /// Registers and interrupt line of a part.
 pub(super) fn resources(part: &Part) -> Name {
-    let places = part.places.iter().filter_map(|place| -> Option<Box<dyn Aml>> {
+    template(places(part).chain(part_line(part)))
+}
+
+/// Its registers.
+pub(super) fn places(part: &Part) -> impl Iterator<Item = Box<dyn Aml>> {
+    part.places.iter().filter_map(|place| -> Option<Box<dyn Aml>> {
         match *place {
             Place::Ports { first, count } => Some(Box::new(IO::new(first, first, 1, count as u8))),
             // The plan keeps these windows below 4 GiB.
@@ -129,9 +134,17 @@ pub(super) fn resources(part: &Part) -> Name {
             // A function of PCI says itself where it is.
             Place::Pci { .. } => None,
         }
-    });
-    let lines = part.line.into_iter().map(|gsi| -> Box<dyn Aml> { Box::new(line(gsi)) });
-    let descriptors: Vec<Box<dyn Aml>> = places.chain(lines).collect();
+    })
+}
+
+/// Its interrupt line.
+pub(super) fn part_line(part: &Part) -> impl Iterator<Item = Box<dyn Aml>> {
+    part.line.into_iter().map(|gsi| -> Box<dyn Aml> { Box::new(line(gsi)) })
+}
+
+/// What a device has of these.
+pub(super) fn template(descriptors: impl Iterator<Item = Box<dyn Aml>>) -> Name {
+    let descriptors: Vec<_> = descriptors.collect();
     name("_CRS", &ResourceTemplate::new(descriptors.iter().map(|descriptor| &**descriptor).collect()))
 }
 

@@ -12,13 +12,13 @@
 //! "_STA (Device Status)".
 
 use acpi_tables::aml::{
-    And, Device, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local, Method, MethodCall,
+    And, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local, Method, MethodCall,
     Notify, OpRegion, OpRegionSpace, Path, Return, Store, ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
 use axvm_arch::layout::port;
 
-use super::dsdt::{device, name, resources};
+use super::dsdt::{device, name, part_line, places, template};
 use crate::plan::{Part, Plan};
 
 /// Of a slot's `_STA`: present, enabled, shown, working.
@@ -27,11 +27,15 @@ const PRESENT: u8 = 0xf;
 const CHECK: u8 = 1;
 const EJECT: u8 = 3;
 
-/// The device whose event the controller's line is.
+/// The device whose event the controller's line is, and the one whose registers are its. (Linux takes no event device
+/// with more than lines.)
 pub(super) fn event_device(aml: &mut Vec<u8>, part: &Part) {
     let call = MethodCall::new(Path::new("\\_SB_.PCI0.HPEV"), Vec::new());
     let event = Method::new("_EVT".into(), 1, true, vec![&call]);
-    device(aml, "GED_", &[&name("_HID", &"ACPI0013"), &name("_UID", &0_u8), &resources(part), &event]);
+    let line = template(part_line(part));
+    device(aml, "GED_", &[&name("_HID", &"ACPI0013"), &name("_UID", &0_u8), &line, &event]);
+    let generic = EISAName::new("PNP0A06");
+    device(aml, "HPR_", &[&name("_HID", &generic), &name("_UID", &1_u8), &template(places(part))]);
 }
 
 /// What the root of PCI has of a machine's slots: nothing if it has none.
