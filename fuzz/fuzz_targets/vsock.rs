@@ -136,14 +136,14 @@ impl Connector for Programs {
     }
 }
 
-/// What the guest knows of the connections of a pair of ports: bytes that it got, and the most that it can have allowed.
+/// What the guest knows of the connections of two ports: bytes that it got, and the most that it can have allowed.
 #[derive(Default)]
 struct Known {
     received: u64,
     allowed: u64,
     /// How many packets of the device began a connection.
     begun: u32,
-    /// It said what was not so, or there is another connection, whose bytes cannot be told from those of the one before.
+    /// It lied, or there is another connection, whose bytes cannot be told from those of the one before.
     vague: bool,
 }
 
