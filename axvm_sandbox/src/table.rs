@@ -87,7 +87,6 @@ const TIOCGPTPEER: u64 = 0x5441;
 /// Thread name; PR_GET_AUXV; PR_SET_VMA, with which newer C libraries name their heaps.
 const OWN: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x4155_5856, 0x5356_4d41];
 const FILTER: When = Bits(0, u64::MAX, libc::SECCOMP_SET_MODE_FILTER as u64);
-const NO_NEW_PRIVS: When = Bits(0, u64::MAX, libc::PR_SET_NO_NEW_PRIVS as u64);
 
 /// Calls that get an error instead of an end, and in which threads. The C library then makes threads by clone, whose
 /// flags a filter can read; allocators and backtraces live without the files they look into. tkill knows no process, so
@@ -164,7 +163,6 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_set_robust_list, ALL, Always, "the C library, in each thread"),
     Row(libc::SYS_rseq, ALL, Always, "the C library, in each thread"),
     Row(libc::SYS_prctl, ALL, OneOf(0, OWN), "names of threads, the auxiliary vector, names of heaps"),
-    Row(libc::SYS_prctl, MAKERS, NO_NEW_PRIVS, "a new thread gets its filter"),
     Row(libc::SYS_seccomp, MAKERS, FILTER, "a new thread gets its filter"),
     Row(libc::SYS_sched_getaffinity, ALL, Always, "count of processors, size of a stack"),
     Row(libc::SYS_sched_setaffinity, VCPU, OneOf(0, &[0]), "--pin: the calling thread"),
