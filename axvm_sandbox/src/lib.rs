@@ -33,6 +33,7 @@ mod names;
 mod program;
 mod report;
 mod rights;
+mod signals;
 mod table;
 mod threads;
 mod violation;
@@ -49,6 +50,7 @@ pub use crate::descriptors::inherited;
 use crate::filter::Filters;
 pub use crate::landlock::Files;
 pub use crate::report::{Availability, Protection, SandboxReport};
+pub use crate::signals::CaughtSignals;
 pub use crate::threads::{spawn, spawn_scoped};
 pub use crate::violation::on_violation;
 

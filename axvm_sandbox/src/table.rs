@@ -82,6 +82,8 @@ const TERMINAL: &[u64] = &[
 const PTY: &[u64] = &[libc::TIOCGPTN, libc::TIOCSPTLCK, TIOCGPTPEER];
 /// TUNSETOFFLOAD: what the driver takes; TUNSETQUEUE: how many queues it uses. Not what attaches to an interface.
 const TAP: &[u64] = &[0x4004_54d0, 0x4004_54d9];
+/// IORING_REGISTER_FILES; not what enables a ring.
+const REGISTER_FILES: u64 = 2;
 /// Not in the libc crate for all C libraries.
 const TIOCGPTPEER: u64 = 0x5441;
 /// Thread name; PR_GET_AUXV; PR_SET_VMA, with which newer C libraries name their heaps.
@@ -139,7 +141,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_accept4, CONSOLE | WORK, Always, "clients"),
     Row(libc::SYS_recvfrom, CONSOLE | API, Always, "clients"),
     Row(libc::SYS_recvmsg, WORK, Always, "connections of a socket device, which another process has made"),
-    Row(libc::SYS_sendto, ALL, Null(4), "clients, service manager; every thread may get a signal, whose handler sends a byte"),
+    Row(libc::SYS_sendto, DATA, Null(4), "clients, connections of a socket device, service manager"),
     Row(libc::SYS_shutdown, WORK, Always, "half-closes of a socket device's connections; clients that are turned away"),
     Row(libc::SYS_getsockopt, API, Always, "who the client is"),
     Row(libc::SYS_setsockopt, CONSOLE | API, OneOf(2, TIME_LIMITS), "time limits"),
@@ -151,6 +153,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
     Row(libc::SYS_ioctl, WORK, OneOf(1, TAP), "a tap, as its driver wants it"),
     Row(libc::SYS_ioctl, MAIN, OneOf(1, kvm::MAKER), "the next machine"),
+    Row(libc::SYS_io_uring_register, MAIN, OneOf(1, &[REGISTER_FILES]), "the last VM, to the ring that outlives the process; it is never enabled"),
     // Memory: never executable.
     Row(libc::SYS_mmap, ALL, NOT_EXEC, "heaps, stacks, RAM, kvm_run"),
     Row(libc::SYS_mprotect, ALL, NOT_EXEC, "heaps, guards of stacks"),
