@@ -196,7 +196,7 @@ mod tests {
         for role in Role::ALL {
             let program = of_role(role);
             let longest = (0..500).map(|number| run(&program, &call(number, [0; 6])).1).max().unwrap();
-            assert!(program.len() <= 400 && longest <= 20, "{role:?}: {} instructions, {longest} steps", program.len());
+            assert!(program.len() <= 300 && longest <= 20, "{role:?}: {} instructions, {longest} steps", program.len());
         }
     }
 }

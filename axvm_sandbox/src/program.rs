@@ -5,7 +5,7 @@
 //!   ioctl? ---> the one argument that counts (KVM_RUN)? ---> allowed
 //!          '--> its other arguments                                       the hottest call decides first
 //!   number < 96? --+--> number < 32? ...                                  then halves, and halves of halves:
-//!                  '--> number < 202? ... --> a range of numbers          some eight steps among a hundred calls
+//!                  '--> number < 202? ... --> these ten numbers, one by one
 //! ```
 //!
 //! The kernel walks a program once for each number when it is installed, to learn which calls are allowed whatever their
@@ -21,8 +21,8 @@ use libc::{c_long, sock_filter};
 /// Not in the libc crate.
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
-/// Values in a row that are compared one after the other; more are halved.
-const FEW: usize = 6;
+/// So many numbers or values are compared one after the other; more are halved.
+const FEW: usize = 10;
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,57 +78,29 @@ pub(crate) fn compile(mut verdicts: Verdicts, first: Option<(c_long, u32)>) -> V
         let call = call as u32;
         let mut hot = vec![load(low_half(1)), jump(libc::BPF_JEQ, argument, 0, 1), answer(Answer::Allow)];
         hot.extend(verdict(&verdicts.remove(&call).unwrap_or(Verdict::Always(Answer::Trap))));
-        let rest = search(&ranges(&verdicts));
+        let rest = search(&sorted(&verdicts));
         whole.extend(branch(libc::BPF_JEQ, call, hot, rest));
     } else {
-        whole.extend(search(&ranges(&verdicts)));
+        whole.extend(search(&sorted(&verdicts)));
     }
     whole
 }
 
-/// Every number in ranges, by the first of each.
-fn ranges(verdicts: &Verdicts) -> Vec<(u32, Verdict)> {
-    let trap = Verdict::Always(Answer::Trap);
-    let mut ranges: Vec<(u32, Verdict)> = vec![(0, trap.clone())];
-    for (&call, verdict) in verdicts {
-        ranges.push((call, verdict.clone()));
-        ranges.push((call + 1, trap.clone()));
-    }
-    // Of two that begin at one number the second counts; neighbours with one verdict are one.
-    let mut whole: Vec<(u32, Verdict)> = Vec::new();
-    for (n, (from, verdict)) in ranges.iter().enumerate() {
-        let is_empty = ranges.get(n + 1).is_some_and(|next| next.0 == *from);
-        if !is_empty && whole.last().is_none_or(|last| last.1 != *verdict) {
-            whole.push((*from, verdict.clone()));
-        }
-    }
-    whole
+fn sorted(verdicts: &Verdicts) -> Vec<(u32, &Verdict)> {
+    verdicts.iter().map(|(&number, verdict)| (number, verdict)).collect()
 }
 
-/// Finds the range of the number that was loaded, and gives its verdict.
-fn search(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
-    match ranges {
-        _ if let Some(numbers) = few(ranges) => one_of(&numbers),
-        [] => vec![answer(Answer::Trap)],
-        [(_, one)] => verdict(one),
-        _ => {
-            let (low, high) = ranges.split_at(ranges.len() / 2);
-            branch(libc::BPF_JGE, high[0].0, search(high), search(low))
-        }
+/// Finds the verdict on the number that was loaded, among `calls`, which are sorted.
+fn search(calls: &[(u32, &Verdict)]) -> Vec<sock_filter> {
+    if calls.len() > FEW {
+        let (low, high) = calls.split_at(calls.len() / 2);
+        return branch(libc::BPF_JGE, high[0].0, search(high), search(low));
     }
-}
-
-/// The numbers that are allowed, if all others are trapped and these are few.
-fn few(ranges: &[(u32, Verdict)]) -> Option<Vec<u32>> {
-    let mut numbers = Vec::new();
-    for (n, (from, verdict)) in ranges.iter().enumerate() {
-        match verdict {
-            Verdict::Always(Answer::Trap) => {}
-            Verdict::Always(Answer::Allow) => numbers.extend(*from..ranges.get(n + 1)?.0),
-            _ => return None,
-        }
-    }
-    (1..=FEW).contains(&numbers.len()).then_some(numbers)
+    let (allowed, others): (Vec<_>, Vec<_>) =
+        calls.iter().partition(|(_, verdict)| **verdict == Verdict::Always(Answer::Allow));
+    let allowed: Vec<u32> = allowed.iter().map(|(number, _)| *number).collect();
+    let compare = |rest, &(number, one): &(u32, &Verdict)| branch(libc::BPF_JEQ, number, verdict(one), rest);
+    others.iter().fold(one_of(&allowed), compare)
 }
 
 fn verdict(verdict: &Verdict) -> Vec<sock_filter> {
@@ -184,6 +156,9 @@ fn one_of(values: &[u32]) -> Vec<sock_filter> {
     if values.len() > FEW {
         let (low, high) = values.split_at(values.len() / 2);
         return branch(libc::BPF_JGE, high[0], one_of(high), one_of(low));
+    }
+    if values.is_empty() {
+        return vec![answer(Answer::Trap)];
     }
     let past = |n: usize| short(values.len() - n);
     let mut whole: Vec<_> =
