@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_events::{Event, Events};
-use axvm_kvm::Kvm;
+use axvm_kvm::{Kvm, Undertaker};
 use axvm_memory::GuestRam;
 use axvm_virtio::block::DiskImage;
 use axvm_virtio::net::{NetConfig, NetHandle};
@@ -20,7 +20,7 @@ use axvm_virtio::vsock::VsockHost;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::image::Image;
-use crate::{MachineError, MachineSpec};
+use crate::{Machine, MachineError, MachineSpec};
 
 /// The host's side of a machine, open and ready.
 pub struct Resources {
@@ -32,6 +32,7 @@ pub struct Resources {
     pub(crate) nets: Vec<(NetConfig, NetHandle)>,
     pub(crate) vsock: Option<(u32, VsockHost)>,
     pub(crate) events: Events,
+    undertaker: Option<Undertaker>,
 }
 
 impl Resources {
@@ -65,7 +66,8 @@ impl Resources {
 
         let kernel = Image::kernel(&spec.kernel)?;
         let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
-        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events })
+        let undertaker = Undertaker::open();
+        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events, undertaker })
     }
 
     /// Plugs the cables in: a link for each network card of `spec`, in their order. They stay over resets.
@@ -101,6 +103,11 @@ impl Resources {
     /// Where events go.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The process is about to end, and `machine` was its last: what only the kernel has of it ends later.
+    pub fn leave(&self, machine: &Machine) {
+        self.undertaker.iter().for_each(|undertaker| undertaker.hold(machine.vm()));
     }
 
     /// Zeroes what the last guest left, before the next one starts.
