@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_events::{Event, Events};
-use axvm_kvm::{Kvm, Undertaker};
+use axvm_kvm::{Kvm, Teardown};
 use axvm_memory::GuestRam;
 use axvm_virtio::block::DiskImage;
 use axvm_virtio::net::{NetConfig, NetHandle};
@@ -32,7 +32,7 @@ pub struct Resources {
     pub(crate) nets: Vec<(NetConfig, NetHandle)>,
     pub(crate) vsock: Option<(u32, VsockHost)>,
     pub(crate) events: Events,
-    undertaker: Option<Undertaker>,
+    teardown: Option<Teardown>,
 }
 
 impl Resources {
@@ -66,8 +66,8 @@ impl Resources {
 
         let kernel = Image::kernel(&spec.kernel)?;
         let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
-        let undertaker = Undertaker::open();
-        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events, undertaker })
+        let teardown = Teardown::open();
+        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, kvm, ram, disks, events, teardown })
     }
 
     /// Plugs the cables in: a link for each network card of `spec`, in their order. They stay over resets.
@@ -107,7 +107,7 @@ impl Resources {
 
     /// The process is about to end, and `machine` was its last: what only the kernel has of it ends later.
     pub fn leave(&self, machine: &Machine) {
-        self.undertaker.iter().for_each(|undertaker| undertaker.hold(machine.vm()));
+        self.teardown.iter().for_each(|teardown| teardown.hold(machine.vm()));
     }
 
     /// Zeroes what the last guest left, before the next one starts.

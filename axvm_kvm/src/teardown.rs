@@ -32,18 +32,18 @@ const IORING_REGISTER_FILES: libc::c_uint = 2;
 
 /// What holds a VM longer than the process lives.
 #[derive(Debug)]
-pub struct Undertaker(OwnedFd);
+pub struct Teardown(OwnedFd);
 
-impl Undertaker {
+impl Teardown {
     /// None where the host has none.
-    pub fn open() -> Option<Undertaker> {
+    pub fn open() -> Option<Teardown> {
         let mut parameters = [0u32; PARAMETERS];
         parameters[FLAGS] = IORING_SETUP_R_DISABLED;
         // SAFETY: the kernel reads and writes a structure of this length, which lives through the call.
         let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
         let fd = RawFd::try_from(fd).ok().filter(|&fd| fd >= 0)?;
         // SAFETY: it was made just now, so nothing else owns it.
-        Some(Undertaker(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Some(Teardown(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// Leaves the end of `vm` to the kernel: for the last VM of a process, whose vCPUs have stopped. Where that does not
@@ -67,18 +67,18 @@ mod tests {
 
     /// A pipe stands for the VM: its reader sees when the last writer has gone.
     #[test]
-    fn what_is_held_goes_after_the_undertaker() {
-        let Some(undertaker) = Undertaker::open() else {
+    fn what_is_held_goes_after_the_teardown() {
+        let Some(teardown) = Teardown::open() else {
             return println!("skipped: this host has no io_uring");
         };
         let (mut reader, writer) = io::pipe().unwrap();
-        undertaker.register(&writer).unwrap();
-        assert!(undertaker.register(&writer).is_err(), "one only");
+        teardown.register(&writer).unwrap();
+        assert!(teardown.register(&writer).is_err(), "one only");
         drop(writer);
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
         assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock, "it is still held");
         rustix::io::ioctl_fionbio(&reader, false).unwrap();
-        drop(undertaker);
+        drop(teardown);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
 }
