@@ -121,6 +121,12 @@ pub fn triple_fault() {
     unsafe { asm!("ud2") };
 }
 
+/// An exception on purpose.
+pub fn undefined() -> ! {
+    // SAFETY: the program is done; what handles the exception, or the lack of a handler, ends the machine.
+    unsafe { asm!("ud2", options(noreturn)) };
+}
+
 /// Sleeps until the next interrupt.
 pub fn halt() {
     // SAFETY: interrupts are enabled, and their handlers keep every register.
