@@ -115,7 +115,7 @@ impl Disk {
         (0..depth).for_each(|slot| describe(slot, len, writes));
         let blocks = self.sectors / u64::from(len / 512);
         let (mut sent, mut done) = (0_u32, 0_u32);
-        let mut next = |disk: &mut Disk, slot: u16, sent: &mut u32| {
+        let next = |disk: &mut Disk, slot: u16, sent: &mut u32| {
             let block = if random { disk.random() % blocks } else { u64::from(*sent) % blocks };
             disk.offer(slot, block * u64::from(len / 512));
             *sent += 1;
