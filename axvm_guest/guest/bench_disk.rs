@@ -170,7 +170,8 @@ impl Disk {
         write(AVAIL + 4 + u64::from(QUEUE_LEN) * 2, self.used.wrapping_sub(1));
         fence(Ordering::Release);
         write(AVAIL + 2, self.avail);
-        fence(Ordering::SeqCst); // the index before the look at what the device wants (2.7.13.4)
+        // SeqCst: the index is out before the look at what the device wants (2.7.13.4).
+        fence(Ordering::SeqCst);
         let event: u16 = read(USED + 4 + u64::from(QUEUE_LEN) * 8);
         let wanted = match self.event_idx {
             true => self.avail.wrapping_sub(event).wrapping_sub(1) < self.avail.wrapping_sub(before),

@@ -120,12 +120,6 @@ pub fn triple_fault() {
     undefined()
 }
 
-/// An exception on purpose.
-pub fn undefined() -> ! {
-    // SAFETY: the program is done; what handles the exception, or the lack of a handler, ends the machine.
-    unsafe { asm!("ud2", options(noreturn)) };
-}
-
 /// Sleeps until the next interrupt.
 pub fn halt() {
     // SAFETY: interrupts are enabled, and their handlers keep every register.
@@ -155,4 +149,10 @@ pub fn output_string(port: u16, address: u64, count: usize) {
 pub fn input_string(port: u16, address: u64, count: usize) {
     // SAFETY: callers name RAM that no Rust object occupies.
     unsafe { asm!("rep insb", in("dx") port, inout("rdi") address => _, inout("rcx") count => _, options(nostack)) };
+}
+
+/// An exception on purpose.
+pub fn undefined() -> ! {
+    // SAFETY: the program is done; what handles the exception, or the lack of a handler, ends the machine.
+    unsafe { asm!("ud2", options(noreturn)) };
 }

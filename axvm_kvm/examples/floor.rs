@@ -1,7 +1,7 @@
 //! The floor of the benchmarks: the fewest calls that run a guest on KVM, and nothing of AxVM.
 //!
 //! ```text
-//!   floor GUEST MEMORY_MIB VCPUS
+//!   floor GUEST MEMORY_MIB VCPUS          floor tsc: ticks of the TSC in a millisecond, as KVM knows them
 //!
 //!   mmap --> read ELF into RAM --> KVM_CREATE_VM --> slot --> irqchip --> vCPUs (CPUID, registers) --> KVM_RUN ..
 //!   OUT 0x3f8: a byte on standard output     OUT 0x64: end     reads give 0; but line status: empty
@@ -26,6 +26,10 @@ const MAGIC: u32 = 0x336e_c578;
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments == ["tsc"] {
+        println!("{}", Kvm::new()?.create_vm()?.create_vcpu(0)?.get_tsc_khz()?);
+        return Ok(());
+    }
     let [guest, memory_mib, vcpus] = &arguments[..] else {
         return Err(Error::other("Cannot start: give GUEST MEMORY_MIB VCPUS"));
     };
@@ -50,6 +54,7 @@ fn main() -> io::Result<()> {
     for id in (1..vcpus as u64).rev() {
         let mut vcpu = vm.create_vcpu(id)?;
         vcpu.set_cpuid2(&cpuid)?;
+        #[allow(clippy::disallowed_methods, reason = "no sandbox, so no role in it")]
         std::thread::spawn(move || run(&mut vcpu));
     }
     let mut first = vm.create_vcpu(0)?;

@@ -3,8 +3,8 @@
 //! ```text
 //!   start    idle guest: exec --> '~' | 20 ms later: CPU time, faults, memory | killed
 //!   calls    the same under strace; its clock is of no use, its count is
-//!   exits    '~' a (OUT) b (IN) c (MMIO) z
-//!   block    '~' a (4K random read, QD1) b (QD32) c, d (writes) e, f (128K sequential reads) z
+//!   exits    '~' OUT =ticks IN =ticks MMIO =ticks z
+//!   block    '~' 4K random read, QD1 =ticks, QD32 =ticks, the same of writes, 128K sequential reads
 //!   off      '~' z --> process end
 //!   kernel   a stock kernel with our first instruction: exec --> '~'
 //! ```
@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use axvm_guest::Phase;
 
 use super::process;
+use super::setup::settle;
 use super::subject::{Machine, Subject};
 use super::watched::{Watched, cpu_time};
 use crate::tool::find;
@@ -52,6 +53,8 @@ pub struct Bench {
     pub disk: PathBuf,
     /// Of `axvm_kvm`.
     pub cpu_time: PathBuf,
+    /// Ticks of the TSC in a millisecond.
+    pub tsc_khz: f64,
     /// Prepared by [`super::kernel`], if there is a stock kernel.
     pub vmlinux: Option<PathBuf>,
     /// Likewise.
@@ -113,6 +116,10 @@ impl Bench {
         Ok(path)
     }
 
+    fn seconds(&self, ticks: u64) -> f64 {
+        ticks as f64 / self.tsc_khz / 1e3
+    }
+
     fn start(&self, name: &str, memory_mib: u32, vcpus: u32, subject: &Subject) -> Result<Numbers> {
         let guest = self.guest("idle", None)?;
         let mut vmm = Watched::start(self.command(subject, &guest, memory_mib, vcpus)?)?;
@@ -151,12 +158,9 @@ impl Bench {
         let phases = [Phase::Out(count), Phase::In(count), Phase::Mmio(count)];
         let guest = self.guest("exits", Some(&phases))?;
         let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
-        let mut since = vmm.until(b'a')?;
         let mut numbers = Numbers::new();
-        for (name, end) in [("exit-out", b'b'), ("exit-in", b'c'), ("exit-mmio", b'z')] {
-            let until = vmm.until(end)?;
-            numbers.push((name.to_owned(), milliseconds(until - since) * 1e3 / f64::from(count)));
-            since = until;
+        for name in ["exit-out", "exit-in", "exit-mmio"] {
+            numbers.push((name.to_owned(), self.seconds(vmm.phase()?) * 1e6 / f64::from(count)));
         }
         Ok(numbers)
     }
@@ -171,21 +175,21 @@ impl Bench {
             ("sr1", Phase::Read(large, 1, count / 2)),
             ("sr32", Phase::Read(large, 32, count / 2)),
         ];
-        // The last keeps the machine, and its threads with their times, while the end of the one before is noted.
-        let all: Vec<Phase> = phases.iter().map(|phase| phase.1).chain([Phase::Out(3000)]).collect();
-        let guest = self.guest("block", Some(&all))?;
+        let guest = self.guest("block", Some(&phases.map(|phase| phase.1)))?;
+        // What the one before wrote is not to be written back beside this one.
+        settle(&self.disk)?;
         let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
-        let mut since = (vmm.until(b'a')?, process::time_beside_vcpus(vmm.pid())?);
+        vmm.until(b'~')?;
+        let mut before = process::time_beside_vcpus(vmm.pid())?;
         let mut numbers = Numbers::new();
-        for (end, (name, phase)) in (b'b'..).zip(phases) {
-            let when = vmm.until(end)?;
+        for (name, phase) in phases {
+            let (seconds, requests) = (self.seconds(vmm.phase()?), f64::from(phase.count()));
             let cpu = process::time_beside_vcpus(vmm.pid())?;
-            let requests = f64::from(phase.count());
-            let rate = requests / (when - since.0).as_secs_f64();
+            let rate = requests / seconds;
             let value = if name.starts_with('s') { rate * f64::from(large) / 1e6 } else { rate / 1e3 };
             numbers.push((name.to_owned(), value));
-            numbers.push((format!("{name}-cpu"), cpu.saturating_sub(since.1) as f64 / 1e3 / requests));
-            since = (when, cpu);
+            numbers.push((format!("{name}-cpu"), cpu.saturating_sub(before) as f64 / 1e3 / requests));
+            before = cpu;
         }
         Ok(numbers)
     }

@@ -205,7 +205,7 @@ pub fn short(value: f64) -> String {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::bench::subject::Kind;
 

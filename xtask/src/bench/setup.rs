@@ -1,6 +1,7 @@
 //! What a measurement needs: programs built, guests and disk made, in a directory of its own below the build's output.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +10,7 @@ use super::experiment::Bench;
 use super::kernel::{stub_bzimage, stub_vmlinux};
 use super::subject::{Kind, Peer, Subject, peers};
 use crate::assets::{self, Kernel, Wanted};
+use crate::tool::{output, tool};
 use crate::{program, project};
 
 const DISK_LEN: usize = 256 << 20;
@@ -26,7 +28,7 @@ pub fn subjects(named: Option<&[Peer]>) -> Result<Vec<Subject>> {
 
 /// Puts a file on the medium. A page of a program that was just built would count as one that the process had written,
 /// and writing back what is dirty would go on beside the first rounds.
-fn settle(path: &Path) -> Result<()> {
+pub fn settle(path: &Path) -> Result<()> {
     let file = File::open(path).with_context(|| format!("Cannot open {}", path.display()))?;
     file.sync_all().with_context(|| format!("Cannot put {} on the medium", path.display()))
 }
@@ -36,9 +38,7 @@ pub fn bench(kernels: bool) -> Result<Bench> {
     let scratch = project::target().join("bench");
     fs::create_dir_all(&scratch).with_context(|| format!("Cannot create {}", scratch.display()))?;
     let disk = scratch.join("disk.img");
-    // Written, not sparse: the page cache has all of it from now on.
-    fs::write(&disk, vec![0xa5; DISK_LEN]).with_context(|| format!("Cannot write {}", disk.display()))?;
-    settle(&disk)?;
+    make_disk(&disk).with_context(|| format!("Cannot write {}", disk.display()))?;
     let [vmlinux, bzimage] = match kernels.then(|| stubs(&scratch)) {
         Some(Ok(paths)) => paths.map(Some),
         Some(Err(error)) => {
@@ -47,7 +47,17 @@ pub fn bench(kernels: bool) -> Result<Bench> {
         }
         None => [None, None],
     };
-    Ok(Bench { cpu_time: program::example("cpu_time")?, scratch, disk, vmlinux, bzimage })
+    let tsc = output(tool(&program::example("floor")?.to_string_lossy()).arg("tsc"))?;
+    let tsc_khz = tsc.trim().parse().with_context(|| format!("The floor said {tsc:?} of the TSC"))?;
+    Ok(Bench { cpu_time: program::example("cpu_time")?, tsc_khz, scratch, disk, vmlinux, bzimage })
+}
+
+/// Written, not sparse: the page cache has all of it from now on. In small pieces: where the host's file system keeps what
+/// was written at once as one folio, a guest's write of 4 KiB into it costs a walk over all of that folio's blocks.
+fn make_disk(path: &Path) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    (0..DISK_LEN / 4096).try_for_each(|_| file.write_all(&[0xa5; 4096]))?;
+    file.sync_all()
 }
 
 fn stubs(scratch: &Path) -> Result<[PathBuf; 2]> {

@@ -12,6 +12,8 @@
 use serde::Serialize;
 
 const DRAWS: usize = 2000;
+/// Of fewer rounds there is nothing to draw from.
+pub const LEAST_ROUNDS: usize = 5;
 
 /// What many samples say together.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -51,7 +53,7 @@ pub fn summary(samples: &[f64]) -> Option<Summary> {
 /// Median of `ours` by median of `theirs`; both have one sample for each round, in order.
 pub fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Ratio> {
     let rounds: Vec<(f64, f64)> = ours.iter().copied().zip(theirs.iter().copied()).collect();
-    let value = of_medians(&rounds)?;
+    let value = of_medians(&rounds).filter(|_| rounds.len() >= LEAST_ROUNDS)?;
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let drawn = (0..DRAWS).filter_map(|_| {
         let draw = (0..rounds.len()).map(|_| rounds[next(&mut random) as usize % rounds.len()]);
@@ -112,7 +114,7 @@ mod tests {
     fn an_interval_holds_the_truth_and_narrows_with_rounds() {
         let mut random = 1;
         let mut noisy = |around: f64| around + (next(&mut random) % 1000) as f64 / 1000.0;
-        let (ours, theirs): (Vec<f64>, Vec<f64>) = (0..400).map(|_| (noisy(1.5), noisy(3.5))).unzip();
+        let (ours, theirs): (Vec<f64>, Vec<f64>) = (0..150).map(|_| (noisy(1.5), noisy(3.5))).unzip();
         let (few, many) = (ratio(&ours[..20], &theirs[..20]).unwrap(), ratio(&ours, &theirs).unwrap());
         assert!(many.low < 0.5 && 0.5 < many.high, "{many:?}");
         assert!(many.high - many.low < few.high - few.low, "{few:?} {many:?}");
@@ -121,6 +123,7 @@ mod tests {
     #[test]
     fn nothing_is_no_ratio() {
         assert_eq!(ratio(&[], &[]), None);
-        assert_eq!(ratio(&[1.0], &[0.0]), None);
+        assert_eq!(ratio(&[1.0; 5], &[0.0; 5]), None);
+        assert!(ratio(&[1.0; 4], &[2.0; 4]).is_none() && ratio(&[1.0; 5], &[2.0; 5]).is_some());
     }
 }

@@ -59,8 +59,30 @@ impl Watched {
                     _ => {}
                 }
             }
-            self.listen(deadline)?;
+            self.more(deadline)?;
         }
+    }
+
+    /// What the guest says up to the end of the line.
+    pub fn line(&mut self) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut line = String::new();
+        loop {
+            while let Some((byte, _)) = self.said.pop_front() {
+                match byte {
+                    b'\n' => return Ok(line),
+                    byte => line.push(byte.into()),
+                }
+            }
+            self.more(deadline)?;
+        }
+    }
+
+    /// Ticks of the TSC that the next phase took, by the guest's own words.
+    pub fn phase(&mut self) -> Result<u64> {
+        self.until(b'=')?;
+        let line = self.line()?;
+        u64::from_str_radix(line.trim_end(), 16).with_context(|| format!("The guest said ={line}, which is no number"))
     }
 
     /// Waits for its end, and says when that was.
@@ -72,7 +94,7 @@ impl Watched {
         Ok(Instant::now())
     }
 
-    fn listen(&mut self, deadline: Instant) -> Result<()> {
+    fn more(&mut self, deadline: Instant) -> Result<()> {
         if self.read(deadline)? == 0 {
             let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             return Err(self.failed(&format!("it ended ({status}) before the guest was done")));
@@ -133,6 +155,13 @@ mod tests {
         let (first, last) = (watched.until(b'~').unwrap(), watched.until(b'z').unwrap());
         assert!(last - first >= Duration::from_millis(40) && first > watched.started);
         assert!(watched.end().unwrap() >= last);
+    }
+
+    #[test]
+    fn phases_are_numbers_between_other_words() {
+        let mut watched = shell("printf '~=1f'; sleep 0.05; printf '0\\n=10\\r\\n=x\\n'");
+        assert_eq!((watched.phase().unwrap(), watched.phase().unwrap()), (0x1f0, 16));
+        assert!(watched.phase().unwrap_err().to_string().contains("=x"));
     }
 
     #[test]
