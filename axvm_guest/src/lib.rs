@@ -16,7 +16,7 @@
 //! The guest needs 16 MiB of RAM, an ELF loader with PVH entry and nothing else. It never waits without
 //! a limit. A disk is left as it was found: what a proof overwrites, it writes back.
 //!
-//! Spec: Xen "x86/HVM direct boot ABI". Left out: anything at CPL3, where only the bench guest works ([`bench`]).
+//! Spec: Xen "x86/HVM direct boot ABI". Left out: anything at CPL3, where only the bench guest works ([`bench()`]).
 
 #![forbid(unsafe_code)]
 

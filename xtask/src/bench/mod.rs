@@ -68,7 +68,7 @@ pub fn quick() -> Plan {
     ]
 }
 
-/// What [`report::gross`] judges, in well under a minute.
+/// What [`report::Report::gross`] judges, in well under a minute.
 pub fn check() -> Plan {
     vec![
         (SMALL, 21),

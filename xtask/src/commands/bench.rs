@@ -35,29 +35,39 @@ pub struct Bench {
     /// Write a plot to a file, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// Measure nothing: take the samples of a file that --json has written
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "vs", "only", "json"])]
+    from: Option<PathBuf>,
     /// Put table and plot into BENCHMARKS.md and docs/bench.svg
     #[arg(long, conflicts_with = "only")]
     page: bool,
     /// Measure little, beside the floor only, and fail if AxVM is grossly slower than it was
-    #[arg(long, conflicts_with_all = ["quick", "vs", "only", "page"])]
+    #[arg(long, conflicts_with_all = ["quick", "vs", "only", "page", "from"])]
     check: bool,
 }
 
 impl Bench {
     /// Measures.
     pub fn run(self) -> Result<ExitCode> {
+        let report = match &self.from {
+            Some(path) => read(path)?,
+            None => self.measure()?,
+        };
+        print(report.table());
+        self.keep(&report)?;
+        let gross = if self.check { report.gross() } else { Vec::new() };
+        gross.iter().for_each(|line| print(format_args!("GROSS  {line}\n")));
+        Ok(if gross.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn measure(&self) -> Result<Report> {
         let plan = self.plan()?;
         let named = if self.check { Some(Vec::new()) } else { self.vs.as_deref().map(peers).transpose()? };
         let subjects = setup::subjects(named.as_deref())?;
         let kernels =
             plan.iter().any(|(experiment, _)| matches!(experiment, Experiment::Vmlinux | Experiment::BzImage));
         let samples = bench::measure(&plan, &subjects, &setup::bench(kernels)?)?;
-        let report = Report::of(&samples, &subjects, host());
-        print(report.table());
-        self.keep(&report)?;
-        let gross = if self.check { report.gross() } else { Vec::new() };
-        gross.iter().for_each(|line| print(format_args!("GROSS  {line}\n")));
-        Ok(if gross.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(Report::of(&samples, &subjects, host()))
     }
 
     fn plan(&self) -> Result<bench::Plan> {
@@ -89,6 +99,11 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+fn read(path: &Path) -> Result<Report> {
+    let text = fs::read_to_string(path).with_context(|| format!("Cannot read {}", path.display()))?;
+    Report::from_json(&text).with_context(|| format!("Cannot use {}: not written by --json", path.display()))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
