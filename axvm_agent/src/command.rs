@@ -52,7 +52,7 @@ pub fn start(request: &Request) -> Result<Running, (Refusal, String)> {
         })?;
     }
     let started = match request.terminal {
-        Some(size) => with_terminal(request, size),
+        Some(size) => with_terminal(request, size, open_terminal().map_err(no_terminal)?),
         None => with_pipes(request),
     };
     started.map_err(|error| refusal(&error, request))
@@ -69,6 +69,11 @@ fn refusal(error: &io::Error, request: &Request) -> (Refusal, String) {
     }
 }
 
+fn no_terminal(error: io::Error) -> (Refusal, String) {
+    let why = "does it have /dev/pts (mount -t devpts devpts /dev/pts)?";
+    (Refusal::Other, format!("The guest has no terminal to give: {error}; {why}"))
+}
+
 fn with_pipes(request: &Request) -> io::Result<Running> {
     let (program, arguments) = request.arguments.split_first().ok_or(ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
@@ -83,12 +88,18 @@ fn with_pipes(request: &Request) -> io::Result<Running> {
     Ok(Running { child, stdin, stdout, stderr, terminal: None, ended })
 }
 
-fn with_terminal(request: &Request, size: Size) -> io::Result<Running> {
+/// A new terminal: our end, and the command's.
+fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = openpt(flags)?;
     grantpt(&terminal)?;
     unlockpt(&terminal)?;
     let inside = ioctl_tiocgptpeer(&terminal, flags)?;
+    Ok((terminal, inside))
+}
+
+fn with_terminal(request: &Request, size: Size, ends: (OwnedFd, OwnedFd)) -> io::Result<Running> {
+    let (terminal, inside) = ends;
     resize(&terminal, size);
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
     let mut command = Command::new("/proc/self/exe");

@@ -5,7 +5,13 @@
 //!   calls:    preadv(64 buffers on the stack), preadv(37), each again for what it left over
 //! ```
 //!
-//! Spec: preadv(2), pwritev(2). Left out: io_uring.
+//! A message, which its receiver takes whole or not at all (a tap), is one call:
+//!
+//! ```text
+//!   writev(head | r0 without its first bytes | r1 | ...)
+//! ```
+//!
+//! Spec: preadv(2), pwritev(2), writev(2). Left out: io_uring.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::{io, ptr};
@@ -14,6 +20,11 @@ use crate::{GuestRam, GuestRange};
 
 /// Buffers in one call: as many as a request of a common driver has, and 1 KiB of stack.
 const BATCH: usize = 64;
+
+const NO_BUFFER: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+
+/// Ranges that a message may have.
+pub const MESSAGE_RANGES: usize = BATCH - 1;
 
 type Vectored = unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t;
 
@@ -29,13 +40,43 @@ impl GuestRam {
         self.transfer(libc::pwritev, file.as_fd(), ranges, offset)
     }
 
+    /// Writes `head`, and `ranges` without their first `skip` bytes, as one message: in one call. At most
+    /// [`MESSAGE_RANGES`]. How many bytes were taken.
+    pub fn write_message(&self, to: impl AsFd, head: &[u8], ranges: &[GuestRange], skip: usize) -> io::Result<usize> {
+        assert!(ranges.len() <= MESSAGE_RANGES, "a message of {} ranges", ranges.len());
+        let mut buffers = [NO_BUFFER; BATCH];
+        for (buffer, range) in buffers[1..].iter_mut().zip(ranges) {
+            *buffer = self.buffer(range);
+        }
+        let skipped = ranges.len() - advance(&mut buffers[1..=ranges.len()], skip).len();
+        // In the place of the last one that was skipped, or before them all.
+        buffers[skipped] = libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() };
+        let whole = &buffers[skipped..=ranges.len()];
+        loop {
+            // SAFETY: the first buffer is `head`, which is only read; the others are parts of proven ranges of this RAM,
+            // which lives. The kernel copies, so the guest may write at the same time without breaking anything of ours.
+            let taken = unsafe { libc::writev(to.as_fd().as_raw_fd(), whole.as_ptr(), whole.len() as libc::c_int) };
+            match usize::try_from(taken) {
+                Ok(taken) => return Ok(taken),
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn buffer(&self, range: &GuestRange) -> libc::iovec {
+        libc::iovec { iov_base: self.place(range).cast(), iov_len: range.len() }
+    }
+
     fn transfer(&self, call: Vectored, file: BorrowedFd<'_>, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
         let mut at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         for ranges in ranges.chunks(BATCH) {
-            let mut buffers = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
+            let mut buffers = [NO_BUFFER; BATCH];
             let mut count = 0;
             for range in ranges.iter().filter(|range| !range.is_empty()) {
-                buffers[count] = libc::iovec { iov_base: self.place(range).cast(), iov_len: range.len() };
+                buffers[count] = self.buffer(range);
                 count += 1;
             }
             let mut rest = &mut buffers[..count];
@@ -134,6 +175,24 @@ mod tests {
             let seen: Vec<u64> = (0..expected.len()).map(|n| ram.get(&back, n * 8)).collect();
             assert_eq!(seen, expected, "{count} ranges");
         }
+    }
+
+    #[test]
+    fn a_message_is_its_head_and_the_ranges_behind_what_is_skipped() {
+        let ram = ram();
+        let bytes: Vec<u8> = (0..=255).collect();
+        ram.write(Gpa(0), &bytes).unwrap();
+        let range = |at: u64, len| ram.range(Gpa(at), len).unwrap();
+        let whole: Vec<_> = [(0, 3), (3, 0), (3, 5), (8, 1), (9, 100)].map(|(at, len)| range(at, len)).into();
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        for skip in 0..=109 {
+            let taken = ram.write_message(&ours, b"head", &whole, skip).unwrap();
+            let mut message = [0; 200];
+            let len = theirs.recv(&mut message).unwrap();
+            assert_eq!((taken, &message[..len]), (len, &[b"head", &bytes[skip..109]].concat()[..]), "{skip} skipped");
+        }
+        let many: Vec<_> = (0..MESSAGE_RANGES as u64).map(|at| range(at, 1)).collect();
+        assert_eq!(ram.write_message(&ours, b"", &many, 1).unwrap(), MESSAGE_RANGES - 1);
     }
 
     #[test]

@@ -30,4 +30,5 @@ pub use access::{AccessError, GuestRange};
 pub use array::{GuestArray, Plain};
 pub use backing::Backing;
 pub use config::{HugePage, PageSize, RamConfig, RamError, UnknownPageSize};
+pub use file::MESSAGE_RANGES;
 pub use ram::{GuestMemory, GuestRam, RamRegion};

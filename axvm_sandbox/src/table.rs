@@ -105,7 +105,7 @@ pub(crate) const TABLE: &[Row] = &[
     // Bytes in and out of what is open.
     Row(libc::SYS_read, DATA, Always, "eventfds, timers, files"),
     Row(libc::SYS_write, ALL, Always, "eventfds, consoles, warnings"),
-    Row(libc::SYS_writev, ALL, Always, "[rare] last words of the C library"),
+    Row(libc::SYS_writev, ALL, Always, "[rare] long frames, from RAM to a tap; last words of the C library"),
     Row(libc::SYS_pread64, CONSOLE, Always, "a console file at its limit, into its older generation"),
     Row(libc::SYS_ftruncate, CONSOLE, Always, "a console file at its limit starts over"),
     Row(libc::SYS_preadv, WORK, Always, "disks, kernel and initrd, straight into RAM"),

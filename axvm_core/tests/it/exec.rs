@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::common::terminal::Terminal;
-use crate::common::{Place, Talk, until};
+use crate::common::{Place, Talk, skip, until};
 
 /// A guest, as far as commands see one.
 pub struct Guest {
@@ -27,14 +27,19 @@ pub struct Guest {
 
 impl Guest {
     pub fn start() -> Guest {
+        // Signals as a guest has them.
+        Guest::start_by(&["env", "--default-signal"])
+    }
+
+    /// The words of `wrapper` start the agent.
+    fn start_by(wrapper: &[&str]) -> Guest {
         let place = Place::new();
         let program = place.path("axvm-agent");
         let written = place.axvm("agent").stdout(File::create(&program).unwrap()).status().unwrap();
         assert!(written.success());
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        // Signals as a guest has them.
-        let mut command = Command::new("env");
-        command.arg("--default-signal").arg(&program).arg("--unix").arg(place.path("agent"));
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(&program).arg("--unix").arg(place.path("agent"));
         let agent = command.stdin(Stdio::null()).spawn().unwrap();
         until("the agent listens", || UnixStream::connect(place.path("agent")).is_ok());
         let vsock = UnixListener::bind(place.path("vsock")).unwrap();
@@ -196,6 +201,23 @@ fn a_terminal_is_no_terminal_there_if_it_is_not_wanted() {
     let (axvm, mut talk) = terminal.start(&guest.place, &guest.command("-T", &["sh", "-c", "tty; exit 3"]));
     talk.hear("not a tty");
     axvm.ends_with(3);
+}
+
+#[test]
+fn a_guest_without_terminals_says_what_it_misses() {
+    let bare =
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs none /dev/pts && exec \"$@\"", "sh"];
+    let tried = Command::new(bare[0]).args(&bare[1..]).arg("true").status();
+    if !tried.is_ok_and(|status| status.success()) {
+        return skip("no unshare(1) here, or no user namespaces");
+    }
+    let guest = Guest::start_by(&bare);
+    let terminal = Terminal::new();
+    let (axvm, _talk) = terminal.start(&guest.place, &guest.command("", &["true"]));
+    let end = axvm.ends_with(125);
+    assert!(end.errors.contains("The guest has no terminal to give: No such device"), "{}", end.errors);
+    assert!(end.errors.contains("mount -t devpts devpts /dev/pts"), "{}", end.errors);
+    assert_eq!(guest.run("", &["true"], b"").0, 0);
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl VirtioDevice for Block {
         for queue in queues {
             let index = queue.index;
             let executor = RequestExecutor::new(&self.link, index, &live.ram, &self.writeback, &live.fault);
-            let worker = live.spawn(format!("{}-q{index}", live.name), vec![queue], Serving::new(executor))?;
+            let worker = live.spawn(format!("{}-q{index}", live.name), vec![queue], Serving::polling(executor))?;
             self.workers.add(vec![index], worker);
         }
         self.link.notice.connect(live.config);

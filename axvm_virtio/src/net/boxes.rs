@@ -6,6 +6,7 @@
 //!                       '-- what a full stream did not take stays, and goes first once it takes more
 //!
 //!   of a tap, the inbox has a header before each frame:   | length 4 | header 12 | frame |
+//!             and a frame to it goes past the outbox:     ring --one call--> descriptor
 //! ```
 //!
 //! The inbox has the form of a stream for all kinds of links, so that a frame without a buffer is simply not taken out.
@@ -17,6 +18,7 @@
 //!
 //! Source: QEMU, "-netdev stream"; passt(1), `--fd`.
 
+use axvm_memory::{GuestRam, GuestRange};
 use axvm_tap::Offloads;
 use rustix::io::Errno;
 
@@ -123,6 +125,18 @@ impl Boxes {
         self.outbox.room(len)
     }
 
+    /// Sends a frame that lies in `ranges` behind a header of the driver, without a copy: to a tap, which takes all or
+    /// nothing, and of at most [`MESSAGE_RANGES`].
+    pub(super) fn send_from(
+        ram: &GuestRam,
+        link: &LinkEnd,
+        header: FrameHeader,
+        ranges: &[GuestRange],
+    ) -> Result<Output, LinkError> {
+        let written = ram.write_message(link, &header.to_bytes(0), ranges, HEADER_LEN);
+        outcome(link, written.map(drop).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+    }
+
     /// Sends the frame that was put into [`Boxes::room`] behind its header, which says this to a host that has one.
     pub(super) fn send(&mut self, link: &LinkEnd, header: FrameHeader) -> Result<Output, LinkError> {
         self.outbox.address(link.kind, header);
@@ -131,12 +145,7 @@ impl Boxes {
         if self.outbox.next == start {
             self.outbox.clear();
         }
-        match result {
-            Ok(()) => Ok(Output::Sent),
-            Err(Errno::AGAIN) => Ok(Output::Later),
-            Err(error) if link.is_broken_by(error) => Err(LinkError::Host(error)),
-            Err(error) => Ok(Output::Refused(error)),
-        }
+        outcome(link, result)
     }
 
     /// What is in [`Boxes::room`] is not sent.
@@ -194,6 +203,16 @@ impl Boxes {
             self.room(HEADER_LEN + frame.len())[HEADER_LEN..].copy_from_slice(frame);
             self.outbox.address(link.kind, FrameHeader::PLAIN);
         }
+    }
+}
+
+/// What became of a frame that was to be sent.
+fn outcome(link: &LinkEnd, result: Result<(), Errno>) -> Result<Output, LinkError> {
+    match result {
+        Ok(()) => Ok(Output::Sent),
+        Err(Errno::AGAIN) => Ok(Output::Later),
+        Err(error) if link.is_broken_by(error) => Err(LinkError::Host(error)),
+        Err(error) => Ok(Output::Refused(error)),
     }
 }
 

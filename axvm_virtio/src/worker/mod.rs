@@ -17,6 +17,7 @@
 //! Left out: several threads for one queue.
 
 mod group;
+mod poll;
 mod serve;
 mod status;
 mod wait;
@@ -34,6 +35,7 @@ use crate::queue::QueueState;
 use crate::signals::FaultReporter;
 
 pub(crate) use group::WorkerGroup;
+pub(crate) use poll::Poller;
 pub(crate) use serve::{Serve, Served, Serving, serve_batch};
 pub use status::{Busy, StillBusy};
 pub(crate) use status::{WorkerList, WorkerStatus};

@@ -3,7 +3,7 @@
 //! ```text
 //!   kick ---> disable kicks -> pop, serve, push -> publish -> (wanted?) interrupt
 //!    ^                          '---- until empty ----'              |
-//!    '--- sleep <- nothing new <- enable kicks <---------------------'
+//!    '--- sleep <- nothing new <- enable kicks <- (poller: soon?) <--'
 //! ```
 //!
 //! Serving is synchronous: a request that was popped is pushed, or put back, before the next one. So whenever the
@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::{Next, Ready, Work, WorkerStatus};
+use super::{Next, Poller, Ready, Work, WorkerStatus};
 use crate::live::LiveQueue;
 use crate::queue::{Chain, VirtQueue};
 use crate::signals::whole;
@@ -59,20 +59,31 @@ pub(crate) struct Serving<S> {
     serve: S,
     /// A queue rests for a time: its end is no kick.
     resting: bool,
+    /// For a driver that waits for each request.
+    poller: Option<Poller>,
 }
 
 impl<S> Serving<S> {
     pub(crate) fn new(serve: S) -> Serving<S> {
-        Serving { serve, resting: false }
+        Serving { serve, resting: false, poller: None }
+    }
+
+    /// The same; if it has one queue, it looks at it for a moment before it sleeps.
+    pub(crate) fn polling(serve: S) -> Serving<S> {
+        Serving { poller: Some(Poller::new()), ..Serving::new(serve) }
     }
 }
 
 impl<S: Serve> Work for Serving<S> {
     fn turn(&mut self, queues: &mut [LiveQueue], ready: &Ready, status: &WorkerStatus) -> Result<Next, String> {
         let (mut next, rested) = (Next::Sleep, self.resting);
+        let mut poller = self.poller.as_mut().filter(|_| queues.len() == 1);
+        if let Some(poller) = &mut poller {
+            poller.wakes();
+        }
         for (position, live) in queues.iter_mut().enumerate() {
             if ready.queue(position) || rested {
-                next = next.min(serve_batch(live, &mut self.serve, status)?);
+                next = next.min(serve_batch(live, &mut self.serve, poller.as_deref_mut(), status)?);
             }
         }
         self.resting = matches!(next, Next::SleepFor(_));
@@ -82,14 +93,25 @@ impl<S: Serve> Work for Serving<S> {
 
 /// Serves up to [`BATCH`] chains of a queue and tells the driver. `Again` if there may be more; else the driver was
 /// asked for a kick, or a chain is kept or must wait and no kick is wanted.
-pub(crate) fn serve_batch(live: &mut LiveQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<Next, String> {
+pub(crate) fn serve_batch(
+    live: &mut LiveQueue,
+    serve: &mut impl Serve,
+    mut poller: Option<&mut Poller>,
+    status: &WorkerStatus,
+) -> Result<Next, String> {
     live.queue.disable_kicks();
     let end = pop_and_serve(&mut live.queue, serve, status);
     if live.queue.publish() {
         live.irq.raise();
     }
     Ok(match end? {
-        BatchEnd::Empty if !live.queue.enable_kicks() => Next::Sleep,
+        BatchEnd::Empty if poller.as_mut().is_some_and(|poller| poller.finds(&live.queue, status)) => Next::Again,
+        BatchEnd::Empty if !live.queue.enable_kicks() => {
+            if let Some(poller) = poller {
+                poller.sleeps();
+            }
+            Next::Sleep
+        }
         BatchEnd::Empty | BatchEnd::More => Next::Again,
         BatchEnd::Kept => Next::Sleep,
         BatchEnd::Later(wait) => Next::SleepFor(wait),

@@ -217,3 +217,45 @@ fn a_turn_that_a_stop_cut_short_is_done_again_when_the_stop_is_taken_back() {
     }
     drop(go);
 }
+
+struct Quick;
+
+impl Serve for Quick {
+    fn serve(&mut self, _: &Chain<'_>, _: &WorkerStatus) -> Result<Served, &'static str> {
+        Ok(Served::Used(1))
+    }
+}
+
+/// A driver that waits for each of its requests: how many kicks are wanted for so many.
+fn kicks_of(work: Serving<Quick>, requests: usize) -> usize {
+    let mut bench = Bench::new(1);
+    let parts = bench.parts();
+    let kick = Arc::clone(&parts.queues[0].kick);
+    let worker = Worker::spawn(parts, work).unwrap();
+    let mut kicks = 0;
+    for _ in 0..requests {
+        bench.drivers[0].add(&[Buffer::writable(Gpa(0x8000), 1)]);
+        if bench.drivers[0].kick() {
+            kicks += 1;
+            kick.signal();
+        }
+        let start = Instant::now();
+        while bench.drivers[0].take_used().is_none() {
+            assert!(start.elapsed() < PATIENCE, "a request was not served");
+            std::hint::spin_loop();
+        }
+    }
+    let ended = Worker::take(&mut Some(worker), None).unwrap();
+    assert_eq!(ended.queues, [QueueState { next_avail: requests as u16, next_used: requests as u16 }]);
+    kicks
+}
+
+#[test]
+fn a_driver_that_comes_back_soon_need_not_kick() {
+    if std::thread::available_parallelism().unwrap().get() == 1 {
+        return;
+    }
+    let requests = 5000;
+    // On a busy host the driver may not come soon.
+    assert!((0..20).any(|_| kicks_of(Serving::polling(Quick), requests) < requests / 2));
+}

@@ -5,6 +5,7 @@ use crate::common;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use axvm_arch::Gpa;
 use axvm_virtio::net::{Link, LinkKind, Net, NetHandle, Offloads};
 use axvm_virtio::testing::Buffer;
 use common::card::*;
@@ -73,6 +74,35 @@ fn what_a_driver_leaves_to_the_host_passes_if_it_was_agreed_on() {
             assert_eq!((now.frames - before.frames, now.dropped - before.dropped), (passes.into(), (!passes).into()));
         }
         card.check_alive();
+    }
+}
+
+/// It is not copied, but for more pieces than one call takes.
+#[test]
+fn a_long_frame_goes_to_a_tap_whole_however_its_chain_is_cut() {
+    let (mut card, socket) = card(!0);
+    let header = &ASKING[1];
+    let sent = [&header[..], &frame(1, 8000)].concat();
+    card.machine.ram.write(DATA, &sent).unwrap();
+    let mut in_pieces = |ends: &[usize]| {
+        let starts = [0].iter().chain(ends);
+        let pieces =
+            starts.zip(ends).map(|(start, end)| Buffer::readable(Gpa(DATA.0 + *start as u64), (end - start) as u32));
+        card.offer(TRANSMIT, &pieces.collect::<Vec<_>>());
+        assert_eq!(card.finish(TRANSMIT), 0);
+        let mut got = vec![0; 10_000];
+        let count = socket.recv(&mut got).unwrap();
+        assert!(got[..count] == sent, "cut at {ends:?}");
+    };
+    for first in 0..=20 {
+        for second in [first, first + 1, HEAD + 1, 4096, 8000].into_iter().filter(|second| *second >= first) {
+            in_pieces(&[first, second, sent.len()]);
+        }
+    }
+    for count in [61, 62, 63, 64, 65] {
+        let mut ends: Vec<_> = (1..count).map(|number| number * 100).collect();
+        ends.push(sent.len());
+        in_pieces(&ends);
     }
 }
 
