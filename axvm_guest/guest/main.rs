@@ -28,6 +28,7 @@ mod processors;
 mod report;
 mod runtime;
 mod start_info;
+mod symbols;
 mod virtio;
 mod vsock;
 
