@@ -47,10 +47,20 @@ fn run_carried(lab: &mut Lab, pauses: impl Iterator<Item = Duration>) -> (StopRe
         let (next, more) = carry(lab, machine);
         (machine, said, count) = (next, said + &more, count + 1);
     }
-    assert_eq!(machine.wait(None, Some(Duration::ZERO)).unwrap(), WaitOutcome::Stopped, "{said}");
+    if machine.wait(None, Some(Duration::ZERO)).unwrap() != WaitOutcome::Stopped {
+        panic!("the guest does not end, carried {count} times: {said}\n{}", where_it_stands(&machine));
+    }
     let (reason, stopped) = machine.stop(soon());
     stopped.unwrap();
     (reason, said + &lab.said(), count)
+}
+
+/// Where vCPUs and devices stand, for a failure that is rare.
+fn where_it_stands(machine: &Machine) -> String {
+    machine.pause(soon()).unwrap();
+    let saved = machine.save().unwrap();
+    let vcpus = saved.vcpus.iter().map(|vcpu| format!("{:x?} {:?} {:x?}", vcpu.regs, vcpu.mp_state, vcpu.events));
+    vcpus.chain(saved.parts.iter().map(|part| format!("{part:x?}"))).collect::<Vec<_>>().join("\n")
 }
 
 /// Times that meet every device in the middle of something: a few milliseconds each, none like the one before.
