@@ -21,7 +21,7 @@ mod symbols;
 use bench_disk::Disk;
 use cpu::{input, output, read};
 
-core::arch::global_asm!(include_str!("bench.s"), options(att_syntax));
+core::arch::global_asm!(include_str!("long_mode.s"), include_str!("bench.s"), options(att_syntax));
 
 const COM1: u16 = 0x3f8;
 const LINE_STATUS: u16 = COM1 + 5;

@@ -5,14 +5,10 @@
 #
 # GDT: 0x08 code, 32 bits; 0x10 data; 0x18 code, 64 bits; 0x20 data of CPL3; 0x28 code, 64 bits, of CPL3; 0x30 TSS.
 # CPL3, for a KVM may run only that on the processor and interpret the rest; ports by the bitmap, for IOPL may be lost.
-# Without an IDT an exception is a triple fault: the machine ends, and the host sees that the job is not done.
+# Macros are in long_mode.s. Without an IDT an exception is a triple fault: the machine ends, and the host sees that the job is not done.
 # Spec: Intel SDM volume 3, 8.7 "Task Management in 64-Bit Mode"; volume 1, 19.5.2 "I/O Permission Bit Map".
 
-.section .note.Xen, "a", @note
-    .align 4
-    .long 4, 4, 18                  # name length, value length, XEN_ELFNOTE_PHYS32_ENTRY
-    .asciz "Xen"
-    .long start32
+xen_note
 
 .section .text
 .code32
@@ -27,23 +23,7 @@ start32:
     jmp 1b
 2:  cli
     lgdtl gdt_pointer
-    movl $0x10, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
-    movl $0x620, %eax               # PAE, OSFXSR, OSXMMEXCPT
-    movl %eax, %cr4
-    movl $pml4, %eax
-    movl %eax, %cr3
-    movl $0xc0000080, %ecx          # EFER
-    rdmsr
-    orl $0x100, %eax                # LME
-    wrmsr
-    movl %cr0, %eax
-    andl $0x9ffffffb, %eax          # caches on (CD, NW clear), no x87 emulation (EM clear)
-    orl $0x80000003, %eax           # PG, MP, PE
-    movl %eax, %cr0
-    ljmp $0x18, $long_mode
+    to_long_mode
 
 .code64
 long_mode:
@@ -80,19 +60,7 @@ job:                                # the host writes it into the file (bench_jo
 job_mode:
     .long 0, 0
     .fill 32, 4, 0
-.align 4096
-pml4:
-    .quad pdpt + 7
-    .fill 511, 8, 0
-pdpt:
-    .quad directories + 7, directories + 0x1007, directories + 0x2007, directories + 0x3007
-    .fill 508, 8, 0
-directories:                        # 4 GiB by identity, pages of 2 MiB, for CPL3 too
-    .set page, 0
-    .rept 2048
-    .quad (page << 21) + 0x87
-    .set page, page + 1
-    .endr
+identity_map rights=7
 
 .section .bss
 .align 4096
