@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use axvm_guest::Phase;
 
 use super::process;
-use super::setup::settle;
+use super::setup::{Bench, settle};
 use super::subject::{Machine, Subject};
 use super::watched::{Watched, cpu_time};
 use crate::tool::find;
@@ -43,22 +43,6 @@ pub enum Experiment {
     Vmlinux,
     /// A bzImage.
     BzImage,
-}
-
-/// What experiments share: guests, disk, and where AxVM's examples are.
-pub struct Bench {
-    /// For files that come and go.
-    pub scratch: PathBuf,
-    /// Raw, in the page cache.
-    pub disk: PathBuf,
-    /// Of `axvm_kvm`.
-    pub cpu_time: PathBuf,
-    /// Ticks of the TSC in a millisecond.
-    pub tsc_khz: f64,
-    /// Prepared by [`super::kernel`], if there is a stock kernel.
-    pub vmlinux: Option<PathBuf>,
-    /// Likewise.
-    pub bzimage: Option<PathBuf>,
 }
 
 /// Numbers of one run, by the id of their quantity.

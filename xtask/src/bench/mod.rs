@@ -25,7 +25,8 @@ pub mod watched;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use experiment::{Bench, Experiment};
+use experiment::Experiment;
+use setup::Bench;
 use subject::Subject;
 
 use crate::progress::Progress;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::experiment::Bench;
 use super::kernel::{stub_bzimage, stub_vmlinux};
 use super::subject::{Kind, Peer, Subject, peers};
 use crate::assets::{self, Kernel, Wanted};
@@ -14,6 +13,22 @@ use crate::tool::{output, tool};
 use crate::{program, project};
 
 const DISK_LEN: usize = 256 << 20;
+
+/// What experiments share: guests, disk, and where AxVM's examples are.
+pub struct Bench {
+    /// For files that come and go.
+    pub scratch: PathBuf,
+    /// Raw, in the page cache.
+    pub disk: PathBuf,
+    /// Of `axvm_kvm`.
+    pub cpu_time: PathBuf,
+    /// Ticks of the TSC in a millisecond.
+    pub tsc_khz: f64,
+    /// Prepared by [`super::kernel`], if there is a stock kernel.
+    pub vmlinux: Option<PathBuf>,
+    /// Likewise.
+    pub bzimage: Option<PathBuf>,
+}
 
 /// AxVM, the floor, and peers: named, found, or none.
 pub fn subjects(named: Option<&[Peer]>) -> Result<Vec<Subject>> {
