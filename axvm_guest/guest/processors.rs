@@ -85,7 +85,7 @@ pub fn timer(line: &mut Line) -> Verdict {
     let before = apic::count(TIMER_VECTOR);
     apic::write(DIVIDE, 0b1011); // by 1
     apic::write(TIMER, TIMER_VECTOR.into());
-    // Four seconds: whoever holds the guest meanwhile does not see it through.
+    // Four seconds: a host that holds the guest meanwhile does not see it through.
     apic::write(INITIAL_COUNT, u32::MAX);
     let current = apic::read(CURRENT_COUNT);
     apic::write(INITIAL_COUNT, 2_000_000);
