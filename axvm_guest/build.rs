@@ -3,6 +3,7 @@
 //! ```text
 //!   guest/main.rs      --rustc--> objects --cc, guest/link.ld-->      OUT_DIR/guest.elf     --include_bytes!--> library
 //!   guest/multiboot.rs --rustc--> objects --cc, guest/multiboot.ld--> OUT_DIR/multiboot.elf --include_bytes!--> library
+//!   guest/bench.rs     --rustc--> objects --cc, guest/link.ld-->      OUT_DIR/bench.elf     --include_bytes!--> library
 //! ```
 //!
 //! rustc is called directly, so that no flag meant for programs of this host (static C library, CPU
@@ -16,6 +17,7 @@ fn main() {
     println!("cargo::rerun-if-changed=guest");
     compile("guest", "main.rs", "link.ld");
     compile("multiboot", "multiboot.rs", "multiboot.ld");
+    compile("bench", "bench.rs", "link.ld");
 }
 
 /// Compiles guest/`source`, and links it by guest/`script` to `name`.elf.

@@ -241,6 +241,7 @@ fn retry(result: io::Result<usize>) -> io::Result<Option<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use crate::events::EventFeed;
     use crate::testing::FakeMachine;
     use std::sync::Arc;

@@ -132,14 +132,14 @@ mod tests {
             let (machine, at) = (FakeMachine::default(), route.path.replace("{drive_id}", "vda"));
             let at = &*at.replace("{iface_id}", "net0");
             assert_eq!(
-                call(&machine, at, body.example.as_bytes()).unwrap().status,
+                call(&machine, at, body.example.as_bytes(), Vec::new()).unwrap().status,
                 204,
                 "{} {}",
                 route.method,
                 route.path
             );
             let misspelt = body.example.replacen('{', "{\"misspelt\": 1, ", 1);
-            let fault = call(&machine, at, misspelt.as_bytes()).unwrap_err();
+            let fault = call(&machine, at, misspelt.as_bytes(), Vec::new()).unwrap_err();
             assert!(fault.0.contains("unknown field `misspelt`"), "{fault}");
         }
     }

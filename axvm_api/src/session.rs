@@ -9,7 +9,7 @@
 //! All buffers are bounded: while the answers are not taken, no further request is looked at.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::control::{Attach, Control};
 use crate::events::{self, EventFeed, Subscription};
@@ -27,7 +27,8 @@ pub struct Api {
     control: Arc<dyn Control>,
     feed: Arc<EventFeed>,
     routes: Vec<Route>,
-    document: Response,
+    /// The OpenAPI document, made when a client asks for it first: most machines end before one does.
+    document: OnceLock<Response>,
 }
 
 /// What a request leads to.
@@ -40,9 +41,7 @@ enum Outcome {
 impl Api {
     /// The API of the machine behind `control`, with events from `feed`.
     pub fn new(control: Arc<dyn Control>, feed: Arc<EventFeed>) -> Api {
-        let routes = routes::table();
-        let document = Response::json(&openapi::document(&routes));
-        Api { control, feed, routes, document }
+        Api { control, feed, routes: routes::table(), document: OnceLock::new() }
     }
 
     fn serve(&self, request: &Request, descriptors: Vec<OwnedFd>) -> Outcome {
@@ -57,7 +56,10 @@ impl Api {
                 Ok(response) => Outcome::Answer(response),
                 Err(fault) => refuse(fault.0),
             },
-            Work::Document => Outcome::Answer(self.document.clone()),
+            Work::Document => {
+                let document = self.document.get_or_init(|| Response::json(&openapi::document(&self.routes)));
+                Outcome::Answer(document.clone())
+            }
             Work::Refuse(why) => refuse(*why),
             Work::Events if request.old => refuse("Events need HTTP/1.1"),
             Work::Events => match self.feed.subscribe() {

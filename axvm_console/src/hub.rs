@@ -34,7 +34,7 @@ use crate::writer::Writer;
 const CLIENT_LIMIT: usize = 64;
 /// How often to look whether the shell gave the terminal back, or a descriptor came free for a client.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long output waits for more of it.
+/// How long output that follows other output waits for more of it.
 const GATHER: Duration = Duration::from_millis(1);
 /// How long the program on the pseudo-terminal has for the last output.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -55,6 +55,8 @@ pub struct Hub {
     full_until: Option<Instant>,
     /// When this round began: one time for all its questions.
     now: Instant,
+    /// When output was shown last.
+    shown: Option<Instant>,
 }
 
 /// Standard input.
@@ -106,6 +108,7 @@ impl Hub {
             held: Input::default(),
             full_until: None,
             now: Instant::now(),
+            shown: None,
         }
     }
 
@@ -182,6 +185,7 @@ impl Hub {
         }
         let mut chunk = Vec::new();
         if self.port.take(&mut chunk) > 0 {
+            self.shown = Some(self.now);
             self.leave_the_stuck_behind();
             self.replay.push(&chunk);
             self.clients.iter_mut().for_each(|client| client.push(&chunk));
@@ -297,10 +301,12 @@ impl Hub {
         }
     }
 
-    /// A UART gives one byte at a time: waking twice for each would cost the guest more than a moment's delay.
+    /// A UART gives one byte at a time: waking twice for each would cost the guest more than a moment's delay. What comes
+    /// after a silence, such as the echo of a key, is shown at once.
     fn gather(&self) {
-        if self.port.room() > LIMIT / 2 {
-            std::thread::sleep(GATHER);
+        let left = self.shown.and_then(|shown| GATHER.checked_sub(shown.elapsed()));
+        if let Some(left) = left.filter(|_| self.port.room() > LIMIT / 2) {
+            std::thread::sleep(left);
         }
     }
 

@@ -7,6 +7,7 @@
 //! What can go wrong because of the user comes first; the terminal is taken last and given back before AxVM speaks.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,9 @@ use axvm_console::BackEnd;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
 use axvm_machine::{KernelSource, Machine, Resources, cpuinfo};
+use axvm_memory::heap;
 use axvm_sandbox::Files;
+use axvm_virtio::StillBusy;
 
 use crate::cli::RunArgs;
 use crate::config::Config;
@@ -75,10 +78,12 @@ pub fn run(args: RunArgs) -> Result<u8> {
     limits.taker = Some(&takes);
     let starts =
         Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
-    let warned = Cell::new(false);
+    let began = Cell::new(false);
     let end = starts.run(|state| {
-        if !warned.replace(true) {
+        if !began.replace(true) {
             warn_about_host(&events);
+            // What set-up needed.
+            heap::give_back();
         }
         tell(&notifier, state, &events);
     });
@@ -159,21 +164,14 @@ impl Starts<'_> {
             let served = serve(&machine, current, consoles, limits, &signs);
             let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
             let reason = current.remove().unwrap_or(reason);
-            let (mut end, asked_by) = (End::of(reason, machine.stop_switch()), served?);
-            if let Err(busy) = stopped {
-                // RAM and disks are still being written to: there is no next start, and the process must go.
-                return Ok(End::of_run(StopReason::HostError(busy.to_string())));
-            }
-            if !end.starts_again(&config.settings) {
-                return Ok(end);
-            }
-            // A guest that was to end and resets does not live on.
-            if let Some(signal) = asked_by {
-                return Ok(End::of_run(StopReason::Signal(signal)));
-            }
-            if !restarts.allow(&mut end, Instant::now()) {
-                return Ok(end);
-            }
+            let (end, asked_by) = (End::of(reason, machine.stop_switch()), served?);
+            let end = match go_on(end, stopped, asked_by, config, &mut restarts) {
+                ControlFlow::Continue(end) => end,
+                ControlFlow::Break(end) => {
+                    resources.leave(&machine);
+                    return Ok(end);
+                }
+            };
             resources.events().emit(|| Event::Power { reason: format!("{}, starting again", end.event()) });
             if let Some(message) = end.warning() {
                 resources.events().warn(|| Event::Warning { from: "guest", message });
@@ -196,6 +194,25 @@ impl Starts<'_> {
             Some(signal) => Ok(Err(signal)),
             None => Ok(Ok(built?)),
         }
+    }
+}
+
+/// Whether a guest that came to this `end` starts again.
+fn go_on(
+    mut end: End,
+    stopped: Result<(), StillBusy>,
+    asked_by: Option<i32>,
+    config: &Config,
+    restarts: &mut Restarts,
+) -> ControlFlow<End, End> {
+    match (stopped, asked_by) {
+        // RAM and disks are still being written to: there is no next start, and the process must go.
+        (Err(busy), _) => ControlFlow::Break(End::of_run(StopReason::HostError(busy.to_string()))),
+        _ if !end.starts_again(&config.settings) => ControlFlow::Break(end),
+        // A guest that was to end and resets does not live on.
+        (_, Some(signal)) => ControlFlow::Break(End::of_run(StopReason::Signal(signal))),
+        _ if !restarts.allow(&mut end, Instant::now()) => ControlFlow::Break(end),
+        _ => ControlFlow::Continue(end),
     }
 }
 

@@ -9,17 +9,16 @@
 //!
 //! Source: signal(7); proc_pid_status(5), "SigIgn".
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axvm_devices::StopReason;
 use axvm_machine::{Machine, WaitOutcome};
+use axvm_sandbox::CaughtSignals;
 use axvm_sync::EventFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -27,9 +26,6 @@ use signal_hook::consts::signal::{
     SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTRAP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH,
     SIGXCPU, SIGXFSZ,
 };
-use signal_hook::iterator::backend::SignalDelivery;
-use signal_hook::iterator::exfiltrator::SignalOnly;
-use vmm_sys_util::signal::unblock_signal;
 
 use crate::consoles::Consoles;
 use crate::current::Current;
@@ -46,21 +42,14 @@ const ENDING: [i32; 11] = [SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPRO
 const REAL_TIME: RangeInclusive<i32> = 36..=64;
 
 /// All signals that can be caught, as something to wait for.
-pub struct Signals(Mutex<SignalDelivery<UnixStream, SignalOnly>>, UnixStream);
+pub struct Signals(CaughtSignals);
 
 impl Signals {
-    /// Catches them; and takes the sting out of SIGXFSZ, so that a write beyond a file size limit is an
-    /// error for the guest's disk, not the end of AxVM.
+    /// Catches them; and takes the sting out of SIGXFSZ, so that a write beyond a file size limit is an error for the
+    /// guest's disk, not the end of AxVM. Those that the program that started this one may have blocked arrive, too.
     pub fn catch() -> io::Result<Signals> {
-        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-        let (read, write) = UnixStream::pair()?;
-        let arrival = read.try_clone()?;
         let ends = heeded(POLITE.into_iter().chain(ENDING).chain(REAL_TIME));
-        let signals = ends.chain(TERMINAL).collect::<Vec<_>>().into_iter();
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals.clone())?;
-        // The program that started this one may have blocked them; threads made later inherit.
-        signals.for_each(|signal| drop(unblock_signal(signal)));
-        Ok(Signals(Mutex::new(delivery), arrival))
+        CaughtSignals::catch(ends.chain(TERMINAL), &[SIGXFSZ]).map(Signals)
     }
 
     /// The signal that asks for an end, if one arrived while no guest runs. What concerns the terminal is passed on.
@@ -78,20 +67,22 @@ impl Signals {
 
     /// Takes what arrived.
     pub fn arrived(&self) -> Vec<i32> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pending().collect()
+        self.0.arrived()
     }
 }
 
 impl AsFd for Signals {
     /// Readable when a signal has arrived.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.1.as_fd()
+        self.0.as_fd()
     }
 }
 
 /// Those of `signals` that this process was not started to ignore.
 pub fn heeded(signals: impl Iterator<Item = i32>) -> impl Iterator<Item = i32> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // Room for all of it: a file of /proc does not tell its length, and is read in small pieces otherwise.
+    let mut status = String::with_capacity(4 << 10);
+    let _ = File::open("/proc/self/status").and_then(|mut file| file.read_to_string(&mut status));
     let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     // Bit 0 is signal 1.
     signals.filter(move |signal| ignored.unwrap_or(0) >> (signal - 1) & 1 == 0)

@@ -117,8 +117,7 @@ pub fn sleep_with_interrupts() {
 /// Shuts the processor down: an exception for which there is no handler, nor one for that.
 pub fn triple_fault() {
     load_idt(&[0; 5]);
-    // SAFETY: it ends this processor.
-    unsafe { asm!("ud2") };
+    undefined()
 }
 
 /// Sleeps until the next interrupt.
@@ -150,4 +149,10 @@ pub fn output_string(port: u16, address: u64, count: usize) {
 pub fn input_string(port: u16, address: u64, count: usize) {
     // SAFETY: callers name RAM that no Rust object occupies.
     unsafe { asm!("rep insb", in("dx") port, inout("rdi") address => _, inout("rcx") count => _, options(nostack)) };
+}
+
+/// An exception on purpose.
+pub fn undefined() -> ! {
+    // SAFETY: the program is done; what handles the exception, or the lack of a handler, ends the machine.
+    unsafe { asm!("ud2", options(noreturn)) };
 }

@@ -3,14 +3,10 @@
 #   PVH entry:  start32 ------------------> protected --> long_mode --> guest_main(is this the first?)
 #   SIPI:       trampoline at 0x10000 ---^
 #
-# GDT: 0x08 code, 32 bits; 0x10 data; 0x18 code, 64 bits. Spec: Intel SDM volume 3, 11.8.5
-# "Initializing IA-32e Mode", 10.4.4 "MP Initialization Example".
+# GDT: 0x08 code, 32 bits; 0x10 data; 0x18 code, 64 bits. Macros are in long_mode.s.
+# Spec: Intel SDM volume 3, 10.4.4 "MP Initialization Example".
 
-.section .note.Xen, "a", @note
-    .align 4
-    .long 4, 4, 18                  # name length, value length, XEN_ELFNOTE_PHYS32_ENTRY
-    .asciz "Xen"
-    .long start32
+xen_note
 
 .section .text
 .code32
@@ -28,25 +24,7 @@ start32:
     lgdtl gdt_pointer
     ljmp $0x08, $protected
 protected:
-    movl $0x10, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %fs
-    movl %eax, %gs
-    movl %eax, %ss
-    movl $0x620, %eax               # PAE, OSFXSR, OSXMMEXCPT
-    movl %eax, %cr4
-    movl $pml4, %eax
-    movl %eax, %cr3
-    movl $0xc0000080, %ecx
-    rdmsr
-    orl $0x100, %eax                # LME
-    wrmsr
-    movl %cr0, %eax
-    andl $0x9ffffffb, %eax          # caches on (CD, NW clear), no x87 emulation (EM clear)
-    orl $0x80000003, %eax           # PG, MP, PE
-    movl %eax, %cr0
-    ljmp $0x18, $long_mode
+    to_long_mode
 
 .code64
 long_mode:                          # a stack of 8 KiB by APIC id, from 5 MiB on: no counter is shared
@@ -124,19 +102,7 @@ gdt:
 gdt_pointer:
     .word 31
     .long gdt
-.align 4096
-pml4:
-    .quad pdpt + 3
-    .fill 511, 8, 0
-pdpt:
-    .quad directories + 3, directories + 0x1003, directories + 0x2003, directories + 0x3003, window_directory + 3
-    .fill 507, 8, 0
-directories:                        # 4 GiB by identity, pages of 2 MiB
-    .set page, 0
-    .rept 2048
-    .quad (page << 21) + 0x83
-    .set page, page + 1
-    .endr
+identity_map rights=3, fifth="window_directory + 3"
 
 .section .bss
 .globl window_directory, start_info, entry_registers

@@ -29,12 +29,13 @@ mod processors;
 mod report;
 mod runtime;
 mod start_info;
+mod symbols;
 mod virtio;
 mod vsock;
 
 use report::{Line, prove};
 
-core::arch::global_asm!(include_str!("entry.s"), options(att_syntax));
+core::arch::global_asm!(include_str!("long_mode.s"), include_str!("entry.s"), options(att_syntax));
 
 /// Where entry.s arrives, on each processor.
 #[unsafe(no_mangle)]

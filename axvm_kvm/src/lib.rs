@@ -26,6 +26,7 @@ mod routes;
 mod run_page;
 pub mod state;
 mod system;
+mod teardown;
 mod vcpu;
 mod vm;
 
@@ -37,5 +38,6 @@ pub use rest::Rest;
 pub use routes::Routes;
 pub use state::{VcpuState, VmState};
 pub use system::Kvm;
+pub use teardown::Teardown;
 pub use vcpu::{KvmVcpu, VcpuSetup};
 pub use vm::{Doorbells, LevelLine, Vm};

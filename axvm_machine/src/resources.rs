@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_events::{Event, Events};
-use axvm_kvm::Kvm;
+use axvm_kvm::{Kvm, Teardown};
 use axvm_memory::GuestRam;
 use axvm_virtio::block::DiskImage;
 use axvm_virtio::net::{NetConfig, NetHandle};
@@ -21,7 +21,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::image::Image;
 use crate::slots::Additions;
-use crate::{MachineError, MachineSpec};
+use crate::{Machine, MachineError, MachineSpec};
 
 /// The host's side of a machine, open and ready.
 pub struct Resources {
@@ -34,6 +34,7 @@ pub struct Resources {
     pub(crate) vsock: Option<(u32, VsockHost)>,
     pub(crate) additions: Additions,
     pub(crate) events: Events,
+    teardown: Option<Teardown>,
 }
 
 impl Resources {
@@ -67,17 +68,9 @@ impl Resources {
 
         let kernel = Image::kernel(&spec.kernel)?;
         let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
-        Ok(Resources {
-            kernel,
-            initrd,
-            nets: Vec::new(),
-            vsock: None,
-            additions: Additions::default(),
-            kvm,
-            ram,
-            disks,
-            events,
-        })
+        let teardown = Teardown::open();
+        let additions = Additions::default();
+        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, additions, kvm, ram, disks, events, teardown })
     }
 
     /// Plugs the cables in: a link for each network card of `spec`, in their order. They stay over resets.
@@ -118,6 +111,11 @@ impl Resources {
     /// Where events go.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The process is about to end, and `machine` was its last: what only the kernel has of it ends later.
+    pub fn leave(&self, machine: &Machine) {
+        self.teardown.iter().for_each(|teardown| teardown.hold(machine.vm()));
     }
 
     /// Zeroes what the last guest left, before the next one starts.

@@ -90,8 +90,10 @@ pub enum SaveError {
     /// It moves.
     #[error("Cannot save a machine that runs; pause it first")]
     NotPaused,
-    /// A vCPU has come to an end, and the reason waits until the machine is resumed.
-    #[error("Cannot save a machine whose guest has reset or crashed just before the pause; resume it first")]
+    /// The machine is to stop, and the reason waits until it is resumed.
+    #[error(
+        "Cannot save a machine whose guest has powered off, reset or crashed just before the pause; resume it first"
+    )]
     Ended,
     /// What the guest wrote to a disk would stay behind.
     #[error(
@@ -162,6 +164,10 @@ impl Machine {
     pub fn save(&self) -> Result<SavedMachine, SaveError> {
         // Held until the end: no other thread lets the machine go on meanwhile.
         let _still = self.hold().ok_or(SaveError::NotPaused)?;
+        // It is no part of what is saved: where the machine went on, its guest would wait for ever.
+        if self.shared.stop.reason().is_some() {
+            return Err(SaveError::Ended);
+        }
         if let Some((name, _)) = self.inventory().disks().find(|(_, disk)| disk.is_ephemeral()) {
             return Err(SaveError::Ephemeral(name.to_string()));
         }

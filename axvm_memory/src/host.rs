@@ -8,7 +8,8 @@
 //!
 //! Spec: proc_meminfo(5); Linux Documentation/admin-guide/mm/hugetlbpage.rst; getrlimit(2). Left out: limits of control groups.
 
-use std::{fs, io};
+use std::fs::{self, File};
+use std::io::{self, Read};
 
 use crate::{HugePage, RamError};
 
@@ -16,7 +17,7 @@ use crate::{HugePage, RamError};
 ///
 /// A host that does not say (no /proc) is taken at its word: the kernel will refuse what it must.
 pub(crate) fn require_available(size: u64) -> Result<(), RamError> {
-    match fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(available) {
+    match available(&meminfo()) {
         Some(available) if available < size => {
             Err(RamError::NotEnough { size_mib: size >> 20, available_mib: available >> 20 })
         }
@@ -27,13 +28,21 @@ pub(crate) fn require_available(size: u64) -> Result<(), RamError> {
 /// Refuses `size` bytes that the host could never back, with all its memory and swap. Less is a promise that it may
 /// have to keep: a guest that uses all of it competes with all other programs.
 pub(crate) fn require_possible(size: u64) -> Result<(), RamError> {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let meminfo = meminfo();
     match (field(&meminfo, "MemTotal:"), field(&meminfo, "SwapTotal:")) {
         (Some(total), swap) if total + swap.unwrap_or(0) < size => {
             Err(RamError::MoreThanHost { size_mib: size >> 20, host_mib: (total + swap.unwrap_or(0)) >> 20 })
         }
         _ => Ok(()),
     }
+}
+
+/// Empty where /proc is not mounted: then nothing is known.
+fn meminfo() -> String {
+    // Room for all of it: a file of /proc does not tell its length, and is read in small pieces otherwise.
+    let mut text = String::with_capacity(4 << 10);
+    let _ = File::open("/proc/meminfo").and_then(|mut file| file.read_to_string(&mut text));
+    text
 }
 
 /// Bytes available for a new program, from the text of /proc/meminfo.

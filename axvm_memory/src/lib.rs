@@ -9,6 +9,8 @@
 //! The guest may write its RAM at any moment, so no reference into it (`&T`, `&mut T`, `&[u8]`)
 //! ever exists here: accesses are copies, volatile or atomic.
 //!
+//! Beside it, AxVM's own memory: [`heap`].
+//!
 //! The layout of RAM never changes while a [`GuestRam`] lives; that is why a proof stays true.
 //!
 //! Spec: mmap(2), madvise(2), memfd_create(2). Left out: RAM that comes from a file, or from several NUMA nodes.
@@ -20,6 +22,7 @@ mod config;
 mod discard;
 mod errno;
 mod file;
+pub mod heap;
 mod host;
 mod mapping;
 mod memfd;

@@ -22,7 +22,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::mapping::Mapping;
-use crate::{RamConfig, RamError, host, memfd, parallel};
+use crate::{PageSize, RamConfig, RamError, host, memfd, parallel};
 
 /// The one concrete address-space type of this project.
 pub type GuestMemory = GuestMemoryMmap<()>;
@@ -85,6 +85,9 @@ impl GuestRam {
             Some(_) => {}
         }
         let regions = map_all(config)?;
+        if config.pages == PageSize::Thp && !config.populates() {
+            regions[0].map.begin_small();
+        }
         let ram = GuestRam { memory: OnceLock::new(), regions, id: RamId::new(), config: *config };
         ram.back()?;
         Ok(Arc::new(ram))
@@ -249,6 +252,13 @@ mod tests {
         for region in ram(6 << 30).regions() {
             assert!(region.hva.is_multiple_of(HUGE_PAGE as u64), "{region:?}");
         }
+    }
+
+    #[test]
+    fn what_lies_at_the_start_takes_no_huge_page() {
+        let ram = ram(8 << 20);
+        ram.write(Gpa(0x1000), &[1]).unwrap();
+        assert_eq!(ram.backing().unwrap().resident(), 4096);
     }
 
     #[test]

@@ -30,8 +30,10 @@ mod filter;
 mod kvm;
 mod landlock;
 mod names;
+mod program;
 mod report;
 mod rights;
+mod signals;
 mod table;
 mod threads;
 mod violation;
@@ -48,6 +50,7 @@ pub use crate::descriptors::inherited;
 use crate::filter::Filters;
 pub use crate::landlock::Files;
 pub use crate::report::{Availability, Protection, SandboxReport};
+pub use crate::signals::CaughtSignals;
 pub use crate::threads::{spawn, spawn_scoped};
 pub use crate::violation::on_violation;
 
@@ -100,12 +103,9 @@ pub enum SandboxError {
         /// Why not.
         source: io::Error,
     },
-    /// The table does not make a filter.
-    #[error("Cannot compile the system call filter; this is a bug of AxVM, --sandbox off runs without")]
-    Compile(#[source] seccompiler::BackendError),
     /// The kernel has no seccomp, or an outer filter forbids it.
     #[error("Cannot install the system call filter; --sandbox off runs without")]
-    Install(#[source] seccompiler::Error),
+    Install(#[source] io::Error),
 }
 
 /// A thread that was joined is in /proc for a moment more.
@@ -139,12 +139,11 @@ pub fn arm(files: &Files) -> Result<SandboxReport, SandboxError> {
         }
         std::thread::yield_now();
     }
-    let filters = Filters::compile()?;
     violation::catch()?;
     let mut protections = vec![descriptors::close_inherited(), rights::no_new_privileges()?, rights::own_cores()];
     protections.push(landlock::limit(files)?);
     protections.push(rights::drop_capabilities()?);
-    FILTERS.set(filters).map_err(|_| SandboxError::Twice)?;
+    FILTERS.set(Filters::default()).map_err(|_| SandboxError::Twice)?;
     protections.push(enter_armed(Role::Main)?);
     Ok(SandboxReport(protections))
 }
@@ -152,13 +151,12 @@ pub fn arm(files: &Files) -> Result<SandboxReport, SandboxError> {
 /// Closes a sandbox around the process that connects for a socket device: it may connect to Unix sockets and pass them
 /// on, and opens no file. Call it as [`arm`].
 pub fn arm_connector() -> Result<(), SandboxError> {
-    let filter = filter::of_connector().map_err(SandboxError::Compile)?;
     violation::catch()?;
     descriptors::close_inherited();
     rights::no_new_privileges()?;
     landlock::limit(&Files::default())?;
     rights::drop_capabilities()?;
-    seccompiler::apply_filter(&filter).map_err(SandboxError::Install)
+    filter::install(&filter::of_connector())
 }
 
 /// How many threads there are, if more than this one.

@@ -82,12 +82,13 @@ const TERMINAL: &[u64] = &[
 const PTY: &[u64] = &[libc::TIOCGPTN, libc::TIOCSPTLCK, TIOCGPTPEER];
 /// TUNSETOFFLOAD: what the driver takes; TUNSETQUEUE: how many queues it uses. Not what attaches to an interface.
 const TAP: &[u64] = &[0x4004_54d0, 0x4004_54d9];
+/// IORING_REGISTER_FILES; not what enables a ring.
+const REGISTER_FILES: u64 = 2;
 /// Not in the libc crate for all C libraries.
 const TIOCGPTPEER: u64 = 0x5441;
 /// Thread name; PR_GET_AUXV; PR_SET_VMA, with which newer C libraries name their heaps.
 const OWN: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x4155_5856, 0x5356_4d41];
 const FILTER: When = Bits(0, u64::MAX, libc::SECCOMP_SET_MODE_FILTER as u64);
-const NO_NEW_PRIVS: When = Bits(0, u64::MAX, libc::PR_SET_NO_NEW_PRIVS as u64);
 
 /// Calls that get an error instead of an end, and in which threads. The C library then makes threads by clone, whose
 /// flags a filter can read; allocators and backtraces live without the files they look into. tkill knows no process, so
@@ -141,7 +142,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_accept4, CONSOLE | WORK, Always, "clients"),
     Row(libc::SYS_recvfrom, CONSOLE | API, Always, "clients"),
     Row(libc::SYS_recvmsg, WORK, Always, "connections of a socket device, which another process has made"),
-    Row(libc::SYS_sendto, ALL, Null(4), "clients, service manager; every thread may get a signal, whose handler sends a byte"),
+    Row(libc::SYS_sendto, DATA, Null(4), "clients, connections of a socket device, service manager"),
     Row(libc::SYS_shutdown, WORK, Always, "half-closes of a socket device's connections; clients that are turned away"),
     Row(libc::SYS_getsockopt, API, Always, "who the client is"),
     Row(libc::SYS_setsockopt, CONSOLE | API, OneOf(2, TIME_LIMITS), "time limits"),
@@ -154,6 +155,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
     Row(libc::SYS_ioctl, WORK, OneOf(1, TAP), "a tap, as its driver wants it"),
     Row(libc::SYS_ioctl, MAIN, OneOf(1, kvm::MAKER), "the next machine"),
+    Row(libc::SYS_io_uring_register, MAIN, OneOf(1, &[REGISTER_FILES]), "the last VM, to the ring that outlives the process; it is never enabled"),
     // Memory: never executable.
     Row(libc::SYS_mmap, ALL, NOT_EXEC, "heaps, stacks, RAM, kvm_run"),
     Row(libc::SYS_mprotect, ALL, NOT_EXEC, "heaps, guards of stacks"),
@@ -166,7 +168,6 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_set_robust_list, ALL, Always, "the C library, in each thread"),
     Row(libc::SYS_rseq, ALL, Always, "the C library, in each thread"),
     Row(libc::SYS_prctl, ALL, OneOf(0, OWN), "names of threads, the auxiliary vector, names of heaps"),
-    Row(libc::SYS_prctl, MAKERS, NO_NEW_PRIVS, "a new thread gets its filter"),
     Row(libc::SYS_seccomp, MAKERS, FILTER, "a new thread gets its filter"),
     Row(libc::SYS_sched_getaffinity, ALL, Always, "count of processors, size of a stack"),
     Row(libc::SYS_sched_setaffinity, VCPU, OneOf(0, &[0]), "--pin: the calling thread"),

@@ -105,6 +105,11 @@ const ATTACKS: &[Attack] = &[
     attack("write into another process", Main, Stopped("process_vm_writev"), || call(libc::SYS_process_vm_writev, [1])),
     attack("take a descriptor of another process", Main, Stopped("pidfd_getfd"), || call(libc::SYS_pidfd_getfd, [0, 0, 0])),
     attack("get a way around the filter", Vcpu, Stopped("io_uring_setup"), || call(libc::SYS_io_uring_setup, [1, 0])),
+    attack("enable a ring", Main, Stopped("io_uring_register"), || call(libc::SYS_io_uring_register, [0, 12, 0, 0])),
+    attack("hand it a request", Main, Stopped("io_uring_enter"), || call(libc::SYS_io_uring_enter, [0, 1, 0, 0])),
+    attack("give it a file from a vCPU", Vcpu, Stopped("io_uring_register"), || {
+        call(libc::SYS_io_uring_register, [0, 2, 0, 0])
+    }),
     attack("load a program into the kernel", Main, Stopped("bpf"), || call(libc::SYS_bpf, [0, 0, 0])),
     attack("leave the user's namespace", Main, Stopped("unshare"), || call(libc::SYS_unshare, [libc::CLONE_NEWUSER as u64])),
     attack("debug another process", Main, Stopped("ptrace"), || call(libc::SYS_ptrace, [16, 1, 0])),

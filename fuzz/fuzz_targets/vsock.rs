@@ -45,8 +45,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 const CID: u64 = 3;
 const HEADER_LEN: usize = 44;
-const RW: u16 = 5;
+const REQUEST: u16 = 1;
+const RESPONSE: u16 = 2;
 const RST: u16 = 3;
+const RW: u16 = 5;
 
 static RAM: LazyLock<Arc<GuestRam>> = LazyLock::new(|| GuestRam::allocate(&RamConfig::new(4 << 20)).expect("4 MiB"));
 
@@ -57,15 +59,16 @@ enum Step {
         op: u8,
         guest_port: u8,
         host_port: u8,
-        /// Said and sent, or only said.
         len: u16,
-        lie: Option<u32>,
         flags: u8,
-        buf_alloc: u32,
-        fwd_cnt: u32,
-        kind: Option<u16>,
-        cids: Option<(u8, u8)>,
+        room: Room,
+        passed: Passed,
+        /// Few are odd, or nothing would ever be connected.
+        odd: u8,
+        value: u32,
     },
+    /// The guest connects with little room to a program that writes more.
+    Flow(u8, u8, u16),
     /// Buffers for packets, of these lengths.
     Offer(Vec<u16>),
     Client(Vec<u8>),
@@ -75,6 +78,25 @@ enum Step {
     Close(u8, u8),
     Pause,
     Event,
+}
+
+/// `buf_alloc`.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Room {
+    /// Soon used up.
+    Small(u8),
+    Some(u16),
+    Any(u32),
+}
+
+/// `fwd_cnt`.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Passed {
+    /// All that came, as far as we have seen.
+    All,
+    /// But for so many bytes.
+    AllBut(u8),
+    Any(u32),
 }
 
 /// The host's programs, where a guest connects: every third port has none.
@@ -114,11 +136,40 @@ impl Connector for Programs {
     }
 }
 
-/// What the guest knows of a connection: bytes that it got, and the most that all it said of its room can allow.
+/// What the guest knows of the connections of two ports: bytes that it got, and the most that it can have allowed.
 #[derive(Default)]
 struct Known {
     received: u64,
     allowed: u64,
+    /// How many packets of the device began a connection.
+    begun: u32,
+    /// It lied, or there is another connection, whose bytes cannot be told from those of the one before.
+    vague: bool,
+}
+
+impl Known {
+    /// The guest says in a packet of kind `op` how much room it has, and how much it passed on.
+    fn tell(&mut self, op: u16, buf_alloc: u32, passed: Passed) -> u32 {
+        let begins = [REQUEST, RESPONSE].contains(&op) && (self.begun > 0 || self.allowed > 0);
+        self.vague |= op == RST || begins && op == REQUEST || matches!(passed, Passed::Any(_));
+        let fwd_cnt = match passed {
+            Passed::All => self.received as u32,
+            Passed::AllBut(count) => (self.received as u32).saturating_sub(count.into()),
+            Passed::Any(count) => count,
+        };
+        // Whatever it says has been passed on, it allows at most so many bytes more.
+        let base = if self.vague { self.allowed } else { u64::from(fwd_cnt) };
+        self.allowed = self.allowed.max(base + u64::from(buf_alloc));
+        fwd_cnt
+    }
+
+    /// The guest gets a packet.
+    fn get(&mut self, op: u16, len: u32) {
+        self.begun += u32::from([REQUEST, RESPONSE].contains(&op));
+        self.vague |= op == RST || self.begun > 1;
+        self.received += u64::from(len);
+        assert!(self.received <= self.allowed, "{} of {}", self.received, self.allowed);
+    }
 }
 
 struct Run {
@@ -231,6 +282,7 @@ impl Run {
     fn step(&mut self, step: &Step) {
         match step {
             Step::Packet { .. } => self.packet(step),
+            Step::Flow(port, room, len) => self.flow(*port, *room, *len),
             Step::Offer(lens) => self.offer(lens),
             Step::Client(words) => self.client(words),
             Step::Connect(port) => self.client(format!("CONNECT {}\n", port % 4).as_bytes()),
@@ -265,28 +317,58 @@ impl Run {
     }
 
     fn packet(&mut self, step: &Step) {
-        let &Step::Packet { op, guest_port, host_port, len, lie, flags, buf_alloc, fwd_cnt, kind, cids } = step else {
-            return;
-        };
+        let &Step::Packet { op, guest_port, host_port, len, flags, room, passed, odd, value } = step else { return };
         // Some of the host's ports are those of clients.
         let host = if host_port % 2 == 0 { (1 << 30) + u32::from(host_port / 2 % 4) } else { u32::from(host_port % 8) };
         let (guest, len) = (u32::from(guest_port % 4), usize::from(len % 5000));
-        let (source, target) = cids.map_or((CID, 2_u64), |(source, target)| (source.into(), target.into()));
+        let [low, high, ..] = value.to_le_bytes().map(u64::from);
+        let (source, target) = if odd == 1 { (low, high) } else { (CID, 2) };
+        let op = u16::from(op % 9);
+        let buf_alloc = match room {
+            Room::Small(count) => count.into(),
+            Room::Some(count) => count.into(),
+            Room::Any(count) => count,
+        };
+        let fwd_cnt = self.connections.entry((host, guest)).or_default().tell(op, buf_alloc, passed);
         let mut bytes = Vec::new();
         bytes.extend(source.to_le_bytes());
         bytes.extend(target.to_le_bytes());
         bytes.extend(guest.to_le_bytes());
         bytes.extend(host.to_le_bytes());
-        bytes.extend(lie.unwrap_or(len as u32).to_le_bytes());
-        bytes.extend(kind.unwrap_or(1).to_le_bytes());
-        bytes.extend(u16::from(op % 9).to_le_bytes());
+        bytes.extend(if odd == 2 { value } else { len as u32 }.to_le_bytes());
+        bytes.extend(if odd == 3 { value as u16 } else { 1 }.to_le_bytes());
+        bytes.extend(op.to_le_bytes());
         bytes.extend(u32::from(flags % 4).to_le_bytes());
         bytes.extend(buf_alloc.to_le_bytes());
         bytes.extend(fwd_cnt.to_le_bytes());
         bytes.resize(HEADER_LEN + len, 0xa5);
-        // Whatever it says has been passed on, it allows at most so many bytes more.
-        self.connections.entry((host, guest)).or_default().allowed += u64::from(buf_alloc);
         self.send(&bytes);
+    }
+
+    fn flow(&mut self, port: u8, room: u8, len: u16) {
+        self.offer(&[3000; 8]);
+        let before = lock(&self.streams).len();
+        // Odd ports are those of programs.
+        let (guest_port, host_port, room, passed) = (port, (port / 4) << 1 | 1, Room::Small(room), Passed::All);
+        self.packet(&Step::Packet {
+            op: REQUEST as u8,
+            guest_port,
+            host_port,
+            len: 0,
+            flags: 0,
+            room,
+            passed,
+            odd: 0,
+            value: 0,
+        });
+        for mut stream in lock(&self.streams).get(before..).unwrap_or_default() {
+            _ = stream.write(&vec![0x5a; usize::from(len)]);
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(1) {
+            self.collect();
+            std::thread::yield_now();
+        }
     }
 
     fn client(&mut self, words: &[u8]) {
@@ -323,11 +405,7 @@ impl Run {
             assert_eq!(len as usize + HEADER_LEN, written as usize);
             assert!((1..=7).contains(&op) && (short(28) == 1 || op == RST), "{bytes:?}");
             assert!(len == 0 || op == RW, "{bytes:?}");
-            if op == RW {
-                let known = self.connections.entry(key).or_default();
-                known.received += u64::from(len);
-                assert!(known.received <= known.allowed, "{} of {}", known.received, known.allowed);
-            }
+            self.connections.entry(key).or_default().get(op, len);
         }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod archive;
 pub mod assets;
+pub mod bench;
 pub mod checks;
 pub mod commands;
 pub mod lab;

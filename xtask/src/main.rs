@@ -11,6 +11,7 @@ use xtask::{commands, progress};
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    Bench(commands::bench::Bench),
     Boot(commands::boot::Boot),
     Build(commands::build::Build),
     Clean(commands::clean::Clean),
@@ -23,6 +24,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let end = match Command::parse() {
+        Command::Bench(bench) => bench.run(),
         Command::Boot(boot) => boot.run(),
         Command::Build(build) => build.run(),
         Command::Clean(clean) => clean.run(),

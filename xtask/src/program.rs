@@ -10,6 +10,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -30,11 +31,8 @@ pub fn agent(axvm: &Path) -> Result<Vec<u8>> {
 
 /// Builds it, if it is not there; says before that this takes a while.
 pub fn build() -> Result<PathBuf> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let axvm = project::target().join(TARGET).join("release/axvm");
-    let mut command = tool(&cargo);
-    command.args(["build", "--release", "-p", "axvm_core", "--target", TARGET]).current_dir(project::root());
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    let mut command = release("axvm_core");
     match axvm.exists() {
         true => eprintln!("Building AxVM"),
         false => eprintln!("Building AxVM: one to three minutes the first time"),
@@ -48,4 +46,17 @@ pub fn build() -> Result<PathBuf> {
     }
     ensure!(axvm.exists(), "No program {} after the build", axvm.display());
     Ok(axvm)
+}
+
+/// Builds an example of `axvm_kvm` in the same way.
+pub fn example(name: &str) -> Result<PathBuf> {
+    output(release("axvm_kvm").args(["--quiet", "--example", name]))?;
+    Ok(project::target().join(TARGET).join("release/examples").join(name))
+}
+
+fn release(package: &str) -> Command {
+    let mut command = tool(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    command.args(["build", "--release", "-p", package, "--target", TARGET]).current_dir(project::root());
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command
 }

@@ -5,7 +5,7 @@ use crate::common;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axvm_console::{BackEnd, FileLimit};
 use common::{assert_quiet, on, one_client_too_many, open, pattern, read, receive, send_all, until};
@@ -32,6 +32,22 @@ fn a_slow_pipe_gets_everything() {
     bench.console.finish();
     assert!(reading.join().unwrap() == sent);
     assert!(bench.calls.warnings.lock().unwrap().is_empty());
+}
+
+/// Each of these would wait a whole millisecond for more to come; one that is delayed by a busy host proves nothing.
+#[test]
+fn what_comes_after_a_silence_is_shown_at_once() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let bench = on(nothing(), &writer);
+    let echo = |_| {
+        std::thread::sleep(Duration::from_millis(3));
+        let since = Instant::now();
+        bench.port.send(b"x");
+        read(&mut reader, 1);
+        since.elapsed()
+    };
+    let quickest = (0..50).map(echo).min().unwrap();
+    assert!(quickest < Duration::from_micros(900), "{quickest:?}");
 }
 
 #[test]

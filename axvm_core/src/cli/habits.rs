@@ -10,9 +10,8 @@
 
 use std::path::Path;
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 
-use super::Cli;
 use crate::error::ConfigError;
 
 const NETWORK: &str = "a network card is given with --net user, or --net tap=NAME";
@@ -176,9 +175,8 @@ const PARTS: &[(&str, &str)] = &[
     ("option 'logical_block_size=", "block=SIZE is what sets the block size"),
 ];
 
-/// What is said to who typed `words`, the command line after the program's name, if they are another program's.
-pub fn meant(words: &[String]) -> Option<ConfigError> {
-    let program = Cli::command();
+/// What is said to who typed `words`, the command line after the name of `program`, if they are another program's.
+pub fn meant(program: &Command, words: &[String]) -> Option<ConfigError> {
     let is_command = |word: &str| word == "help" || program.find_subcommand(word).is_some();
     let (first, next) = (words.first()?, words.get(1));
     if !first.starts_with('-') && !is_command(first) && !is_file(first) {
@@ -186,7 +184,7 @@ pub fn meant(words: &[String]) -> Option<ConfigError> {
             Some(machine) => meant.replace("MACHINE", machine),
             None => meant.to_owned(),
         });
-        return Some(ConfigError::word("command", first, found.unwrap_or_else(|| unknown(&program, first))));
+        return Some(ConfigError::word("command", first, found.unwrap_or_else(|| unknown(program, first))));
     }
     if is_command(first) && !["run", "config"].contains(&first.as_str()) {
         return None;
@@ -199,7 +197,7 @@ pub fn meant(words: &[String]) -> Option<ConfigError> {
         {
             return Some(ConfigError::word("option", word, meant));
         }
-        if first.starts_with('-') && is_command(word) && !takes_value(&program, before) {
+        if first.starts_with('-') && is_command(word) && !takes_value(program, before) {
             return Some(ConfigError::word(
                 "place here for",
                 word,
@@ -267,15 +265,18 @@ fn find(table: &[(&str, &'static str)], word: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory;
 
     fn told(words: &str) -> Option<String> {
         let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-        meant(&words).map(|error| error.to_string())
+        meant(&Cli::command(), &words).map(|error| error.to_string())
     }
 
     #[test]
     fn no_word_of_ours_is_taken_for_another_programs() {
-        let program = Cli::command();
+        let mut program = Cli::command();
+        program.build();
         let run = program.find_subcommand("run").unwrap();
         for (name, _) in LONG {
             assert!(run.get_arguments().all(|option| option.get_long() != Some(*name)), "--{name} is an option");
@@ -302,7 +303,8 @@ mod tests {
 
     #[test]
     fn what_a_table_names_exists() {
-        let program = Cli::command();
+        let mut program = Cli::command();
+        program.build();
         let run = program.find_subcommand("run").unwrap();
         let ctl = program.find_subcommand("ctl").unwrap();
         for (name, meant) in LONG.iter().chain(SHORT).chain(COMMANDS) {

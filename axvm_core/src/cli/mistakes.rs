@@ -18,7 +18,8 @@ use crate::error::ConfigError;
 
 /// What is wrong with `words`, the command line after the program's name; none if clap has a page to print.
 pub fn told(error: &clap::Error, words: &[String]) -> Option<ConfigError> {
-    let program = Cli::command();
+    let mut program = Cli::command();
+    program.build();
     let command = words.first().and_then(|word| program.find_subcommand(word));
     let name = command.map_or_else(|| "axvm run".to_owned(), |command| format!("axvm {}", command.get_name()));
     let more = format!("{name} --help tells more");

@@ -66,8 +66,10 @@ pub struct Cli {
     pub run: RunArgs,
 }
 
-/// What AxVM can do.
+/// What AxVM can do. A command's own arguments are described when it is the one that was typed, or when the description is
+/// built as a whole: each start of a machine would pay for all of them.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Boot a Linux kernel in a new machine
     #[command(after_help = "\
@@ -212,12 +214,13 @@ impl Cli {
     /// its page, and the process ends.
     pub fn read() -> Result<Cli, ConfigError> {
         let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-        if let Some(error) = habits::meant(&words) {
+        let program = Cli::command();
+        if let Some(error) = habits::meant(&program, &words) {
             return Err(error);
         }
         // Its pages have colours where ours have them; on its own, clap would look at other variables (CI, CLICOLOR).
         let colours = if speech::colour(io::stdout()) { ColorChoice::Always } else { ColorChoice::Never };
-        let read = Cli::command().color(colours).try_get_matches();
+        let read = program.color(colours).try_get_matches();
         let cli = read.and_then(|mut read| Cli::from_arg_matches_mut(&mut read));
         cli.map_err(|error| mistakes::told(&error, &words).unwrap_or_else(|| error.exit()))
     }
@@ -229,7 +232,8 @@ mod tests {
 
     #[test]
     fn help_fits_a_terminal_of_80_columns() {
-        let program = Cli::command();
+        let mut program = Cli::command();
+        program.build();
         for command in program.get_subcommands().chain([&program]) {
             let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             for part in notes.split("\n\n") {

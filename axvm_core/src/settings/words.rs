@@ -26,7 +26,27 @@ pub fn words<T>() -> impl TypedValueParser<Value = T>
 where
     T: JsonSchema + DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    PossibleValuesParser::new(of_schema::<T>()).try_map(|word| T::deserialize(StrDeserializer::<Error>::new(&word)))
+    Words(PhantomData::<fn() -> T>)
+}
+
+/// The schema is looked into when a word is typed, or told: not at each start.
+#[derive(Clone)]
+struct Words<T>(PhantomData<fn() -> T>);
+
+impl<T> TypedValueParser for Words<T>
+where
+    T: JsonSchema + DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        let words = PossibleValuesParser::new(of_schema::<T>());
+        words.try_map(|word| T::deserialize(StrDeserializer::<Error>::new(&word))).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(of_schema::<T>().into_iter()))
+    }
 }
 
 /// Takes what begins with a word of an enumeration; help and completion tell these words.

@@ -211,6 +211,28 @@ fn an_idle_machine_does_not_spin_whatever_its_standard_input_is() {
     drop((keys, directories));
 }
 
+/// It is looked at after 2 s and 8 s of silence, whether it has halted; then no thread wakes, those of the vCPUs neither.
+/// A busy host may move a thread about, so there are several tries: what wakes now and then spoils all of them.
+#[test]
+fn an_idle_machine_wakes_no_thread() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, talk) = place.shell("");
+    std::thread::sleep(Duration::from_secs(10));
+    let sleeps = |_| {
+        let before = axvm.sleeps();
+        std::thread::sleep(Duration::from_secs(3));
+        (before, axvm.sleeps())
+    };
+    let mut tries = (0..8).map(sleeps);
+    let (quiet, _) = tries.find(|(before, after)| before == after).expect("a thread wakes again and again");
+    assert!(quiet.iter().any(|(name, _)| name == "vcpu0"), "{quiet:?}");
+    talk.say("off\n");
+    axvm.ends_with(0);
+}
+
 #[test]
 fn closed_standard_streams_are_like_empty_ones() {
     if !has_kvm() {

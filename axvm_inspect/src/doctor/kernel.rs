@@ -35,13 +35,13 @@ fn release(root: &Root) -> Row {
 fn io_uring(root: &Root) -> Row {
     let name = "io_uring";
     match (root.number("/proc/sys/kernel/io_uring_disabled"), root.kernel()) {
-        (Some(0), _) => Row::ok(PART, name, "allowed; AxVM does not use it yet"),
+        (Some(0), _) => Row::ok(PART, name, "allowed: a machine's end does not wait for KVM"),
         (Some(mode), _) => Row::ok(PART, name, if mode == 1 { "for one group only" } else { "switched off" })
-            .note("nothing yet: AxVM's disks use preadv and pwritev", "sudo sysctl kernel.io_uring_disabled=0"),
+            .note("a machine's end waits for KVM, some 20 ms", "sudo sysctl kernel.io_uring_disabled=0"),
         (None, Some(version)) if version < (5, 1) => {
-            Row::ok(PART, name, "this kernel is older; AxVM does not use it yet")
+            Row::ok(PART, name, "this kernel is older: a machine's end waits for KVM, some 20 ms")
         }
-        (None, _) => Row::ok(PART, name, "no switch in this kernel; AxVM does not use it yet"),
+        (None, _) => Row::ok(PART, name, "no switch in this kernel"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axvm_devices::StopReason;
-use axvm_machine::{Chip, PauseError, WaitOutcome};
+use axvm_machine::{Chip, PauseError, SaveError, WaitOutcome};
 
 use crate::guest::{Lab, assert_proved, end, has_kvm, soon};
 
@@ -79,6 +79,7 @@ fn what_only_the_guest_asked_for_waits_while_the_machine_is_paused() {
         // As a vCPU does on its way to the gate; the machine's own thread has not seen it.
         machine.stop_switch().request(by_guest.clone());
         machine.pause(soon()).unwrap();
+        assert!(matches!(machine.save(), Err(SaveError::Ended)), "where it went on, the reason would be lost");
         let before = machine.exits();
         for _ in 0..3 {
             assert_eq!(machine.wait(None, briefly).unwrap(), WaitOutcome::TimedOut);
@@ -144,7 +145,7 @@ fn a_machine_whose_vcpu_has_ended_is_not_saved() {
     }
     machine.pause(soon()).unwrap();
     let refusal = machine.save().unwrap_err().to_string();
-    assert!(refusal.contains("has reset or crashed just before the pause"), "{refusal}");
+    assert!(refusal.contains("has powered off, reset or crashed just before the pause"), "{refusal}");
     machine.resume(soon()).unwrap();
     assert_eq!(end(&machine), StopReason::TripleFault);
 }

@@ -23,13 +23,8 @@ use axvm_tap::Offloads;
 use rustix::io::Errno;
 
 use super::header::{FrameHeader, HEADER_LEN};
-use super::link::{LinkEnd, LinkError, LinkKind};
+use super::link::{LinkEnd, LinkError, LinkKind, MAX_FRAME, MIN_FRAME};
 use crate::state::Frame;
-
-/// Shortest frame: two addresses and a type.
-pub const MIN_FRAME: usize = 14;
-/// Longest frame: addresses, type, a VLAN tag, and the longest IP packet.
-pub const MAX_FRAME: usize = 14 + 4 + 65535;
 
 /// Bytes of the length in a stream.
 const LENGTH: usize = 4;

@@ -21,7 +21,10 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketType, sockopt::socket_type};
 use thiserror::Error;
 
-use super::boxes::MAX_FRAME;
+/// Shortest frame: two addresses and a type.
+pub const MIN_FRAME: usize = 14;
+/// Longest frame: addresses, type, a VLAN tag, and the longest IP packet.
+pub const MAX_FRAME: usize = 14 + 4 + 65535;
 
 /// Most queue pairs of a card: as many as a vCPU each of a large guest could want.
 pub const MAX_PAIRS: usize = 64;

@@ -45,9 +45,8 @@ use header::HEADER_LEN;
 use worker::NetWork;
 
 pub use axvm_tap::{Offloads, Tap, TapError};
-pub use boxes::{MAX_FRAME, MIN_FRAME};
 pub use handle::{NetCount, NetHandle};
-pub use link::{Link, LinkKind, MAX_PAIRS};
+pub use link::{Link, LinkKind, MAX_FRAME, MAX_PAIRS, MIN_FRAME};
 
 /// Entries of a queue for frames.
 const QUEUE_SIZE: u16 = 256;

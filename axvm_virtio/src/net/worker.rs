@@ -22,11 +22,11 @@ use axvm_memory::{GuestRam, GuestRange, MESSAGE_RANGES};
 use axvm_sync::lock;
 use rustix::event::PollFlags;
 
-use super::boxes::{Boxes, Input, MAX_FRAME, MIN_FRAME, Output};
+use super::boxes::{Boxes, Input, Output};
 use super::control::{self, Chosen};
 use super::handle::{Pair, Shared};
 use super::header::{FrameHeader, HEADER_LEN, NUM_BUFFERS};
-use super::link::{LinkError, LinkKind};
+use super::link::{LinkError, LinkKind, MAX_FRAME, MIN_FRAME};
 use super::{Agreed, QueueRole};
 use crate::device::{Activation, LiveQueue};
 use crate::queue::{Chain, VirtQueue};

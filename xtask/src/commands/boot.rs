@@ -197,7 +197,7 @@ impl Boot {
 }
 
 /// passt for the lab; nothing if it is not to be had.
-fn passt() -> Vec<(PathBuf, String)> {
+fn passt() -> lab::Files {
     let found = assets::lock().and_then(|_lock| lab::passt());
     found.inspect_err(|error| eprintln!("The guest has no network: {error:#}")).unwrap_or_default()
 }

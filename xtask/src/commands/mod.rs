@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod bench;
 pub mod boot;
 pub mod build;
 pub mod clean;

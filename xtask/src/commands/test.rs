@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test of every layer, with its set-up; or the quick round.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::{packages, program, project, tidy, tool};
 
 /// Run every test of every layer, with its set-up
 ///
-/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), package (`cargo xtask package --check`), lab (Linux 6.1 and 6.12), tree. A FILTER is
+/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), package (`cargo xtask package --check`), bench (`cargo xtask bench --check`), lab (Linux 6.1 and 6.12), tree. A FILTER is
 /// the name of a layer, or part of the name of a lab scenario; or `quick` alone, for the round between two edits: what
 /// needs no machine, and of the crates that changed and those that depend on them only. What cannot run on this machine is
 /// listed as skipped, with the reason.
@@ -30,7 +31,7 @@ pub struct Test {
 
 type Row = (String, Outcome, Duration);
 
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "format",
     "lints",
     "docs",
@@ -42,6 +43,7 @@ const LAYERS: [&str; 13] = [
     "fuzz",
     "boot",
     "package",
+    "bench",
     "lab",
     "tree",
 ];
@@ -120,19 +122,21 @@ impl Test {
             }
             "bare-metal" => cargo::test(&["-p", "axvm_kvm"]),
             "pages" => pages::check(),
-            "boot" => {
-                let (said, ended_well) = cargo::all_output(tool::ourselves().args(["boot", "--check"]))?;
-                print(&said);
-                Ok(Outcome::of(if ended_well {
-                    Ok(())
-                } else {
-                    Err(anyhow::anyhow!("cargo xtask boot --check:\n{said}"))
-                }))
-            }
+            "boot" => ourselves(&["boot", "--check"]),
+            "bench" if !Path::new("/dev/kvm").exists() => Ok(Outcome::skip("no /dev/kvm".to_owned())),
+            "bench" => ourselves(&["bench", "--check"]),
             "package" => package(),
             _ => fuzz::smoke(self.fuzz_seconds),
         }
     }
+}
+
+/// A layer that is a command of this program.
+fn ourselves(words: &[&str]) -> Result<Outcome> {
+    let (said, ended_well) = cargo::all_output(tool::ourselves().args(words))?;
+    print(&said);
+    let failure = || anyhow::anyhow!("cargo xtask {}:\n{said}", words.join(" "));
+    Ok(Outcome::of(if ended_well { Ok(()) } else { Err(failure()) }))
 }
 
 /// A layer's row of the table; it says first that it begins.

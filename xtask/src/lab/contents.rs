@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::Files;
 use crate::assets::{self, Kernel, Wanted};
 use crate::program;
 
@@ -14,14 +15,35 @@ const PASST: [(&str, &str, &str); 3] = [
     ("libc6", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "host/lib64/ld-linux-x86-64.so.2"),
 ];
 
+/// A small server and client of SSH; the libraries of the C library are those of passt.
+const SSH: [(&str, &str, &str); 8] = [
+    ("dropbear-bin", "usr/sbin/dropbear", "host/bin/dropbear"),
+    ("dropbear-bin", "usr/bin/dropbearkey", "host/bin/dropbearkey"),
+    ("dropbear-bin", "usr/bin/dbclient", "host/bin/dbclient"),
+    ("libtomcrypt1", "usr/lib/x86_64-linux-gnu/libtomcrypt.so.1", "host/lib/x86_64-linux-gnu/libtomcrypt.so.1"),
+    ("libtommath1", "usr/lib/x86_64-linux-gnu/libtommath.so.1", "host/lib/x86_64-linux-gnu/libtommath.so.1"),
+    ("libgmp10", "usr/lib/x86_64-linux-gnu/libgmp.so.10", "host/lib/x86_64-linux-gnu/libgmp.so.10"),
+    ("zlib1g", "lib/x86_64-linux-gnu/libz.so.1", "host/lib/x86_64-linux-gnu/libz.so.1"),
+    ("libcrypt1", "lib/x86_64-linux-gnu/libcrypt.so.1", "host/lib/x86_64-linux-gnu/libcrypt.so.1"),
+];
+
 /// passt, for `--net user`. The caller holds the cache's lock.
-pub fn passt() -> Result<Vec<(PathBuf, String)>> {
-    PASST.iter().map(|(package, path, name)| Ok((assets::packaged(package, path)?, (*name).to_owned()))).collect()
+pub fn passt() -> Result<Files> {
+    packaged(&PASST)
+}
+
+/// passt and SSH. The caller holds the cache's lock.
+pub fn ssh() -> Result<Files> {
+    Ok([passt()?, packaged(&SSH)?].concat())
+}
+
+fn packaged(files: &[(&str, &str, &str)]) -> Result<Files> {
+    files.iter().map(|(package, path, name)| Ok((assets::packaged(package, path)?, (*name).to_owned()))).collect()
 }
 
 /// `bin/axvm`, `bzImage-SERIES` and `vmlinux-SERIES` for both series (and `bzImage`, the first), `initrd.img`, `disk.img`.
 /// AxVM is built unless one is given.
-pub fn standard_files(axvm: Option<PathBuf>) -> Result<Vec<(PathBuf, String)>> {
+pub fn standard_files(axvm: Option<PathBuf>) -> Result<Files> {
     let axvm = axvm.map_or_else(program::build, Ok)?;
     let agent = program::agent(&axvm)?;
     let _lock = assets::lock()?;

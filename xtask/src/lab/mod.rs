@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-pub use contents::{passt, standard_files};
+pub use contents::{passt, ssh, standard_files};
 pub use payload::Payload;
 pub use terminal::{attended, size};
 
@@ -33,12 +33,15 @@ pub struct Lab {
     outer: Outer,
 }
 
+/// Files of the host, and their names in the outer machine.
+pub type Files = Vec<(PathBuf, String)>;
+
 /// What to run.
 pub struct LabJob<'a> {
     /// A shell script, run in `/axvm`.
     pub script: String,
     /// Host files and their names below `/axvm`.
-    pub files: Vec<(PathBuf, String)>,
+    pub files: Files,
     /// After so long the job is ended.
     pub limit: Option<Duration>,
     /// Where the job's input and output go.

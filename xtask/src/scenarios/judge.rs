@@ -146,8 +146,8 @@ mod tests {
 
     fn boot(checks: &'static str) -> Boot {
         let (arguments, append, says, command) = ("", "", &[][..], None);
-        let (elf, passt, other, on) = (false, false, None, None);
-        Boot { arguments, elf, other, passt, checks, append, rounds: 1, command, exit: 0, limit: 1, on, says }
+        let (elf, brings, other, on) = (false, None, None, None);
+        Boot { arguments, elf, other, brings, checks, append, rounds: 1, command, exit: 0, limit: 1, on, says }
     }
 
     fn judged(console: &str, exit: &str) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! The scenarios. Each line of `checks` names functions of `files/guest/check`.
 
 use super::{Boot, OtherKernel, Proof, Scenario};
+use crate::lab;
 
 /// What most boots prove about themselves beside their own subject.
 const COMMON: &str = "disk,clock:NOW:30,log:lab";
@@ -9,7 +10,7 @@ const PLAIN: Boot = Boot {
     arguments: "--disk DISK --memory 512M",
     elf: false,
     other: None,
-    passt: false,
+    brings: None,
     checks: COMMON,
     append: "",
     rounds: 1,
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Scenario> {
         control(),
         sockets(),
         network(),
+        ssh(),
         commands(),
         pci(),
     ]
@@ -409,7 +411,7 @@ fn network() -> Vec<Scenario> {
     let boot = Boot {
         arguments: "--disk DISK --memory 512M --net user,forward=8080:80 --net tap=tap0",
         checks: "net:198.51.100.7:10.0.0,log:lab",
-        passt: true,
+        brings: Some(lab::passt),
         limit: 150,
         on: Some(("MARK net", look)),
         ..PLAIN
@@ -425,6 +427,24 @@ fn network() -> Vec<Scenario> {
         Proof::Seen("threads net0-q0, net1-q0 and passt", named),
     ];
     vec![Scenario { name: "network", boots: vec![boot], proofs }]
+}
+
+/// A server in the guest, of which both the key that may log in and the program come from outside, and its client.
+fn ssh() -> Vec<Scenario> {
+    let look =
+        "dbclient -y -i key -p 2222 root@127.0.0.1 'uname -sn; echo $SSH_CONNECTION >/tmp/by; exit 5' 2>/dev/null
+        echo code $?";
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --net user,forward=2222:22",
+        checks: "ssh:198.51.100.7,log:lab",
+        brings: Some(lab::ssh),
+        limit: 150,
+        on: Some(("MARK ssh", look)),
+        ..PLAIN
+    };
+    let logged_in = |seen: &str| seen.contains("Linux axvm\ncode 5");
+    let proofs = vec![Proof::CleanDisk, Proof::Seen("a command by ssh, and its exit code", logged_in)];
+    vec![Scenario { name: "ssh", boots: vec![boot], proofs }]
 }
 
 /// Commands of the host: in a guest that runs, and as all that a guest runs.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::assets::{self, Debian, Kernel, Wanted};
-use crate::lab::{self, Console, End, Lab, LabJob, LabReport};
+use crate::lab::{Console, End, Files, Lab, LabJob, LabReport};
 use crate::program;
 use crate::progress::Progress;
 use crate::project;
@@ -53,8 +53,8 @@ pub struct Boot {
     pub elf: bool,
     /// Another kernel instead, without an initrd; it is asked for nothing.
     pub other: Option<OtherKernel>,
-    /// passt must be there.
-    pub passt: bool,
+    /// Brings more programs to the outer machine, which must be there.
+    pub brings: Option<fn() -> Result<Files>>,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
@@ -119,7 +119,7 @@ pub struct Campaign {
     pub name: &'static str,
     scenarios: Vec<Scenario>,
     /// Kernels that are not Linux, and programs, with their names in the lab.
-    others: Vec<(PathBuf, String)>,
+    others: Files,
 }
 
 /// What is started.
@@ -133,14 +133,14 @@ struct System {
 }
 
 /// The scenarios whose kernels and programs are to be had, and those of them that are not Linux.
-fn with_others(mut scenarios: Vec<Scenario>) -> (Vec<Scenario>, Vec<(PathBuf, String)>) {
+fn with_others(mut scenarios: Vec<Scenario>) -> (Vec<Scenario>, Files) {
     let mut files = Vec::new();
     scenarios.retain(|scenario| {
         let found: Result<Vec<_>> = scenario.others().map(|other| Ok((other.get()?, other.name.to_owned()))).collect();
-        let passt = scenario.boots.iter().any(|boot| boot.passt).then(lab::passt).transpose();
+        let brought = scenario.boots.iter().filter_map(|boot| boot.brings).map(|bring| bring());
         found
-            .and_then(|found| Ok((found, passt?)))
-            .map(|(found, passt)| files.extend(found.into_iter().chain(passt.into_iter().flatten())))
+            .and_then(|found| Ok([vec![found], brought.collect::<Result<_>>()?].concat()))
+            .map(|found| files.extend(found.into_iter().flatten()))
             .inspect_err(|why| eprintln!("The lab goes without {}: {why:#}", scenario.name))
             .is_ok()
     });
@@ -230,7 +230,7 @@ impl Campaign {
         lab.run_once(&job)
     }
 
-    fn files(&self, axvm: &Path, open: &[&Scenario]) -> Vec<(PathBuf, String)> {
+    fn files(&self, axvm: &Path, open: &[&Scenario]) -> Files {
         let System { kernel, vmlinux, initrd, disk } = &self.system;
         let files = [(Some(axvm), "bin/axvm"), (Some(kernel), "bzImage"), (vmlinux.as_deref(), "vmlinux")];
         let files = files.into_iter().chain([(Some(initrd.as_path()), "initrd.img")]);

@@ -19,6 +19,14 @@ pub(super) fn job(scenarios: &[&Scenario]) -> String {
     job.push_str("httpd -p 198.51.100.7:80 -h www; tunctl -t tap0 >/dev/null; ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up\n");
     // A disk with a file system that comes while the guest runs.
     job.push_str("for plugged in disks/pci-hotplug*.img; do cp $plugged plug.img 2>/dev/null; done\n");
+    // A guest fetches a server of SSH there, and who may log in.
+    job.push_str(
+        "if [ -x /bin/dropbear ]; then
+            mkdir -p ssh/root/.ssh; cp -a host/bin host/lib host/lib64 ssh; dropbearkey -t ed25519 -f key >/dev/null 2>&1
+            dropbearkey -y -f key | grep ^ssh- >ssh/root/.ssh/authorized_keys
+            tar -c -f www/ssh.tar -C ssh .
+        fi\n",
+    );
     // The pool of huge pages that one of them needs; early, while memory is in one piece.
     job.push_str("echo 300 >/proc/sys/vm/nr_hugepages\n");
     for scenario in scenarios {

@@ -10,6 +10,7 @@
 //! | fuzz | nightly, cargo-fuzz | targets, each for a fixed time |
 //! | boot | QEMU, where the processor has no virtualization | one: `cargo xtask boot --check` |
 //! | package | dpkg-deb, unshare | one for each package, one for the unit |
+//! | bench | /dev/kvm | one: `cargo xtask bench --check`, AxVM beside the floor |
 //! | lab-KERNEL | QEMU | scenarios; two kernels at a time |
 //! | tree | git | one: the tests leave the tree as it was |
 //!

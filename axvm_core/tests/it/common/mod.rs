@@ -231,6 +231,17 @@ impl Axvm {
         end
     }
 
+    /// How often each thread has gone to sleep so far, by its name.
+    pub fn sleeps(&self) -> Vec<(String, u64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let sleeps = |task: PathBuf| {
+            let status = fs::read_to_string(task.join("status")).ok()?;
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            Some((field("Name:")?.to_owned(), field("voluntary_ctxt_switches:")?.parse().ok()?))
+        };
+        tasks.filter_map(|task| sleeps(task.unwrap().path())).collect()
+    }
+
     /// CPU time so far, of each thread by its name.
     pub fn cpu_time(&self) -> Vec<(String, Duration)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();

@@ -1,0 +1,221 @@
+//! One run of one subject, from start to end, and the numbers it gives.
+//!
+//! ```text
+//!   start    idle guest: exec --> '~' | 20 ms later: CPU time, faults, memory | killed
+//!   calls    the same under strace; its clock is of no use, its count is
+//!   exits    '~' OUT =ticks IN =ticks MMIO =ticks z
+//!   block    '~' 4K random read, QD1 =ticks, QD32 =ticks, the same of writes, 128K sequential reads
+//!   off      '~' z --> process end
+//!   kernel   a stock kernel with our first instruction: exec --> '~'
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use std::{fs, thread};
+
+use anyhow::{Context, Result};
+use axvm_guest::Phase;
+
+use super::process;
+use super::setup::{Bench, settle};
+use super::subject::{Machine, Subject};
+use super::watched::{Watched, cpu_time};
+use crate::tool::find;
+
+/// What is done after the first byte counts as part of the start, for so long.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// What to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Experiment {
+    /// An idle guest, and the first words of its quantities.
+    Start(&'static str, u32, u32),
+    /// System calls of the first kind of start.
+    Calls,
+    /// Exits, so many of each kind.
+    Exits(u32),
+    /// Disk requests: a number for QD1 of 4 KiB, from which the others follow.
+    Block(u32),
+    /// The end of a machine.
+    Off,
+    /// A vmlinux.
+    Vmlinux,
+    /// A bzImage.
+    BzImage,
+}
+
+/// Numbers of one run, by the id of their quantity.
+pub type Numbers = Vec<(String, f64)>;
+
+impl Experiment {
+    /// For progress, and to choose by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Experiment::Start(name, ..) => name,
+            Experiment::Calls => "calls",
+            Experiment::Exits(_) => "exits",
+            Experiment::Block(_) => "block",
+            Experiment::Off => "off",
+            Experiment::Vmlinux => "vmlinux",
+            Experiment::BzImage => "bzimage",
+        }
+    }
+
+    /// Whether it can be done with this subject, here.
+    pub fn suits(self, subject: &Subject, bench: &Bench) -> bool {
+        match self {
+            Experiment::Block(_) => subject.has_disk(),
+            Experiment::Vmlinux => bench.vmlinux.is_some(),
+            Experiment::BzImage => bench.bzimage.is_some() && subject.takes_bzimage(),
+            Experiment::Calls => find("strace").is_some(),
+            Experiment::Start(..) | Experiment::Exits(_) | Experiment::Off => true,
+        }
+    }
+
+    /// Does it once.
+    pub fn run(self, subject: &Subject, bench: &Bench) -> Result<Numbers> {
+        match self {
+            Experiment::Start(name, memory_mib, vcpus) => bench.start(name, memory_mib, vcpus, subject),
+            Experiment::Calls => bench.calls(subject),
+            Experiment::Exits(count) => bench.exits(count, subject),
+            Experiment::Block(count) => bench.block(count, subject),
+            Experiment::Off => bench.off(subject),
+            Experiment::Vmlinux => bench.kernel("vmlinux", bench.vmlinux.as_deref(), subject),
+            Experiment::BzImage => bench.kernel("bzimage", bench.bzimage.as_deref(), subject),
+        }
+    }
+}
+
+impl Bench {
+    fn command(&self, subject: &Subject, kernel: &Path, memory_mib: u32, vcpus: u32) -> Result<Command> {
+        let machine = Machine { kernel: kernel.to_owned(), memory_mib, vcpus };
+        subject.command(&machine, &self.disk, &self.scratch)
+    }
+
+    /// The guest with this job, as a file.
+    fn guest(&self, name: &str, phases: Option<&[Phase]>) -> Result<PathBuf> {
+        let path = self.scratch.join(name).with_extension("elf");
+        fs::write(&path, axvm_guest::bench(phases)).with_context(|| format!("Cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn seconds(&self, ticks: u64) -> f64 {
+        ticks as f64 / self.tsc_khz / 1e3
+    }
+
+    fn start(&self, name: &str, memory_mib: u32, vcpus: u32, subject: &Subject) -> Result<Numbers> {
+        let guest = self.guest("idle", None)?;
+        let mut vmm = Watched::start(self.command(subject, &guest, memory_mib, vcpus)?)?;
+        let first = vmm.until(b'~')?;
+        thread::sleep(SETTLE);
+        let mut numbers = vec![
+            (name.to_owned(), milliseconds(first - vmm.started)),
+            (format!("{name}-cpu"), cpu_time(&self.cpu_time, vmm.pid())? as f64 / 1e6),
+        ];
+        if name == "start-128m" {
+            let memory = process::memory(vmm.pid())?;
+            numbers.push((format!("{name}-faults"), process::faults(vmm.pid())? as f64));
+            numbers.push(("private-dirty".to_owned(), memory.private_dirty as f64));
+            numbers.push(("resident".to_owned(), memory.resident as f64));
+        }
+        Ok(numbers)
+    }
+
+    /// Lines of strace up to the first byte and a little more, each a call; signals and ends of threads are none.
+    fn calls(&self, subject: &Subject) -> Result<Numbers> {
+        let (guest, trace) = (self.guest("idle", None)?, self.scratch.join("trace"));
+        let inner = self.command(subject, &guest, 128, 1)?;
+        let mut command = Command::new("strace");
+        // -D: the VMM is our child, so that it can be ended; strace ends with it.
+        command.args(["-D", "-f", "-qq", "-o"]).arg(&trace).arg(inner.get_program()).args(inner.get_args());
+        let mut vmm = Watched::start(command)?;
+        vmm.until(b'~')?;
+        thread::sleep(SETTLE * 5);
+        drop(vmm);
+        thread::sleep(SETTLE * 5);
+        let text = fs::read(&trace).with_context(|| format!("Cannot read {}", trace.display()))?;
+        Ok(vec![("start-128m-calls".to_owned(), calls_in(&String::from_utf8_lossy(&text)) as f64)])
+    }
+
+    fn exits(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        let phases = [Phase::Out(count), Phase::In(count), Phase::Mmio(count)];
+        let guest = self.guest("exits", Some(&phases))?;
+        let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
+        let mut numbers = Numbers::new();
+        for name in ["exit-out", "exit-in", "exit-mmio"] {
+            numbers.push((name.to_owned(), self.seconds(vmm.phase()?) * 1e6 / f64::from(count)));
+        }
+        Ok(numbers)
+    }
+
+    fn block(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        let (small, large) = (4096, 128 << 10);
+        let phases = [
+            ("rr1", Phase::RandomRead(small, 1, count)),
+            ("rr32", Phase::RandomRead(small, 32, count * 5)),
+            ("rw1", Phase::RandomWrite(small, 1, count)),
+            ("rw32", Phase::RandomWrite(small, 32, count * 3)),
+            ("sr1", Phase::Read(large, 1, count / 2)),
+            ("sr32", Phase::Read(large, 32, count / 2)),
+        ];
+        let guest = self.guest("block", Some(&phases.map(|phase| phase.1)))?;
+        // What the one before wrote is not to be written back beside this one.
+        settle(&self.disk)?;
+        let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
+        vmm.until(b'~')?;
+        let mut before = process::time_beside_vcpus(vmm.pid())?;
+        let mut numbers = Numbers::new();
+        for (name, phase) in phases {
+            let (seconds, requests) = (self.seconds(vmm.phase()?), f64::from(phase.count()));
+            let cpu = process::time_beside_vcpus(vmm.pid())?;
+            let rate = requests / seconds;
+            let value = if name.starts_with('s') { rate * f64::from(large) / 1e6 } else { rate / 1e3 };
+            numbers.push((name.to_owned(), value));
+            numbers.push((format!("{name}-cpu"), cpu.saturating_sub(before) as f64 / 1e3 / requests));
+            before = cpu;
+        }
+        Ok(numbers)
+    }
+
+    fn off(&self, subject: &Subject) -> Result<Numbers> {
+        let guest = self.guest("off", Some(&[]))?;
+        let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
+        let off = vmm.until(b'z')?;
+        Ok(vec![("off".to_owned(), milliseconds(vmm.end()? - off))])
+    }
+
+    fn kernel(&self, name: &str, kernel: Option<&Path>, subject: &Subject) -> Result<Numbers> {
+        let kernel = kernel.context("There is no stock kernel here")?;
+        let mut vmm = Watched::start(self.command(subject, kernel, 512, 1)?)?;
+        let first = vmm.until(b'~')?;
+        thread::sleep(SETTLE);
+        Ok(vec![
+            (name.to_owned(), milliseconds(first - vmm.started)),
+            (format!("{name}-cpu"), cpu_time(&self.cpu_time, vmm.pid())? as f64 / 1e6),
+            (format!("{name}-peak"), process::peak(vmm.pid())? as f64),
+        ])
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// A call that another thread interrupted has a second line, `<... read resumed>`.
+fn calls_in(trace: &str) -> usize {
+    let what = trace.lines().filter_map(|line| Some(line.split_once(' ')?.1.trim_start()));
+    what.filter(|what| what.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_counts_once() {
+        let trace = "12 execve(\"/a\") = 0\n12 futex(0x1 <unfinished ...>\n13  ioctl(9, KVM_RUN, 0) = 0\n\
+                     12 <... futex resumed>) = 0\n12 --- SIGCHLD {} ---\n13 +++ exited with 0 +++\n";
+        assert_eq!(calls_in(trace), 3);
+    }
+}

@@ -1,0 +1,123 @@
+//! What the host's kernel says of a process: memory, page faults, time of its threads.
+//!
+//! ```text
+//!   /proc/PID/smaps             each mapping; those of 64 MiB and more are guest RAM and not counted
+//!   /proc/PID/stat              minor faults
+//!   /proc/PID/status            VmHWM: the most that was resident
+//!   /proc/PID/task/*/schedstat  nanoseconds on a processor; vCPUs are told by their names
+//! ```
+//!
+//! Each reader is a function of the text, so that its tests need no process. Spec: proc(5).
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Guest RAM is at least so long; no part of a program or its heap is.
+const RAM_KB: u64 = 64 << 10;
+
+/// Kilobytes beside guest RAM.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// In RAM, shared pages too.
+    pub resident: u64,
+    /// In RAM, written and of this process alone.
+    pub private_dirty: u64,
+}
+
+/// Memory of a process beside guest RAM.
+pub fn memory(pid: u32) -> Result<Memory> {
+    Ok(memory_of(&read(pid, "smaps")?))
+}
+
+/// Minor page faults since it began.
+pub fn faults(pid: u32) -> Result<u64> {
+    faults_of(&read(pid, "stat")?).with_context(|| format!("No faults in /proc/{pid}/stat"))
+}
+
+/// Kilobytes that were resident at most.
+pub fn peak(pid: u32) -> Result<u64> {
+    peak_of(&read(pid, "status")?).with_context(|| format!("No VmHWM in /proc/{pid}/status"))
+}
+
+/// Nanoseconds that threads other than vCPUs' were on a processor. A thread that ends meanwhile is left out.
+pub fn time_beside_vcpus(pid: u32) -> Result<u64> {
+    let dir = format!("/proc/{pid}/task");
+    let tasks = fs::read_dir(&dir).with_context(|| format!("Cannot list {dir}"))?;
+    let time = tasks.flatten().filter_map(|task| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        let time = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        (!is_vcpu(&name)).then(|| time.split_whitespace().next()?.parse::<u64>().ok()).flatten()
+    });
+    Ok(time.sum())
+}
+
+fn read(pid: u32, name: &str) -> Result<String> {
+    let path = format!("/proc/{pid}/{name}");
+    fs::read_to_string(&path).with_context(|| format!("Cannot read {path}"))
+}
+
+fn memory_of(smaps: &str) -> Memory {
+    let (mut memory, mut counts) = (Memory::default(), false);
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(value)) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok())) else {
+            continue;
+        };
+        match name {
+            "Size:" => counts = value < RAM_KB,
+            "Rss:" if counts => memory.resident += value,
+            "Private_Dirty:" if counts => memory.private_dirty += value,
+            _ => {}
+        }
+    }
+    memory
+}
+
+/// The tenth field; the second is a name, and may have spaces and brackets in it.
+fn faults_of(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(7)?.parse().ok()
+}
+
+fn peak_of(status: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
+}
+
+/// AxVM's, Firecracker's (`fc_vcpu 0`) and QEMU's (`CPU 0/KVM`).
+fn is_vcpu(name: &str) -> bool {
+    let name = name.trim().to_lowercase();
+    name.contains("vcpu") || name.starts_with("cpu ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_ram_is_not_counted() {
+        let smaps = "55d0-55d1 r-xp 0 08:01 3 /bin/vmm\nSize:   40 kB\nRss:  20 kB\nPrivate_Dirty:   4 kB\n\
+                     7f00-7f80 rw-p 0 00:00 0\nSize: 131072 kB\nRss: 500 kB\nPrivate_Dirty: 500 kB\n\
+                     7f90-7f91 rw-p 0 00:00 0\nSize: 8 kB\nRss: 8 kB\nPrivate_Dirty: 8 kB\nVmFlags: rd wr\n";
+        assert_eq!(memory_of(smaps), Memory { resident: 28, private_dirty: 12 });
+        assert_eq!(memory_of(""), Memory::default());
+    }
+
+    #[test]
+    fn fields_are_found_behind_any_name() {
+        assert_eq!(faults_of("7 (a) b (c)) S 1 2 3 4 5 6 1234 0 0"), Some(1234));
+        assert_eq!(faults_of("7 S"), None);
+        assert_eq!(peak_of("Name:\tx\nVmHWM:\t   5088 kB\n"), Some(5088));
+    }
+
+    #[test]
+    fn vcpus_are_told_by_name() {
+        assert!(["vcpu0\n", "fc_vcpu 0", "CPU 0/KVM", "axvm-vcpu3"].iter().all(|name| is_vcpu(name)));
+        assert!(["axvm", "firecracker", "qemu-system-x86", "vda"].iter().all(|name| !is_vcpu(name)));
+    }
+
+    #[test]
+    fn this_process_has_memory_and_faults() {
+        let pid = std::process::id();
+        assert!(memory(pid).unwrap().resident > 0 && faults(pid).unwrap() > 0 && peak(pid).unwrap() > 0);
+    }
+}

@@ -1,0 +1,77 @@
+//! What is measured, in the order of the tables.
+
+use serde::Serialize;
+
+/// One column of numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Quantity {
+    /// In JSON, and between an experiment and its numbers.
+    pub id: &'static str,
+    /// In tables.
+    pub name: &'static str,
+    /// Of the numbers.
+    pub unit: &'static str,
+    /// A rate, else a cost.
+    pub more_is_better: bool,
+}
+
+const fn cost(id: &'static str, name: &'static str, unit: &'static str) -> Quantity {
+    Quantity { id, name, unit, more_is_better: false }
+}
+
+const fn rate(id: &'static str, name: &'static str, unit: &'static str) -> Quantity {
+    Quantity { id, name, unit, more_is_better: true }
+}
+
+/// All of them.
+pub const ALL: [Quantity; 32] = [
+    cost("start-128m", "exec to first guest byte, 128 MiB, 1 vCPU", "ms"),
+    cost("start-128m-cpu", "its CPU time, user and system", "ms"),
+    cost("start-128m-calls", "its system calls", ""),
+    cost("start-128m-faults", "its page faults", ""),
+    cost("start-2g", "exec to first guest byte, 2 GiB, 1 vCPU", "ms"),
+    cost("start-2g-cpu", "its CPU time", "ms"),
+    cost("start-20", "exec to first guest byte, 128 MiB, 20 vCPUs", "ms"),
+    cost("start-20-cpu", "its CPU time", "ms"),
+    cost("private-dirty", "private dirty memory beside guest RAM", "kB"),
+    cost("resident", "resident memory beside guest RAM", "kB"),
+    cost("off", "guest off to process end", "ms"),
+    cost("exit-out", "whole exit, OUT to an unused port", "us"),
+    cost("exit-in", "whole exit, IN from COM1", "us"),
+    cost("exit-mmio", "whole exit, MMIO read of the disk", "us"),
+    rate("rr1", "4K random read, QD1", "k/s"),
+    cost("rr1-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("rr32", "4K random read, QD32", "k/s"),
+    cost("rr32-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("rw1", "4K random write, QD1", "k/s"),
+    cost("rw1-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("rw32", "4K random write, QD32", "k/s"),
+    cost("rw32-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("sr1", "128K sequential read, QD1", "MB/s"),
+    cost("sr1-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("sr32", "128K sequential read, QD32", "MB/s"),
+    cost("sr32-cpu", "CPU time beside vCPUs, per million", "s"),
+    cost("vmlinux", "stock vmlinux, exec to first KVM_RUN", "ms"),
+    cost("vmlinux-cpu", "its CPU time", "ms"),
+    cost("vmlinux-peak", "its peak of resident memory, guest RAM too", "kB"),
+    cost("bzimage", "stock bzImage, exec to first KVM_RUN", "ms"),
+    cost("bzimage-cpu", "its CPU time", "ms"),
+    cost("bzimage-peak", "its peak of resident memory, guest RAM too", "kB"),
+];
+
+/// By its id.
+pub fn by_id(id: &str) -> Option<Quantity> {
+    ALL.into_iter().find(|quantity| quantity.id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique() {
+        for (at, quantity) in ALL.iter().enumerate() {
+            assert!(ALL[..at].iter().all(|other| other.id != quantity.id), "{}", quantity.id);
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Who is measured: AxVM, the floor, and its peers; each with the command that gives the same machine.
+//!
+//! | | runs |
+//! |---|---|
+//! | AxVM | `cargo xtask build`'s program, sandbox on, as a user types it |
+//! | floor | `axvm_kvm/examples/floor.rs`: only the calls that the guest needs; no disk, no sandbox |
+//! | Firecracker | no API server, its seccomp filters on, disk by its synchronous engine |
+//! | QEMU | microvm with what it can leave out left out; disk by io_uring |
+//!
+//! In tables they stand in this order. Left out: kvmtool, which enters no ELF kernel by PVH, and Cloud Hypervisor, whose
+//! disks are on PCI.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::tool::{find, output, tool};
+
+/// A program that runs machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Ours.
+    Axvm,
+    /// The least that a VMM can do.
+    Floor,
+    /// AWS's.
+    Firecracker,
+    /// Its microvm.
+    Qemu,
+}
+
+/// A peer as the command line names it: `qemu`, `firecracker=PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Which.
+    pub kind: Kind,
+    /// Where it is; without, in the PATH.
+    pub path: Option<PathBuf>,
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Peer, String> {
+        let (name, path) = match text.split_once('=') {
+            Some((name, path)) if !path.is_empty() => (name, Some(PathBuf::from(path))),
+            Some((name, _)) => return Err(format!("{name}= has no path behind it")),
+            None => (text, None),
+        };
+        let kind = match name {
+            "firecracker" => Kind::Firecracker,
+            "qemu" => Kind::Qemu,
+            "kvmtool" => return Err("kvmtool enters no ELF kernel by PVH, as the bench guest is".to_owned()),
+            "cloud-hypervisor" => return Err("the bench guest has no driver for disks on PCI".to_owned()),
+            _ => return Err(format!("there is no peer {name}. There are: firecracker, qemu")),
+        };
+        Ok(Peer { kind, path })
+    }
+}
+
+/// A machine, the same for each subject.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// ELF with PVH entry, or a bzImage.
+    pub kernel: PathBuf,
+    /// Size of RAM.
+    pub memory_mib: u32,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+}
+
+/// A program that is there.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// Which.
+    pub kind: Kind,
+    /// The program.
+    pub path: PathBuf,
+    /// As it calls itself.
+    pub version: String,
+}
+
+impl Subject {
+    /// A peer, if it is there and starts. One that was named must be.
+    pub fn find(peer: &Peer) -> Result<Subject> {
+        let program = match peer.kind {
+            Kind::Qemu => "qemu-system-x86_64",
+            _ => "firecracker",
+        };
+        let path = peer.path.clone().or_else(|| find(program));
+        let path = path.with_context(|| format!("Cannot find {program}. Say where it is: --vs NAME=PATH"))?;
+        ensure!(path.is_file(), "Cannot measure {}: it is no file", path.display());
+        Subject::of(peer.kind, fs::canonicalize(&path).unwrap_or(path))
+    }
+
+    /// A program, asked for its version.
+    pub fn of(kind: Kind, path: PathBuf) -> Result<Subject> {
+        let version = match kind {
+            Kind::Floor => String::new(),
+            // With its commit.
+            Kind::Axvm => output(tool(&path.to_string_lossy()).arg("--version"))?.trim().replacen("axvm ", "", 1),
+            _ => version(&output(tool(&path.to_string_lossy()).arg("--version"))?),
+        };
+        Ok(Subject { kind, path, version })
+    }
+
+    /// For tables.
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Axvm => "AxVM",
+            Kind::Floor => "floor",
+            Kind::Firecracker => "Firecracker",
+            Kind::Qemu => "QEMU microvm",
+        }
+    }
+
+    /// What was chosen for it, to be fair.
+    pub fn configuration(&self) -> &'static str {
+        match self.kind {
+            Kind::Axvm => "static release build; sandbox on; full machine (serial, ACPI, RTC, entropy, balloon, disk)",
+            Kind::Floor => "static release build; RAM, irqchip, vCPUs; no disk, no PIT, no sandbox",
+            Kind::Firecracker => "no API server, seccomp filters on, no jailer; serial, i8042, disk (Sync engine)",
+            Kind::Qemu => {
+                "microvm, pit=off, pic=off, rtc=off, acpi=off, no option ROMs; serial, disk (virtio 1, io_uring), no sandbox"
+            }
+        }
+    }
+
+    /// The floor has none.
+    pub fn has_disk(&self) -> bool {
+        self.kind != Kind::Floor
+    }
+
+    /// Whether it boots bzImages here.
+    pub fn takes_bzimage(&self) -> bool {
+        self.kind == Kind::Axvm
+    }
+
+    /// The command for this machine with this disk; files that it needs go to `scratch`.
+    pub fn command(&self, machine: &Machine, disk: &Path, scratch: &Path) -> Result<Command> {
+        let mut command = Command::new(&self.path);
+        let Machine { kernel, memory_mib, vcpus } = machine;
+        match self.kind {
+            Kind::Axvm => {
+                command
+                    .args(["run", "--on-reboot", "end", "--on-halt", "wait", "--silence", "0", "--kernel"])
+                    .arg(kernel);
+                command.args(["--cpus", &vcpus.to_string(), "--memory", &format!("{memory_mib}M"), "--disk"]).arg(disk);
+            }
+            Kind::Floor => {
+                command.arg(kernel).args([memory_mib.to_string(), vcpus.to_string()]);
+            }
+            Kind::Firecracker => {
+                let file = scratch.join("firecracker.json");
+                let text = firecracker(machine, disk).to_string();
+                fs::write(&file, text).with_context(|| format!("Cannot write {}", file.display()))?;
+                command.args(["--no-api", "--level", "Error", "--config-file"]).arg(file);
+            }
+            Kind::Qemu => {
+                command.args([
+                    "-M",
+                    "microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off,acpi=off",
+                    "-cpu",
+                    "host",
+                ]);
+                command.args(["-m", &memory_mib.to_string(), "-smp", &vcpus.to_string(), "-kernel"]).arg(kernel);
+                command.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+                // So that the command line names the disk's window, and vCPU threads have names.
+                command.args(["-append", "bench", "-name", "bench,debug-threads=on"]);
+                command.args(["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-blk-device,drive=d"]);
+                let drive = format!("id=d,format=raw,if=none,cache=writeback,aio=io_uring,file={}", disk.display());
+                command.args(["-drive", &drive]);
+            }
+        }
+        Ok(command)
+    }
+}
+
+fn firecracker(machine: &Machine, disk: &Path) -> serde_json::Value {
+    serde_json::json!({
+        "boot-source": { "kernel_image_path": machine.kernel, "boot_args": "bench" },
+        "machine-config": { "vcpu_count": machine.vcpus, "mem_size_mib": machine.memory_mib },
+        "drives": [{ "drive_id": "d", "path_on_host": disk, "is_root_device": false, "is_read_only": false }],
+    })
+}
+
+/// The first word of the first line that has a digit and a dot in it, with what else is said of it in brackets left out.
+fn version(said: &str) -> String {
+    let word = said.lines().next().unwrap_or_default().split_whitespace().find(|word| {
+        word.contains('.') && word.trim_start_matches('v').starts_with(|first: char| first.is_ascii_digit())
+    });
+    word.unwrap_or("?").trim_start_matches('v').trim_end_matches(',').to_owned()
+}
+
+/// Peers that are named, or those that this machine has.
+pub fn peers(named: Option<&[Peer]>) -> Result<Vec<Subject>> {
+    if let Some(named) = named {
+        for (at, peer) in named.iter().enumerate() {
+            if named[..at].iter().any(|other| other.kind == peer.kind) {
+                bail!("--vs names one peer twice: {peer:?}");
+            }
+        }
+        let mut named = named.to_vec();
+        named.sort_by_key(|peer| peer.kind);
+        return named.iter().map(Subject::find).collect();
+    }
+    let all = [Kind::Firecracker, Kind::Qemu].map(|kind| Peer { kind, path: None });
+    Ok(all.iter().filter_map(|peer| Subject::find(peer).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_named_with_or_without_a_path() {
+        assert_eq!("qemu".parse(), Ok(Peer { kind: Kind::Qemu, path: None }));
+        let path = Some(PathBuf::from("/opt/fc=1"));
+        assert_eq!("firecracker=/opt/fc=1".parse(), Ok(Peer { kind: Kind::Firecracker, path }));
+        for (text, why) in
+            [("qemu=", "no path"), ("kvmtool=x", "PVH"), ("cloud-hypervisor", "PCI"), ("xen", "There are")]
+        {
+            let error = text.parse::<Peer>().unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        assert_eq!(version("Firecracker v1.12.1\n\n2026 exiting"), "1.12.1");
+        assert_eq!(version("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)\nCopyright"), "7.2.22");
+        assert_eq!(version("no idea"), "?");
+    }
+
+    #[test]
+    fn a_peer_that_is_named_must_be_there() {
+        let peer = Peer { kind: Kind::Qemu, path: Some("/no/such".into()) };
+        assert!(peers(Some(&[peer])).unwrap_err().to_string().contains("/no/such"));
+    }
+
+    #[test]
+    fn every_subject_gets_the_same_machine() {
+        let machine = Machine { kernel: "/k.elf".into(), memory_mib: 192, vcpus: 3 };
+        let scratch = std::env::temp_dir();
+        for kind in [Kind::Axvm, Kind::Floor, Kind::Qemu] {
+            let subject = Subject { kind, path: "/bin/x".into(), version: String::new() };
+            let typed = crate::tool::show(&subject.command(&machine, Path::new("/d.img"), &scratch).unwrap());
+            assert!(typed.contains("/k.elf") && typed.contains("192") && typed.contains('3'), "{typed}");
+            assert_eq!(typed.contains("/d.img"), subject.has_disk(), "{typed}");
+        }
+        let json = firecracker(&machine, Path::new("/d.img"));
+        assert_eq!(
+            (&json["machine-config"]["vcpu_count"], &json["drives"][0]["path_on_host"]),
+            (&3.into(), &"/d.img".into())
+        );
+    }
+}
