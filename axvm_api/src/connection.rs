@@ -241,9 +241,9 @@ fn retry(result: io::Result<usize>) -> io::Result<Option<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
     use crate::events::EventFeed;
     use crate::testing::FakeMachine;
+    use std::io::Read;
     use std::sync::Arc;
 
     struct Both {

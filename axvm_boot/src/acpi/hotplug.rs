@@ -12,8 +12,8 @@
 //! "_STA (Device Status)".
 
 use acpi_tables::aml::{
-    And, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local, Method, MethodCall,
-    Notify, OpRegion, OpRegionSpace, Path, Return, Store, ZERO,
+    And, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local, Method,
+    MethodCall, Notify, OpRegion, OpRegionSpace, Path, Return, Store, ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
 use axvm_arch::layout::port;
