@@ -79,9 +79,15 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let starts =
         Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
     let began = Cell::new(false);
-    let end = starts.run(|state| {
-        if !began.replace(true) {
+    let ready = || {
+        if !began.get() {
             warn_about_host(&events);
+        }
+        // A guest may write to the same terminal or file: the words come first, each as a whole line.
+        speech::finish();
+    };
+    let end = starts.run(&ready, |state| {
+        if !began.replace(true) {
             // What set-up needed.
             heap::give_back();
         }
@@ -149,13 +155,14 @@ pub struct Starts<'a> {
 }
 
 impl Starts<'_> {
-    /// Runs guest after guest, until one ends for good. `tell` is called when one runs.
-    pub fn run(&self, tell: impl Fn(ServiceState)) -> Result<End> {
+    /// Runs guest after guest, until one ends for good. `ready` is called before the first instruction of each, `tell` when
+    /// one runs.
+    pub fn run(&self, ready: &dyn Fn(), tell: impl Fn(ServiceState)) -> Result<End> {
         let Starts { config, resources, consoles, current, limits } = self;
         let mut restarts = Restarts::new(config.settings.restart_limit());
         let signs = Signs::of(config, resources.events());
         loop {
-            let machine = match self.set_up()? {
+            let machine = match self.set_up(ready)? {
                 Ok(machine) => Arc::new(machine),
                 Err(signal) => return Ok(End::of_run(StopReason::Signal(signal))),
             };
@@ -183,13 +190,13 @@ impl Starts<'_> {
     }
 
     /// Builds a machine, unless a signal comes first: there is no guest yet that could be asked to power off.
-    fn set_up(&self) -> Result<Result<Machine, i32>> {
+    fn set_up(&self, ready: &dyn Fn()) -> Result<Result<Machine, i32>> {
         let signal = Cell::new(None);
         let asked = || {
             signal.set(signal.get().or_else(|| self.limits.signals.ending(self.consoles)));
             signal.get().is_some()
         };
-        let built = self.resources.build_unless(&asked, &self.config.machine, &self.consoles.ports());
+        let built = self.resources.build_unless(&asked, ready, &self.config.machine, &self.consoles.ports());
         match signal.get() {
             Some(signal) => Ok(Err(signal)),
             None => Ok(Ok(built?)),

@@ -125,7 +125,7 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let mut ends = Vec::new();
     for config in [&config, &on_pci] {
         let starts = Starts { config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
-        let end = starts.run(|_| {});
+        let end = starts.run(&|| {}, |_| {});
         let is_good = end.as_ref().is_ok_and(|end| outcome(end, config).is_none());
         ends.push(end);
         if !is_good || resources.clear().is_err() {

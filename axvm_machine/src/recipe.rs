@@ -64,13 +64,15 @@ pub struct Ports {
 impl Resources {
     /// Builds a machine and starts its vCPUs. RAM must be as it was opened, or [cleared](Resources::clear).
     pub fn build(&self, spec: &MachineSpec, ports: &Ports) -> Result<Machine, MachineError> {
-        self.build_unless(&|| false, spec, ports)
+        self.build_unless(&|| false, &|| {}, spec, ports)
     }
 
-    /// As [`Resources::build`], unless `asked` to end meanwhile: then the error is [`MachineError::Interrupted`].
+    /// As [`Resources::build`], unless `asked` to end meanwhile: then the error is [`MachineError::Interrupted`]. `ready` is
+    /// called when all stands, before the guest's first instruction.
     pub fn build_unless(
         &self,
         asked: &dyn Fn() -> bool,
+        ready: &dyn Fn(),
         spec: &MachineSpec,
         ports: &Ports,
     ) -> Result<Machine, MachineError> {
@@ -102,6 +104,7 @@ impl Resources {
                 format!("without ACPI the kernel finds {found} of {count} vCPUs: an MP table has no room for more");
             self.events.warn(|| Event::Warning { from: "--cpus", message });
         }
+        ready();
         self.start(wired, vcpus, start.command_line, Order::Run)
     }
 

@@ -76,6 +76,29 @@ fn vcpus_and_queues_that_have_something_to_tell_wait_for_no_reader() {
 }
 
 #[test]
+fn what_set_up_has_to_say_comes_before_the_guests_first_byte() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for round in 0..60 {
+        // Both go to one place, as with a terminal or `2>&1`. Linux would find nothing in such an initrd.
+        let (input, keys) = std::io::pipe().unwrap();
+        let (seen, both) = std::io::pipe().unwrap();
+        let mut axvm = place.machine("shell", "--initrd disk.img");
+        axvm.stdin(input).stdout(both.try_clone().unwrap()).stderr(both);
+        let mut child = Running(axvm.spawn().unwrap());
+        drop(axvm);
+        let mut talk = Talk::new(Some(OwnedFd::from(keys)), seen);
+        let all = talk.hear("ready\n> ");
+        let told = all.lines().take_while(|line| line.starts_with("axvm: ")).count();
+        assert!(told > 0 && !all.lines().skip(told).any(|line| line.contains("axvm: ")), "round {round}: {all}");
+        talk.say("off\n");
+        assert!(child.0.wait().unwrap().success());
+    }
+}
+
+#[test]
 fn a_console_that_tells_its_keys_waits_for_no_reader() {
     if !has_kvm() {
         return;
