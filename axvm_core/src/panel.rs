@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axvm_api::types::{self, CacheType, MachineState};
 use axvm_api::{Attach, Control, ControlError};
-use axvm_boot::plan::{Part, disk_name};
+use axvm_boot::plan::{Part, VirtioKind, disk_name};
 use axvm_console::{Attacher, Port};
 use axvm_devices::StopReason;
 use axvm_machine::{Addition, Additions, BALLOON, Card, KernelSource, Machine, PauseError, Resources, SlotError};
@@ -159,12 +159,7 @@ impl Panel {
 
     /// Puts a card into a slot, whose name is to be `name`.
     fn plug(&self, name: &str, card: Card) -> Result<types::Added, ControlError> {
-        let machine = self.awake()?;
-        let next = machine.next_name(&card).map_err(refused)?;
-        if next != name {
-            return Err(format!("The next device of this kind is {next}, not {name}; another one came first").into());
-        }
-        let part = machine.plug(card).map_err(refused)?;
+        let part = self.awake()?.plug(name, card).map_err(refused)?;
         let place = part.places.first().map(ToString::to_string).unwrap_or_default();
         let place = place.strip_prefix("pci ").and_then(|place| place.split(',').next()).unwrap_or_default().to_owned();
         Ok(types::Added { name: part.name.to_string(), place })
@@ -356,6 +351,8 @@ impl Control for Panel {
             )
             .into());
         }
+        // First whether it can come: a machine without slots has no use for descriptors, and its sandbox no calls.
+        self.awake()?.check_next(VirtioKind::Block, &drive.drive_id).map_err(refused)?;
         let config = disk_config(drive)?;
         let image = DiskImage::adopt(&config, descriptors).map_err(|error| ControlError(whole(&error)))?;
         self.plug(&drive.drive_id, Card::Disk(image, drive.queues.unwrap_or(self.vcpus)))
@@ -370,6 +367,7 @@ impl Control for Panel {
             )
             .into());
         }
+        self.awake()?.check_next(VirtioKind::Net, &card.iface_id).map_err(refused)?;
         let mac: Mac = card.guest_mac.parse().map_err(|error| ControlError(format!("guest_mac: {error}")))?;
         let (kind, offers) = (card.cable, |word: &str| card.offloads.iter().any(|offered| offered == word));
         let kind = match kind {

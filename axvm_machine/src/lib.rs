@@ -40,5 +40,5 @@ pub use machine::{Machine, PauseError, WaitOutcome};
 pub use recipe::Ports;
 pub use resources::Resources;
 pub use saved::{ChipState, MismatchError, SaveError, SavedMachine, SavedPart};
-pub use slots::{Addition, Additions, Card, SlotError, SlotState, Slots, SlotsState};
+pub use slots::{Addition, Additions, Card, NumberedKind, SlotError, SlotState, Slots, SlotsState};
 pub use spec::{BALLOON, KernelSource, MachineSpec};

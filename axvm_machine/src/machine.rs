@@ -28,7 +28,7 @@ use thiserror::Error;
 use crate::gate::Order;
 use crate::halt::Watch;
 use crate::inventory::Inventory;
-use crate::slots::{Card, SlotError, Slots};
+use crate::slots::{Card, NumberedKind, SlotError, Slots};
 use crate::vcpu::{self, AddressSpace, VcpuHandle, VcpuShared};
 use crate::{MachineError, Ports};
 
@@ -220,13 +220,13 @@ impl Machine {
     }
 
     /// Puts a card into a free slot of the bus, and tells the guest. Where it is now.
-    pub fn plug(&self, card: Card) -> Result<Part, SlotError> {
-        self.with_slots(|slots| slots.plug(card))
+    pub fn plug(&self, name: &str, card: Card) -> Result<Part, SlotError> {
+        self.with_slots(|slots| slots.plug(name, card))
     }
 
-    /// The name that a card would get.
-    pub fn next_name(&self, card: &Card) -> Result<String, SlotError> {
-        self.with_slots(|slots| Ok(slots.next_kind(card).name()))
+    /// Whether a card of this kind can come now, and would be called `name`: to ask before it is made.
+    pub fn check_next(&self, kind: NumberedKind, name: &str) -> Result<(), SlotError> {
+        self.with_slots(|slots| slots.check_next(kind, name))
     }
 
     /// Asks the guest to let go of a device that was added; with `force` takes it away at once.

@@ -47,6 +47,18 @@ pub enum Card {
     Net(NetConfig, NetHandle),
 }
 
+/// Devices of a kind, by their number.
+pub type NumberedKind = fn(usize) -> VirtioKind;
+
+impl Card {
+    fn kind(&self) -> NumberedKind {
+        match self {
+            Card::Disk(..) => VirtioKind::Block,
+            Card::Net(..) => VirtioKind::Net,
+        }
+    }
+}
+
 /// A card in its slot.
 #[derive(Clone)]
 pub struct Addition {
@@ -95,6 +107,14 @@ pub enum SlotError {
     /// No room.
     #[error("All {0} slots are taken; remove a device that was added before")]
     Full(usize),
+    /// Another client was faster, or this one counts otherwise.
+    #[error("The next device of this kind is {next}, not {name}; name that one")]
+    NotNext {
+        /// Its name.
+        next: String,
+        /// The one that was given.
+        name: String,
+    },
     /// The guest cannot react.
     #[error("The machine is paused and cannot react; resume it first")]
     NotRunning,
@@ -221,15 +241,16 @@ impl Slots {
         Ok(slots)
     }
 
-    /// Puts a card into the first free slot, and tells the guest. Where it is now.
-    pub(crate) fn plug(&self, card: Card) -> Result<Part, SlotError> {
+    /// Puts a card into the first free slot, and tells the guest. `name` is the one that is [next](Slots::check_next).
+    /// Where it is now.
+    pub(crate) fn plug(&self, name: &str, card: Card) -> Result<Part, SlotError> {
         let mut devices = lock(&self.devices);
+        let kind = self.next(&devices, card.kind(), name)?;
         let is_free = |slot: &&u8| {
             let leaving = devices.leaving.iter().map(|leaving| &leaving.live);
             devices.there.iter().chain(leaving).all(|live| live.slot != **slot)
         };
         let slot = *self.numbers.iter().find(is_free).ok_or(SlotError::Full(self.numbers.len()))?;
-        let kind = self.free_kind(&devices, &card);
         let places = vec![Plan::slot_place(slot)];
         let part = Part { name: kind.name().into(), kind: Kind::Virtio(kind), places, line: None };
         let live = self.wire(part.clone(), card.clone())?;
@@ -240,24 +261,23 @@ impl Slots {
         Ok(part)
     }
 
-    /// What a card would be, by the number in its name.
-    pub(crate) fn next_kind(&self, card: &Card) -> VirtioKind {
-        self.free_kind(&lock(&self.devices), card)
+    /// Whether a card of this kind would be called `name` now: before it is made.
+    pub(crate) fn check_next(&self, kind: NumberedKind, name: &str) -> Result<(), SlotError> {
+        self.next(&lock(&self.devices), kind, name).map(|_| ())
     }
 
     /// Guests give the lowest free name, too.
-    fn free_kind(&self, devices: &Devices, card: &Card) -> VirtioKind {
+    fn next(&self, devices: &Devices, kind: NumberedKind, name: &str) -> Result<VirtioKind, SlotError> {
         let added: Vec<_> = devices.there.iter().map(|live| &live.item.part.name).collect();
         let is_taken = |name: &str| self.names.iter().chain(added.iter().copied()).any(|other| **other == *name);
-        let kind = |number| match card {
-            Card::Disk(..) => VirtioKind::Block(number),
-            Card::Net(..) => VirtioKind::Net(number),
-        };
         let mut number = 0;
         while is_taken(&kind(number).name()) {
             number += 1;
         }
-        kind(number)
+        match kind(number) {
+            next if next.name() == name => Ok(next),
+            next => Err(SlotError::NotNext { next: next.name(), name: name.into() }),
+        }
     }
 
     /// Asks the guest to let go of a device; with `force` takes it away, whatever the guest says.

@@ -122,8 +122,8 @@ pub enum CardAction {
     /// Add a card, on PCI, and tell its name and place
     Add {
         /// Its cable, in the words of --net of axvm run: user, tap=NAME, fd=N, stream=PATH, dgram=LOCAL:REMOTE
-        #[arg(value_name = "CABLE")]
-        card: NetSetting,
+        #[arg(value_name = "CABLE", value_parser = |words: &str| words.parse::<NetSetting>().map(Box::new))]
+        card: Box<NetSetting>,
     },
     /// Remove a card that was added: waits until the guest has let go of it
     Remove(Removed),

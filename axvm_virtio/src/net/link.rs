@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use axvm_tap::{Offloads, Tap};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketType, sockopt::socket_type};
 use thiserror::Error;
@@ -40,6 +40,21 @@ pub enum LinkKind {
     Datagram,
 }
 
+impl LinkKind {
+    /// The sockets that it is; none for a tap.
+    fn socket_type(self) -> Option<SocketType> {
+        match self {
+            LinkKind::Tap => None,
+            LinkKind::Stream => Some(SocketType::STREAM),
+            LinkKind::Datagram => Some(SocketType::DGRAM),
+        }
+    }
+}
+
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
 /// What a datagram socket says, once for each datagram sent, of a peer that is not there, perhaps not yet.
 const ABSENT: [Errno; 4] = [Errno::CONNREFUSED, Errno::CONNRESET, Errno::HOSTUNREACH, Errno::NETUNREACH];
 
@@ -53,14 +68,10 @@ pub struct Link {
 impl Link {
     /// A link over an open `descriptor`, which becomes non-blocking. It offers whole frames only.
     pub fn new(kind: LinkKind, descriptor: OwnedFd) -> io::Result<Link> {
-        let wanted = match kind {
-            LinkKind::Tap => None,
-            LinkKind::Stream => Some(SocketType::STREAM),
-            LinkKind::Datagram => Some(SocketType::DGRAM),
-        };
-        if wanted.is_some_and(|wanted| socket_type(&descriptor) != Ok(wanted)) {
-            let message = format!("The descriptor of a network link is not the socket that was said ({kind:?})");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        if kind.socket_type().is_some_and(|wanted| socket_type(&descriptor) != Ok(wanted)) {
+            return Err(invalid(format!(
+                "The descriptor of a network link is not the socket that was said ({kind:?})"
+            )));
         }
         Link::over(kind, vec![Descriptor::Plain(descriptor)], Offloads::NONE)
     }
@@ -77,11 +88,20 @@ impl Link {
         Link::over(LinkKind::Tap, queues.into_iter().map(Descriptor::Plain).collect(), offloads)
     }
 
-    /// A link that another process has opened, with these [descriptors](Link::descriptors), and which offers this.
+    /// A link that another process has opened, with these [descriptors](Link::descriptors), and which offers this. They
+    /// are looked at and not changed, for a process that may do no more.
     pub fn adopt(kind: LinkKind, descriptors: Vec<OwnedFd>, offloads: Offloads) -> io::Result<Link> {
         if kind != LinkKind::Tap && descriptors.len() != 1 {
-            let message = format!("A link of this kind has one descriptor, not {}", descriptors.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            return Err(invalid(format!("A link of this kind has one descriptor, not {}", descriptors.len())));
+        }
+        for descriptor in &descriptors {
+            let is_right = match kind.socket_type() {
+                Some(wanted) => socket_type(descriptor) == Ok(wanted),
+                None => FileType::from_raw_mode(fstat(descriptor)?.st_mode) == FileType::CharacterDevice,
+            };
+            if !is_right || !fcntl_getfl(descriptor)?.contains(OFlags::NONBLOCK) {
+                return Err(invalid(format!("What was handed over is no open cable of this kind ({kind:?})")));
+            }
         }
         let adopt = |descriptor| match kind {
             LinkKind::Tap => Descriptor::Tap(Tap::prepared(descriptor, String::new(), offloads)),
@@ -122,12 +142,11 @@ impl Link {
 
     fn over(kind: LinkKind, descriptors: Vec<Descriptor>, offloads: Offloads) -> io::Result<Link> {
         if !(1..=MAX_PAIRS).contains(&descriptors.len()) {
-            let message = format!("A network link has 1 to {MAX_PAIRS} queues, not {}", descriptors.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            return Err(invalid(format!("A network link has 1 to {MAX_PAIRS} queues, not {}", descriptors.len())));
         }
         for descriptor in &descriptors {
             let flags = fcntl_getfl(descriptor)?;
-            // One that is handed over is so already, and a sandbox has no call for it.
+            // One that is handed over is so already.
             if !flags.contains(OFlags::NONBLOCK) {
                 fcntl_setfl(descriptor, flags | OFlags::NONBLOCK)?;
             }
