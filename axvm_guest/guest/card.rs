@@ -49,9 +49,8 @@ impl Card {
         let device = virtio::devices().filter(|device| device.kind == kind::NET).nth(number as usize)?;
         let card = Card::of(device, answer).ok()?;
         answer.text("mac ");
-        for at in 0..6 {
-            digits(read(device.base() + register::CONFIG + at)).into_iter().for_each(|digit| answer.byte(digit));
-        }
+        let mac = [0, 4].map(|at| device.read(register::CONFIG + at).to_le_bytes());
+        mac.as_flattened()[..6].iter().for_each(|&byte| digits(byte).into_iter().for_each(|digit| answer.byte(digit)));
         answer
             .text(" link ")
             .decimal(card.link())

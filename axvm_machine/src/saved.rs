@@ -210,14 +210,20 @@ impl SavedMachine {
         if saved != here {
             return Err(MismatchError::Parts { saved, here });
         }
+        let pairs = || inventory.items().iter().zip(&self.parts);
+        // Before the bus, which has as many functions as were added.
+        for (item, saved) in pairs() {
+            if let (Chip::Slots(slots), ChipState::Slots(state)) = (&item.chip, &saved.chip) {
+                slots.check(state)?;
+            }
+        }
         ports.com1.restore(self.com1.clone())?;
         for (port, state) in [(&ports.hvc0, &self.hvc0), (&ports.debug, &self.debug)] {
             if let (Some(port), Some(state)) = (port, state) {
                 port.restore(state.clone())?;
             }
         }
-        let mut pairs = inventory.items().iter().zip(&self.parts);
-        pairs.try_for_each(|(item, saved)| item.chip.restore(&saved.name, &saved.chip))
+        pairs().try_for_each(|(item, saved)| item.chip.restore(&saved.name, &saved.chip))
     }
 }
 

@@ -390,8 +390,8 @@ impl Slots {
         Some(SlotsState { controller: self.controller.state(), devices })
     }
 
-    /// Makes slots with the same devices what `state` says.
-    pub(crate) fn restore(&self, part: &str, state: &SlotsState) -> Result<(), MismatchError> {
+    /// Whether the same devices are here as where `state` comes from.
+    pub(crate) fn check(&self, state: &SlotsState) -> Result<(), MismatchError> {
         let devices = lock(&self.devices);
         let saved = state.devices.iter().map(|device| (device.slot, &*device.name));
         let here = devices.there.iter().map(|live| (live.slot, &*live.item.part.name));
@@ -401,6 +401,12 @@ impl Slots {
                 (told(saved.map(|(_, name)| name).collect()), told(here.map(|(_, name)| name).collect()));
             return Err(MismatchError::Slots { saved, here });
         }
+        Ok(())
+    }
+
+    /// Makes slots with the same devices what `state` says: those that were [checked](Slots::check).
+    pub(crate) fn restore(&self, part: &str, state: &SlotsState) -> Result<(), MismatchError> {
+        let devices = lock(&self.devices);
         for (live, device) in devices.there.iter().zip(&state.devices) {
             live.wired.transport.restore(&device.virtio)?;
         }

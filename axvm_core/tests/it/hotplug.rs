@@ -1,9 +1,10 @@
-//! Disks that come and go while the guest runs, with the sandbox on, as users have it.
+//! Disks and network cards that come and go while the guest runs, with the sandbox on, as users have it.
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped.
 
 use std::fs::{DirEntry, File};
 use std::os::fd::AsFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use axvm_api::Client;
@@ -11,6 +12,7 @@ use axvm_api::types::{Added, Removal, Status};
 use serde_json::json;
 
 use crate::common::{Axvm, Place, has_kvm, until};
+use crate::network::{exchange, read_frame, write_frame};
 
 fn disk(place: &Place, name: &str, len: u64) {
     File::create(place.path(name)).unwrap().set_len(len).unwrap();
@@ -86,6 +88,63 @@ fn a_disk_comes_works_and_goes_and_its_image_is_free_again() {
         assert!(talk.answer().contains("slots 0x"));
         before.are_back(&axvm);
         assert!(!is_there(&axvm.status(), "vdb"));
+    }
+    talk.say("off\r");
+    axvm.ends_with(0);
+}
+
+#[test]
+fn cards_come_carry_frames_and_go() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let _first = UnixListener::bind(place.path("first")).unwrap();
+    let (axvm, mut talk) = place.shell("--net stream=first --bus pci");
+    drop(talk.ask("net 0"));
+    let before = Holdings::of(&axvm);
+    let listener = UnixListener::bind(place.path("cable")).unwrap();
+    let datagrams = UnixDatagram::bind(place.path("theirs")).unwrap();
+    for (cable, how) in [("stream=cable", ",mac=02:00:00:00:00:07,mtu=1400"), ("dgram=ours:theirs", ",tx=1M/s")] {
+        talk.say("came\r");
+        let (code, said, errors) = place.run(&format!("ctl api net add {cable}{how}"));
+        assert_eq!((code, &*said), (0, "net1 at 00:04.0\n"), "{errors}");
+        assert!(talk.answer().contains("slots 0x10 proved"));
+        let told = place.run("ctl api net").1;
+        assert!(told.contains("net1") && told.contains(cable), "{told}");
+        let said = talk.ask("net 1");
+        match cable.starts_with("stream") {
+            true => {
+                assert_eq!(said, "mac 020000000007 link 1 mtu 1400 net");
+                let (peer, _) = listener.accept().unwrap();
+                exchange(&mut talk, 1, |frame| write_frame(&peer, frame), || read_frame(&peer));
+                assert_eq!(place.run("ctl api net net1 down").0, 0);
+                assert!(talk.ask("net 1").contains("link 0"));
+            }
+            false => {
+                datagrams.connect(place.path("ours")).unwrap();
+                let receive = || {
+                    let mut bytes = vec![0; 2000];
+                    let len = datagrams.recv(&mut bytes).unwrap();
+                    bytes[..len].to_vec()
+                };
+                exchange(&mut talk, 2, |frame| assert_eq!(datagrams.send(frame).unwrap(), frame.len()), receive);
+                assert!(told.contains("1.0M/s") || told.contains("1M/s"), "{told}");
+            }
+        }
+        talk.say("went\r");
+        assert_eq!(place.run("ctl api net remove net1"), (0, String::new(), String::new()));
+        assert!(talk.answer().contains("slots 0x10"));
+        before.are_back(&axvm);
+        assert!(!place.run("ctl api net").1.contains("net1"));
+    }
+    // What is handed over is looked at.
+    let file = File::open(place.path("disk.img")).unwrap();
+    let (blocking, _other) = UnixStream::pair().unwrap();
+    for (cable, end) in [("stream", file.as_fd()), ("tap", file.as_fd()), ("stream", blocking.as_fd())] {
+        let put = json!({"iface_id": "net1", "host_dev_name": "x", "guest_mac": "02:00:00:00:00:01", "cable": cable});
+        let wrong = axvm.control().add::<Added>("/network-interfaces/net1", &put, &[end]).unwrap_err().to_string();
+        assert!(wrong.contains("What was handed over is no open cable of this kind"), "{wrong}");
     }
     talk.say("off\r");
     axvm.ends_with(0);

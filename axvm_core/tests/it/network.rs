@@ -21,14 +21,14 @@ fn frame(fill: u8) -> Vec<u8> {
 }
 
 /// A frame each way.
-fn exchange(talk: &mut Talk, fill: u8, mut to_guest: impl FnMut(&[u8]), mut from_guest: impl FnMut() -> Vec<u8>) {
+pub fn exchange(talk: &mut Talk, fill: u8, mut to_guest: impl FnMut(&[u8]), mut from_guest: impl FnMut() -> Vec<u8>) {
     send(talk, &frame(fill));
     assert!(from_guest() == frame(fill));
     to_guest(&frame(!fill));
     assert!(take(talk) == Some(frame(!fill)));
 }
 
-fn read_frame(mut stream: &UnixStream) -> Vec<u8> {
+pub fn read_frame(mut stream: &UnixStream) -> Vec<u8> {
     let mut len = [0; 4];
     stream.read_exact(&mut len).unwrap();
     let mut frame = vec![0; u32::from_be_bytes(len) as usize];
@@ -36,7 +36,7 @@ fn read_frame(mut stream: &UnixStream) -> Vec<u8> {
     frame
 }
 
-fn write_frame(mut stream: &UnixStream, frame: &[u8]) {
+pub fn write_frame(mut stream: &UnixStream, frame: &[u8]) {
     stream.write_all(&[&(frame.len() as u32).to_be_bytes(), frame].concat()).unwrap();
 }
 

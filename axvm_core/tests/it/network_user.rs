@@ -94,6 +94,34 @@ fn a_guest_gets_its_address_and_reaches_what_the_host_reaches() {
     });
 }
 
+/// Its passt is a child of `axvm ctl`, which ends before it, and belongs to the card.
+#[test]
+fn a_card_that_is_added_has_a_passt_of_its_own() {
+    with_passt(|| {
+        let place = Place::new();
+        let (axvm, mut talk) = place.shell("--bus pci");
+        talk.say("came\n");
+        let (code, said, errors) = place.run("ctl api net add user,mtu=1400");
+        assert_eq!((code, &*said), (0, "net0 at 00:03.0\n"), "{errors}");
+        assert!(talk.answer().contains("proved"));
+        let (mac, said) = start(&mut talk, 0);
+        assert_eq!(said, "link 1 mtu 1400 net");
+        assert_eq!(discover(&mut talk, mac).0, Ipv4Addr::new(192, 0, 2, 2));
+        let ours = || {
+            let found = Command::new("pgrep").args(["-f", "passt.*--mtu 1400"]).output().unwrap();
+            String::from_utf8(found.stdout).unwrap().lines().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>()
+        };
+        let there: Vec<_> = ours().into_iter().filter(|&id| is_there(id)).collect();
+        assert!(!there.is_empty());
+        talk.say("went\n");
+        assert_eq!(place.run("ctl api net remove net0").0, 0);
+        talk.answer();
+        until("its passt ends with it", || !there.iter().any(|&id| is_there(id)));
+        talk.say("off\n");
+        axvm.ends_with(0);
+    });
+}
+
 #[test]
 fn the_hosts_own_services_are_out_of_reach_unless_asked_for() {
     with_passt(|| {
