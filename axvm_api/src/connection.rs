@@ -22,7 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 use crate::http::Response;
 use crate::session::{Api, DESCRIPTOR_LIMIT, Session};
@@ -153,8 +153,9 @@ impl Connection {
         }
         let mut descriptors = Vec::new();
         let read = receive(&self.stream, &mut piece[..room], &mut descriptors);
-        self.session.receive_descriptors(descriptors);
-        match retry(read)? {
+        let lost = read.as_ref().is_ok_and(|(_, lost)| *lost);
+        self.session.receive_descriptors(descriptors, lost);
+        match retry(read.map(|(len, _)| len))? {
             Some(0) => self.input_ended = true,
             Some(len) => {
                 self.session.receive(&piece[..len]);
@@ -216,8 +217,9 @@ impl Connection {
     }
 }
 
-/// Bytes, and the descriptors that came with them: no others are in a read.
-fn receive(stream: &UnixStream, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+/// Bytes, and the descriptors that came with them: no others are in a read. How many bytes, and whether descriptors were
+/// lost.
+fn receive(stream: &UnixStream, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<(usize, bool)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = recvmsg(stream, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -226,7 +228,7 @@ fn receive(stream: &UnixStream, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>
             descriptors.extend(received);
         }
     }
-    Ok(message.bytes)
+    Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
 }
 
 /// Nothing, if the socket is not ready.

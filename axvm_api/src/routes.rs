@@ -74,9 +74,40 @@ pub const CONSOLE_PROTOCOL: &str = "axvm-console";
 /// The whole API.
 pub fn table() -> Vec<Route> {
     let mut routes = firecracker();
+    routes.extend(hotplug());
     routes.extend(own());
     routes.extend(refused());
     routes
+}
+
+/// Devices that come and go.
+fn hotplug() -> Vec<Route> {
+    vec![
+        add(
+            "/drives/{drive_id}",
+            "Add a disk on PCI: its open image comes with the request (SCM_RIGHTS), as axvm ctl NAME disk add sends it",
+            r#"{"drive_id": "vdb", "path_on_host": "data.img", "block_size": 512}"#,
+            |control, name, body: NewDrive, descriptors| {
+                same_name(&body.drive_id, name)?;
+                control.add_drive(&body, descriptors)
+            },
+        ),
+        remove("/drives/{drive_id}", "Ask the guest to let go of a disk that was added; by force: take it away"),
+        add(
+            "/network-interfaces/{iface_id}",
+            "Add a network card on PCI: its open cable comes with the request (SCM_RIGHTS), as axvm ctl NAME net add \
+             sends it",
+            r#"{"iface_id": "net1", "host_dev_name": "tap1", "guest_mac": "02:00:00:00:00:01", "cable": "tap"}"#,
+            |control, name, body: NewNetwork, descriptors| {
+                same_name(&body.iface_id, name)?;
+                control.add_network(&body, descriptors)
+            },
+        ),
+        remove(
+            "/network-interfaces/{iface_id}",
+            "Ask the guest to let go of a network card that was added; by force: take it away",
+        ),
+    ]
 }
 
 /// Resources that Firecracker has too.
@@ -131,30 +162,6 @@ fn firecracker() -> Vec<Route> {
                     Err(format!("The body is about {}, and the path is {path}; name one card", body.iface_id).into())
                 }
             },
-        ),
-        add(
-            "/drives/{drive_id}",
-            "Add a disk on PCI: its open image comes with the request (SCM_RIGHTS), as axvm ctl NAME disk add sends it",
-            r#"{"drive_id": "vdb", "path_on_host": "data.img", "block_size": 512}"#,
-            |control, name, body: NewDrive, descriptors| {
-                same_name(&body.drive_id, name)?;
-                control.add_drive(&body, descriptors)
-            },
-        ),
-        remove("/drives/{drive_id}", "Ask the guest to let go of a disk that was added; by force: take it away"),
-        add(
-            "/network-interfaces/{iface_id}",
-            "Add a network card on PCI: its open cable comes with the request (SCM_RIGHTS), as axvm ctl NAME net add \
-             sends it",
-            r#"{"iface_id": "net1", "host_dev_name": "tap1", "guest_mac": "02:00:00:00:00:01", "cable": "tap"}"#,
-            |control, name, body: NewNetwork, descriptors| {
-                same_name(&body.iface_id, name)?;
-                control.add_network(&body, descriptors)
-            },
-        ),
-        remove(
-            "/network-interfaces/{iface_id}",
-            "Ask the guest to let go of a network card that was added; by force: take it away",
         ),
         send("PATCH", "/vm", "Pause or resume", r#"{"state": "Paused"}"#, |control, body: VmUpdate| match body.state {
             WantedState::Paused => control.pause(),

@@ -22,6 +22,10 @@ const OUTPUT_LIMIT: usize = 64 << 10;
 /// Most descriptors that come with a request: as many as a network card has queue pairs.
 pub(crate) const DESCRIPTOR_LIMIT: usize = 64;
 
+/// Why descriptors did not come.
+const NO_ROOM: &str = "The descriptors of this request did not come: AxVM's process may not have more of them open, or \
+                       there were more than 64. Start the machine where `ulimit -n` says more";
+
 /// The API of one machine.
 pub struct Api {
     control: Arc<dyn Control>,
@@ -89,6 +93,8 @@ pub struct Session {
     mode: Mode,
     /// What came with the bytes of the next request.
     descriptors: Vec<OwnedFd>,
+    /// Not all of them came.
+    descriptors_lost: bool,
 }
 
 #[derive(Default)]
@@ -113,10 +119,11 @@ impl Session {
     }
 
     /// Takes descriptors that came with bytes of a request; they are closed with it, if it has no use for them, or if
-    /// there are more than any request has.
-    pub fn receive_descriptors(&mut self, descriptors: Vec<OwnedFd>) {
+    /// there are more than any request has. With `lost` the kernel could not hand over all of them.
+    pub fn receive_descriptors(&mut self, descriptors: Vec<OwnedFd>, lost: bool) {
         self.descriptors.extend(descriptors);
         self.descriptors.truncate(DESCRIPTOR_LIMIT);
+        self.descriptors_lost |= lost;
     }
 
     /// How many bytes may come now.
@@ -153,7 +160,11 @@ impl Session {
             Ok(Progress::Request(request)) => {
                 self.mode = Mode::Requests;
                 let descriptors = std::mem::take(&mut self.descriptors);
-                self.answer(api.serve(&request, descriptors), &request);
+                let outcome = match std::mem::take(&mut self.descriptors_lost) {
+                    true => refuse(NO_ROOM),
+                    false => api.serve(&request, descriptors),
+                };
+                self.answer(outcome, &request);
                 return true;
             }
             Ok(Progress::More { idle }) => self.mode = if idle { Mode::Requests } else { Mode::Unfinished },

@@ -190,12 +190,11 @@ impl Inventory {
 
     /// The disks by name, with their handles: those of the start, /dev/vda first, then those that were added.
     pub fn disks(&self) -> impl Iterator<Item = (Arc<str>, DiskHandle)> {
-        let fixed = self.items.iter().map(|item| (Arc::clone(&item.part.name), item.chip.clone()));
-        let added = self.slots().map(Slots::chips).unwrap_or_default();
-        fixed.chain(added).filter_map(|(name, chip)| match chip {
-            Chip::Disk(_, handle) => Some((name, handle)),
+        let fixed = self.items.iter().filter_map(|item| match &item.chip {
+            Chip::Disk(_, handle) => Some((Arc::clone(&item.part.name), handle.clone())),
             _ => None,
-        })
+        });
+        fixed.chain(self.slots().map(Slots::disks).unwrap_or_default())
     }
 
     /// The disks with a request that waits for room on the host.

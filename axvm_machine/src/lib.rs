@@ -39,6 +39,6 @@ pub use inventory::{Chip, Inventory, Item};
 pub use machine::{Machine, PauseError, WaitOutcome};
 pub use recipe::Ports;
 pub use resources::Resources;
-pub use saved::{ChipState, MismatchError, SaveError, SavedMachine, SavedPart};
-pub use slots::{Addition, Additions, Card, NumberedKind, SlotError, SlotState, Slots, SlotsState};
+pub use saved::{ChipState, MismatchError, SaveError, SavedMachine, SavedPart, SlotState, SlotsState};
+pub use slots::{Addition, Additions, Card, NumberedKind, SlotError, Slots};
 pub use spec::{BALLOON, KernelSource, MachineSpec};

@@ -133,14 +133,17 @@ fn ensure_descriptors(spec: &MachineSpec) -> Result<(), MachineError> {
     let queues: u64 = (0..spec.disks.len()).map(|disk| u64::from(spec.disk_queues(disk, on_pci))).sum();
     let vsock = spec.vsock.map_or(0, |_| VsockHost::DESCRIPTORS);
     let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * cards as u64 + 4 * queues + vsock;
+    // Devices that come while it runs: those that find no room are refused then.
+    let wanted = needed + if on_pci { 31 * (6 + 4 * 4) } else { 0 };
     let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
+    if limit.current.is_none_or(|current| current >= wanted) {
         return Ok(());
     }
     if let Some(limit) = limit.maximum.filter(|&maximum| maximum < needed) {
         return Err(MachineError::OpenFiles { needed, limit });
     }
-    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), ..limit })
+    let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit })
         .map_err(|error| MachineError::RaiseOpenFiles { needed, source: error.into() })
 }
 

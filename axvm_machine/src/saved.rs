@@ -16,14 +16,16 @@ use std::sync::Arc;
 
 use axvm_arch::registers::SystemRegisters;
 use axvm_console::{Port, PortState, PortStateError};
+use axvm_devices::pci::PciHotplugState;
 use axvm_devices::{ChipStateError, PciHostState, Pm1State, PmTimerState, RtcState, UartState};
 use axvm_kvm::{KvmError, KvmVcpu, VcpuState, Vm, VmState};
+use axvm_virtio::Transport;
 use axvm_virtio::state::{RestoreError, TransportState};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::inventory::{Chip, Inventory, Item};
-use crate::slots::SlotsState;
+use crate::slots::Slots;
 use crate::{Machine, Ports};
 
 /// Everything a paused machine is, but its RAM and its disks.
@@ -82,6 +84,28 @@ pub enum ChipState {
     DebugConsole,
     /// A virtio device, the balloon included.
     Virtio(TransportState),
+}
+
+/// What the slots of a saved machine had in them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotsState {
+    /// What the guest has not looked at.
+    pub controller: PciHotplugState,
+    /// The devices, in the order in which they came.
+    pub devices: Vec<SlotState>,
+}
+
+/// A device in its slot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotState {
+    /// Its number on the bus.
+    pub slot: u8,
+    /// Its name.
+    pub name: String,
+    /// What it knows.
+    pub virtio: TransportState,
 }
 
 /// A machine cannot be saved.
@@ -214,7 +238,7 @@ impl SavedMachine {
         // Before the bus, which has as many functions as were added.
         for (item, saved) in pairs() {
             if let (Chip::Slots(slots), ChipState::Slots(state)) = (&item.chip, &saved.chip) {
-                slots.check(state)?;
+                check_slots(slots, state)?;
             }
         }
         ports.com1.restore(self.com1.clone())?;
@@ -225,6 +249,39 @@ impl SavedMachine {
         }
         pairs().try_for_each(|(item, saved)| item.chip.restore(&saved.name, &saved.chip))
     }
+}
+
+/// What slots know; `None` while a device moves.
+fn save_slots(slots: &Slots) -> Option<SlotsState> {
+    let state = |(slot, name, transport): (u8, Arc<str>, Arc<Transport>)| {
+        Some(SlotState { slot, name: name.to_string(), virtio: transport.state()? })
+    };
+    let devices = slots.there().into_iter().map(state).collect::<Option<_>>()?;
+    Some(SlotsState { controller: slots.controller().state(), devices })
+}
+
+/// Whether the same devices are in `slots` as where `state` comes from.
+fn check_slots(slots: &Slots, state: &SlotsState) -> Result<(), MismatchError> {
+    let there = slots.there();
+    let saved: Vec<_> = state.devices.iter().map(|device| (device.slot, &*device.name)).collect();
+    let here: Vec<_> = there.iter().map(|(slot, name, _)| (*slot, &**name)).collect();
+    if saved == here {
+        return Ok(());
+    }
+    let told = |devices: Vec<(u8, &str)>| match devices.is_empty() {
+        true => "nothing".to_owned(),
+        false => devices.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(", "),
+    };
+    Err(MismatchError::Slots { saved: told(saved), here: told(here) })
+}
+
+/// Makes slots that were [checked](check_slots) what `state` says.
+fn restore_slots(slots: &Slots, part: &str, state: &SlotsState) -> Result<(), MismatchError> {
+    for ((_, _, transport), device) in slots.there().iter().zip(&state.devices) {
+        transport.restore(&device.virtio)?;
+    }
+    let restored = slots.controller().restore(&state.controller);
+    restored.map_err(|source| MismatchError::Part { part: part.to_owned(), source })
 }
 
 impl Inventory {
@@ -246,7 +303,7 @@ impl Chip {
             Chip::PmTimer(chip) => ChipState::PmTimer(chip.state()),
             Chip::Pvpanic(_) => ChipState::Pvpanic,
             Chip::PciHost(chip) => ChipState::PciHost(chip.state()),
-            Chip::Slots(slots) => ChipState::Slots(slots.state()?),
+            Chip::Slots(slots) => ChipState::Slots(save_slots(slots)?),
             Chip::DebugExit(_) => ChipState::DebugExit,
             Chip::DebugConsole(_) => ChipState::DebugConsole,
             Chip::Virtio(transport) | Chip::Disk(transport, _) => ChipState::Virtio(transport.state()?),
@@ -262,7 +319,7 @@ impl Chip {
             (Chip::AcpiPm(chip), ChipState::AcpiPm(state)) => chip.restore(state),
             (Chip::PmTimer(chip), ChipState::PmTimer(state)) => chip.restore(state),
             (Chip::PciHost(chip), ChipState::PciHost(state)) => chip.restore(state),
-            (Chip::Slots(slots), ChipState::Slots(state)) => return slots.restore(name, state),
+            (Chip::Slots(slots), ChipState::Slots(state)) => return restore_slots(slots, name, state),
             (Chip::I8042(_), ChipState::I8042)
             | (Chip::Pvpanic(_), ChipState::Pvpanic)
             | (Chip::DebugExit(_), ChipState::DebugExit)

@@ -16,23 +16,19 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use axvm_boot::plan::{Kind, Part, Place, Plan, VirtioKind};
-use axvm_devices::pci::{PciFunction, PciHotplug, PciHotplugState};
+use axvm_devices::pci::{PciFunction, PciHotplug};
 use axvm_devices::{BusDevice, Irq};
 use axvm_events::{Event, Events};
 use axvm_kvm::Vm;
 use axvm_memory::GuestRam;
 use axvm_sync::{EventFd, lock};
-use axvm_virtio::block::{Block, DiskImage};
+use axvm_virtio::block::{Block, DiskHandle, DiskImage};
 use axvm_virtio::device::VirtioDevice;
 use axvm_virtio::net::{Net, NetConfig, NetHandle};
-use axvm_virtio::state::TransportState;
 use axvm_virtio::{StillBusy, Transport};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::inventory::{Chip, Item};
 use crate::pci::{PciWiring, Wired};
-use crate::saved::MismatchError;
 use crate::{MachineError, Resources};
 
 /// How long a device that has gone is waited for at a time.
@@ -144,28 +140,6 @@ impl Names {
     }
 }
 
-/// What the slots of a saved machine had in them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SlotsState {
-    /// What the guest has not looked at.
-    pub controller: PciHotplugState,
-    /// The devices, in the order in which they came.
-    pub devices: Vec<SlotState>,
-}
-
-/// A device in its slot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SlotState {
-    /// Its number on the bus.
-    pub slot: u8,
-    /// Its name.
-    pub name: String,
-    /// What it knows.
-    pub virtio: TransportState,
-}
-
 /// The slots of a machine.
 pub struct Slots {
     controller: PciHotplug,
@@ -192,7 +166,9 @@ struct Devices {
 
 struct Live {
     slot: u8,
-    item: Item,
+    part: Part,
+    /// Of a disk.
+    disk: Option<DiskHandle>,
     wired: Wired,
 }
 
@@ -241,7 +217,7 @@ impl Slots {
         Ok(slots)
     }
 
-    /// Puts a card into the first free slot, and tells the guest. `name` is the one that is [next](Slots::check_next).
+    /// Puts a card into a free slot, the first of them, and tells the guest. `name` is the one that is [next](Slots::check_next).
     /// Where it is now.
     pub(crate) fn plug(&self, name: &str, card: Card) -> Result<Part, SlotError> {
         let mut devices = lock(&self.devices);
@@ -250,7 +226,9 @@ impl Slots {
             let leaving = devices.leaving.iter().map(|leaving| &leaving.live);
             devices.there.iter().chain(leaving).all(|live| live.slot != **slot)
         };
-        let slot = *self.numbers.iter().find(is_free).ok_or(SlotError::Full(self.numbers.len()))?;
+        // Not where a guest still has a driver of a device that was taken away, as long as there are others.
+        let free = self.numbers.iter().filter(is_free).min_by_key(|&&slot| self.controller.is_asked(slot));
+        let slot = *free.ok_or(SlotError::Full(self.numbers.len()))?;
         let places = vec![Plan::slot_place(slot)];
         let part = Part { name: kind.name().into(), kind: Kind::Virtio(kind), places, line: None };
         let live = self.wire(part.clone(), card.clone())?;
@@ -268,7 +246,7 @@ impl Slots {
 
     /// Guests give the lowest free name, too.
     fn next(&self, devices: &Devices, kind: NumberedKind, name: &str) -> Result<VirtioKind, SlotError> {
-        let added: Vec<_> = devices.there.iter().map(|live| &live.item.part.name).collect();
+        let added: Vec<_> = devices.there.iter().map(|live| &live.part.name).collect();
         let is_taken = |name: &str| self.names.iter().chain(added.iter().copied()).any(|other| **other == *name);
         let mut number = 0;
         while is_taken(&kind(number).name()) {
@@ -282,9 +260,9 @@ impl Slots {
 
     /// Asks the guest to let go of a device; with `force` takes it away, whatever the guest says.
     pub(crate) fn unplug(&self, name: &str, force: bool) -> Result<(), SlotError> {
-        let slot = lock(&self.devices).there.iter().find(|live| &*live.item.part.name == name).map(|live| live.slot);
+        let slot = lock(&self.devices).there.iter().find(|live| &*live.part.name == name).map(|live| live.slot);
         let Some(slot) = slot else {
-            let added = lock(&self.devices).there.iter().map(|live| live.item.part.name.to_string()).collect();
+            let added = lock(&self.devices).there.iter().map(|live| live.part.name.to_string()).collect();
             return Err(SlotError::NotAdded { name: name.into(), added: Names(added) });
         };
         if force {
@@ -308,7 +286,7 @@ impl Slots {
         let Some(function) = self.wiring.host().remove(slot << 3) else { return };
         let live = devices.there.remove(at);
         live.wired.transport.begin_stop();
-        self.additions.forget(&live.item.part.name);
+        self.additions.forget(&live.part.name);
         devices.leaving.push(Leaving { live, function, forced });
         self.attention.signal();
     }
@@ -336,8 +314,8 @@ impl Slots {
                 // The way to the vectors, and to the doorbells, which the host was told of.
                 drop(function);
                 self.wiring.release(&self.vm, live.wired);
-                let device = Arc::clone(&live.item.part.name);
-                drop(live.item);
+                let device = Arc::clone(&live.part.name);
+                drop(live.disk);
                 self.events.emit(|| Event::DeviceRemoved { device, forced });
             }
         }
@@ -354,17 +332,28 @@ impl Slots {
         (self.numbers.len(), self.numbers.len() - lock(&self.devices).there.len())
     }
 
-    /// What is in the slots.
-    pub(crate) fn chips(&self) -> Vec<(Arc<str>, Chip)> {
-        let item = |live: &Live| (Arc::clone(&live.item.part.name), live.item.chip.clone());
-        lock(&self.devices).there.iter().map(item).collect()
+    /// The disks in the slots.
+    pub(crate) fn disks(&self) -> Vec<(Arc<str>, DiskHandle)> {
+        let disk = |live: &Live| Some((Arc::clone(&live.part.name), live.disk.clone()?));
+        lock(&self.devices).there.iter().filter_map(disk).collect()
+    }
+
+    /// What is in the slots: number, name, and the way to its state.
+    pub(crate) fn there(&self) -> Vec<(u8, Arc<str>, Arc<Transport>)> {
+        let there = |live: &Live| (live.slot, Arc::clone(&live.part.name), Arc::clone(&live.wired.transport));
+        lock(&self.devices).there.iter().map(there).collect()
+    }
+
+    /// What tells the guest.
+    pub(crate) fn controller(&self) -> &PciHotplug {
+        &self.controller
     }
 
     /// The parts that are in the slots, or have left them and are not at rest.
     pub fn parts(&self) -> Vec<Part> {
         let devices = lock(&self.devices);
         let leaving = devices.leaving.iter().map(|leaving| &leaving.live);
-        devices.there.iter().chain(leaving).map(|live| live.item.part.clone()).collect()
+        devices.there.iter().chain(leaving).map(|live| live.part.clone()).collect()
     }
 
     /// All that has threads, what leaves included.
@@ -379,63 +368,23 @@ impl Slots {
         self.transports().iter().map(|transport| act(transport)).fold(Ok(()), Result::and)
     }
 
-    /// What the slots know; `None` while a device moves.
-    pub(crate) fn state(&self) -> Option<SlotsState> {
-        let devices = lock(&self.devices);
-        let state = |live: &Live| {
-            let (slot, name) = (live.slot, live.item.part.name.to_string());
-            Some(SlotState { slot, name, virtio: live.wired.transport.state()? })
-        };
-        let devices = devices.there.iter().map(state).collect::<Option<_>>()?;
-        Some(SlotsState { controller: self.controller.state(), devices })
-    }
-
-    /// Whether the same devices are here as where `state` comes from.
-    pub(crate) fn check(&self, state: &SlotsState) -> Result<(), MismatchError> {
-        let devices = lock(&self.devices);
-        let saved = state.devices.iter().map(|device| (device.slot, &*device.name));
-        let here = devices.there.iter().map(|live| (live.slot, &*live.item.part.name));
-        if !saved.clone().eq(here.clone()) {
-            let told = |names: Vec<&str>| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-            let (saved, here) =
-                (told(saved.map(|(_, name)| name).collect()), told(here.map(|(_, name)| name).collect()));
-            return Err(MismatchError::Slots { saved, here });
-        }
-        Ok(())
-    }
-
-    /// Makes slots with the same devices what `state` says: those that were [checked](Slots::check).
-    pub(crate) fn restore(&self, part: &str, state: &SlotsState) -> Result<(), MismatchError> {
-        let devices = lock(&self.devices);
-        for (live, device) in devices.there.iter().zip(&state.devices) {
-            live.wired.transport.restore(&device.virtio)?;
-        }
-        let restored = self.controller.restore(&state.controller);
-        restored.map_err(|source| MismatchError::Part { part: part.to_owned(), source })
-    }
-
     /// Puts a card behind the function of its part. The guest is not told.
     fn wire(&self, part: Part, card: Card) -> Result<Live, MachineError> {
         let attention = Some(Arc::clone(&self.attention));
-        type Made = (Box<dyn VirtioDevice>, Box<dyn FnOnce(Arc<Transport>) -> Chip>);
-        let (device, chip): Made = match card {
+        let (device, disk): (Box<dyn VirtioDevice>, _) = match card {
             Card::Disk(image, queues) => {
                 let block = Block::calling(image, attention).with_queues(queues);
                 let handle = block.handle();
-                (Box::new(block), Box::new(|transport| Chip::Disk(transport, handle)))
+                (Box::new(block), Some(handle))
             }
-            Card::Net(config, link) => {
-                let net = Net::new(link.clone(), config);
-                (Box::new(net), Box::new(|transport| Chip::Net(transport, link)))
-            }
+            Card::Net(config, link) => (Box::new(Net::new(link, config)), None),
         };
         let wired = self.wiring.plug(&self.vm, &part, device, &self.ram, &self.events)?;
         let slot = part.places.iter().find_map(|place| match place {
             Place::Pci { devfn, .. } => Some(devfn >> 3),
             _ => None,
         });
-        let chip = chip(Arc::clone(&wired.transport));
-        Ok(Live { slot: slot.unwrap_or(0), item: Item { part, chip }, wired })
+        Ok(Live { slot: slot.unwrap_or(0), part, disk, wired })
     }
 }
 

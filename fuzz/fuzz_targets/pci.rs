@@ -1,7 +1,7 @@
 //! Functions of PCI: any access to configuration spaces, ports, ECAM and windows, in any order.
 //!
 //! ```text
-//!   input --> reads and writes, BARs moved, MSI-X written and raised
+//!   input --> reads and writes, BARs moved, MSI-X written and raised, a function taken off the bus and another put there
 //!   held:     no panic; ports and ECAM show the same; doorbells are where a BAR is seen, and one BAR at a place;
 //!             an open vector's interrupt goes where the table says; a state is taken by a new host, and is the same there
 //! ```
@@ -48,6 +48,9 @@ enum Step {
     Control(u8, u8),
     Entry(u8, u8, u8, u32),
     Raise(u8, u8),
+    /// The function that is alone in its device goes, or comes.
+    Pull,
+    Plug,
 }
 
 /// What is routed now.
@@ -75,6 +78,28 @@ struct Function {
     gsi: u32,
 }
 
+impl Function {
+    /// A function in its place on the bus.
+    fn plugged(host: &PciHost, routes: &Arc<Routes>, devfn: u8, gsi: u32) -> Function {
+        let irqs: Vec<_> = (0..2).map(|_| Irq::new().expect("an eventfd")).collect();
+        let vector = |(irq, gsi): (&Irq, u32)| MsixVector { irq: irq.try_clone().expect("an eventfd"), gsi };
+        let msix = Arc::new(Msix::new(irqs.iter().zip(gsi..).map(vector).collect(), routes.clone()));
+        let device = Box::new(Rng::default());
+        let transport = pci::transport("rng", device, Arc::clone(&RAM), &msix, Events::default());
+        let transport = Arc::new(transport.expect("eventfds"));
+        let seen = Arc::<Mutex<Option<u64>>>::default();
+        let told = Arc::clone(&seen);
+        let function = pci::function(&transport, Arc::clone(&msix), WINDOW, move |from, to| {
+            let mut seen = told.lock().unwrap();
+            assert_eq!(*seen, from);
+            *seen = to;
+        });
+        function.check().expect("room for MSI-X");
+        host.add(devfn, "rng", function).expect("a free place");
+        Function { msix, irqs, seen, gsi }
+    }
+}
+
 struct Machine {
     host: Arc<PciHost>,
     ecam: Arc<dyn BusDevice>,
@@ -82,6 +107,7 @@ struct Machine {
     high: Arc<dyn BusDevice>,
     functions: Vec<Function>,
     routes: Arc<Routes>,
+    has_third: bool,
 }
 
 impl Machine {
@@ -89,26 +115,10 @@ impl Machine {
         let host = Arc::new(PciHost::new(STOP.clone(), Bridge::Express));
         let (ecam, low) = (PciHost::ecam(&host), PciHost::window(&host, WINDOW, WINDOW_LEN));
         let high = PciHost::window(&host, HIGH, WINDOW_LEN);
-        let (routes, mut functions) = (Arc::<Routes>::default(), Vec::new());
-        for (devfn, gsi) in DEVFNS.into_iter().zip((24..).step_by(2)) {
-            let irqs: Vec<_> = (0..2).map(|_| Irq::new().expect("an eventfd")).collect();
-            let vector = |(irq, gsi): (&Irq, u32)| MsixVector { irq: irq.try_clone().expect("an eventfd"), gsi };
-            let msix = Arc::new(Msix::new(irqs.iter().zip(gsi..).map(vector).collect(), routes.clone()));
-            let device = Box::new(Rng::default());
-            let transport = pci::transport("rng", device, Arc::clone(&RAM), &msix, Events::default());
-            let transport = Arc::new(transport.expect("eventfds"));
-            let seen = Arc::<Mutex<Option<u64>>>::default();
-            let told = Arc::clone(&seen);
-            let function = pci::function(&transport, Arc::clone(&msix), WINDOW, move |from, to| {
-                let mut seen = told.lock().unwrap();
-                assert_eq!(*seen, from);
-                *seen = to;
-            });
-            function.check().expect("room for MSI-X");
-            host.add(devfn, "rng", function).expect("a free place");
-            functions.push(Function { msix, irqs, seen, gsi });
-        }
-        Machine { host, ecam, low, high, functions, routes }
+        let routes = Arc::<Routes>::default();
+        let places = DEVFNS.into_iter().zip((24..).step_by(2));
+        let functions = places.map(|(devfn, gsi)| Function::plugged(&host, &routes, devfn, gsi)).collect();
+        Machine { host, ecam, low, high, functions, routes, has_third: true }
     }
 
     fn dword(&self, devfn: u8, register: u64) -> u32 {
@@ -130,7 +140,15 @@ impl Machine {
         at
     }
 
-    fn act(&self, step: &Step) {
+    /// Takes the third function off the bus, where its doorbells are told; its routes are given back.
+    fn pull(&mut self) {
+        let function = &self.functions[2];
+        assert!(self.host.remove(DEVFNS[2]).is_some() && function.seen.lock().unwrap().is_none());
+        self.routes.0.lock().unwrap().retain(|gsi, _| *gsi < function.gsi);
+        self.has_third = false;
+    }
+
+    fn act(&mut self, step: &Step) {
         let number = |which: &u8| usize::from(which % 3);
         match step {
             Step::Ports(address, at, bytes) => {
@@ -164,6 +182,13 @@ impl Machine {
                     window.write(base - start + at, &value.to_le_bytes());
                 }
             }
+            Step::Pull if self.has_third => self.pull(),
+            Step::Plug if !self.has_third => {
+                self.functions[2] = Function::plugged(&self.host, &self.routes, DEVFNS[2], self.functions[2].gsi);
+                self.has_third = true;
+            }
+            Step::Pull | Step::Plug => {}
+            Step::Raise(which, _) if number(which) == 2 && !self.has_third => {}
             Step::Raise(which, vector) => self.raise(number(which), u16::from(vector % 3)),
         }
     }
@@ -227,13 +252,16 @@ fn access(device: &dyn BusDevice, offset: u64, bytes: &[u8]) {
 }
 
 fuzz_target!(|steps: Vec<Step>| {
-    let machine = Machine::new();
+    let mut machine = Machine::new();
     for step in steps.iter().take(64) {
         machine.act(step);
     }
     machine.check();
     let state = machine.host.state();
-    let other = Machine::new();
+    let mut other = Machine::new();
+    if !machine.has_third {
+        other.pull();
+    }
     other.host.restore(&state).expect("a state of the same machine");
     assert_eq!(other.host.state(), state);
     other.check();

@@ -5,13 +5,14 @@
 use std::fs::{DirEntry, File};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use axvm_api::Client;
 use axvm_api::types::{Added, Removal, Status};
 use serde_json::json;
 
-use crate::common::{Axvm, Place, has_kvm, until};
+use crate::common::{AXVM, Axvm, Place, has_kvm, until};
 use crate::network::{exchange, read_frame, write_frame};
 
 fn disk(place: &Place, name: &str, len: u64) {
@@ -289,6 +290,37 @@ fn a_guest_that_ejects_with_requests_on_their_way_loses_its_disk_and_nothing_els
     before.are_back(&axvm);
     talk.say("work 1\r");
     talk.answer();
+    talk.say("off\r");
+    axvm.ends_with(0);
+}
+
+#[test]
+fn a_machine_that_may_open_no_more_files_refuses_a_disk_and_goes_on() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let machine = place.machine_as_started("shell", "--disk disk.img --bus pci");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 160; exec \"$0\" \"$@\"", AXVM]).args(machine.get_args());
+    limited.current_dir(machine.get_current_dir().unwrap());
+    limited.envs(machine.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (axvm, mut talk) = place.talking(limited);
+    let name = |number: usize| format!("{number}.img");
+    let mut came = 0;
+    let why = loop {
+        disk(&place, &name(came), 1 << 20);
+        let (code, _, errors) = place.run(&format!("ctl api disk add {}", name(came)));
+        if code != 0 {
+            break errors;
+        }
+        came += 1;
+    };
+    assert!(came > 2, "{came}: {why}");
+    assert!(why.contains("Too many open files") || why.contains("`ulimit -n` says more"), "{why}");
+    let last = axvm_boot::plan::disk_name(came);
+    assert!(place.run(&format!("ctl api disk remove {last} --force")).0 == 0);
+    assert!(talk.ask("work 5").ends_with("of 5 work"));
     talk.say("off\r");
     axvm.ends_with(0);
 }

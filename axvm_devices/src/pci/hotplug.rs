@@ -66,6 +66,8 @@ impl PciHotplug {
         let mut state = lock(&self.state);
         state.there |= bit(device);
         state.up |= bit(device);
+        // What was asked of the one before is not asked of this one.
+        state.down &= !bit(device);
         self.line.raise();
     }
 
@@ -80,6 +82,11 @@ impl PciHotplug {
         let mut state = lock(&self.state);
         state.there &= !bit(device);
         state.up &= !bit(device);
+    }
+
+    /// Whether the guest has yet to be told that device number `device` is to go, or has gone.
+    pub fn is_asked(&self, device: u8) -> bool {
+        lock(&self.state).down & bit(device) != 0
     }
 
     /// The chip's state.
@@ -191,6 +198,17 @@ mod tests {
         bench.write(THERE, 1 << 5);
         assert_eq!(([UP, DOWN, THERE].map(|at| bench.read(at)), bench.interrupted()), ([0; 3], false));
         assert_eq!(*lock(&bench.gone), [5]);
+    }
+
+    #[test]
+    fn what_was_asked_of_one_device_is_not_asked_of_the_next() {
+        let bench = Bench::new();
+        bench.chip.added(5);
+        bench.chip.taken(5);
+        bench.chip.ask(5);
+        assert!(bench.chip.is_asked(5) && !bench.chip.is_asked(4));
+        bench.chip.added(5);
+        assert_eq!([UP, DOWN, THERE].map(|at| bench.read(at)), [1 << 5, 0, 1 << 5]);
     }
 
     #[test]

@@ -54,7 +54,7 @@ const OTHERS: [&str; 31] = [
 pub struct Program {
     /// `run`, `lab` ..: its page.
     name: String,
-    /// Its own, then that of each of its commands.
+    /// Its own, then that of each of its commands, and of theirs.
     help: String,
 }
 
@@ -67,7 +67,11 @@ pub fn programs(dir: &Path) -> Result<Vec<Program>> {
         for name in commands(&ask(&["--help"])?) {
             let mut help = ask(&[&name, "--help"])?;
             for inner in commands(&help) {
-                help += &ask(&[&name, &inner, "--help"])?;
+                let words = ask(&[&name, &inner, "--help"])?;
+                for innermost in commands(&words) {
+                    help += &ask(&[&name, &inner, &innermost, "--help"])?;
+                }
+                help += &words;
             }
             programs.push(Program { name, help });
         }
