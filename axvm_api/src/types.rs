@@ -173,8 +173,9 @@ pub struct NewDrive {
     /// Serial number that the guest reads.
     #[serde(default)]
     pub serial: Option<String>,
-    /// Logical block size in bytes.
-    pub block_size: u32,
+    /// Logical block size in bytes: 512 if nothing is said.
+    #[serde(default)]
+    pub block_size: Option<u32>,
     /// The guest gets an I/O error when the host has no room; else the machine pauses.
     #[serde(default)]
     pub reports_full: bool,
@@ -192,12 +193,15 @@ pub struct NewNetwork {
     pub iface_id: String,
     /// What its cable is plugged into, as people are told of it.
     pub host_dev_name: String,
-    /// Its address.
-    pub guest_mac: String,
+    /// Its address; if nothing is said, the one that such a card always has in this machine.
+    #[serde(default)]
+    pub guest_mac: Option<String>,
     /// Largest packet, as the guest is told.
     #[serde(default)]
     pub mtu: Option<u16>,
-    /// How frames lie in the bytes of the descriptors (AxVM's own, as all that follows).
+    /// How frames lie in the bytes of the descriptors: as in those of a tap if nothing is said (AxVM's own, as all that
+    /// follows).
+    #[serde(default)]
     pub cable: CableKind,
     /// What may come to the guest in a time.
     #[serde(default)]
@@ -214,10 +218,11 @@ pub struct NewNetwork {
 }
 
 /// How frames lie in the bytes of a cable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CableKind {
     /// Each read is a frame behind a virtio header of 12 bytes: a tap.
+    #[default]
     Tap,
     /// A length of four bytes, big-endian, before each frame.
     Stream,

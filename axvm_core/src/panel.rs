@@ -26,9 +26,8 @@ use axvm_virtio::vsock::VsockHost;
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
-use crate::network::Cards;
+use crate::network::{self, Cards};
 use crate::rates;
-use crate::settings::Mac;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -345,7 +344,7 @@ impl Control for Panel {
         if descriptors.is_empty() {
             return Err(format!(
                 "The open image of {} must come with the request (SCM_RIGHTS), for this process opens no file any more: \
-                 axvm ctl MACHINE disk add {} does that",
+                 axvm ctl MACHINE disk add {} does that. What is there from the start is said before: --disk of axvm run",
                 drive.drive_id,
                 drive.path_on_host.display()
             )
@@ -362,13 +361,16 @@ impl Control for Panel {
         if descriptors.is_empty() {
             return Err(format!(
                 "The open cable of {} must come with the request (SCM_RIGHTS), for this process opens none any more: \
-                 axvm ctl MACHINE net add {} does that",
+                 axvm ctl MACHINE net add {} does that. What is there from the start is said before: --net of axvm run",
                 card.iface_id, card.host_dev_name
             )
             .into());
         }
         self.awake()?.check_next(VirtioKind::Net, &card.iface_id).map_err(refused)?;
-        let mac: Mac = card.guest_mac.parse().map_err(|error| ControlError(format!("guest_mac: {error}")))?;
+        let mac = match &card.guest_mac {
+            Some(words) => words.parse().map_err(|error| ControlError(format!("guest_mac: {error}")))?,
+            None => network::usual_mac(&self.facts.name, &card.iface_id),
+        };
         let (kind, offers) = (card.cable, |word: &str| card.offloads.iter().any(|offered| offered == word));
         let kind = match kind {
             types::CableKind::Tap => LinkKind::Tap,
@@ -477,7 +479,7 @@ fn disk_config(drive: &types::NewDrive) -> Result<DiskConfig, ControlError> {
         ephemeral: drive.is_ephemeral,
         serial: drive.serial.clone(),
         cache,
-        block_size: Some(drive.block_size),
+        block_size: Some(drive.block_size.unwrap_or(512)),
         on_full: if drive.reports_full { OnFull::Report } else { OnFull::Pause },
         rate: rates::updated(RateLimit::default(), &drive.rate_limiter.unwrap_or_default()),
         queues: drive.queues,

@@ -26,7 +26,7 @@ Examples:
   axvm ctl ./web.api balloon 1G     by control socket (--api-sock)
   axvm ctl web disk vda resize      its image is longer now
   axvm ctl web disk vda rate 10M/s  at most so many bytes in a time
-  axvm ctl web disk add data.img    a new disk, on PCI; disk remove vdb takes it away
+  axvm ctl web disk add data.img    a new disk, on PCI (disk remove vdb)
   axvm ctl web net net0 down        pulls its cable
   axvm ctl web net add tap=tap1     a new network card, on PCI
   axvm ctl web console              Ctrl-A x leaves the machine running

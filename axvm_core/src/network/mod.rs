@@ -232,6 +232,11 @@ pub fn open(card: &str, setting: &NetSetting, mac: Mac) -> Result<Opened, Networ
     Ok(Opened { link, mtu, passt: started, file })
 }
 
+/// The address of card `card` of a machine called `name` whose setting has none.
+pub fn usual_mac(name: &str, card: &str) -> Mac {
+    Mac::of(name, card.trim_start_matches("net").parse().unwrap_or(0))
+}
+
 /// The largest packet of a card whose setting says nothing of it.
 pub fn usual_mtu(setting: &NetSetting) -> Option<u16> {
     setting.mtu.or(setting.user.then_some(passt::MTU))

@@ -22,7 +22,7 @@ use axvm_virtio::net::LinkKind;
 use crate::cli::Removed;
 use crate::network;
 use crate::rates;
-use crate::settings::{Mac, NetEnd, NetSetting};
+use crate::settings::{NetEnd, NetSetting};
 use crate::speech::print;
 
 /// How long a guest has to let go of a device.
@@ -46,7 +46,7 @@ pub fn add_disk(client: &mut Client, disk: &DiskConfig) -> Result<()> {
         rate_limiter: (!disk.rate.is_none()).then(|| rates::update(disk.rate)),
         is_ephemeral: disk.ephemeral,
         serial: disk.serial.clone(),
-        block_size: image.block_size(),
+        block_size: Some(image.block_size()),
         reports_full: disk.on_full == OnFull::Report,
         queues: disk.queues,
     };
@@ -58,8 +58,7 @@ pub fn add_card(client: &mut Client, setting: &NetSetting) -> Result<()> {
     let status: Status = client.get("/status")?;
     let of = |number| VirtioKind::Net(number).name();
     let name = lowest(of, status.networks.iter().map(|card| &card.interface.iface_id));
-    let number = name.trim_start_matches("net").parse().unwrap_or(0);
-    let mac = setting.mac.unwrap_or_else(|| Mac::of(&status.name, number));
+    let mac = setting.mac.unwrap_or_else(|| network::usual_mac(&status.name, &name));
     let opened = network::open(&name, setting, mac)?;
     let offloads = opened.link.offloads();
     let words = [
@@ -75,7 +74,7 @@ pub fn add_card(client: &mut Client, setting: &NetSetting) -> Result<()> {
             NetEnd::Tap(name) => name.to_owned(),
             other => other.to_string(),
         },
-        guest_mac: mac.to_string(),
+        guest_mac: Some(mac.to_string()),
         mtu: network::usual_mtu(setting).or(opened.mtu),
         cable: match opened.link.kind() {
             LinkKind::Tap => CableKind::Tap,

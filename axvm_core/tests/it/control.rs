@@ -324,13 +324,9 @@ fn ask_everything(request: Http) {
         ("PATCH", "/balloon", r#"{"amount_mib": 4096}"#, "32"),
         ("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#, "started already"),
         ("PUT", "/boot-source", r#"{"kernel_image_path": "x"}"#, "--kernel, --initrd and --append"),
-        ("PUT", "/drives/vdb", r#"{"path_on_host": "x"}"#, "--disk"),
-        (
-            "PUT",
-            "/network-interfaces/eth0",
-            r#"{"host_dev_name": "tap0"}"#,
-            "before the machine is started: give --net",
-        ),
+        ("PUT", "/drives/vdb", r#"{"drive_id": "vdb", "path_on_host": "x"}"#, "--disk of axvm run"),
+        ("PUT", "/drives/vdb", r#"{"drive_id": "vdc", "path_on_host": "x"}"#, "the path about vdb; name one device"),
+        ("PUT", "/network-interfaces/eth0", r#"{"iface_id": "eth0", "host_dev_name": "tap0"}"#, "--net of axvm run"),
         ("PUT", "/vsock", r#"{"guest_cid": 3}"#, "--vsock"),
         ("PUT", "/snapshot/create", "{}", "AxVM has no snapshots"),
     ] {
