@@ -4,7 +4,7 @@
 //!            found by                                     interrupts
 //!   mmio     DSDT, or the kernel command line             a line each, of 14 (6 without ACPI)
 //!   pci      looking: ECAM (ACPI's MCFG), or type 1       MSI-X, one for each queue
-//!   auto     mmio, as long as there are lines for all; then pci
+//!   auto     mmio, as long as there are lines for all, and the kernel may have a driver; then pci
 //! ```
 //!
 //! No specification: the choice is AxVM's own.
@@ -20,7 +20,7 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Bus {
-    /// As mmio; as pci if there are more devices than interrupt lines
+    /// As mmio; as pci if there are more devices than interrupt lines, or the kernel is known to have no virtio-mmio
     #[default]
     Auto,
     /// Registers and an interrupt line for each device; the first disk is on IRQ 5

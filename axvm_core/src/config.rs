@@ -15,8 +15,9 @@ use std::thread;
 use axvm_api::Registry;
 use axvm_arch::cpuid::Topology;
 use axvm_boot::acpi::Acpi;
+use axvm_boot::bus::Bus;
 use axvm_console::BackEnd;
-use axvm_machine::{KernelSource, MachineSpec};
+use axvm_machine::{KernelSource, MachineSpec, without_mmio};
 use axvm_memory::RamConfig;
 use axvm_virtio::block::DiskConfig;
 use rustix::io::Errno;
@@ -102,6 +103,7 @@ impl Config {
             memory: memory(&settings.memory)?,
             acpi: acpi(&settings)?,
             bus: settings.bus(),
+            kernel_lacks_mmio: if settings.bus() == Bus::Auto { without_mmio(&kernel) } else { None },
             disks,
             entropy_rate: said.entropy_rate.unwrap_or_default(),
             virtio_console: virtio_console.is_some(),

@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
 
 mod board;
+mod build_config;
 pub mod cpuinfo;
 mod error;
 mod gate;
@@ -34,6 +35,7 @@ mod spec;
 mod unclaimed;
 mod vcpu;
 
+pub use build_config::without_mmio;
 pub use error::MachineError;
 pub use inventory::{Chip, Inventory, Item};
 pub use machine::{Machine, PauseError, WaitOutcome};

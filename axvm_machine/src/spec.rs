@@ -48,6 +48,9 @@ pub struct MachineSpec {
     pub acpi: Acpi,
     /// Which bus the virtio devices are on.
     pub bus: Bus,
+    /// What proves that the kernel has a driver for PCI and none for MMIO, if that is known: see
+    /// [`without_mmio`](crate::without_mmio).
+    pub kernel_lacks_mmio: Option<PathBuf>,
     /// Disks, /dev/vda first.
     pub disks: Vec<DiskConfig>,
     /// What the entropy device gives in a time.
@@ -93,6 +96,7 @@ impl MachineSpec {
             memory: RamConfig::new(512 << 20),
             acpi: Acpi::Full,
             bus: Bus::Auto,
+            kernel_lacks_mmio: None,
             disks: Vec::new(),
             entropy_rate: RateLimit::default(),
             virtio_console: false,
@@ -128,7 +132,8 @@ impl MachineSpec {
             Bus::Auto => match Plan::new(&virtio, self.acpi) {
                 // What is said of the lines helps more than what is said of the tables.
                 Err(error @ PlanError::Lines { .. }) => on_pci().map_err(|_| error),
-                plan => plan,
+                mmio if self.kernel_lacks_mmio.is_some() => on_pci().or(mmio),
+                mmio => mmio,
             },
         };
         plan?.with_debug(self.debug_exit, self.debug_console)
@@ -137,12 +142,11 @@ impl MachineSpec {
     /// Why the devices are on PCI, if that was not asked for.
     pub(crate) fn bus_chosen(&self) -> Option<String> {
         let plan = self.plan().ok()?;
-        (self.bus == Bus::Auto && plan.has_pci()).then(|| {
-            let count = plan.virtio().count();
-            format!(
-                "{count} devices are more than there are interrupt lines, so they are on PCI; --bus pci says the same"
-            )
-        })
+        let why = || match &self.kernel_lacks_mmio {
+            Some(config) => format!("{} says that the kernel has no virtio-mmio, so devices", config.display()),
+            None => format!("{} devices are more than there are interrupt lines, so they", plan.virtio().count()),
+        };
+        (self.bus == Bus::Auto && plan.has_pci()).then(|| format!("{} are on PCI; --bus pci says the same", why()))
     }
 
     /// What in the kernel command line contradicts this machine: one sentence for each such word.
@@ -185,6 +189,20 @@ mod tests {
         assert!(matches!(spec.plan(), Err(PlanError::Lines { .. })), "PCI is not the way out there");
         (spec.bus, spec.acpi) = (Bus::Pci, Acpi::Off);
         assert!(has_pci(&spec) && spec.bus_chosen().is_none());
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_have_mmio_gets_pci_unless_it_is_told_otherwise() {
+        let mut spec = MachineSpec::new(KernelSource::Embedded(&[]));
+        spec.kernel_lacks_mmio = Some("/boot/config-9".into());
+        assert!(spec.plan().unwrap().has_pci());
+        let why = "/boot/config-9 says that the kernel has no virtio-mmio, so devices are on PCI";
+        assert!(spec.bus_chosen().unwrap().starts_with(why));
+        spec.bus = Bus::Mmio;
+        assert!(!spec.plan().unwrap().has_pci() && spec.bus_chosen().is_none());
+        // Where PCI cannot be, it is as it was before.
+        (spec.bus, spec.acpi) = (Bus::Auto, Acpi::Cpus);
+        assert!(!spec.plan().unwrap().has_pci() && spec.bus_chosen().is_none());
     }
 
     #[test]

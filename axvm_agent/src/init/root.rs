@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   root=/dev/vda  wait for it --> mount at /axvm-root --> /dev, /proc, /sys move there --> it becomes /
+//!                  '-> it does not come: /sys tells which driver is missing, and on which bus the disks are
 //!   root=none, or no root=         the initrd stays
 //! ```
 //!
@@ -12,7 +13,7 @@
 use std::env;
 use std::ffi::CString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,8 +58,8 @@ pub fn enter(line: &str) -> Result<(), Error> {
     let until = Instant::now() + PATIENCE;
     while !fs::exists(device).unwrap_or(false) {
         if Instant::now() > until {
-            let why = "its driver is missing: the kernel or its initrd needs virtio_blk, and virtio_mmio or virtio_pci";
-            return Err(format!("There is no disk {device}; {why}. root=none keeps the initrd").into());
+            let why = why_absent(Path::new("/sys"));
+            return Err(format!("There is no disk {device}: {why}. root=none keeps the initrd").into());
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -74,6 +75,41 @@ pub fn enter(line: &str) -> Result<(), Error> {
     chroot(".")?;
     env::set_current_dir("/")?;
     Ok(())
+}
+
+/// Why a disk is not there, as the drivers and devices in `sys` tell.
+fn why_absent(sys: &Path) -> String {
+    let has = |driver: &str| fs::exists(sys.join("bus").join(driver)).unwrap_or(false);
+    let (mmio, pci) = (has("platform/drivers/virtio-mmio"), has("pci/drivers/virtio-pci"));
+    // A machine has one virtio device at least: where none is found, its bus has no driver.
+    let found = !entries(&sys.join("bus/virtio/devices")).is_empty();
+    let disks = entries(&sys.join("block"));
+    let mut names: Vec<_> = disks.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    names.retain(|name| name.starts_with("vd"));
+    names.sort_unstable();
+    let other = |has, lacks| {
+        format!(
+            "this kernel has a driver for virtio-{has} and none for virtio-{lacks}, where the machine's devices are; \
+             start AxVM with --bus {has}"
+        )
+    };
+    match (found, mmio, pci) {
+        (false, false, true) => other("pci", "mmio"),
+        (false, true, false) => other("mmio", "pci"),
+        (false, ..) => {
+            "its driver is missing: the kernel or its initrd needs virtio_blk, and virtio_mmio or virtio_pci".into()
+        }
+        _ if !has("virtio/drivers/virtio_blk") => {
+            "its driver is missing: the kernel or its initrd needs virtio_blk".into()
+        }
+        _ if names.is_empty() => "the machine has no disk, give it one: --disk FILE".into(),
+        _ => format!("the machine has {}", names.join(", ")),
+    }
+}
+
+/// What is in a directory; nothing if it is not there.
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
 }
 
 fn mount_disk(wanted: &Wanted<'_>) -> Result<(), Error> {
@@ -121,5 +157,35 @@ mod tests {
         assert_eq!(read("root=/dev/vda rw root=/dev/vdb ro"), Some(wanted));
         let wanted = Wanted { device: "/dev/vda", kinds: Some("xfs,ext4"), options: "a=b,c", read_only: false };
         assert_eq!(read("root=/dev/vda rootfstype=xfs,ext4 rootflags=a=b,c rw"), Some(wanted));
+    }
+    #[test]
+    fn what_is_missing_for_a_disk_is_told_by_what_the_kernel_has() {
+        let (mmio, pci) = ("bus/platform/drivers/virtio-mmio", "bus/pci/drivers/virtio-pci");
+        let (block, device) = ("bus/virtio/drivers/virtio_blk", "bus/virtio/devices/virtio0");
+        let told = |there: &[&str]| {
+            let sys = tempfile::tempdir().unwrap();
+            for path in there {
+                let path = sys.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+            why_absent(sys.path())
+        };
+        let drivers = "needs virtio_blk, and virtio_mmio or virtio_pci";
+        for (there, expected) in [
+            (&[][..], drivers),
+            (&[block], drivers),
+            (&[mmio, pci, block], drivers),
+            (&[pci, block], "start AxVM with --bus pci"),
+            (&[pci], "start AxVM with --bus pci"),
+            (&[mmio, block], "start AxVM with --bus mmio"),
+            (&[mmio, device], "the kernel or its initrd needs virtio_blk"),
+            (&[pci, device], "the kernel or its initrd needs virtio_blk"),
+            (&[mmio, device, block], "the machine has no disk, give it one: --disk FILE"),
+            (&[pci, device, block, "block/vdb", "block/vda", "block/loop0"], "the machine has vda, vdb"),
+        ] {
+            let why = told(there);
+            assert!(why.ends_with(expected), "{there:?}: {why}");
+        }
     }
 }

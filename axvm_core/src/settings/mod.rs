@@ -157,7 +157,7 @@ settings! {
         #[arg(long, value_parser = words::<Acpi>(), help_heading = HARDWARE)]
         pub acpi: Option<Acpi> = Acpi::Full,
 
-        /// The bus of the virtio devices; auto: mmio, or pci if there are more devices than interrupt lines [default: auto]
+        /// The bus of the virtio devices; auto: mmio, or pci if that cannot be [default: auto]
         #[arg(long, value_parser = words::<Bus>(), help_heading = HARDWARE)]
         pub bus: Option<Bus> = Bus::Auto,
 

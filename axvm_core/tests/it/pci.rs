@@ -2,9 +2,10 @@
 //!
 //! Needs /dev/kvm; without it each test says that it was skipped.
 
-use std::fs::File;
+use std::fs::{self, File};
 
 use crate::common::{Place, has_kvm};
+use crate::images::bzimage;
 
 fn disk(place: &Place, name: &str, len: u64) {
     File::create(place.path(name)).unwrap().set_len(len).unwrap();
@@ -49,6 +50,31 @@ fn sixty_four_disks_go_to_pci_by_themselves() {
     assert!(errors.lines().any(|line| line == told), "{errors}");
     assert_eq!(said.matches("AXVM virtio-block ok").count(), 64, "{said}");
     assert!(said.contains("agree on 66 functions") && said.contains("AXVM end ok"), "{said}");
+}
+
+#[test]
+fn a_kernel_whose_configuration_rules_mmio_out_gets_pci() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut image = bzimage();
+    image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+    image[0x300..0x30c].copy_from_slice(b"9.9.9 (test)");
+    fs::write(place.path("vmlinuz-9.9.9"), image).unwrap();
+    let told = "axvm: --bus: config-9.9.9 says that the kernel has no virtio-mmio, so devices are on PCI; \
+                --bus pci says the same";
+    for (mmio, words, is_told) in [
+        ("# CONFIG_VIRTIO_MMIO is not set", "", true),
+        ("# CONFIG_VIRTIO_MMIO is not set", "--bus mmio", false),
+        ("CONFIG_VIRTIO_MMIO=m", "", false),
+    ] {
+        fs::write(place.path("config-9.9.9"), format!("CONFIG_PCI_MSI=y\nCONFIG_VIRTIO_PCI=y\n{mmio}\n")).unwrap();
+        // It halts, and that is all.
+        let (code, _, errors) = place.run(&format!("run -k vmlinuz-9.9.9 -m 64M -c 1 --timeout 1 {words}"));
+        assert_eq!(code, 124, "{errors}");
+        assert_eq!(errors.contains(told), is_told, "{errors}");
+    }
 }
 
 /// Drivers that lie on this bus, too, and to it.

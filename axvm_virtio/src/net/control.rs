@@ -7,19 +7,22 @@
 //!   MAC   table of addresses that it wants          accepted, if it is one
 //!         its own address                           shown in the configuration space from then on
 //!   MQ    so many queue pairs are in use            the others get no frames
+//!   GUEST_OFFLOADS    these of those agreed on      the tap gives no others from then on
 //! ```
 //!
 //! The filter of addresses is best effort by the standard, and AxVM does not filter: what a switch or a bridge sends to
 //! the link is for the guest, and what floods it there would have cost its copy before a filter saw it.
 //!
 //! Spec: virtio 1.2, 5.1.6.5 "Control Virtqueue".
-//! Left out: VLAN filters, more receive modes, announcements, offloads that change at run time, RSS.
+//! Left out: VLAN filters, more receive modes, announcements, RSS.
 
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use axvm_memory::GuestRam;
+use axvm_tap::Offloads;
 
 use super::handle::Shared;
+use super::{Agreed, guest_offloads};
 use crate::queue::Chain;
 
 /// Answers.
@@ -36,12 +39,14 @@ pub(super) struct Chosen {
     mac: AtomicU64,
     /// Queue pairs in use.
     active: AtomicU16,
+    /// What the host may leave to the driver, as feature bits.
+    guest: AtomicU64,
 }
 
 impl Chosen {
     /// Nothing yet.
     pub(super) fn new(mac: [u8; 6]) -> Chosen {
-        Chosen { mac: AtomicU64::new(number(mac)), active: AtomicU16::new(1) }
+        Chosen { mac: AtomicU64::new(number(mac)), active: AtomicU16::new(1), guest: AtomicU64::new(0) }
     }
 
     /// The card's address. Relaxed, as are the others: the driver sees it through the ring.
@@ -52,6 +57,20 @@ impl Chosen {
 
     pub(super) fn active(&self) -> u16 {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// What the host may leave to the driver, as feature bits; with the driver's agreement to them.
+    pub(super) fn guest(&self) -> u64 {
+        self.guest.load(Ordering::Relaxed)
+    }
+
+    /// The same as a value.
+    pub(super) fn guest_offloads(&self) -> Offloads {
+        guest_offloads(self.guest())
+    }
+
+    pub(super) fn set_guest(&self, bits: u64) {
+        self.guest.store(bits, Ordering::Relaxed);
     }
 
     pub(super) fn set(&self, mac: [u8; 6], active: u16) {
@@ -70,7 +89,7 @@ pub(super) fn serve(
     ram: &GuestRam,
     chain: &Chain<'_>,
     bytes: &mut Vec<u8>,
-    (shared, chosen, several): (&Shared, &Chosen, bool),
+    (shared, chosen, agreed): (&Shared, &Chosen, Agreed),
 ) -> Result<u32, String> {
     let answer = chain.writable.iter().find(|range| !range.is_empty());
     let answer = answer.ok_or("A control command has no room for its answer")?;
@@ -83,12 +102,12 @@ pub(super) fn serve(
         }
     }
     let done =
-        matches!(&bytes[..], [class, command, data @ ..] if carry_out(*class, *command, data, shared, chosen, several));
+        matches!(&bytes[..], [class, command, data @ ..] if carry_out(*class, *command, data, shared, chosen, agreed));
     ram.copy_to(answer, &[if done { OK } else { ERR }]);
     Ok(1)
 }
 
-fn carry_out(class: u8, command: u8, data: &[u8], shared: &Shared, chosen: &Chosen, several: bool) -> bool {
+fn carry_out(class: u8, command: u8, data: &[u8], shared: &Shared, chosen: &Chosen, agreed: Agreed) -> bool {
     match (class, command, data) {
         // VIRTIO_NET_CTRL_RX: PROMISC, ALLMULTI
         (0, 0 | 1, [_]) => true,
@@ -100,7 +119,7 @@ fn carry_out(class: u8, command: u8, data: &[u8], shared: &Shared, chosen: &Chos
             true
         }
         // VIRTIO_NET_CTRL_MQ: VQ_PAIRS_SET
-        (4, 0, &[low, high]) if several => {
+        (4, 0, &[low, high]) if agreed.several => {
             let count = u16::from_le_bytes([low, high]);
             let possible = (1..=shared.pairs.len()).contains(&usize::from(count));
             let done = possible && shared.set_active(count).is_ok();
@@ -109,8 +128,26 @@ fn carry_out(class: u8, command: u8, data: &[u8], shared: &Shared, chosen: &Chos
             }
             done
         }
+        // VIRTIO_NET_CTRL_GUEST_OFFLOADS: SET
+        (5, 0, data) if agreed.changeable => {
+            let bits = data.try_into().map(u64::from_le_bytes);
+            bits.is_ok_and(|bits| bits & !agreed.guest == 0 && set_offloads(bits, shared, chosen))
+        }
         _ => false,
     }
+}
+
+/// Has the host leave this to the driver, and no worker give it more, once this has returned; false if the host refused.
+fn set_offloads(bits: u64, shared: &Shared, chosen: &Chosen) -> bool {
+    let before = chosen.guest();
+    // Before the host does: what it leaves to the driver is then let through.
+    chosen.set_guest(bits);
+    let done = shared.pairs[0].link.set_offloads(guest_offloads(bits)).is_ok();
+    if !done {
+        chosen.set_guest(before);
+    }
+    shared.settle();
+    done
 }
 
 /// What follows a table of addresses.

@@ -209,6 +209,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Once this has returned, each worker is in a turn that began after the call. No caller holds a pair's boxes.
+    pub(super) fn settle(&self) {
+        self.pairs.iter().for_each(|pair| drop(lock(&pair.boxes)));
+    }
+
     fn count(&self, direction: impl Fn(&Pair) -> &Counter) -> NetCount {
         self.pairs.iter().map(|pair| direction(pair).read()).fold(NetCount::default(), NetCount::plus)
     }

@@ -19,7 +19,7 @@
 //! A link that the user took down is not looked at, and frames of the guest are dropped.
 //!
 //! Spec: virtio 1.2, 5.1 "Network Device".
-//! Left out: notices of a new place, speed and duplex, hash reports, offloads that change while the driver runs.
+//! Left out: notices of a new place, speed and duplex, hash reports.
 
 mod boxes;
 mod control;
@@ -57,6 +57,7 @@ const CONTROL_SIZE: u16 = 64;
 mod feature {
     pub(super) const CSUM: u64 = 1 << 0;
     pub(super) const GUEST_CSUM: u64 = 1 << 1;
+    pub(super) const CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
     pub(super) const MTU: u64 = 1 << 3;
     pub(super) const MAC: u64 = 1 << 5;
     pub(super) const GUEST_TSO4: u64 = 1 << 7;
@@ -74,6 +75,8 @@ mod feature {
     pub(super) const GUEST_USO4: u64 = 1 << 54;
     pub(super) const GUEST_USO6: u64 = 1 << 55;
     pub(super) const HOST_USO: u64 = 1 << 56;
+    /// What a host may leave to a driver.
+    pub(super) const GUEST: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_USO4 | GUEST_USO6;
 }
 
 /// The bit in the status field of the configuration space (5.1.4).
@@ -83,7 +86,7 @@ const LINK_UP: u16 = 1;
 fn offload_features(offloads: Offloads) -> u64 {
     use feature::*;
     let bits = [
-        (true, CSUM | GUEST_CSUM),
+        (true, CSUM | GUEST_CSUM | CTRL_GUEST_OFFLOADS),
         (offloads.tso4, HOST_TSO4 | GUEST_TSO4),
         (offloads.tso6, HOST_TSO6 | GUEST_TSO6),
         (offloads.ecn, HOST_ECN | GUEST_ECN),
@@ -93,13 +96,29 @@ fn offload_features(offloads: Offloads) -> u64 {
     if offloads.checksum { offered } else { 0 }
 }
 
+/// What a host may leave to the driver that agreed on these feature bits.
+fn guest_offloads(features: u64) -> Offloads {
+    use feature::*;
+    let has = |bits| features & bits == bits;
+    Offloads {
+        checksum: has(GUEST_CSUM),
+        tso4: has(GUEST_TSO4),
+        tso6: has(GUEST_TSO6),
+        ecn: has(GUEST_ECN),
+        // The kernel knows only both.
+        uso: has(GUEST_USO4 | GUEST_USO6),
+    }
+}
+
 /// What driver and device agreed on.
 #[derive(Clone, Copy, Debug)]
 struct Agreed {
     /// What the driver may leave to the host.
     host: Offloads,
-    /// What the host may leave to the driver.
-    guest: Offloads,
+    /// What the host may leave to the driver at most, as feature bits: what it may now is in [`Chosen`].
+    guest: u64,
+    /// The driver may say that it be less.
+    changeable: bool,
     /// A frame may lie in several chains.
     mergeable: bool,
     /// There may be several queue pairs.
@@ -117,15 +136,13 @@ impl Agreed {
             ecn: has(HOST_ECN),
             uso: has(HOST_USO),
         };
-        let guest = Offloads {
-            checksum: has(GUEST_CSUM),
-            tso4: has(GUEST_TSO4),
-            tso6: has(GUEST_TSO6),
-            ecn: has(GUEST_ECN),
-            // The kernel knows only both.
-            uso: has(GUEST_USO4 | GUEST_USO6),
-        };
-        Agreed { host, guest, mergeable: has(MRG_RXBUF), several: has(CTRL_VQ | MQ) }
+        Agreed {
+            host,
+            guest: features & GUEST,
+            changeable: has(CTRL_VQ | CTRL_GUEST_OFFLOADS),
+            mergeable: has(MRG_RXBUF),
+            several: has(CTRL_VQ | MQ),
+        }
     }
 }
 
@@ -183,8 +200,8 @@ impl Net {
 
     /// Has the link give what the driver takes, in as many queues as it uses. A host that refuses costs frames, which
     /// are counted, and the user is told.
-    fn set_link(&self, guest: Offloads, live: &Activation) {
-        let shared = &self.handle.0;
+    fn set_link(&self, live: &Activation) {
+        let (shared, guest) = (&self.handle.0, self.chosen.guest_offloads());
         let done = shared.pairs[0].link.set_offloads(guest).and_then(|()| shared.set_active(self.chosen.active()));
         // Of one that has ended, the user knows.
         if let Err(error) = done
@@ -203,6 +220,9 @@ impl Net {
         }
         if !(1..=self.handle.pairs()).contains(&state.active) {
             return Err(StateError::Value { what: "number of queue pairs in use", value: state.active.into() });
+        }
+        if state.offloads & !(self.features() & feature::GUEST) != 0 {
+            return Err(StateError::Value { what: "offloads in force", value: state.offloads });
         }
         state.pairs.iter().try_for_each(check_pair)
     }
@@ -238,6 +258,11 @@ impl VirtioDevice for Net {
         always | mtu | several | offload_features(self.handle.0.offloads)
     }
 
+    /// A driver gets all that it takes until it says otherwise.
+    fn negotiated(&mut self, features: u64) {
+        self.chosen.set_guest(features & feature::GUEST);
+    }
+
     /// mac, status, max_virtqueue_pairs, mtu (5.1.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let status = if self.handle.is_up() { LINK_UP } else { 0 };
@@ -254,7 +279,9 @@ impl VirtioDevice for Net {
 
     fn start(&mut self, mut live: Activation) -> Result<(), StartError> {
         let agreed = Agreed::new(live.features);
-        self.set_link(agreed.guest, &live);
+        // Of a saved state, only the driver's own features are believed.
+        self.chosen.set_guest(self.chosen.guest() & agreed.guest);
+        self.set_link(&live);
         let pairs = if agreed.several { self.handle.pairs() } else { 1 };
         let mut by_worker: Vec<Vec<LiveQueue>> = (0..pairs).map(|_| Vec::new()).collect();
         for queue in std::mem::take(&mut live.queues) {
@@ -282,6 +309,7 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.handle.0.notice.set_missed(false);
         self.chosen.set(self.config.mac, 1);
+        self.chosen.set_guest(0);
         // The next driver takes whole frames until it says otherwise. A tap that refuses is gone: the worker will see.
         let _ = self.handle.0.pairs[0].link.set_offloads(Offloads::NONE);
     }
@@ -297,6 +325,7 @@ impl VirtioDevice for Net {
             mtu: self.config.mtu,
             chosen_mac: self.chosen.mac(),
             active: self.chosen.active(),
+            offloads: self.chosen.guest(),
             wanted: shared.wanted.load(Ordering::Acquire),
             up: shared.is_up(),
             missed: shared.notice.missed(),
@@ -326,6 +355,7 @@ impl VirtioDevice for Net {
             lock(&pair.boxes).restore(&pair.link, &saved.received, saved.unsent.as_ref());
         }
         self.chosen.set(state.chosen_mac, state.active);
+        self.chosen.set_guest(state.offloads);
         shared.wanted.store(state.wanted, Ordering::Release);
         // The driver knows the link as it was saved.
         shared.notice.set_missed(state.missed || shared.is_up() != state.up);

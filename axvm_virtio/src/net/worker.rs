@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 
 use axvm_memory::{GuestRam, GuestRange, MESSAGE_RANGES};
 use axvm_sync::lock;
+use axvm_tap::Offloads;
 use rustix::event::PollFlags;
 
 use super::boxes::{Boxes, Input, Output};
@@ -49,6 +50,8 @@ pub(super) struct NetWork {
     chosen: Arc<Chosen>,
     fault: FaultReporter,
     agreed: Agreed,
+    /// What the host may leave to the driver in this turn.
+    guest: Offloads,
     /// The number of the pair.
     number: usize,
     /// How many pairs the driver may use.
@@ -88,6 +91,7 @@ impl NetWork {
             chosen: Arc::clone(chosen),
             fault: live.fault.clone(),
             agreed,
+            guest: Offloads::NONE,
             number,
             pairs,
             wait_input: false,
@@ -151,9 +155,9 @@ impl NetWork {
     /// The header for the driver of the frame at the front; `None` if the driver does not take such a frame.
     fn header(&self, boxes: &Boxes, len: usize) -> Option<FrameHeader> {
         match boxes.frame(len).0 {
-            Some(header) => header.for_guest(self.agreed.guest),
+            Some(header) => header.for_guest(self.guest),
             // Whose link offers checksums without headers said that they are right.
-            None if self.agreed.guest.checksum => Some(FrameHeader::VALID),
+            None if self.guest.checksum => Some(FrameHeader::VALID),
             None => Some(FrameHeader::PLAIN),
         }
     }
@@ -270,7 +274,7 @@ impl NetWork {
                 }
                 return Ok(Next::Sleep);
             };
-            let (head, card) = (chain.head, (&*self.shared, &*self.chosen, self.agreed.several));
+            let (head, card) = (chain.head, (&*self.shared, &*self.chosen, self.agreed));
             let written = control::serve(&self.ram, &chain, &mut self.command, card)?;
             queue.push_used(head, written);
         }
@@ -334,6 +338,8 @@ impl Work for NetWork {
         }
         let shared = Arc::clone(&self.shared);
         let mut boxes = lock(&shared.pairs[self.number].boxes);
+        // Under the lock, by which a driver that takes less is sure that it gets no more: see `Shared::settle`.
+        self.guest = self.chosen.guest_offloads();
         let link_ready = ready.source(LINK);
         if let Err(error) = boxes.flush(&self.pair().link) {
             self.end_link(&mut boxes, error);

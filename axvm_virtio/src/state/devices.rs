@@ -126,6 +126,8 @@ pub struct NetState {
     pub chosen_mac: [u8; 6],
     /// Queue pairs in use.
     pub active: u16,
+    /// What the host leaves to the driver: the feature bits that it agreed on, or fewer, as it said since.
+    pub offloads: u64,
     /// The user wants the link up.
     pub wanted: bool,
     /// The link is up, as the driver can know.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axvm_arch::Gpa;
 use axvm_virtio::net::{Link, LinkKind, Net, NetHandle, Offloads};
-use axvm_virtio::testing::Buffer;
+use axvm_virtio::state::DeviceState;
+use axvm_virtio::testing::{Buffer, FakeDriver};
 use common::card::*;
 use common::*;
 
@@ -186,7 +187,7 @@ fn a_peer_that_looks_at_no_checksum_is_sent_none() {
     let link = Link::new(LinkKind::Stream, ours).unwrap().offering(Offloads::ALL);
     let handle = NetHandle::new(link).unwrap();
     let machine = Machine::new(Box::new(Net::new(handle.clone(), CONFIG)));
-    assert_eq!(machine.offered() & 0x3fff, MAC | MTU | 3, "checksums both ways, no segments");
+    assert_eq!(machine.offered() & 0x3fff, MAC | MTU | 7, "checksums both ways, no segments");
     let mut drivers = machine.bring_up_all(machine.offered(), RINGS, 64);
     machine.ram.write(DATA, &[&ASKING[0][..], &frame(1, 100)].concat()).unwrap();
     drivers[1].add(&[Buffer::readable(DATA, 112)]);
@@ -197,4 +198,97 @@ fn a_peer_that_looks_at_no_checksum_is_sent_none() {
     machine.show(RECEIVE, &mut drivers[0]);
     assert_eq!(finished(&mut drivers[0]), 112);
     assert_eq!(machine.bytes(INPUT, HEAD), [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], "found right");
+}
+
+/// Feature bit, and what a driver says to it that takes all.
+const CHANGEABLE: u64 = 1 << 2;
+const ALL: u64 = 2 | 7 << 7 | 3 << 54;
+
+#[test]
+fn a_driver_may_take_less_while_it_runs_and_more_again() {
+    let (card, socket) = card(0);
+    let Card { mut machine, handle, .. } = card;
+    let rings = [RINGS[0], RINGS[1], CONTROL_RING];
+    assert_eq!(machine.offered() & CHANGEABLE, CHANGEABLE);
+    let mut drivers = machine.bring_up_all(machine.offered() & !(1 << 29), rings, 64);
+    let passes = |machine: &Machine, driver: &mut FakeDriver, offloads: u64| {
+        for (asked, header) in ASKING.iter().enumerate() {
+            let before = handle.to_guest().dropped;
+            socket.send(&[&header[..], &frame(asked as u32, 3000)].concat()).unwrap();
+            if agreed(offloads, TO_GUEST, asked) {
+                driver.add(&[Buffer::writable(INPUT, 4000)]);
+                machine.show(RECEIVE, driver);
+                assert_eq!(finished(driver), HEAD + 3000);
+                assert_eq!(machine.bytes(INPUT, 2), header[..2]);
+            } else {
+                assert!(wait_until(|| handle.to_guest().dropped == before + 1), "{offloads:#x}, {asked}");
+            }
+        }
+    };
+    passes(&machine, &mut drivers[0], ALL);
+    for offloads in [0, 2, 2 | 1 << 7, 1 << 8, 2 | 1 << 54, ALL, 0] {
+        assert_eq!(set_offloads(&machine, &mut drivers[2], &offloads.to_le_bytes()), 0, "{offloads:#x}");
+        passes(&machine, &mut drivers[0], offloads);
+    }
+    // What was said holds over a pause, and in another machine.
+    machine.pause();
+    machine.resume();
+    passes(&machine, &mut drivers[0], 0);
+    assert_eq!(set_offloads(&machine, &mut drivers[2], &2_u64.to_le_bytes()), 0);
+    machine = machine.carry(Box::new(Net::new(handle.clone(), CONFIG)));
+    machine.resume();
+    passes(&machine, &mut drivers[0], 2);
+    // The next driver begins anew.
+    drivers = machine.bring_up_all(machine.offered() & !(1 << 29), rings, 64);
+    passes(&machine, &mut drivers[0], ALL);
+    assert_eq!(machine.status(), LIVE);
+}
+
+#[test]
+fn offloads_that_were_not_agreed_on_are_refused_and_change_nothing() {
+    let (card, socket) = card(0);
+    let Card { machine, handle, .. } = card;
+    let rings = [RINGS[0], RINGS[1], CONTROL_RING];
+    // Checksums and segments over IPv4, one way; marks are not agreed on.
+    let features = machine.offered() & !(1 << 29 | ALL) | 2 | 1 << 7;
+    let mut drivers = machine.bring_up_all(features, rings, 64);
+    for offloads in [1 << 8, 1 << 9, 1 << 10, 1 << 54, 3 << 54, 2 | 1, 2 | 4, 1 << 11, 1 << 63, u64::MAX] {
+        assert_eq!(set_offloads(&machine, &mut drivers[2], &offloads.to_le_bytes()), 1, "{offloads:#x}");
+    }
+    for len in [0, 1, 7, 9, 16, 1000] {
+        assert_eq!(set_offloads(&machine, &mut drivers[2], &vec![0; len]), 1, "{len} bytes");
+    }
+    socket.send(&[&ASKING[1][..], &frame(1, 3000)].concat()).unwrap();
+    drivers[0].add(&[Buffer::writable(INPUT, 4000)]);
+    machine.show(RECEIVE, &mut drivers[0]);
+    assert_eq!(finished(&mut drivers[0]), HEAD + 3000);
+    // Without the feature there is no such command.
+    drivers = machine.bring_up_all(features & !CHANGEABLE, rings, 64);
+    assert_eq!(set_offloads(&machine, &mut drivers[2], &2_u64.to_le_bytes()), 1);
+    assert_eq!((handle.to_guest().dropped, machine.status()), (0, LIVE));
+}
+
+#[test]
+fn a_saved_state_leaves_a_driver_nothing_that_it_has_not_agreed_on() {
+    let (card, _socket) = card(2);
+    card.machine.pause();
+    let mut state = card.machine.transport.state().unwrap();
+    for (offloads, taken) in [(2, true), (ALL, true), (1 << 10, false), (1, false), (u64::MAX, false)] {
+        let DeviceState::Net(net) = &mut state.device else { panic!("a network card") };
+        net.offloads = offloads;
+        let (ours, peer) = Peer::pair(LinkKind::Tap);
+        let Peer::Datagram(socket, _) = &peer else { panic!("datagrams") };
+        let handle = NetHandle::new(Link::stand_in(vec![ours], Offloads::ALL).unwrap()).unwrap();
+        let machine = Machine::over(card.machine.ram.clone(), Box::new(Net::new(handle.clone(), CONFIG)));
+        machine.pause();
+        match machine.transport.restore(&state) {
+            Ok(()) if taken => {
+                machine.resume();
+                socket.send(&[&ASKING[1][..], &frame(1, 3000)].concat()).unwrap();
+                assert!(wait_until(|| handle.to_guest().dropped == 1), "segments: {offloads:#x}");
+            }
+            Err(error) if !taken => assert!(error.source.to_string().contains("offloads in force"), "{error:?}"),
+            other => panic!("{offloads:#x}: {other:?}"),
+        }
+    }
 }

@@ -174,6 +174,30 @@ fn checksums_are_left_to_whom_said_so() {
 }
 
 #[test]
+fn a_driver_that_takes_less_has_the_kernel_do_it() {
+    in_namespace(|| {
+        let mut card = Tapped::new(!0, Offloads::ALL);
+        let set = |card: &mut Tapped, offloads: u64| {
+            set_offloads(&card.machine, &mut card.drivers[2], &offloads.to_le_bytes())
+        };
+        for _ in 0..3 {
+            assert_eq!(set(&mut card, 0), 0);
+            assert!(!card.host_leaves_checksums());
+            assert_eq!(set(&mut card, 2), 0);
+            assert!(card.host_leaves_checksums());
+        }
+        assert_eq!(set(&mut card, 0), 0);
+        card.machine = card.machine.carry(Box::new(Net::new(card.handle.clone(), CONFIG)));
+        card.machine.resume();
+        assert!(!card.host_leaves_checksums());
+        assert_eq!(card.handle.to_guest().dropped, 0, "the kernel did it, no frame was refused");
+        card.check_alive();
+        ip("link del tap0");
+        assert_eq!(set(&mut card, 2), 1, "a tap that is gone");
+    });
+}
+
+#[test]
 fn a_user_may_offer_no_offloads() {
     in_namespace(|| {
         let mut card = Tapped::new(!0, Offloads::NONE);

@@ -104,6 +104,7 @@ prop_compose! {
         mtu in prop_oneof![8 => Just(CONFIG.mtu), 1 => any::<Option<u16>>()],
         (wanted, up, missed) in any::<(bool, bool, bool)>(),
         (chosen_mac, active) in (any::<[u8; 6]>(), prop_oneof![8 => Just(1), 1 => any::<u16>()]),
+        offloads in prop_oneof![8 => Just(0), 1 => any::<u64>()],
         pairs in prop_oneof![8 => Just(1), 1 => 0..4_usize],
         lengths in proptest::collection::vec(frame_len(), 0..4),
         unsent in proptest::option::of(frame_len()),
@@ -113,7 +114,19 @@ prop_compose! {
             .map(|lengths: Vec<usize>| lengths.into_iter().map(|len| Frame(vec![0x5a; len])).collect::<Vec<_>>());
         let pairs = vec![PairState { received, unsent: unsent.into_iter().next() }; pairs];
         let (rx, tx) = (LimiterState { bytes: bucket, ops: None }, LimiterState { bytes: None, ops: bucket });
-        DeviceState::Net(Box::new(NetState { mac, mtu, chosen_mac, active, wanted, up, missed, rx, tx, pairs }))
+        DeviceState::Net(Box::new(NetState {
+            mac,
+            mtu,
+            chosen_mac,
+            active,
+            offloads,
+            wanted,
+            up,
+            missed,
+            rx,
+            tx,
+            pairs,
+        }))
     }
 }
 

@@ -112,6 +112,15 @@ pub fn decode(bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(frame)
 }
 
+/// Has the card set what the host may leave to the driver, feature bits; its answer.
+pub fn set_offloads(machine: &Machine, driver: &mut FakeDriver, command: &[u8]) -> u8 {
+    machine.ram.write(HEADER, &[&[5, 0][..], command].concat()).unwrap();
+    driver.add(&[Buffer::readable(HEADER, command.len() as u32 + 2), Buffer::writable(STATUS, 1)]);
+    machine.show(CONTROL, driver);
+    assert_eq!(finished(driver), 1);
+    machine.bytes(STATUS, 1)[0]
+}
+
 /// A frame that says its number, in which each place is known.
 pub fn frame(number: u32, len: usize) -> Vec<u8> {
     let mut frame: Vec<_> = (0..len).map(|at| (at as u32 * 7 + number) as u8).collect();
