@@ -7,6 +7,7 @@
 //!   busybox + our scripts -->  cache/disk-KEY.img                                   disk
 //!   rustc                      cache/vsock-trial-KEY                                trial
 //!   apt                        cache/packaged/PACKAGE/FILE                          kernels that are not Linux
+//!   apt                        cache/bundle-NAME-KEY.tar                            programs for a guest
 //!   mmdebstrap            -->  cache/debian-KEY/{vmlinuz, initrd.img, disk.img}      debian
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! here mounts or needs root, but for a first `apt-get update`.
 
 mod apt;
+mod bundle;
 mod busybox;
 mod debian;
 mod disk;
@@ -28,6 +30,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub use bundle::bundle;
 pub use busybox::busybox;
 pub use debian::Debian;
 pub use disk::{make_ext4, root_disk};

@@ -1,4 +1,4 @@
-//! What every lab run finds in `/axvm`: the AxVM under test, kernels, initrd, root disk, and passt.
+//! What every lab run finds in `/axvm`: the AxVM under test, kernels, initrd, root disk, and passt; and what some find.
 
 use std::path::PathBuf;
 
@@ -27,6 +27,11 @@ const SSH: [(&str, &str, &str); 8] = [
     ("libcrypt1", "lib/x86_64-linux-gnu/libcrypt.so.1", "host/lib/x86_64-linux-gnu/libcrypt.so.1"),
 ];
 
+/// The packages of what a guest fetches, with all they depend on.
+const LSPCI: [&str; 9] =
+    ["pciutils", "libpci3", "libkmod2", "libudev1", "zlib1g", "libzstd1", "liblzma5", "libssl3", "libc6"];
+const PYTHON: [&str; 5] = ["python3.11-minimal", "libpython3.11-minimal", "libexpat1", "zlib1g", "libc6"];
+
 /// passt, for `--net user`. The caller holds the cache's lock.
 pub fn passt() -> Result<Files> {
     packaged(&PASST)
@@ -35,6 +40,21 @@ pub fn passt() -> Result<Files> {
 /// passt and SSH. The caller holds the cache's lock.
 pub fn ssh() -> Result<Files> {
     Ok([passt()?, packaged(&SSH)?].concat())
+}
+
+/// passt, and what a guest fetches for `lspci`. The caller holds the cache's lock.
+pub fn lspci() -> Result<Files> {
+    served("lspci", &LSPCI)
+}
+
+/// passt, and a Python for a guest. The caller holds the cache's lock.
+pub fn python() -> Result<Files> {
+    served("python", &PYTHON)
+}
+
+/// passt, by which a guest reaches the server beside AxVM, and the packages there as `NAME.tar`.
+fn served(name: &str, packages: &[&str]) -> Result<Files> {
+    Ok([passt()?, vec![(assets::bundle(name, packages)?, format!("www/{name}.tar"))]].concat())
 }
 
 fn packaged(files: &[(&str, &str, &str)]) -> Result<Files> {

@@ -268,7 +268,13 @@ fn pci() -> Vec<Scenario> {
     let high =
         Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:4,disk,log:lab", ..plain };
     let twice = Boot { checks: "boots:2,msix:3:2,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
-    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice)]
+    let listed = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci --net user --vsock",
+        checks: "lspci:198.51.100.7:5,log:lab",
+        brings: Some(lab::lspci),
+        ..plain
+    };
+    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice), scenario("lspci", listed)]
 }
 
 /// The end by a signal, the end by a panic, and memory that comes back.
@@ -362,25 +368,35 @@ fn control() -> Vec<Scenario> {
 }
 
 /// Connections between programs of host and guest: 200 from the host and 60 from the guest, with random ends; a pause in
-/// the middle, and what is left when all is over.
+/// the middle, and what is left when all is over. Then 200 each way, by Python in the guest.
 fn sockets() -> Vec<Scenario> {
-    let both = "vsock-trial programs /tmp/v_5000 & programs=$!
+    // The guest's connections may go on when all of the host's are over.
+    let both = "rm -f /tmp/v_5000; vsock-trial programs /tmp/v_5000 & programs=$!
+        { while kill -0 $pid; do sleep 1; done; kill $programs; } 2>/dev/null &
         { sleep 3; axvm ctl $pid pause; sleep 1; axvm ctl $pid resume; echo paused $?; } &
         vsock-trial clients /tmp/v 200; wait $!
-        vsock-trial end /tmp/v; sleep 1; axvm ctl $pid status | grep -w vsock; kill $programs";
-    let boot = |arguments| Boot {
-        arguments,
+        vsock-trial end /tmp/v; sleep 1; axvm ctl $pid status | grep -w vsock";
+    let sockets = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --vsock cid=7,socket=/tmp/v",
         checks: "vsock:60,disk,log:lab",
         limit: 180,
         on: Some(("MARK vsock", both)),
         ..PLAIN
     };
+    let python = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --net user --vsock cid=7,socket=/tmp/v",
+        checks: "python:198.51.100.7:200,log:lab",
+        brings: Some(lab::python),
+        ..sockets
+    };
     let whole = |seen: &str| {
         seen.contains("150 came back whole, 50 left, 0 failed") && seen.contains("paused 0") && seen.contains("CID 7,")
     };
-    let sockets = boot("--disk DISK --memory 512M --cpus 2 --vsock cid=7,socket=/tmp/v");
     let proofs = vec![Proof::CleanDisk, Proof::Seen("each byte of 200 connections", whole)];
-    vec![Scenario { name: "vsock", boots: vec![sockets], proofs }]
+    vec![
+        Scenario { name: "vsock", boots: vec![sockets], proofs: proofs.clone() },
+        Scenario { name: "vsock-python", boots: vec![python], proofs },
+    ]
 }
 
 /// Two cards: one by passt, with a server outside and a port that leads in; one on a tap, whose cable is pulled at the end.
