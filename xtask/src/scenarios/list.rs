@@ -11,6 +11,7 @@ const PLAIN: Boot = Boot {
     elf: false,
     other: None,
     brings: None,
+    before: "",
     checks: COMMON,
     append: "",
     rounds: 1,
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Scenario> {
         control(),
         sockets(),
         network(),
+        peer(),
         ssh(),
         commands(),
         pci(),
@@ -422,6 +424,26 @@ fn network() -> Vec<Scenario> {
         Proof::Seen("threads net0-q0, net1-q0 and passt", named),
     ];
     vec![Scenario { name: "network", boots: vec![boot], proofs }]
+}
+
+/// A guest of QEMU at the other end of both kinds of sockets: each gets answers from the other, until QEMU ends.
+fn peer() -> Vec<Scenario> {
+    let look = "tries=0
+        until grep -q 'CHECK end' /tmp/peer || [ $tries -ge 300 ]; do tries=$((tries + 1)); usleep 100000; done
+        cat /tmp/peer.said /tmp/peer; kill $(cat /tmp/peer.pid)";
+    let boot = Boot {
+        arguments: "--disk path=DISK,ephemeral --memory 512M --net stream=/tmp/one,mac=02:00:00:00:01:01 \
+                    --net dgram=127.0.0.1:4001:127.0.0.1:4002,mac=02:00:00:00:01:02",
+        before: "peer peer:2:1",
+        checks: "peer:1:2,unplugged:eth0,log:lab",
+        brings: Some(lab::qemu),
+        on: Some(("MARK peer", look)),
+        limit: 150,
+        ..PLAIN
+    };
+    let answered = |seen: &str| seen.contains("CHECK peer: ok");
+    let proofs = vec![Proof::SameDisk, Proof::Seen("answers for the guest of QEMU, too", answered)];
+    vec![Scenario { name: "qemu-peer", boots: vec![boot], proofs }]
 }
 
 /// A server in the guest, of which both the key that may log in and the program come from outside, and its client.

@@ -55,6 +55,8 @@ pub struct Boot {
     pub other: Option<OtherKernel>,
     /// Brings more programs to the outer machine, which must be there.
     pub brings: Option<fn() -> Result<Files>>,
+    /// A shell line of the outer machine before it starts.
+    pub before: &'static str,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
