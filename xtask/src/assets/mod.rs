@@ -9,11 +9,13 @@
 //!   apt                        cache/packaged/PACKAGE/FILE                          kernels that are not Linux
 //!   apt                        cache/bundle-NAME-KEY.tar                            programs for a guest
 //!   mmdebstrap            -->  cache/debian-KEY/{vmlinuz, initrd.img, disk.img}      debian
+//!   pip                        cache/alpine-VERSION/{vmlinuz, initrd.img}           alpine
 //! ```
 //!
 //! KEY is a fingerprint of the inputs, so a changed script makes a new image and an unchanged one costs nothing. Nothing
 //! here mounts or needs root, but for a first `apt-get update`.
 
+mod alpine;
 mod apt;
 mod bundle;
 mod busybox;
@@ -30,6 +32,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub use alpine::Alpine;
 pub use bundle::bundle;
 pub use busybox::busybox;
 pub use debian::Debian;

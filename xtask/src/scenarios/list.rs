@@ -91,6 +91,20 @@ pub fn distribution() -> Vec<Scenario> {
     vec![scenario("systemd", boot), scenario("systemd-command", command)]
 }
 
+/// A kernel that finds devices on either bus, and its own initrd, which is told the modules of the disk.
+pub fn alpine() -> Vec<Scenario> {
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci",
+        checks: "msix:3:2,disk,clock:NOW:60,log:lab",
+        append: "modules=virtio_blk,ext4 rootfstype=ext4 rootflags=rw root=/dev/vda",
+        rounds: 0,
+        says: &["CHECK msix: ok", "CHECK disk: ok", "CHECK clock: ok", "CHECK log: ok", "CHECK end: ok"],
+        limit: 300,
+        ..PLAIN
+    };
+    vec![scenario("alpine-pci", boot)]
+}
+
 fn scenario(name: &'static str, boot: Boot) -> Scenario {
     Scenario { name, boots: vec![boot], proofs: vec![Proof::CleanDisk] }
 }
