@@ -30,6 +30,22 @@ boot() {
     echo "axvm-lab: note end $dir" >/dev/ttyS0
 }
 
+# peer CHECKS: QEMU with a guest of its own, the same system, at the other end of two cables. Its disk forgets. It stays
+# until it is killed, and not for ever.
+peer() {
+    local="local.type=inet,local.host=127.0.0.1,local.port=4002"
+    remote="remote.type=inet,remote.host=127.0.0.1,remote.port=4001"
+    timeout 120 qemu/ld-linux-x86-64.so.2 --library-path qemu qemu/qemu-system-x86_64 -L qemu -M microvm -accel kvm -cpu host \
+        -m 256 -nodefaults -no-user-config -display none -serial file:/tmp/peer -pidfile /tmp/peer.pid \
+        -kernel bzImage -initrd initrd.img -append "quiet console=ttyS0 axvm.end=hang axvm.check=$1" \
+        -drive "id=disk,file=$disk,format=raw,if=none,snapshot=on" -device virtio-blk-device,drive=disk \
+        -netdev stream,id=one,server=on,addr.type=unix,addr.path=/tmp/one -netdev "dgram,id=two,$local,$remote" \
+        -device virtio-net-device,netdev=one,mac=02:00:00:00:02:01 \
+        -device virtio-net-device,netdev=two,mac=02:00:00:00:02:02 </dev/null >/tmp/peer.said 2>&1 &
+    tries=0
+    until [ -S /tmp/one ] || [ $tries -ge 100 ]; do tries=$((tries + 1)); usleep 100000; done
+}
+
 # Kills process $1 after $2 seconds. What even that does not end hangs in the outer machine's kernel: the host is told where.
 bound() {
     cd /

@@ -13,7 +13,7 @@ use crate::project::{cache, fingerprint};
 use crate::tool::{self, output, tool};
 
 /// Files of ours on the disk: path, permission bits, content.
-const FILES: [(&str, u32, &str); 10] = [
+const FILES: [(&str, u32, &str); 11] = [
     ("etc/inittab", 0o644, include_str!("../../files/guest/inittab")),
     ("etc/profile", 0o644, include_str!("../../files/guest/profile")),
     ("etc/motd", 0o644, include_str!("../../files/guest/motd")),
@@ -23,6 +23,7 @@ const FILES: [(&str, u32, &str); 10] = [
     ("etc/udhcpc", 0o755, include_str!("../../files/guest/udhcpc")),
     ("etc/init.d/stop", 0o755, include_str!("../../files/guest/stop")),
     ("etc/init.d/check", 0o755, include_str!("../../files/guest/check")),
+    ("bin/vsock-python", 0o755, include_str!("../../files/trial/vsock.py")),
     ("etc/init.d/allowed", 0o644, include_str!("../../files/guest/allowed")),
     ("etc/init.d/allowed.lab", 0o644, include_str!("../../files/guest/allowed.lab")),
 ];

@@ -7,13 +7,17 @@
 //!   busybox + our scripts -->  cache/disk-KEY.img                                   disk
 //!   rustc                      cache/vsock-trial-KEY                                trial
 //!   apt                        cache/packaged/PACKAGE/FILE                          kernels that are not Linux
+//!   apt                        cache/bundle-NAME-KEY.tar                            programs for a guest
 //!   mmdebstrap            -->  cache/debian-KEY/{vmlinuz, initrd.img, disk.img}      debian
+//!   pip                        cache/alpine-VERSION/{vmlinuz, initrd.img}           alpine
 //! ```
 //!
 //! KEY is a fingerprint of the inputs, so a changed script makes a new image and an unchanged one costs nothing. Nothing
 //! here mounts or needs root, but for a first `apt-get update`.
 
+mod alpine;
 mod apt;
+mod bundle;
 mod busybox;
 mod debian;
 mod disk;
@@ -28,6 +32,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub use alpine::Alpine;
+pub use bundle::bundle;
 pub use busybox::busybox;
 pub use debian::Debian;
 pub use disk::{make_ext4, root_disk};

@@ -15,7 +15,7 @@ use crate::{packages, program, project, tidy, tool};
 
 /// Run every test of every layer, with its set-up
 ///
-/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), package (`cargo xtask package --check`), bench (`cargo xtask bench --check`), lab (Linux 6.1 and 6.12), tree. A FILTER is
+/// Layers: format, lints, docs, tidy, locks, unit, bare-metal, pages, fuzz, boot (`cargo xtask boot --check`), package (`cargo xtask package --check`), bench (`cargo xtask bench --check`), lab (Linux 6.1, 6.12 and 6.18), tree. A FILTER is
 /// the name of a layer, or part of the name of a lab scenario; or `quick` alone, for the round between two edits: what
 /// needs no machine, and of the crates that changed and those that depend on them only. What cannot run on this machine is
 /// listed as skipped, with the reason.

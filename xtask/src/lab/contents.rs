@@ -1,12 +1,13 @@
-//! What every lab run finds in `/axvm`: the AxVM under test, kernels, initrd, root disk, and passt.
+//! What every lab run finds in `/axvm`: the AxVM under test, kernels, initrd, root disk, and passt; and what some find.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::Files;
 use crate::assets::{self, Kernel, Wanted};
 use crate::program;
+use crate::tool::{self, output, tool};
 
 /// What passt needs of a system, as it lies in packages, and where the outer machine has it.
 const PASST: [(&str, &str, &str); 3] = [
@@ -27,6 +28,14 @@ const SSH: [(&str, &str, &str); 8] = [
     ("libcrypt1", "lib/x86_64-linux-gnu/libcrypt.so.1", "host/lib/x86_64-linux-gnu/libcrypt.so.1"),
 ];
 
+/// The packages of what a guest fetches, with all they depend on.
+const LSPCI: [&str; 9] =
+    ["pciutils", "libpci3", "libkmod2", "libudev1", "zlib1g", "libzstd1", "liblzma5", "libssl3", "libc6"];
+const PYTHON: [&str; 5] = ["python3.11-minimal", "libpython3.11-minimal", "libexpat1", "zlib1g", "libc6"];
+
+const QEMU: &str = "qemu-system-x86_64";
+const FIRMWARE: [&str; 2] = ["bios-microvm.bin", "linuxboot_dma.bin"];
+
 /// passt, for `--net user`. The caller holds the cache's lock.
 pub fn passt() -> Result<Files> {
     packaged(&PASST)
@@ -35,6 +44,37 @@ pub fn passt() -> Result<Files> {
 /// passt and SSH. The caller holds the cache's lock.
 pub fn ssh() -> Result<Files> {
     Ok([passt()?, packaged(&SSH)?].concat())
+}
+
+/// passt, and what a guest fetches for `lspci`. The caller holds the cache's lock.
+pub fn lspci() -> Result<Files> {
+    served("lspci", &LSPCI)
+}
+
+/// passt, and a Python for a guest. The caller holds the cache's lock.
+pub fn python() -> Result<Files> {
+    served("python", &PYTHON)
+}
+
+/// passt, by which a guest reaches the server beside AxVM, and the packages there as `NAME.tar`.
+fn served(name: &str, packages: &[&str]) -> Result<Files> {
+    Ok([passt()?, vec![(assets::bundle(name, packages)?, format!("www/{name}.tar"))]].concat())
+}
+
+/// The QEMU that runs the lab, its libraries, and the firmware of its `microvm`.
+pub fn qemu() -> Result<Files> {
+    let program = tool::find(QEMU).with_context(|| format!("no {QEMU} here"))?;
+    let libraries = output(tool("ldd").arg(&program))?;
+    let directories = output(tool(QEMU).args(["-L", "help"]))?;
+    let firmware = |name: &&str| directories.lines().map(|dir| Path::new(dir).join(name)).find(|file| file.exists());
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    let files = [program].into_iter().chain(libraries).chain(FIRMWARE.iter().filter_map(firmware));
+    // A link in the payload would lead nowhere.
+    let named = |file: PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok((file.canonicalize()?, format!("qemu/{name}")))
+    };
+    files.map(named).collect()
 }
 
 fn packaged(files: &[(&str, &str, &str)]) -> Result<Files> {

@@ -145,9 +145,9 @@ mod tests {
     use super::*;
 
     fn boot(checks: &'static str) -> Boot {
-        let (arguments, append, says, command) = ("", "", &[][..], None);
+        let (arguments, append, before, says, command) = ("", "", "", &[][..], None);
         let (elf, brings, other, on) = (false, None, None, None);
-        Boot { arguments, elf, other, brings, checks, append, rounds: 1, command, exit: 0, limit: 1, on, says }
+        Boot { arguments, elf, other, brings, before, checks, append, rounds: 1, command, exit: 0, limit: 1, on, says }
     }
 
     fn judged(console: &str, exit: &str) -> Vec<String> {

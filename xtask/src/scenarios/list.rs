@@ -11,6 +11,7 @@ const PLAIN: Boot = Boot {
     elf: false,
     other: None,
     brings: None,
+    before: "",
     checks: COMMON,
     append: "",
     rounds: 1,
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Scenario> {
         control(),
         sockets(),
         network(),
+        peer(),
         ssh(),
         commands(),
         pci(),
@@ -87,6 +89,20 @@ pub fn distribution() -> Vec<Scenario> {
         ..boot
     };
     vec![scenario("systemd", boot), scenario("systemd-command", command)]
+}
+
+/// A kernel that finds devices on either bus, and its own initrd, which is told the modules of the disk.
+pub fn alpine() -> Vec<Scenario> {
+    let boot = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci",
+        checks: "msix:3:2,disk,clock:NOW:60,log:lab",
+        append: "modules=virtio_blk,ext4 rootfstype=ext4 rootflags=rw root=/dev/vda",
+        rounds: 0,
+        says: &["CHECK msix: ok", "CHECK disk: ok", "CHECK clock: ok", "CHECK log: ok", "CHECK end: ok"],
+        limit: 300,
+        ..PLAIN
+    };
+    vec![scenario("alpine-pci", boot)]
 }
 
 fn scenario(name: &'static str, boot: Boot) -> Scenario {
@@ -277,7 +293,14 @@ fn pci() -> Vec<Scenario> {
         Proof::Seen("all slots free at the end", |seen| seen.contains("slots    28 of 28 free")),
     ];
     let plugged = Scenario { name: "pci-hotplug", boots: vec![plug], proofs };
-    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice), plugged]
+    let listed = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci --net user --vsock",
+        checks: "lspci:198.51.100.7:5,log:lab",
+        brings: Some(lab::lspci),
+        ..plain
+    };
+    let listed = scenario("lspci", listed);
+    vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice), plugged, listed]
 }
 
 /// What a person does to a machine whose guest waits for a disk and a card: each comes, and goes when the guest is done.
@@ -383,25 +406,35 @@ fn control() -> Vec<Scenario> {
 }
 
 /// Connections between programs of host and guest: 200 from the host and 60 from the guest, with random ends; a pause in
-/// the middle, and what is left when all is over.
+/// the middle, and what is left when all is over. Then 200 each way, by Python in the guest.
 fn sockets() -> Vec<Scenario> {
-    let both = "vsock-trial programs /tmp/v_5000 & programs=$!
+    // The guest's connections may go on when all of the host's are over.
+    let both = "rm -f /tmp/v_5000; vsock-trial programs /tmp/v_5000 & programs=$!
+        { while kill -0 $pid; do sleep 1; done; kill $programs; } 2>/dev/null &
         { sleep 3; axvm ctl $pid pause; sleep 1; axvm ctl $pid resume; echo paused $?; } &
         vsock-trial clients /tmp/v 200; wait $!
-        vsock-trial end /tmp/v; sleep 1; axvm ctl $pid status | grep -w vsock; kill $programs";
-    let boot = |arguments| Boot {
-        arguments,
+        vsock-trial end /tmp/v; sleep 1; axvm ctl $pid status | grep -w vsock";
+    let sockets = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --vsock cid=7,socket=/tmp/v",
         checks: "vsock:60,disk,log:lab",
         limit: 180,
         on: Some(("MARK vsock", both)),
         ..PLAIN
     };
+    let python = Boot {
+        arguments: "--disk DISK --memory 512M --cpus 2 --net user --vsock cid=7,socket=/tmp/v",
+        checks: "python:198.51.100.7:200,log:lab",
+        brings: Some(lab::python),
+        ..sockets
+    };
     let whole = |seen: &str| {
         seen.contains("150 came back whole, 50 left, 0 failed") && seen.contains("paused 0") && seen.contains("CID 7,")
     };
-    let sockets = boot("--disk DISK --memory 512M --cpus 2 --vsock cid=7,socket=/tmp/v");
     let proofs = vec![Proof::CleanDisk, Proof::Seen("each byte of 200 connections", whole)];
-    vec![Scenario { name: "vsock", boots: vec![sockets], proofs }]
+    vec![
+        Scenario { name: "vsock", boots: vec![sockets], proofs: proofs.clone() },
+        Scenario { name: "vsock-python", boots: vec![python], proofs },
+    ]
 }
 
 /// Two cards: one by passt, with a server outside and a port that leads in; one on a tap, whose cable is pulled at the end.
@@ -427,6 +460,26 @@ fn network() -> Vec<Scenario> {
         Proof::Seen("threads net0-q0, net1-q0 and passt", named),
     ];
     vec![Scenario { name: "network", boots: vec![boot], proofs }]
+}
+
+/// A guest of QEMU at the other end of both kinds of sockets: each gets answers from the other, until QEMU ends.
+fn peer() -> Vec<Scenario> {
+    let look = "tries=0
+        until grep -q 'CHECK end' /tmp/peer || [ $tries -ge 300 ]; do tries=$((tries + 1)); usleep 100000; done
+        cat /tmp/peer.said /tmp/peer; kill $(cat /tmp/peer.pid)";
+    let boot = Boot {
+        arguments: "--disk path=DISK,ephemeral --memory 512M --net stream=/tmp/one,mac=02:00:00:00:01:01 \
+                    --net dgram=127.0.0.1:4001:127.0.0.1:4002,mac=02:00:00:00:01:02",
+        before: "peer peer:2:1",
+        checks: "peer:1:2,unplugged:eth0,log:lab",
+        brings: Some(lab::qemu),
+        on: Some(("MARK peer", look)),
+        limit: 150,
+        ..PLAIN
+    };
+    let answered = |seen: &str| seen.contains("CHECK peer: ok");
+    let proofs = vec![Proof::SameDisk, Proof::Seen("answers for the guest of QEMU, too", answered)];
+    vec![Scenario { name: "qemu-peer", boots: vec![boot], proofs }]
 }
 
 /// A server in the guest, of which both the key that may log in and the program come from outside, and its client.

@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::assets::{self, Debian, Kernel, Wanted};
+use crate::assets::{self, Alpine, Debian, Kernel, Wanted};
 use crate::lab::{Console, End, Files, Lab, LabJob, LabReport};
 use crate::program;
 use crate::progress::Progress;
 use crate::project;
 
 pub use judge::Verdict;
-pub use list::{all, distribution, few, others};
+pub use list::{all, alpine, distribution, few, others};
 
 /// A few boots of one machine with the same disk, and what must be true afterwards.
 pub struct Scenario {
@@ -55,6 +55,8 @@ pub struct Boot {
     pub other: Option<OtherKernel>,
     /// Brings more programs to the outer machine, which must be there.
     pub brings: Option<fn() -> Result<Files>>,
+    /// A shell line of the outer machine before it starts.
+    pub before: &'static str,
     /// The list for `axvm.check=`; `NOW` stands for the time. `typed` alone asks the guest for nothing: the shell comes.
     pub checks: &'static str,
     /// More for the kernel command line.
@@ -177,6 +179,14 @@ impl Campaign {
             scenarios,
             others: Vec::new(),
         })
+    }
+
+    /// The scenarios on Alpine's kernel and initrd, with our own small system on the disk.
+    pub fn alpine(scenarios: Vec<Scenario>) -> Result<Self> {
+        let _lock = assets::lock()?;
+        let Alpine { kernel, initrd } = Alpine::get()?;
+        let system = System { kernel, vmlinux: None, initrd, disk: assets::root_disk()? };
+        Ok(Self { system, name: "alpine", scenarios, others: Vec::new() })
     }
 
     /// Runs them in one lab run, and gives a verdict on each. What the outer machine's death left open is tried again: that

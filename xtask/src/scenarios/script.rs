@@ -57,7 +57,8 @@ fn line(name: &str, number: usize, boot: &Boot) -> String {
     let append = format!("quiet {} {check}", boot.append);
     let command = boot.command.map(|command| format!(" -- {command}")).unwrap_or_default();
     format!(
-        "boot {name}/{number} {} {} {} --kernel {kernel} --initrd initrd.img {arguments} --append \"{append}\"{command}\n",
+        "{}\nboot {name}/{number} {} {} {} --kernel {kernel} --initrd initrd.img {arguments} --append \"{append}\"{command}\n",
+        boot.before,
         boot.limit,
         quoted(mark),
         quoted(action),

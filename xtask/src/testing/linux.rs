@@ -3,6 +3,7 @@
 //! ```text
 //!   6.1 (cloud)     all, and others    6.1-generic, 6.1-rt      a few
 //!   6.12 (cloud)    all scenarios      6.12-generic, 6.12-rt    a few      debian: its own kernel, initrd and systemd
+//!                                                                          alpine: its own kernel and initrd
 //! ```
 
 use std::sync::{Mutex, PoisonError};
@@ -20,12 +21,21 @@ use crate::scenarios::{self, Campaign, Scenario, Verdict};
 /// How many labs run at a time.
 const LABS: usize = 2;
 
+/// What a lab starts.
+enum System {
+    Stock(Wanted),
+    Debian,
+    Alpine,
+}
+
 /// All kernels with the scenarios that the filters leave; a layer's name, outcome and time for each.
 pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
     let all_and_others = scenarios::all().into_iter().chain(scenarios::others()).collect();
-    let mut queue = vec![(Some(Wanted::V6_1), all_and_others), (Some(Wanted::V6_12), scenarios::all())];
-    queue.push((None, scenarios::distribution()));
-    queue.extend(Wanted::OTHERS.map(|wanted| (Some(wanted), scenarios::few())));
+    let mut queue =
+        vec![(System::Stock(Wanted::V6_1), all_and_others), (System::Stock(Wanted::V6_12), scenarios::all())];
+    queue.push((System::Debian, scenarios::distribution()));
+    queue.extend(Wanted::OTHERS.map(|wanted| (System::Stock(wanted), scenarios::few())));
+    queue.push((System::Alpine, scenarios::alpine()));
     for (_, scenarios) in &mut queue {
         let named = |scenario: &Scenario| filters.iter().any(|filter| scenario.name.contains(filter.as_str()));
         scenarios.retain(|scenario| filters.is_empty() || named(scenario));
@@ -43,11 +53,12 @@ pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
         let mut done = Vec::new();
-        while let Some((wanted, scenarios)) = next() {
-            let (started, name) = (Instant::now(), wanted.as_ref().map_or("debian", |wanted| wanted.name));
-            let campaign = match &wanted {
-                Some(wanted) => Campaign::new(wanted, scenarios, axvm),
-                None => Campaign::debian(scenarios),
+        while let Some((system, scenarios)) = next() {
+            let started = Instant::now();
+            let (name, campaign) = match &system {
+                System::Stock(wanted) => (wanted.name, Campaign::new(wanted, scenarios, axvm)),
+                System::Debian => ("debian", Campaign::debian(scenarios)),
+                System::Alpine => ("alpine", Campaign::alpine(scenarios)),
             };
             let outcome = match campaign {
                 Ok(campaign) => outcome(name, campaign.run(lab, axvm)),
