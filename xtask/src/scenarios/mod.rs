@@ -8,8 +8,10 @@
 //! One lab run carries all scenarios of a kernel; each boot has its own time limit, console and verdict, so a hang costs
 //! only itself.
 
+mod connected;
 mod judge;
 mod list;
+mod plain;
 mod script;
 
 use std::fs;
