@@ -68,6 +68,7 @@ impl Control for FakeMachine {
             networks: vec![network()],
             parts: Vec::new(),
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/v".into(), connections: 2 }),
+            agent_port: None,
             busy: Vec::new(),
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
             console: "stdio".into(),

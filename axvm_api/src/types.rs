@@ -396,6 +396,9 @@ pub struct Status {
     /// The socket device, if there is one.
     #[serde(default)]
     pub vsock: Option<VsockStatus>,
+    /// The socket of the port of the guest's agent, if there is one: an absolute path.
+    #[serde(default, serialize_with = "readable_if_any")]
+    pub agent_port: Option<PathBuf>,
     /// Threads with a request in the host, longest first; those of a moment come and go.
     pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.

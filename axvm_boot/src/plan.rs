@@ -94,6 +94,8 @@ pub enum VirtioKind {
     Net(usize),
     /// The socket device.
     Vsock,
+    /// The port of the guest's agent.
+    AgentPort,
 }
 
 /// Where registers are.
@@ -365,6 +367,7 @@ impl VirtioKind {
             VirtioKind::Console => "hvc0".into(),
             VirtioKind::Net(number) => format!("net{number}"),
             VirtioKind::Vsock => "vsock".into(),
+            VirtioKind::AgentPort => "agent-port".into(),
         }
     }
 }
@@ -404,6 +407,7 @@ impl fmt::Display for Kind {
             Kind::Virtio(VirtioKind::Console) => "virtio-console",
             Kind::Virtio(VirtioKind::Net(_)) => "virtio-net",
             Kind::Virtio(VirtioKind::Vsock) => "virtio-vsock",
+            Kind::Virtio(VirtioKind::AgentPort) => "virtio-serial",
         })
     }
 }
