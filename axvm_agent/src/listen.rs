@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -16,12 +17,25 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
 
-use crate::{Error, vsock};
+use crate::{Error, port, vsock};
 
 /// How long no connection is accepted when the guest has no descriptor or process left.
 const REST: Duration = Duration::from_millis(100);
 
-/// Serves at the agent's port, for ever.
+/// Serves the host, for ever: by the agent's port if the machine was given one, else by vsock.
+pub fn host() -> Result<(), Error> {
+    match port::find() {
+        Some(device) => at_port(&device),
+        None => vsock(),
+    }
+}
+
+/// Serves at the agent's port, one connection after the other.
+pub fn at_port(device: &Path) -> Result<(), Error> {
+    serve(|| port::accept(device).map(Some))
+}
+
+/// Serves at the agent's vsock port, for ever.
 pub fn vsock() -> Result<(), Error> {
     let listener = vsock::listen_at(axvm_exec::PORT).map_err(explained)?;
     serve(|| {

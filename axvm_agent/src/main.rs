@@ -1,7 +1,7 @@
 //! `axvm-agent`: the program in a guest that runs commands for the host.
 //!
 //! ```text
-//!   axvm-agent                       listens at its vsock port
+//!   axvm-agent                       listens at the agent's port of the machine, or at its vsock port
 //!   axvm-agent as first process      sets up the guest before, and connects to the host if that waits for it
 //!    '-- axvm-agent session          one for each connection (its standard input): one command
 //!         '-- axvm-agent terminal    only with a terminal: makes it the controlling one, becomes the command
@@ -17,6 +17,7 @@ mod command;
 mod init;
 mod listen;
 mod output;
+mod port;
 mod session;
 mod terminal;
 mod vsock;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         // The kernel gives its first process words of its own.
         _ if rustix::process::getpid().is_init() => Err(init::first_process()),
-        [] => listen::vsock(),
+        [] => listen::host(),
         [word] if *word == "session" => session::serve(),
         [word, command @ ..] if *word == "terminal" && !command.is_empty() => Err(terminal::become_command(command)),
         [word, path] if *word == "--unix" => listen::unix(path),

@@ -70,6 +70,7 @@ impl Control for FakeMachine {
             parts: Vec::new(),
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/v".into(), connections: 2 }),
             slots: None,
+            agent_port: None,
             busy: Vec::new(),
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
             console: "stdio".into(),

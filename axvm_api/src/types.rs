@@ -505,6 +505,9 @@ pub struct Status {
     /// The slots of PCI where devices come and go, if there are some.
     #[serde(default)]
     pub slots: Option<SlotCount>,
+    /// The socket of the port of the guest's agent, if there is one: an absolute path.
+    #[serde(default, serialize_with = "readable_if_any")]
+    pub agent_port: Option<PathBuf>,
     /// Threads with a request in the host, longest first; those of a moment come and go.
     pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.

@@ -96,6 +96,8 @@ pub enum VirtioKind {
     Net(usize),
     /// The socket device.
     Vsock,
+    /// The port of the guest's agent.
+    AgentPort,
 }
 
 /// Where registers are.
@@ -396,6 +398,7 @@ impl VirtioKind {
             VirtioKind::Console => "hvc0".into(),
             VirtioKind::Net(number) => format!("net{number}"),
             VirtioKind::Vsock => "vsock".into(),
+            VirtioKind::AgentPort => "agent-port".into(),
         }
     }
 }
@@ -436,6 +439,7 @@ impl fmt::Display for Kind {
             Kind::Virtio(VirtioKind::Console) => "virtio-console",
             Kind::Virtio(VirtioKind::Net(_)) => "virtio-net",
             Kind::Virtio(VirtioKind::Vsock) => "virtio-vsock",
+            Kind::Virtio(VirtioKind::AgentPort) => "virtio-serial",
         })
     }
 }

@@ -47,6 +47,8 @@ pub struct Config {
     pub debug_console: Option<BackEnd>,
     /// The socket by which programs of the host reach the guest, if it has a socket device: an absolute path.
     pub vsock: Option<PathBuf>,
+    /// The socket of the agent's port, if there is one: an absolute path.
+    pub agent_port: Option<PathBuf>,
     /// The command that the guest runs instead of its init; empty: its init.
     pub command: Vec<OsString>,
     /// What was said, for all that needs no completion and no check.
@@ -91,6 +93,8 @@ impl Config {
         check_ends(ends, settings.api_sock.as_deref())?;
         let vsock = said.vsock.as_ref().map(vsock_path);
         check_vsock(vsock.as_deref(), ends, settings.api_sock.as_deref())?;
+        let agent_port = said.agent_port.map(|path| std::path::absolute(&path).unwrap_or(path));
+        check_agent_port(agent_port.as_deref(), vsock.as_deref(), ends, settings.api_sock.as_deref())?;
         let nets = network::cards(&settings.net, &name);
         network::check(&settings.net, &nets).map_err(|(said, why)| ConfigError::option("--net", said, why))?;
         let machine = MachineSpec {
@@ -112,14 +116,25 @@ impl Config {
                 && virtio_console.as_ref().is_some_and(|end| *end != BackEnd::None),
             nets,
             vsock: said.vsock.map(|vsock| vsock.cid),
+            agent_port: agent_port.is_some(),
             panic_stops: settings.on_panic() != OnPanic::Continue,
             debug_exit: said.debug_exit.map(|IoPort(first)| first),
             debug_console: debug_console.is_some(),
             ..MachineSpec::new(KernelSource::File(kernel))
         };
         machine.plan()?;
-        let command = Vec::new();
-        Ok(Config { name, by_default, machine, console, virtio_console, debug_console, vsock, command, settings })
+        Ok(Config {
+            name,
+            by_default,
+            machine,
+            console,
+            virtio_console,
+            debug_console,
+            vsock,
+            agent_port,
+            command: Vec::new(),
+            settings,
+        })
     }
 }
 
@@ -137,7 +152,9 @@ fn for_command(mut settings: Settings) -> Result<Settings, ConfigError> {
         return Err(ConfigError::option(option, BackEnd::Stdio, why));
     }
     settings.console.get_or_insert(BackEnd::None);
-    settings.vsock.get_or_insert_default();
+    if settings.agent_port.is_none() {
+        settings.vsock.get_or_insert_default();
+    }
     settings.on_reboot.get_or_insert(OnReboot::End);
     settings.append = Some(format!("rdinit={} {}", agent::PATH, settings.append()).trim_end().to_owned());
     Ok(settings)
@@ -269,15 +286,38 @@ fn check_vsock(
     api: Option<&Path>,
 ) -> Result<(), ConfigError> {
     let Some(socket) = socket else { return Ok(()) };
-    let is_at = |path: &Path, socket: &Path| std::path::absolute(path).is_ok_and(|path| path == socket);
-    let ends = ends.into_iter().filter_map(|(option, end)| Some((option, end?.path()?)));
-    match ends.chain(api.map(|path| ("--api-sock", path))).find(|(_, path)| is_at(path, socket)) {
-        Some((option, _)) => {
+    match at_path(socket, ends, api) {
+        Some(option) => {
             let why = format!("{option} has this path too; give each a path of its own");
             Err(ConfigError::option("--vsock", format_args!("socket={}", socket.display()), why))
         }
         None => Ok(()),
     }
+}
+
+/// Nor is that of the agent's port.
+fn check_agent_port(
+    socket: Option<&Path>,
+    vsock: Option<&Path>,
+    ends: [(&'static str, Option<&BackEnd>); 3],
+    api: Option<&Path>,
+) -> Result<(), ConfigError> {
+    let Some(socket) = socket else { return Ok(()) };
+    match at_path(socket, ends, api).or((vsock == Some(socket)).then_some("--vsock")) {
+        Some(option) => {
+            let why = format!("{option} has this path too; give each a path of its own");
+            Err(ConfigError::option("--agent-port", socket.display(), why))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The option that names this path, too.
+fn at_path(socket: &Path, ends: [(&'static str, Option<&BackEnd>); 3], api: Option<&Path>) -> Option<&'static str> {
+    let is_at = |path: &Path, socket: &Path| std::path::absolute(path).is_ok_and(|path| path == socket);
+    let ends = ends.into_iter().filter_map(|(option, end)| Some((option, end?.path()?)));
+    let (option, _) = ends.chain(api.map(|path| ("--api-sock", path))).find(|(_, path)| is_at(path, socket))?;
+    Some(option)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod agent_port;
 pub mod cli;
 mod completions;
 pub mod config;

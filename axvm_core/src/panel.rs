@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,7 @@ struct Facts {
     console: String,
     config: types::VmConfig,
     disks: Vec<types::Disk>,
+    agent_port: Option<PathBuf>,
 }
 
 impl Panel {
@@ -89,6 +91,7 @@ impl Panel {
             console: consoles.places(),
             config: describe(config, &cards),
             disks: disks.collect(),
+            agent_port: config.agent_port.clone(),
         };
         let started = Instant::now();
         let counted = Mutex::new(Counted { at: started, total: 0, per_second: 0.0 });
@@ -221,6 +224,7 @@ impl Control for Panel {
                 let (count, free) = slots.count();
                 types::SlotCount { count, free }
             }),
+            agent_port: self.facts.agent_port.clone(),
             busy: machine.as_ref().map(busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
             console: self.facts.console.clone(),

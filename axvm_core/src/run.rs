@@ -22,6 +22,7 @@ use axvm_memory::heap;
 use axvm_sandbox::Files;
 use axvm_virtio::StillBusy;
 
+use crate::agent_port::AgentPortSocket;
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
@@ -57,6 +58,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
     resources.plug(&config.machine, network.links());
     let vsock = VsockSocket::open(&config, &events)?;
     vsock.iter().for_each(|vsock| resources.connect(&config.machine, vsock.host()));
+    let agent_port = AgentPortSocket::open(&config, &events)?;
+    agent_port.iter().for_each(|port| resources.connect_agent(port.host()));
     let command = Expected::open(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
@@ -255,7 +258,7 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let named = sockets.iter().chain(&config.vsock).map(PathBuf::as_path);
+    let named = sockets.iter().chain(&config.vsock).chain(&config.agent_port).map(PathBuf::as_path);
     let files = console_sockets.chain(network::socket_files(&config.settings.net));
     let sockets_in = named.chain(files).map(directory).collect();
     let write = consoles().filter(|end| matches!(end, BackEnd::Pty)).map(|_| "/dev/pts".into()).collect();

@@ -24,6 +24,7 @@ use axvm_devices::{
 use axvm_kvm::Vm;
 use axvm_sync::EventFd;
 use axvm_virtio::Transport;
+use axvm_virtio::agent_port::AgentPort;
 use axvm_virtio::balloon::Balloon;
 use axvm_virtio::block::Block;
 use axvm_virtio::console::Console;
@@ -176,6 +177,10 @@ impl<'a> Board<'a> {
             VirtioKind::Vsock => {
                 let (cid, host) = self.resources.vsock.as_ref().ok_or(MachineError::NoVsockHost)?;
                 Chip::Virtio(self.transport(part, Box::new(Vsock::new(*cid, host)))?)
+            }
+            VirtioKind::AgentPort => {
+                let host = self.resources.agent_port.as_ref().ok_or(MachineError::NoAgentPortHost)?;
+                Chip::Virtio(self.transport(part, Box::new(AgentPort::new(host)))?)
             }
         })
     }

@@ -91,6 +91,9 @@ pub enum MachineError {
     /// A socket device was specified, and no host's end given for it.
     #[error("The machine has a socket device, but no host's end for it was given")]
     NoVsockHost,
+    /// A port for the agent was specified, and no host's end given for it.
+    #[error("The machine has a port for the guest's agent, but no host's end for it was given")]
+    NoAgentPortHost,
     /// The host has no descriptor or the like for a part.
     #[error("Cannot make {what}")]
     Host {

@@ -14,6 +14,7 @@ use std::time::Instant;
 use axvm_events::{Event, Events};
 use axvm_kvm::{Kvm, Teardown};
 use axvm_memory::GuestRam;
+use axvm_virtio::agent_port::AgentPortHost;
 use axvm_virtio::block::DiskImage;
 use axvm_virtio::net::{NetConfig, NetHandle};
 use axvm_virtio::vsock::VsockHost;
@@ -33,6 +34,7 @@ pub struct Resources {
     pub(crate) nets: Vec<(NetConfig, NetHandle)>,
     pub(crate) vsock: Option<(u32, VsockHost)>,
     pub(crate) additions: Additions,
+    pub(crate) agent_port: Option<AgentPortHost>,
     pub(crate) events: Events,
     teardown: Option<Teardown>,
 }
@@ -69,8 +71,19 @@ impl Resources {
         let kernel = Image::kernel(&spec.kernel)?;
         let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
         let teardown = Teardown::open();
-        let additions = Additions::default();
-        Ok(Resources { kernel, initrd, nets: Vec::new(), vsock: None, additions, kvm, ram, disks, events, teardown })
+        Ok(Resources {
+            kernel,
+            initrd,
+            nets: Vec::new(),
+            vsock: None,
+            agent_port: None,
+            additions: Additions::default(),
+            kvm,
+            ram,
+            disks,
+            events,
+            teardown,
+        })
     }
 
     /// Plugs the cables in: a link for each network card of `spec`, in their order. They stay over resets.
@@ -86,6 +99,11 @@ impl Resources {
     /// Gives the socket device of `spec` its host's end, which stays over resets.
     pub fn connect(&mut self, spec: &MachineSpec, host: VsockHost) {
         self.vsock = spec.vsock.map(|cid| (cid, host));
+    }
+
+    /// Gives the port of the guest's agent its host's end, which stays over resets.
+    pub fn connect_agent(&mut self, host: AgentPortHost) {
+        self.agent_port = Some(host);
     }
 
     /// The guest's address at its socket device, and the host's end of that.

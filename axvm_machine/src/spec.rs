@@ -64,6 +64,9 @@ pub struct MachineSpec {
     /// The guest's address (CID) at its socket device, if it has one. The host's end of that is given to
     /// [`Resources::connect`](crate::Resources::connect).
     pub vsock: Option<u32>,
+    /// Whether there is a port for the guest's agent. Its end on the host is given to
+    /// [`Resources::connect_agent`](crate::Resources::connect_agent).
+    pub agent_port: bool,
     /// Whether a panic of the guest's kernel stops the machine; otherwise it is told, and the guest goes on.
     pub panic_stops: bool,
     /// The first port of debug exit, if there is one.
@@ -103,6 +106,7 @@ impl MachineSpec {
             kernel_uses_virtio_console: false,
             nets: Vec::new(),
             vsock: None,
+            agent_port: false,
             panic_stops: true,
             debug_exit: None,
             debug_console: false,
@@ -124,6 +128,9 @@ impl MachineSpec {
         virtio.extend((0..self.nets.len()).map(VirtioKind::Net));
         if self.vsock.is_some() {
             virtio.push(VirtioKind::Vsock);
+        }
+        if self.agent_port {
+            virtio.push(VirtioKind::AgentPort);
         }
         let on_pci = || Plan::on_pci(&virtio, self.acpi, self.memory.size);
         let plan = match self.bus {

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
 
+pub mod agent_port;
 pub mod balloon;
 pub mod block;
 mod claim;

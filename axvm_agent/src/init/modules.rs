@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use rustix::system::{finit_module, uname};
 
 /// What leads to a root file system and to the host.
-const WANTED: [&str; 5] = ["virtio_mmio", "virtio_pci", "virtio_blk", super::VSOCK, "ext4"];
+const WANTED: [&str; 6] = ["virtio_mmio", "virtio_pci", "virtio_blk", super::VSOCK, "virtio_console", "ext4"];
 /// MODULE_INIT_COMPRESSED_FILE.
 const COMPRESSED: i32 = 4;
 

@@ -1,4 +1,5 @@
-//! Reaching the agent: through the socket at which the machine's vsock has its end on the host.
+//! Reaching the agent: through the socket at which the machine's vsock, or its port for the agent, has its end on the
+//! host.
 //!
 //! ```text
 //!   connect(PATH)    "CONNECT 348\n"  -->    <-- "OK 1073741824\n", and then bytes of the agent
@@ -43,7 +44,7 @@ pub fn to_agent(socket: &Path, until: Instant, patience: Duration) -> Result<Uni
             _ => bail!(
                 "No agent answers in the guest after {} s: is axvm-agent started there (`axvm agent` writes it), and has \
                  its kernel vsock (CONFIG_VIRTIO_VSOCKETS, the module vmw_vsock_virtio_transport)? A guest that boots \
-                 slowly needs a longer --wait",
+                 slowly needs a longer --wait, and so does one whose agent's port (--agent-port) another command has",
                 patience.as_secs()
             ),
         }

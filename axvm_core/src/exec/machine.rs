@@ -42,7 +42,7 @@ const REST: Duration = Duration::from_secs(2);
 pub struct Expected {
     request: Request,
     terminal: Option<Arc<Terminal>>,
-    socket: Socket,
+    way: Way,
     control: Control,
     signals: UnixStream,
 }
@@ -51,7 +51,63 @@ pub struct Expected {
 pub struct Attended {
     signals: UnixStream,
     ended: Receiver<Result<Ended>>,
-    _socket: Socket,
+    _socket: Option<Socket>,
+}
+
+/// How the agent is reached.
+enum Way {
+    /// It calls, by vsock.
+    Listen(Socket),
+    /// It is asked, by its port, and answers when the guest is up.
+    Ask(UnixStream),
+}
+
+/// Where the agent will be heard of.
+enum Caller {
+    Listener(UnixListener),
+    Asked(UnixStream),
+}
+
+impl Way {
+    fn split(self) -> io::Result<(Caller, Option<Socket>)> {
+        Ok(match self {
+            Way::Listen(socket) => (Caller::Listener(socket.listener()?), Some(socket)),
+            Way::Ask(stream) => (Caller::Asked(stream), None),
+        })
+    }
+}
+
+impl Caller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Caller::Listener(listener) => listener.as_fd(),
+            Caller::Asked(stream) => stream.as_fd(),
+        }
+    }
+
+    /// The connection to the agent, once there is one.
+    fn arrived(&mut self) -> io::Result<Option<UnixStream>> {
+        match self {
+            Caller::Listener(listener) => listener.accept().map(|(stream, _)| Some(stream)),
+            // `OK 0`, of which only the end matters; what follows is the agent's.
+            Caller::Asked(stream) => {
+                let mut byte = [0];
+                match stream.read(&mut byte)? {
+                    0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                    _ if byte == *b"\n" => stream.try_clone().map(Some),
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+}
+
+/// Asks our own device for the agent: it takes clients once the guest has set it up.
+fn ask(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path)?;
+    (&stream).write_all(format!("CONNECT {PORT}\n").as_bytes())?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 /// The thread's end of what the main thread tells.
@@ -60,23 +116,29 @@ struct Control(UnixStream);
 impl Expected {
     /// Listens where the agent will call, if there is a command.
     pub fn open(config: &Config) -> Result<Option<Expected>> {
-        let Some(path) = config.vsock.as_ref().filter(|_| !config.command.is_empty()) else { return Ok(None) };
+        if config.command.is_empty() {
+            return Ok(None);
+        }
+        let way = match (&config.agent_port, &config.vsock) {
+            (Some(path), _) => Way::Ask(ask(path).context("Cannot wait for the agent")?),
+            (None, Some(path)) => Way::Listen(Socket::listen(Path::new(&at_port(path)))?),
+            (None, None) => return Ok(None),
+        };
         let terminal = terminal();
         let request = request(&config.command, None, Vec::new(), terminal.is_some())?;
-        let socket = Socket::listen(Path::new(&at_port(path)))?;
         let (signals, control) = UnixStream::pair().context("Cannot wait for the agent")?;
         [&signals, &control].into_iter().try_for_each(|end| end.set_nonblocking(true))?;
-        Ok(Some(Expected { request, terminal, socket, control: Control(control), signals }))
+        Ok(Some(Expected { request, terminal, way, control: Control(control), signals }))
     }
 
     /// Starts the thread. `grace` is how long the guest may take to power off when its command has ended.
     pub fn start(self, current: &Arc<Current>, grace: Duration) -> Result<Attended> {
-        let Expected { request, terminal, socket, control, signals } = self;
-        let listener = socket.listener().context("Cannot wait for the agent")?;
+        let Expected { request, terminal, way, control, signals } = self;
+        let (caller, socket) = way.split().context("Cannot wait for the agent")?;
         let (sender, ended) = channel();
         let current = Arc::clone(current);
         let attend = move || {
-            let ended = attend(&listener, &request, terminal.clone(), &control, &current);
+            let ended = attend(caller, &request, terminal.clone(), &control, &current);
             terminal.iter().for_each(|terminal| terminal.leave());
             see_out(ended, &sender, &current, grace);
         };
@@ -94,7 +156,7 @@ fn at_port(vsock: &Path) -> OsString {
 
 /// Waits for the agent, and then for the command.
 fn attend(
-    listener: &UnixListener,
+    mut caller: Caller,
     request: &Request,
     terminal: Option<Arc<Terminal>>,
     control: &Control,
@@ -102,7 +164,7 @@ fn attend(
 ) -> Result<Ended> {
     let mut late = Some(Instant::now() + LATE);
     let stream = loop {
-        wait_any(&[listener.as_fd(), control.readable()], late).context("Cannot wait for the agent")?;
+        wait_any(&[caller.as_fd(), control.readable()], late).context("Cannot wait for the agent")?;
         match control.arrived().into_iter().find(|signal| ![SIGWINCH, SIGCONT].contains(signal)) {
             Some(GUEST_IS_OFF) => return Ok(Ended::Gone),
             Some(signal) => {
@@ -112,8 +174,9 @@ fn attend(
             }
             None => {}
         }
-        match listener.accept() {
-            Ok((stream, _)) => break stream,
+        match caller.arrived() {
+            Ok(Some(stream)) => break stream,
+            Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("Cannot talk to the agent"),
         }

@@ -1,7 +1,7 @@
 //! `axvm exec`: a command in a guest, as if it ran here: streams apart, its exit code, a terminal where there is one.
 //!
 //! ```text
-//!   machine --status--> socket of its vsock --connect--> the guest's agent <--conversation--> this process's streams
+//!   machine --status--> socket of its vsock, or agent's port --connect--> the guest's agent <--conversation--> this process's streams
 //! ```
 //!
 //! | exit code | meaning |
@@ -81,9 +81,13 @@ fn socket_of(machine: &OsStr, until: Option<Instant>) -> Result<PathBuf> {
             answer => break answer?,
         }
     };
-    let none =
-        || format!("The machine {} has no vsock, by which commands reach it: start it with --vsock", status.name);
-    Ok(status.vsock.with_context(none)?.uds_path)
+    let none = || {
+        format!(
+            "The machine {} has no vsock, by which commands reach it: start it with --vsock or --agent-port",
+            status.name
+        )
+    };
+    status.agent_port.or(status.vsock.map(|vsock| vsock.uds_path)).with_context(none)
 }
 
 /// The terminal that this program was started at: what is typed and what is shown.

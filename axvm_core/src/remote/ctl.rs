@@ -187,6 +187,9 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
         let plural = if *connections == 1 { "" } else { "s" };
         row("vsock", format!("{}; CID {guest_cid}, {connections} connection{plural}", uds_path.display()));
     }
+    if let Some(path) = &status.agent_port {
+        row("agent", path.display().to_string());
+    }
     row("console", status.console.clone());
     let mut lines: Vec<_> = status.parts.iter().filter_map(|part| Some((part.line?, &part.name))).collect();
     if !lines.is_empty() {
@@ -264,6 +267,7 @@ mod tests {
                 MachinePart { places: vec!["pci 00:01.0, BAR 0 at 0xc0000000".into()], ..part("rng", None) },
             ],
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/run/v".into(), connections: 1 }),
+            agent_port: Some("/run/a".into()),
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
             exits: Exits { per_vcpu: vec![10, 2], total: 12, per_second: 3.2 },
             slots: Some(SlotCount { count: 28, free: 27 }),
@@ -275,7 +279,7 @@ mod tests {
                         memory   1G; the host holds 1M: 1M in 4K\n  balloon  64M wanted\n  vda      root.img (read-only)\n  \
                         vdb      d.img (ephemeral), at most 10M/s\n  \
                         full     vdb has no room to write in d.img: No space left on device; 4 KiB are free; make room, then resume\n  \
-                        vsock    /run/v; CID 3, 1 connection\n  console  stdio\n  lines    4 COM1, 5 vda\n  \
+                        vsock    /run/v; CID 3, 1 connection\n  agent    /run/a\n  console  stdio\n  lines    4 COM1, 5 vda\n  \
                         pci      00:01.0 rng\n  \
                         slots    27 of 28 free\n  \
                         waits    vda-q0 has had a request in the host for 12 s\n";

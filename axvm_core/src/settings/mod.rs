@@ -191,6 +191,11 @@ settings! {
         #[schemars(description = "A socket device (virtio-vsock) [default: none]")]
         pub vsock: Option<Vsock>,
 
+        /// A port by which commands reach the guest's agent where its kernel has no vsock (virtio-serial), and its socket
+        /// on the host [default: no such device]
+        #[arg(long, value_name = "PATH", help_heading = HARDWARE, value_hint = ValueHint::FilePath)]
+        pub agent_port: Option<PathBuf>,
+
         /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
         /// ,cache=writeback|writethrough ,block=512|4096
         /// ,on-full=pause|report ,rate=10M/s:1000ops/s ,queues=N.

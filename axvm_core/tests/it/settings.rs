@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 69] = [
+const OPTIONS: [&[&str]; 70] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -99,6 +99,7 @@ const OPTIONS: [&[&str]; 69] = [
     &["--debug-exit", "0xf4"],
     &["--api-sock", "web.api"],
     &["--sandbox", "off"],
+    &["--agent-port", "web.agent"],
     &["--vsock"],
     &["--vsock", "cid=5,socket=web.vsock"],
 ];
@@ -239,6 +240,7 @@ fn paths_in_a_file_start_at_its_directory() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("vm.toml");
     let text = "kernel = 'k'\ninitrd = '/i'\nconsole = 'file=c'\nvirtio-console = 'unix=v'\napi-sock = 'a'\n\
+                agent-port = 'p'\n\
                 [[disk]]\npath = '../d'";
     fs::write(&file, text).unwrap();
     let config = Config::from_args(args(&["--config", file.to_str().unwrap(), "-d", "here"])).unwrap();
@@ -246,6 +248,7 @@ fn paths_in_a_file_start_at_its_directory() {
     assert_eq!(config.machine.kernel, KernelSource::File(there("k")));
     assert_eq!(config.machine.initrd.as_deref(), Some(Path::new("/i")));
     assert_eq!(config.settings.api_sock, Some(there("a")));
+    assert_eq!(config.agent_port, Some(there("p")));
     assert_eq!(config.console.to_string(), format!("file={}", there("c").display()));
     assert_eq!(config.virtio_console.unwrap().to_string(), format!("unix={}", there("v").display()));
     assert_eq!(config.machine.disks[0].path, Path::new("here"), "the command line's start where the user is");

@@ -56,6 +56,28 @@ fn a_socket_device_alone_is_where_programs_find_it() {
     assert!(!exists(&path));
 }
 
+#[test]
+fn an_agents_port_alone_is_where_commands_find_it() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, talk) = place.shell("--agent-port a -v --name web");
+    let path = place.path("a");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(axvm.status().agent_port.as_deref(), Some(&*path));
+    assert!(axvm.status().parts.iter().any(|part| part.name == "agent-port" && part.kind == "virtio-serial"));
+    let (code, said, _) = place.run("ctl web status");
+    assert!(code == 0 && said.contains(&format!("  agent    {}\n", path.display())), "{said}");
+    // Our interpreter has no driver for it.
+    let (code, _, errors) = place.run("exec --wait 1 web -- true");
+    assert_eq!(code, 125, "{errors}");
+    assert!(errors.contains("No agent answers in the guest after 1 s"), "{errors}");
+    talk.say("off\n");
+    axvm.ends_with(0);
+    assert!(!exists(&path));
+}
+
 /// As Firecracker: clients connect, and get no answer before the guest's driver is there.
 #[test]
 fn clients_before_a_driver_get_no_answer_and_are_closed_at_the_end() {

@@ -6,7 +6,8 @@
 //!                 +-- Entropy  its rate limit, as disks and cards have, too (LimiterState)
 //!                 +-- Net      address, MTU; link up or down; what the driver chose; frames on their way (PairState)
 //!                 +-- Balloon  target, size, poison; statistics and when they are due (ReportsState)
-//!                 '-- Vsock    the next port of the host; connections are not carried
+//!                 +-- Vsock    the next port of the host; connections are not carried
+//!                 '-- AgentPort   what driver and device know of each other; a connection is not carried
 //! ```
 //!
 //! Spec: virtio 1.2, 5 "Device Types".
@@ -32,6 +33,8 @@ pub enum DeviceState {
     Balloon(Box<BalloonState>),
     /// Socket device (5.10).
     Vsock(VsockState),
+    /// Console device with the agent's port (5.3).
+    AgentPort(AgentPortState),
 }
 
 impl DeviceState {
@@ -44,6 +47,7 @@ impl DeviceState {
             DeviceState::Net(_) => "network card",
             DeviceState::Balloon(_) => "memory balloon",
             DeviceState::Vsock(_) => "socket device",
+            DeviceState::AgentPort(_) => "agent's port",
         }
     }
 }
@@ -196,4 +200,30 @@ pub struct SavedReport {
 pub struct VsockState {
     /// The port that the host's next client gets, so that a restored guest does not meet an old one again.
     pub next_port: u32,
+}
+
+/// The agent's port. Its connection ends at the other side of a save; the guest's program is told so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentPortState {
+    /// The driver is to be told that there is a port.
+    pub add_owed: bool,
+    /// The driver is to be told its name.
+    pub name_owed: bool,
+    /// The driver has set the port up.
+    pub ready: bool,
+    /// A program of the guest has opened it.
+    pub open: bool,
+    /// It has closed it, and what it wrote before is not through yet.
+    pub closed: bool,
+    /// The driver was told that the host has opened it.
+    pub told_open: bool,
+    /// A client of the host is connected.
+    pub talking: bool,
+    /// A connection has ended, and the guest's program is to close.
+    pub ending: bool,
+    /// Bytes already sent of the chain at the head of the transmit ring.
+    pub sent: u64,
+    /// Where the transmit ring stood then.
+    pub at: u16,
 }

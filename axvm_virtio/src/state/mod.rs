@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::queue::{QueueLayout, QueueState};
 
 pub use devices::{
-    BalloonState, BlockState, BucketState, ConsoleState, DeviceState, EntropyState, LimiterState, NetState, PairState,
-    ReportsState, SavedReport, VsockState,
+    AgentPortState, BalloonState, BlockState, BucketState, ConsoleState, DeviceState, EntropyState, LimiterState,
+    NetState, PairState, ReportsState, SavedReport, VsockState,
 };
 pub use error::{RestoreError, StateError};
 pub use frame::{Frame, FrameError};

@@ -1,6 +1,7 @@
 //! Devices, their transport and their queues, under drivers good and bad: one binary, so that it is linked once.
 #![allow(clippy::disallowed_methods, reason = "tests start threads of their own")]
 
+mod agent_port;
 mod balloon;
 mod balloon_statistics;
 mod block;

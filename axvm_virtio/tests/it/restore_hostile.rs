@@ -14,6 +14,7 @@ use crate::common::*;
 use axvm_arch::Gpa;
 use axvm_console::Port;
 use axvm_memory::{GuestRam, RamConfig};
+use axvm_virtio::agent_port::{AgentPort, AgentPortHost};
 use axvm_virtio::balloon::{Balloon, BalloonConfig, Statistics};
 use axvm_virtio::block::{Block, DiskConfig, DiskImage};
 use axvm_virtio::console::Console;
@@ -53,11 +54,19 @@ fn device(kind: usize) -> (Box<dyn VirtioDevice>, usize) {
             (Box::new(Net::new(NetHandle::new(link).unwrap(), CONFIG)), 2)
         }
         4 => (Box::new(Balloon::new(BalloonConfig { deflate_on_oom: true, free_page_reporting: true })), 5),
-        _ => (Box::new(socket_device()), 3),
+        5 => (Box::new(socket_device()), 3),
+        _ => (Box::new(agent_port()), 4),
     }
 }
 
 /// No client finds it.
+fn agent_port() -> AgentPort {
+    let directory = tempfile::TempDir::new().unwrap();
+    let listener = UnixListener::bind(directory.path().join("a")).unwrap();
+    AgentPort::new(&AgentPortHost::new(listener).unwrap())
+}
+
+/// Nor this.
 fn socket_device() -> Vsock {
     let directory = tempfile::TempDir::new().unwrap();
     let listener = UnixListener::bind(directory.path().join("v")).unwrap();
@@ -167,6 +176,22 @@ fn device_state(kind: usize) -> BoxedStrategy<DeviceState> {
                 DeviceState::Balloon(Box::new(BalloonState { target_pages, actual_pages, poison, missed, reports }))
             })
             .boxed(),
+        6 => (any::<[bool; 8]>(), number(), any::<u16>())
+            .prop_map(|([add_owed, name_owed, ready, open, closed, told_open, talking, ending], sent, at)| {
+                DeviceState::AgentPort(AgentPortState {
+                    add_owed,
+                    name_owed,
+                    ready,
+                    open,
+                    closed,
+                    told_open,
+                    talking,
+                    ending,
+                    sent,
+                    at,
+                })
+            })
+            .boxed(),
         _ => (1_u32 << 30..u32::MAX, any::<u32>(), 0..8_u32)
             .prop_map(|(good, any, rare)| {
                 DeviceState::Vsock(VsockState { next_port: if rare == 0 { any } else { good } })
@@ -180,7 +205,7 @@ fn state(kind: usize) -> impl Strategy<Value = TransportState> {
     let status = prop_oneof![6 => Just(LIVE), 2 => Just(LIVE | NEEDS_RESET), 2 => Just(AGREED), 1 => any::<u32>()];
     let features = prop_oneof![8 => Just(feature::VERSION_1 | feature::EVENT_IDX), 1 => any::<u64>()];
     let queues = queues.prop_flat_map(|count| proptest::collection::vec(queue(), count));
-    let device = prop_oneof![20 => device_state(kind), 1 => (0..6_usize).prop_flat_map(device_state)];
+    let device = prop_oneof![20 => device_state(kind), 1 => (0..7_usize).prop_flat_map(device_state)];
     (status, features, any::<[u32; 4]>(), 0..5_u32, queues, device).prop_map(
         |(status, driver_features, selectors, interrupt_status, queues, device)| {
             let [device_features_sel, driver_features_sel, queue_sel, config_generation] = selectors;
@@ -224,7 +249,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn a_damaged_state_is_refused_or_harmless((kind, state) in (0..6_usize).prop_flat_map(|kind| (Just(kind), state(kind)))) {
+    fn a_damaged_state_is_refused_or_harmless((kind, state) in (0..7_usize).prop_flat_map(|kind| (Just(kind), state(kind)))) {
         RAM[0].write(Gpa(0), &[0; 8 << 20]).unwrap();
         let machine = Machine::over(RAM[0].clone(), device(kind).0);
         machine.pause();

@@ -155,6 +155,12 @@ pub(super) fn commands() -> Vec<Scenario> {
         on: Some(("Welcome to Linux on AxVM", format!("{look}\n{TYPE}").leak())),
         ..PLAIN
     };
+    let by_port = Boot {
+        // There is no vsock at all.
+        arguments: "--disk DISK --memory 512M --name web --agent-port /tmp/a",
+        on: Some(("Welcome to Linux on AxVM", format!("{look}\n{TYPE}").leak())),
+        ..boot
+    };
     let own = Boot {
         arguments: "--disk DISK --memory 512M",
         checks: "typed",
@@ -164,12 +170,18 @@ pub(super) fn commands() -> Vec<Scenario> {
         exit: 7,
         ..PLAIN
     };
+    let own_by_port = Boot { arguments: "--disk DISK --memory 512M --agent-port /tmp/a", ..own };
     let none = Boot { command: Some("no-such"), says: &[], exit: 127, ..own };
     vec![
         Scenario {
             name: "exec",
             boots: vec![boot],
             proofs: vec![Proof::CleanDisk, Proof::Seen("commands as if they ran here", ran)],
+        },
+        Scenario {
+            name: "exec-console",
+            boots: vec![by_port, own_by_port],
+            proofs: vec![Proof::CleanDisk, Proof::Seen("commands by the agent's port", ran)],
         },
         Scenario { name: "run-command", boots: vec![own, none], proofs: vec![Proof::CleanDisk] },
     ]
