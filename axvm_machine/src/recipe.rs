@@ -223,7 +223,7 @@ impl Resources {
         let mut supported = self.kvm.supported_cpuid()?;
         // KVM leaves the processor's name empty; the guest sees the host's.
         if let Some(name) = cpuinfo::processor_name() {
-            cpu::put_name(&mut supported, &name);
+            cpu::put_name(&mut supported, name);
         }
         let supported_msrs = self.kvm.supported_msrs()?;
         let msrs = cpu::msrs(&supported_msrs);

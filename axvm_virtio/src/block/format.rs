@@ -1,8 +1,8 @@
 //! What the bytes of an image say that it is: AxVM takes raw images, and asks before it takes another for one.
 //!
 //! ```text
-//!   first 34 KiB, last 512 bytes --> a magic number of MAGICS? --> refused, with the command that converts
-//!                                    none of them              --> raw: byte n is byte n of the disk
+//!   three sectors --> a magic number of MAGICS? --> refused, with the command that converts
+//!                     none of them              --> raw: byte n is byte n of the disk
 //! ```
 //!
 //! A guess only ever refuses, and `format=raw` ends the guessing: a guest writes what it likes to its disk, so these
@@ -13,8 +13,10 @@
 //! Left out: archives (tar), encrypted volumes (LUKS is a raw disk to AxVM).
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, IoSliceMut};
 use std::path::Path;
+
+use rustix::io::preadv;
 
 /// How to make a raw image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,27 +67,28 @@ const MAGICS: &[Magic] = &[
     magic(0, b"PK\x03\x04", "a zip archive", Unpack("unzip -p")),
     magic(32769, b"CD001", "an ISO 9660 image", ReadOnly),
 ];
-/// As far as the farthest magic number from the beginning, and from the end.
-const HEAD: u64 = 34 << 10;
-const TAIL: u64 = 512;
+/// Length of a sector, in bytes.
+const SECTOR: u64 = 512;
+/// Sectors with all magic numbers, but for the last one of the image.
+const SECTORS: [u64; 2] = [0, 32 << 10];
 
 /// What an image of `size` bytes at `path` looks like, and what to do about it; `None` if it looks raw, or may be used
 /// as it is. What cannot be read looks like nothing: that is for the guest to find, and perhaps to mend.
-pub(super) fn looks_like(file: &mut File, path: &Path, size: u64, read_only: bool) -> Option<(&'static str, String)> {
-    let head = part(file, 0, HEAD).unwrap_or_default();
-    let tail = part(file, size.saturating_sub(TAIL), TAIL).unwrap_or_default();
-    let magic = MAGICS.iter().find(|magic| magic.is_in(&head, &tail))?;
+pub(super) fn looks_like(file: &File, path: &Path, size: u64, read_only: bool) -> Option<(&'static str, String)> {
+    let [first, second] = SECTORS;
+    let sectors = [first, second, size.saturating_sub(SECTOR)].map(|at| (at, sector(file, at).unwrap_or_default()));
+    let magic = MAGICS.iter().find(|magic| magic.is_in(&sectors, size))?;
     let fits = read_only && magic.conversion == ReadOnly;
     (!fits).then(|| (magic.name, magic.remedy(path)))
 }
 
 impl Magic {
-    fn is_in(&self, head: &[u8], tail: &[u8]) -> bool {
-        let place = match usize::try_from(self.at) {
-            Ok(at) => head.get(at..),
-            Err(_) => tail.len().checked_sub(self.at.unsigned_abs() as usize).and_then(|at| tail.get(at..)),
-        };
-        place.is_some_and(|place| place.starts_with(self.bytes))
+    fn is_in(&self, sectors: &[(u64, Vec<u8>)], size: u64) -> bool {
+        let place = u64::try_from(self.at).ok().or_else(|| size.checked_add_signed(self.at));
+        sectors.iter().any(|(start, bytes)| {
+            let skip = place.and_then(|place| usize::try_from(place.checked_sub(*start)?).ok());
+            skip.and_then(|skip| bytes.get(skip..)).is_some_and(|rest| rest.starts_with(self.bytes))
+        })
     }
 
     fn remedy(&self, path: &Path) -> String {
@@ -101,11 +104,16 @@ impl Magic {
     }
 }
 
-/// Up to `len` bytes from `at`.
-fn part(file: &mut File, at: u64, len: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(at))?;
-    file.take(len).read_to_end(&mut bytes)?;
+/// A sector from `at`, or as much of it as there is.
+fn sector(file: &File, at: u64) -> io::Result<Vec<u8>> {
+    let (mut bytes, mut len) = (vec![0; SECTOR as usize], 0);
+    while len < bytes.len() {
+        match preadv(file, &mut [IoSliceMut::new(&mut bytes[len..])], at + len as u64)? {
+            0 => break,
+            count => len += count,
+        }
+    }
+    bytes.truncate(len);
     Ok(bytes)
 }
 
@@ -117,7 +125,7 @@ mod tests {
     fn seen(bytes: &[u8], read_only: bool) -> Option<(&'static str, String)> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        looks_like(&mut file, Path::new("disk.img"), bytes.len() as u64, read_only)
+        looks_like(&file, Path::new("disk.img"), bytes.len() as u64, read_only)
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl DiskImage {
         let alone = if check_kind(config)? && config.changes_image() { OFlags::EXCL } else { OFlags::empty() };
         let options =
             OpenOptions::new().read(true).write(config.changes_image()).custom_flags(alone.bits() as i32).open(path);
-        let mut file = options.map_err(|error| open_error(config, error))?;
+        let file = options.map_err(|error| open_error(config, error))?;
         check_device(config, &file)?;
         if let Some(device) = loop_device(&file).filter(|_| config.changes_image()) {
             return Err(DiskError::LoopDevice { path: path.clone(), device });
@@ -90,7 +90,7 @@ impl DiskImage {
         })?;
         let size = measure(config, &file)?;
         // The format first: what is said of a size is meant for raw images, and destroys others.
-        check_format(config, &mut file, size)?;
+        check_format(config, &file, size)?;
         let block_size = config.block_size.unwrap_or_else(|| own_block_size(&file));
         check_size(config, &file, size, block_size)?;
         let overlay = config.ephemeral.then(|| Overlay::new(size)).transpose();
@@ -400,7 +400,7 @@ fn attribute(file: &File, name: &str) -> Option<u32> {
 }
 
 /// Raw, or called raw by the user.
-fn check_format(config: &DiskConfig, file: &mut File, size: u64) -> Result<(), DiskError> {
+fn check_format(config: &DiskConfig, file: &File, size: u64) -> Result<(), DiskError> {
     if config.format == Some(Format::Raw) {
         return Ok(());
     }

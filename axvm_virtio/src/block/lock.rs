@@ -97,7 +97,8 @@ fn try_both(file: &File, shared: bool) -> Result<Option<&'static [&'static str]>
 /// The loop device that the host has made of `file`, and may have mounted.
 pub(super) fn loop_device(file: &File) -> Option<String> {
     let ours = file.metadata().ok()?;
-    fs::read_dir("/sys/block").ok()?.flatten().find_map(|device| {
+    let devices = fs::read_dir("/sys/block").ok()?.flatten();
+    devices.filter(|device| device.file_name().as_encoded_bytes().starts_with(b"loop")).find_map(|device| {
         let backing = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
         let theirs = fs::metadata(backing.trim_end_matches('\n')).ok()?;
         let same = (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino());
