@@ -96,7 +96,7 @@ Examples:
   axvm agent --initrd >> initrd.img           /axvm-agent in an initrd
 
 The agent is one static program for any Linux on x86-64. It is started as root, without arguments, and \
-listens at vsock port 348, for the host alone.")]
+listens at vsock port 348, for the host alone, or at the machine's --agent-port.")]
     Agent(AgentArgs),
 
     /// Make or remove a tap of this host, for --net tap=NAME

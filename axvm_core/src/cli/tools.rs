@@ -132,14 +132,14 @@ Examples:
 Exit codes: the command's own; 128+N if signal N ended it; 127 there is no such program in the guest, 126 \
 it cannot be run; 125 AxVM's own failure, which a message tells.
 
-The guest needs vsock (--vsock of axvm run) and the agent (axvm agent). With a terminal, Ctrl-C and the like \
-go to the command; Ctrl-] three times within a second leaves it. Without one, SIGINT, SIGTERM and others are \
+The guest needs the agent (axvm agent), and vsock or a port to reach it by (--vsock, --agent-port of axvm run). \
+With a terminal, Ctrl-C and the like go to the command; Ctrl-] three times within a second leaves it. Without one, SIGINT, SIGTERM and others are \
 passed on; the third one ends this program.")]
 pub struct ExecArgs {
     /// The machine: path of its control socket, process id, or name
     #[arg(required_unless_present = "socket")]
     pub machine: Option<OsString>,
-    /// Socket of a vsock instead of a machine; that of another monitor will do
+    /// Socket of a vsock or an agent's port instead of a machine; that of another monitor will do
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, conflicts_with = "machine")]
     pub socket: Option<PathBuf>,
     /// Environment of the command: NAME=VALUE, or NAME with the value it has here; may be given several times
