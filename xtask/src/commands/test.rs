@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::assets::{self, Kernel, Wanted};
@@ -51,9 +51,21 @@ const QUICK: &str = "quick";
 /// Crates whose `tests` start machines.
 const STARTING_MACHINES: [&str; 3] = ["axvm_core", "axvm_kvm", "axvm_machine"];
 
+/// Whether a filter leaves something to run.
+fn is_known(filter: &str) -> bool {
+    filter == QUICK || LAYERS.contains(&filter) || linux::knows(filter)
+}
+
 impl Test {
     /// Runs them.
     pub fn run(self) -> Result<ExitCode> {
+        if let Some(filter) = self.filters.iter().find(|filter| !is_known(filter)) {
+            bail!(
+                "{filter} is no layer, and in no name of a lab scenario. Layers are {}, and {QUICK}; a scenario is named \
+                 alone, such as pci",
+                LAYERS.join(", ")
+            );
+        }
         let results = if self.filters.iter().any(|filter| filter == QUICK) { self.quick()? } else { self.full() };
         print(testing::summary(&results));
         let good = results.iter().all(|(_, outcome, _)| outcome.failed.is_empty());
@@ -185,4 +197,18 @@ fn prepare_unit() -> Vec<anyhow::Error> {
         Ok(())
     });
     [tools, kernels].into_iter().filter_map(Result::err).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_leaves_nothing_is_told_before_anything_is_built() {
+        assert!(["quick", "lab", "unit", "pci", "vsock-python"].into_iter().all(is_known));
+        assert!(!["lab:pci", "units", "PCI"].into_iter().any(is_known));
+        let test = Test { fuzz_seconds: 1, filters: vec!["unit".into(), "lab:pci".into()] };
+        let told = test.run().unwrap_err().to_string();
+        assert!(told.starts_with("lab:pci is no layer") && told.contains("bare-metal"), "{told}");
+    }
 }

@@ -28,14 +28,25 @@ enum System {
     Alpine,
 }
 
-/// All kernels with the scenarios that the filters leave; a layer's name, outcome and time for each.
-pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
+/// Whether a scenario's name has `part` in it.
+pub fn knows(part: &str) -> bool {
+    all().iter().flat_map(|(_, scenarios)| scenarios).any(|scenario| scenario.name.contains(part))
+}
+
+/// All kernels with their scenarios.
+fn all() -> Vec<(System, Vec<Scenario>)> {
     let all_and_others = scenarios::all().into_iter().chain(scenarios::others()).collect();
     let mut queue =
         vec![(System::Stock(Wanted::V6_1), all_and_others), (System::Stock(Wanted::V6_12), scenarios::all())];
     queue.push((System::Debian, scenarios::distribution()));
     queue.extend(Wanted::OTHERS.map(|wanted| (System::Stock(wanted), scenarios::few())));
     queue.push((System::Alpine, scenarios::alpine()));
+    queue
+}
+
+/// All kernels with the scenarios that the filters leave; a layer's name, outcome and time for each.
+pub fn campaigns(filters: &[String]) -> Vec<(String, Outcome, Duration)> {
+    let mut queue = all();
     for (_, scenarios) in &mut queue {
         let named = |scenario: &Scenario| filters.iter().any(|filter| scenario.name.contains(filter.as_str()));
         scenarios.retain(|scenario| filters.is_empty() || named(scenario));
