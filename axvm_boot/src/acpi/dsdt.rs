@@ -10,6 +10,7 @@
 //!           .S05_ ...  slots of that bus: _ADR, _SUN, _STA, _EJ0
 //!           .HPEV      tells the guest what came and what is to go
 //!       .GED_      events by an interrupt of their own (ACPI0013): calls HPEV
+//!       .HPR_      the registers behind it (PNP0A06)
 //!       .ECAM      what no driver may have (PNP0C02): the configuration spaces of PCI
 //!  \_S5_           what to write to PM1a control to turn the machine off
 //! ```
@@ -25,13 +26,11 @@
 //! Left out: the PIT and the PICs, which no OS looks up here.
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package,
-    ResourceTemplate, Scope,
-};
+use acpi_tables::aml::{AddressSpace, AddressSpaceCacheable, EISAName, IO, Name, Package, ResourceTemplate, Scope};
 use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
 
 use super::hotplug;
+use super::objects::{device, name, resources};
 use super::root::table;
 use crate::plan::{Kind, Part, Place, Plan};
 
@@ -117,46 +116,4 @@ fn pci_root(aml: &mut Vec<u8>, part: &Part, plan: &Plan) {
     let crs = name("_CRS", &ResourceTemplate::new(resources));
     let slots = hotplug::Slots(plan);
     device(aml, "PCI0", &[&hid, &cid, &zero("_SEG"), &zero("_UID"), &zero("_BBN"), &crs, &slots]);
-}
-
-/// Registers and interrupt line of a part.
-pub(super) fn resources(part: &Part) -> Name {
-    template(places(part).chain(part_line(part)))
-}
-
-/// Its registers.
-pub(super) fn places(part: &Part) -> impl Iterator<Item = Box<dyn Aml>> {
-    part.places.iter().filter_map(|place| -> Option<Box<dyn Aml>> {
-        match *place {
-            Place::Ports { first, count } => Some(Box::new(IO::new(first, first, 1, count as u8))),
-            // The plan keeps these windows below 4 GiB.
-            Place::Mmio { base, len } => Some(Box::new(Memory32Fixed::new(true, base.0 as u32, len as u32))),
-            // A function of PCI says itself where it is.
-            Place::Pci { .. } => None,
-        }
-    })
-}
-
-/// Its interrupt line.
-pub(super) fn part_line(part: &Part) -> impl Iterator<Item = Box<dyn Aml>> {
-    part.line.into_iter().map(|gsi| -> Box<dyn Aml> { Box::new(line(gsi)) })
-}
-
-/// What a device has of these.
-pub(super) fn template(descriptors: impl Iterator<Item = Box<dyn Aml>>) -> Name {
-    let descriptors: Vec<_> = descriptors.collect();
-    name("_CRS", &ResourceTemplate::new(descriptors.iter().map(|descriptor| &**descriptor).collect()))
-}
-
-/// An interrupt of one device alone: edge-triggered, active high, not shared.
-pub(super) fn line(gsi: u32) -> Interrupt {
-    Interrupt::new(true, true, false, false, gsi)
-}
-
-pub(super) fn name(name: &str, value: &dyn Aml) -> Name {
-    Name::new(name.into(), value)
-}
-
-pub(super) fn device(aml: &mut Vec<u8>, name: &str, objects: &[&dyn Aml]) {
-    Device::new(name.into(), objects.to_vec()).to_aml_bytes(aml);
 }

@@ -18,7 +18,7 @@ use acpi_tables::aml::{
 use acpi_tables::{Aml, AmlSink};
 use axvm_arch::layout::port;
 
-use super::dsdt::{device, name, part_line, places, template};
+use super::objects::{device, name, part_line, places, template};
 use crate::plan::{Part, Plan};
 
 /// Of a slot's `_STA`: present, enabled, shown, working.

@@ -28,6 +28,7 @@ mod fadt;
 mod hotplug;
 mod madt;
 mod mcfg;
+mod objects;
 mod root;
 
 use axvm_arch::{Gpa, layout};
