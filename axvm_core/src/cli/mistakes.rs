@@ -36,7 +36,11 @@ pub fn told(error: &clap::Error, words: &[String]) -> Option<ConfigError> {
             ConfigError::words(name, format!("{missing} is missing; {more}"))
         }
         ErrorKind::MissingSubcommand => {
-            ConfigError::words(name, format!("what to do is missing; there are {}", names(command?)))
+            let mut innermost = command?;
+            for word in words.iter().skip(1) {
+                innermost = innermost.find_subcommand(word).unwrap_or(innermost);
+            }
+            ConfigError::words(name, format!("what to do is missing; there are {}", names(innermost)))
         }
         _ => ConfigError::words(name, format!("{}; {more}", first_line(error))),
     })
@@ -161,6 +165,7 @@ mod tests {
             ("--grace=ten", "--grace ten: not a whole number"),
             ("selftest -c 256", "--cpus 256: 256 is not in 1..=255"),
             ("ctl web balloon x", "SIZE x: not a size; write a number with K, M, G or T, such as 512M or 4G"),
+            ("ctl web disk vda", "axvm ctl: what to do is missing; there are add, remove, resize, rate"),
             ("run --cpu pentium", "--cpu pentium: 'pentium' is not one of host, ivybridge"),
             ("run --verbose=x", "--verbose x: not one of on, off"),
             ("run --name", "--name: a value is missing; write --name <NAME>"),
