@@ -19,6 +19,7 @@ mod listen;
 mod output;
 mod port;
 mod session;
+mod signals;
 mod terminal;
 mod vsock;
 
@@ -35,7 +36,10 @@ fn main() -> ExitCode {
         // The kernel gives its first process words of its own.
         _ if rustix::process::getpid().is_init() => Err(init::first_process()),
         [] => listen::host(),
-        [word] if *word == "session" => session::serve(),
+        [word] if *word == "session" => {
+            signals::heed();
+            session::serve()
+        }
         [word, command @ ..] if *word == "terminal" && !command.is_empty() => Err(terminal::become_command(command)),
         [word, path] if *word == "--unix" => listen::unix(path),
         [word] if *word == "--version" => {

@@ -1,4 +1,4 @@
-//! The address of AF_VSOCK, which neither the standard library nor rustix knows: the agent's only `unsafe`.
+//! The address of AF_VSOCK, which neither the standard library nor rustix knows: `unsafe` of its own.
 //!
 //! ```text
 //!   struct sockaddr_vm   family u16 | reserved u16 | port u32 | cid u32 | flags u8, zero [u8; 3]

@@ -84,6 +84,18 @@ fn a_signal_reaches_a_command_that_reads_nothing() {
     assert_eq!((said.text().as_str(), said.code()), ("ready\ncaught\n", Some(3)));
 }
 
+/// A shell has what it starts in the background ignore SIGINT, and that is inherited.
+#[test]
+fn a_command_gets_signals_that_a_script_had_the_agent_ignore() {
+    let agent = Agent::start_by_script();
+    for (signal, code) in [(2, 130), (3, 131)] {
+        let mut host = agent.ask(request(&["sh", "-c", "echo ready; exec sleep 60"]));
+        host.expect("ready");
+        host.say(&FromHost::Signal(signal));
+        assert_eq!(host.ended().code(), Some(code));
+    }
+}
+
 #[test]
 fn a_signal_is_for_all_that_the_command_started() {
     let agent = Agent::start();

@@ -10,6 +10,8 @@ use axvm_exec::{FromGuest, FromHost, HostEnd, Outcome, Refusal, Request};
 
 pub const LIMIT: Duration = Duration::from_secs(20);
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_axvm-agent");
+
 /// An agent, until dropped.
 pub struct Agent {
     process: Child,
@@ -18,8 +20,18 @@ pub struct Agent {
 
 impl Agent {
     pub fn start() -> Agent {
+        Agent::start_by(Command::new(PROGRAM))
+    }
+
+    /// An agent that a script has started, as `axvm-agent &`: with signals that it ignores.
+    pub fn start_by_script() -> Agent {
+        let mut script = Command::new("sh");
+        script.args(["-c", "trap '' INT QUIT; exec \"$0\" \"$@\"", PROGRAM]);
+        Agent::start_by(script)
+    }
+
+    fn start_by(mut command: Command) -> Agent {
         let directory = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_axvm-agent"));
         let process = command.arg("--unix").arg(directory.path().join("s")).stdin(Stdio::null()).spawn().unwrap();
         Agent { process, directory }
     }
