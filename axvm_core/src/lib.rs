@@ -40,6 +40,7 @@ mod notify;
 pub mod pages;
 mod panel;
 mod rates;
+mod reception;
 mod remote;
 mod run;
 mod selftest;

@@ -34,7 +34,8 @@ use crate::narrator::Narrator;
 use crate::network::{self, Network};
 use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
-use crate::serve::{Limits, Signals, see_off, serve};
+use crate::reception::Reception;
+use crate::serve::{Outside, Signals, see_off, serve};
 use crate::settings::Time;
 use crate::signs::Signs;
 use crate::speech;
@@ -63,24 +64,27 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let command = Expected::open(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
+    let output = speech::open().context("Cannot make an event for messages (see ulimit -n)")?;
     let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
     if config.settings.sandbox() {
         close_sandbox(&config, &sockets, &events)?;
     }
 
-    speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
+    speech::start_writer(output).context("Cannot start a thread for messages (see ulimit -u)")?;
     network.watch(&events)?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));
     let server = bound.serve(Arc::new(panel), feed)?;
-    let mut limits = Limits::of(&config, &signals);
-    let command = command.map(|command| command.start(&current, limits.grace)).transpose()?;
+    let mut outside = Outside::of(&config, &signals);
+    outside.server = Some(&server);
+    let reading_ends = outside.end.map(|end| end + SLOW_READER);
+    let command = command.map(|command| command.start(&current, outside.grace)).transpose()?;
     let takes = |signal| command.as_ref().is_some_and(|command| command.signal(signal));
-    limits.taker = Some(&takes);
+    outside.taker = Some(&takes);
     let starts =
-        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, outside: &outside };
     let began = Cell::new(false);
     let ready = || {
         if !began.get() {
@@ -102,7 +106,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     if let Some(command) = command {
         return of_command(command.ended(), &end?, &config, &consoles);
     }
-    see_off(consoles, &signals, limits.end.map(|end| end + SLOW_READER));
+    see_off(consoles, &signals, reading_ends);
     let end = end?;
     if quit && end.is_quit() {
         speech::tell("Ended by Ctrl-A x");
@@ -137,14 +141,18 @@ const LAST_LINES: usize = 20;
 /// How long the end of a machine waits for requests in the host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the end of a machine takes if nothing hangs.
+const SOON: Duration = Duration::from_millis(200);
+
 /// How long a reader that is slow has when the time of its machine is over.
 const SLOW_READER: Duration = Duration::from_secs(2);
 
-impl Limits<'_> {
+impl Outside<'_> {
     /// What was said about them; the time begins now.
-    pub fn of<'a>(config: &Config, signals: &'a Signals) -> Limits<'a> {
+    pub fn of<'a>(config: &Config, signals: &'a Signals) -> Outside<'a> {
         let end = config.settings.timeout.map(|Time(seconds)| Instant::now() + Duration::from_secs(seconds.into()));
-        Limits { signals, grace: Duration::from_secs(config.settings.grace().into()), end, taker: None }
+        let grace = Duration::from_secs(config.settings.grace().into());
+        Outside { signals, server: None, grace, end, taker: None }
     }
 }
 
@@ -154,14 +162,14 @@ pub struct Starts<'a> {
     pub resources: &'a Resources,
     pub consoles: &'a Consoles,
     pub current: &'a Current,
-    pub limits: &'a Limits<'a>,
+    pub outside: &'a Outside<'a>,
 }
 
 impl Starts<'_> {
     /// Runs guest after guest, until one ends for good. `ready` is called before the first instruction of each, `tell` when
     /// one runs.
     pub fn run(&self, ready: &dyn Fn(), tell: impl Fn(ServiceState)) -> Result<End> {
-        let Starts { config, resources, consoles, current, limits } = self;
+        let Starts { config, resources, consoles, current, outside } = self;
         let mut restarts = Restarts::new(config.settings.restart_limit());
         let signs = Signs::of(config, resources.events());
         loop {
@@ -171,8 +179,8 @@ impl Starts<'_> {
             };
             current.install(Arc::clone(&machine));
             tell(ServiceState::Ready);
-            let served = serve(&machine, current, consoles, limits, &signs);
-            let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
+            let served = serve(&machine, current, consoles, outside, &signs);
+            let (reason, stopped) = self.stop(&machine);
             let reason = current.remove().unwrap_or(reason);
             let (end, asked_by) = (End::of(reason, machine.stop_switch()), served?);
             let end = match go_on(end, stopped, asked_by, config, &mut restarts) {
@@ -192,11 +200,22 @@ impl Starts<'_> {
         }
     }
 
+    /// Brings a machine to its end. One that hangs in the host can be asked for the reason meanwhile.
+    fn stop(&self, machine: &Machine) -> (StopReason, Result<(), StillBusy>) {
+        match machine.stop(Instant::now() + SOON) {
+            (_, Err(_)) => {
+                Reception::of(self.outside.server).open();
+                machine.stop(Instant::now() + PATIENCE)
+            }
+            ended => ended,
+        }
+    }
+
     /// Builds a machine, unless a signal comes first: there is no guest yet that could be asked to power off.
     fn set_up(&self, ready: &dyn Fn()) -> Result<Result<Machine, i32>> {
         let signal = Cell::new(None);
         let asked = || {
-            signal.set(signal.get().or_else(|| self.limits.signals.ending(self.consoles)));
+            signal.set(signal.get().or_else(|| self.outside.signals.ending(self.consoles)));
             signal.get().is_some()
         };
         let built = self.resources.build_unless(&asked, ready, &self.config.machine, &self.consoles.ports());
