@@ -64,24 +64,28 @@ const WRITE: u64 = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | (libc::O_T
 /// SO_RCVTIMEO and SO_SNDTIMEO, in both forms.
 const TIME_LIMITS: &[u64] = &[20, 21, 66, 67];
 const TERMINAL: &[u64] = &[
-    libc::TCGETS,
-    libc::TCSETS,
-    libc::TCSETSW,
-    libc::TCSETSF,
-    libc::TCGETS2,
-    libc::TCSETS2,
-    libc::TCSETSW2,
-    libc::TCSETSF2,
-    libc::TIOCGWINSZ,
-    libc::TIOCGPGRP,
-    libc::FIONBIO,
-    libc::FIONREAD,
-    libc::FIOCLEX,
-    libc::TCFLSH,
+    number(libc::TCGETS),
+    number(libc::TCSETS),
+    number(libc::TCSETSW),
+    number(libc::TCSETSF),
+    number(libc::TCGETS2),
+    number(libc::TCSETS2),
+    number(libc::TCSETSW2),
+    number(libc::TCSETSF2),
+    number(libc::TIOCGWINSZ),
+    number(libc::TIOCGPGRP),
+    number(libc::FIONBIO),
+    number(libc::FIONREAD),
+    number(libc::FIOCLEX),
+    number(libc::TCFLSH),
 ];
-const PTY: &[u64] = &[libc::TIOCGPTN, libc::TIOCSPTLCK, TIOCGPTPEER];
+const PTY: &[u64] = &[number(libc::TIOCGPTN), number(libc::TIOCSPTLCK), TIOCGPTPEER];
 /// TUNSETOFFLOAD: what the driver takes; TUNSETQUEUE: how many queues it uses. Not what attaches to an interface.
 const TAP: &[u64] = &[0x4004_54d0, 0x4004_54d9];
+/// A request of ioctl(2), whose type differs between C libraries.
+const fn number(request: libc::Ioctl) -> u64 {
+    request as u32 as u64
+}
 /// IORING_REGISTER_FILES; not what enables a ring.
 const REGISTER_FILES: u64 = 2;
 /// Not in the libc crate for all C libraries.
