@@ -44,7 +44,7 @@ use crate::vsock::VsockSocket;
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
     let mut config = Config::from_args(args)?;
-    let feed = EventFeed::new().context("Cannot make the event stream")?;
+    let feed = EventFeed::new().context("Cannot make the event stream (see ulimit -n)")?;
     let narrator = Arc::new(Narrator::new(config.settings.verbose()));
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
     let events = narration.and(feed.events());

@@ -119,6 +119,8 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_fdatasync, WORK, Always, "flush"),
     Row(libc::SYS_fallocate, WORK | RAM, Always, "discard, write zeroes, clear RAM"),
     Row(libc::SYS_fstat, CONSOLE | API, Always, "[musl] what a descriptor is"),
+    Row(libc::SYS_lstat, CONSOLE | API, Always, "[musl] the same as statx"),
+    Row(libc::SYS_stat, CONSOLE | API, Always, "[musl] the same as statx"),
     Row(libc::SYS_newfstatat, CONSOLE | API, Always, "[rare] statx, where an outer filter forbids it"),
     Row(libc::SYS_fstatfs, API, Always, "room on the file system of a disk"),
     Row(libc::SYS_statx, CONSOLE | API, Always, "whether a socket is still ours, sizes of files"),

@@ -231,8 +231,9 @@ fn an_idle_machine_wakes_no_thread() {
     let names = quiet.iter().map(|(name, _)| name.as_str()).filter(|name| !name.starts_with("kvm"));
     let mut names: Vec<_> = names.collect();
     names.sort_unstable();
-    // Output is a pipe, and no client came: no thread waits for either.
-    assert_eq!(names.iter().filter(|name| !name.contains("-q")).collect::<Vec<_>>(), [&"axvm", &"console", &"vcpu0"]);
+    names.retain(|name| !name.contains("-q"));
+    // Output is a pipe, and no client came: no thread waits for either. Errors may go to a file.
+    assert!(names.iter().all(|name| ["axvm", "console", "stderr", "vcpu0"].contains(name)), "{names:?}");
     talk.say("off\n");
     axvm.ends_with(0);
 }
