@@ -36,8 +36,8 @@ impl Bit {
     }
 }
 
-/// A register's value with the names of its bits. Shown as `0x80000011 PE ET PG`; bits without a name come last, as a
-/// number.
+/// A register's value with the names of its bits. Shown as `0x80000011 PE ET PG`; bits without a name are in the number
+/// only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Bits {
     /// The register.
@@ -64,10 +64,7 @@ impl Bits {
 
     /// The names of what is set, without the number: `PE ET PG`, and `-` for none.
     pub fn names(&self) -> String {
-        let mut words: Vec<String> = self.set().map(|bit| self.word(bit)).collect();
-        if self.unnamed() != 0 {
-            words.push(format!("{:#x}", self.unnamed()));
-        }
+        let words: Vec<String> = self.set().map(|bit| self.word(bit)).collect();
         if words.is_empty() { "-".into() } else { words.join(" ") }
     }
 
@@ -82,7 +79,7 @@ impl Bits {
 impl fmt::Display for Bits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.value)?;
-        if self.value != 0 { write!(f, " {}", self.names()) } else { Ok(()) }
+        if self.set().next().is_some() { write!(f, " {}", self.names()) } else { Ok(()) }
     }
 }
 
@@ -130,10 +127,11 @@ mod tests {
     #[test]
     fn a_register_is_its_number_and_the_names_of_its_bits() {
         assert_eq!(control::cr0::bits(0x8000_0011).to_string(), "0x80000011 PE ET PG");
-        assert_eq!(control::rflags::bits(0x3202).to_string(), "0x3202 IF IOPL=3 0x2");
+        assert_eq!(control::rflags::bits(0x3202).to_string(), "0x3202 IF IOPL=3");
         assert_eq!(control::cr4::bits(0).to_string(), "0x0");
         assert_eq!(control::cr4::bits(0).names(), "-");
-        assert_eq!(control::efer::bits(1 << 40).names(), "0x10000000000");
+        let odd = control::efer::bits(1 << 40 | 1);
+        assert_eq!((odd.to_string(), odd.unnamed()), ("0x10000000001 SCE".into(), 1 << 40));
         let json = serde_json::to_string(&control::rflags::bits(0x1200)).unwrap();
         assert_eq!(json, r#"{"value":4608,"set":["IF","IOPL=1"]}"#);
     }

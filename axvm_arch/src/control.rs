@@ -30,11 +30,10 @@ bits! {
 }
 
 bits! {
-    /// CR3: where page tables begin, without paging features that a PCID or LAM needs (SDM 3, 4.5).
+    /// CR3, beside the address of the first table (SDM 3, 4.5).
     cr3 {
         PWT = 1 << 3, "the first table is read write-through; with PCIDs, part of the PCID";
         PCD = 1 << 4, "the first table is read uncached; with PCIDs, part of the PCID";
-        BASE = 0x000f_ffff_ffff_f000, "the page of the first table";
         LAM_U57 = 1 << 61, "bits 62:57 of user addresses are the program's own";
         LAM_U48 = 1 << 62, "bits 62:48 of user addresses are the program's own";
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   place      Gpa, layout                     a processor   registers, control, msr, cpuid, cpuinfo
-//!   in words   bits                            translation   paging: the page walk, told step by step
+//!   in words   bits, mode, descriptor, exception                translation   paging: a walk, told step by step
 //!   interrupt  irqchip (PIC, IOAPIC, LAPIC)    time          pit         opaque bytes   HexBytes
 //! ```
 //!
@@ -16,8 +16,11 @@ pub mod bits;
 pub mod control;
 pub mod cpuid;
 pub mod cpuinfo;
+pub mod descriptor;
+pub mod exception;
 pub mod irqchip;
 pub mod layout;
+pub mod mode;
 pub mod msi;
 pub mod msr;
 pub mod paging;

@@ -1,7 +1,8 @@
-//! Explaining: what AxVM knows about the place it runs in, as rows and sentences for people.
+//! Explaining: what AxVM knows about the place it runs in and about a guest's processor, as rows and sentences for people.
 //!
 //! ```text
 //!   the host: files, ids, what /dev/kvm says --doctor--> rows --table--> text --wrap--> lines
+//!   a vCPU: state, CPUID --snapshot--> Snapshot, Processor --registers--> each register and what its bits mean
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
@@ -9,4 +10,6 @@
 #![forbid(unsafe_code)]
 
 pub mod doctor;
+pub mod registers;
+pub mod snapshot;
 pub mod wrap;
