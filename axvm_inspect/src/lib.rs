@@ -3,6 +3,7 @@
 //! ```text
 //!   the host: files, ids, what /dev/kvm says --doctor--> rows --table--> text --wrap--> lines
 //!   a vCPU: state, CPUID --snapshot--> Snapshot, Processor --registers--> each register and what its bits mean
+//!                                                          --lint-------> rules of the processor that it breaks
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod doctor;
+pub mod lint;
 pub mod registers;
 pub mod snapshot;
 pub mod wrap;

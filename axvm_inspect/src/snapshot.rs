@@ -9,12 +9,14 @@
 //! Spec: Intel SDM volume 3, table 10-1 "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT"; volume
 //! 2A, CPUID leaves 0, 7, 0x8000_0001 and 0x8000_0008. Left out: FPU and vector registers, the APIC.
 
-use axvm_arch::cpuid::CpuidEntry;
+use std::io;
+
+use axvm_arch::cpuid::{CpuidEntry, Vendor};
 use axvm_arch::msr::Msr;
 use axvm_arch::paging::Paging;
 use axvm_arch::registers::{CpuState, Segment};
-use axvm_kvm::VcpuState;
-use axvm_kvm::state::{DebugRegisters, EventState, MpState};
+use axvm_kvm::state::{DebugRegisters, EventState};
+use axvm_kvm::{KvmVcpu, VcpuState};
 use serde::Serialize;
 
 /// Registers of one vCPU, and the events on their way into it.
@@ -32,8 +34,6 @@ pub struct Snapshot {
     pub msrs: Vec<Msr>,
     /// Exceptions and interrupts on their way.
     pub events: EventState,
-    /// It waits in HLT.
-    pub halted: bool,
 }
 
 impl From<CpuState> for Snapshot {
@@ -41,7 +41,7 @@ impl From<CpuState> for Snapshot {
     fn from(cpu: CpuState) -> Snapshot {
         let ldt = Segment { limit: 0xffff, kind: 2, present: true, ..Segment::default() };
         let debug = DebugRegisters { addresses: [0; 4], dr6: 0xffff_0ff0, dr7: 0x400 };
-        Snapshot { cpu, ldt, cr2: 0, debug, msrs: Vec::new(), events: EventState::default(), halted: false }
+        Snapshot { cpu, ldt, cr2: 0, debug, msrs: Vec::new(), events: EventState::default() }
     }
 }
 
@@ -54,28 +54,23 @@ impl From<&VcpuState> for Snapshot {
             debug: state.debug,
             msrs: state.msrs.clone(),
             events: state.events,
-            halted: state.mp_state == MpState::Halted,
         }
     }
 }
 
 impl Snapshot {
+    /// The vCPU as KVM has it; it must stand still. Only its registers, if KVM does not tell the rest.
+    pub fn take(vcpu: &KvmVcpu) -> io::Result<(Snapshot, Processor)> {
+        Ok(match vcpu.save() {
+            Ok(state) => (Snapshot::from(&state), Processor::of(&state.cpuid)),
+            Err(_) => (Snapshot::from(vcpu.state()?), Processor::default()),
+        })
+    }
+
     /// The value of an MSR, if it is known.
     pub fn msr(&self, index: u32) -> Option<u64> {
         self.msrs.iter().find(|msr| msr.index == index).map(|msr| msr.value)
     }
-}
-
-/// Who made a processor: the two companies' processors refuse different states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Vendor {
-    /// VMX.
-    Intel,
-    /// SVM, and processors that follow AMD.
-    Amd,
-    /// Neither is known: no CPUID at hand, or another company.
-    Unknown,
 }
 
 /// What the rules need to know of the processor.
@@ -105,18 +100,10 @@ impl Processor {
     /// The processor that answers CPUID like this.
     pub fn of(cpuid: &[CpuidEntry]) -> Processor {
         let any = Processor { cpuid: cpuid.to_vec(), ..Processor::default() };
-        let vendor = any.leaf(0, 0).map_or(Vendor::Unknown, |leaf| {
-            let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
-            match &name[..] {
-                b"GenuineIntel" => Vendor::Intel,
-                b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
-                _ => Vendor::Unknown,
-            }
-        });
         let sizes = any.leaf(0x8000_0008, 0).map(|leaf| leaf.eax.to_le_bytes());
         let [physical, linear, ..] = sizes.unwrap_or([36, 48, 0, 0]);
         Processor {
-            vendor,
+            vendor: Vendor::of(cpuid),
             // No more than a page table has room for, whatever CPUID says.
             physical_bits: physical.clamp(32, 52),
             linear_bits: linear.clamp(32, 57),

@@ -32,7 +32,7 @@ use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
 use crate::unclaimed::Space;
 use crate::vcpu::{AddressSpace, VcpuShared};
-use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo};
+use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo, crash};
 
 /// The last APIC id without x2APIC: 255 is the broadcast.
 const LAST_XAPIC_ID: u32 = 254;
@@ -103,6 +103,9 @@ impl Resources {
             let message =
                 format!("without ACPI the kernel finds {found} of {count} vCPUs: an MP table has no room for more");
             self.events.warn(|| Event::Warning { from: "--cpus", message });
+        }
+        if cfg!(debug_assertions) {
+            crash::check_first_entry(&vcpus[0], &self.events);
         }
         ready();
         self.start(wired, vcpus, start.command_line, Order::Run)

@@ -16,10 +16,12 @@ use std::thread::JoinHandle;
 
 use axvm_devices::{Bus, StopReason, StopSwitch};
 use axvm_events::Events;
+use axvm_kvm::failure::Failure;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
+use crate::crash;
 use crate::gate::{Gate, Order, Passage};
 use crate::halt::Activity;
 use crate::unclaimed::{Access, Space, Unclaimed};
@@ -195,37 +197,15 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
                 }
                 Passage::Closed => return,
             },
-            Exit::Shutdown => return stop.request(StopReason::TripleFault),
-            other => return stop.request(explain(index, &other)),
+            other => match Failure::of(&other) {
+                Some(failure) => return stop.request(crash::reason(index, &failure, vcpu)),
+                None => None,
+            },
         };
         if let Some((space, access)) = unclaimed {
             space.unclaimed.tell(access, index, || vcpu.rip());
         }
     }
-}
-
-/// Exits that end the machine, in words.
-fn explain(index: u32, exit: &Exit<'_>) -> StopReason {
-    StopReason::Crash(match exit {
-        Exit::FailEntry { reason, .. } => format!(
-            "vCPU {index} could not enter the guest: hardware entry failure {reason:#x}. \
-             The registers break a rule of the processor (Intel SDM volume 3, 27.3 \"Checks on guest state\")"
-        ),
-        Exit::Internal { suberror, data } => format!(
-            "KVM gave up on vCPU {index}: {} (suberror {suberror}{})",
-            match suberror {
-                1 => "it met an instruction that it cannot emulate",
-                2 => "an exception arrived while another was being delivered",
-                3 => "an exit arrived while an event was being delivered",
-                4 => "the processor reported an exit that KVM does not know",
-                _ => "internal error",
-            },
-            data.iter().map(|word| format!(", {word:#x}")).collect::<String>()
-        ),
-        Exit::SystemEvent { kind } => format!("vCPU {index}: KVM reports system event {kind}"),
-        Exit::Other { reason } => format!("vCPU {index} stopped for exit reason {reason}, which AxVM does not handle"),
-        _ => format!("vCPU {index} stopped unexpectedly"),
-    })
 }
 
 #[cfg(test)]
@@ -267,7 +247,7 @@ mod tests {
                     Exit::MmioRead { address, data }
                 }
                 Step::Shutdown => Exit::Shutdown,
-                Step::Internal => Exit::Internal { suberror: 1, data: vec![0xbeef] },
+                Step::Internal => Exit::Internal { suberror: 1, data: vec![1, 0x08c7_0f03] },
                 Step::Fail => Exit::FailEntry { reason: 0x8000_0021, cpu: 0 },
                 Step::Kick => Exit::Interrupted,
                 Step::Error => return Err(io::ErrorKind::NotFound.into()),
