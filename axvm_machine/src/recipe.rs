@@ -7,7 +7,7 @@
 //! ```
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axvm_arch::msr;
@@ -170,6 +170,7 @@ impl Resources {
             stop,
             gate: Arc::new(Gate::new(order)),
             activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
+            crash: OnceLock::new(),
         };
         let shared = Arc::new(shared);
         let events = self.events.clone();

@@ -10,12 +10,13 @@
 //! Source: KVM API, 5 "The kvm_run structure".
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use axvm_devices::{Bus, StopReason, StopSwitch};
 use axvm_events::Events;
+use axvm_inspect::crash::CrashReport;
 use axvm_kvm::failure::Failure;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use axvm_sandbox::Role;
@@ -35,6 +36,8 @@ pub(crate) struct VcpuShared {
     pub(crate) gate: Arc<Gate>,
     /// Whether the guest does something.
     pub(crate) activity: Activity,
+    /// Why a vCPU cannot go on: that of the first.
+    pub(crate) crash: OnceLock<CrashReport>,
 }
 
 /// A bus, and what is known of accesses that no chip on it answers.
@@ -165,7 +168,7 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
 fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
-    let VcpuShared { ports, mmio, stop, gate, activity } = shared;
+    let VcpuShared { ports, mmio, stop, gate, activity, crash } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -198,7 +201,7 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
                 Passage::Closed => return,
             },
             other => match Failure::of(&other) {
-                Some(failure) => return stop.request(crash::reason(index, &failure, vcpu)),
+                Some(failure) => return stop.request(crash::end(index, failure, vcpu, crash)),
                 None => None,
             },
         };
@@ -275,6 +278,7 @@ mod tests {
             stop,
             gate: Arc::new(Gate::new(Order::Run)),
             activity: Activity::new().unwrap(),
+            crash: OnceLock::new(),
         }
     }
 

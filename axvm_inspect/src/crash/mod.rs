@@ -17,7 +17,7 @@ use std::fmt;
 use axvm_arch::exception::{DOUBLE_FAULT, PAGE_FAULT, Vector};
 use axvm_arch::paging::{ReadPhysical, Scheme, Walk};
 use axvm_arch::registers::cr0;
-use axvm_kvm::failure::Failure;
+use axvm_kvm::failure::{Failure, InternalError};
 use serde::Serialize;
 
 use crate::lint::{self, EntryState, Finding, Grade};
@@ -56,7 +56,7 @@ pub struct CrashFacts<'a> {
 }
 
 /// Lines of the console that a report shows.
-const CONSOLE_LINES: usize = 8;
+pub const CONSOLE_LINES: usize = 8;
 
 /// The report. Its text fits a terminal of 80 columns.
 #[derive(Clone, Debug, Serialize)]
@@ -94,13 +94,8 @@ impl CrashFacts<'_> {
         let was_reset = *self.failure == Failure::TripleFault && is_reset(snapshot);
         let code = place::Code::decode(snapshot, &self.code_bytes(&linear));
         let trigger = if was_reset { None } else { trigger::find(self, code.as_ref(), &linear) };
-        let gate = |vector| gate::look(snapshot, vector, &linear);
-        let gates = match &trigger {
-            Some(Trigger { vector, .. }) if *self.failure == Failure::TripleFault => {
-                [gate(*vector), gate(Vector(DOUBLE_FAULT))].into_iter().flatten().collect()
-            }
-            _ => Vec::new(),
-        };
+        let vectors = self.vectors(trigger.as_ref());
+        let gates = vectors.into_iter().flatten().filter_map(|vector| gate::look(snapshot, vector, &linear)).collect();
         let rules = match self.failure {
             Failure::Entry(_) => {
                 lint::check(&EntryState { snapshot, processor: self.processor, read: Some(self.read) })
@@ -118,8 +113,9 @@ impl CrashFacts<'_> {
             registers: Explained::of(snapshot),
             gates,
             rules,
-            console: self.console.iter().rev().take(CONSOLE_LINES).rev().map(|line| clean(line)).collect(),
+            console: Vec::new(),
         };
+        report.add_console(self.console);
         report.causes = cause::rank(self, &report, &linear);
         report
     }
@@ -127,10 +123,20 @@ impl CrashFacts<'_> {
     /// The bytes at RIP: from KVM if it tells, else from RAM.
     fn code_bytes(&self, linear: &place::Linear<'_>) -> Vec<u8> {
         match self.failure {
-            Failure::Internal(axvm_kvm::failure::InternalError::Emulation { code, .. }) if !code.is_empty() => {
-                code.clone()
-            }
+            Failure::Internal(InternalError::Emulation { code, .. }) if !code.is_empty() => code.clone(),
             _ => linear.bytes(self.snapshot.cpu.linear_rip(), 15),
+        }
+    }
+
+    /// Whose gates matter: of the exception that began it and of the double fault, or of what was being delivered.
+    fn vectors(&self, trigger: Option<&Trigger>) -> [Option<Vector>; 2] {
+        let events = &self.snapshot.events;
+        let exception = || events.exception.injected.then_some(Vector(events.exception.vector));
+        let interrupt = || events.interrupt.injected.then_some(Vector(events.interrupt.vector));
+        match self.failure {
+            Failure::TripleFault => [trigger.map(|trigger| trigger.vector), trigger.map(|_| Vector(DOUBLE_FAULT))],
+            Failure::Internal(InternalError::Delivery { event, .. }) => [Some(event.vector()), None],
+            _ => [exception().or_else(interrupt), None],
         }
     }
 
@@ -154,6 +160,14 @@ impl CrashFacts<'_> {
             walks.push(("an operand", linear.walk(address)));
         }
         walks
+    }
+}
+
+impl CrashReport {
+    /// Puts the guest's last lines into it, where they are known later than the rest.
+    pub fn add_console(&mut self, lines: &[String]) {
+        let last = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
+        self.console = last.iter().map(|line| clean(line)).collect();
     }
 }
 

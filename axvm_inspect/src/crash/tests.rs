@@ -5,7 +5,7 @@ use std::path::Path;
 use axvm_arch::Gpa;
 use axvm_arch::cpuid::Vendor;
 use axvm_arch::registers::{CpuState, DescriptorTable, Registers, Segment, SystemRegisters, cr4, efer};
-use axvm_kvm::failure::{EntryFailure, InternalError, VectoringInfo};
+use axvm_kvm::failure::{EntryFailure, VectoringInfo};
 use proptest::prelude::*;
 
 use super::*;
@@ -249,7 +249,10 @@ fn a_page_that_forbids_execution_or_is_user_spaces() {
 fn kvm_is_believed_where_an_exception_is_on_its_way() {
     let mut guest = Guest::new(&[0x90]).told(14, Some(0b11), 0x1234);
     let causes = guest.report(&Failure::TripleFault).causes;
-    assert!(causes[0].what.contains("A write by the kernel against the page's rights, at 0x1234"), "{causes:?}");
+    assert!(
+        causes[0].what.contains("KVM knows of was a write by the kernel against the page's rights, at 0x1234"),
+        "{causes:?}"
+    );
     // What it remembers from before does not fit an instruction that faults otherwise.
     guest.code(&[0x0f, 0x0b]);
     let trigger = guest.report(&Failure::TripleFault).trigger.unwrap();
@@ -297,7 +300,12 @@ fn other_failures_have_a_cause_too() {
         assert!(causes.iter().any(|cause| cause.what.contains(words)), "{causes:?}");
     }
     let mut guest = Guest::new(&[0x90]);
+    guest.snapshot.events.interrupt.injected = true;
+    guest.snapshot.events.interrupt.vector = 0x30;
+    assert_eq!(guest.report(&Failure::Other(77)).gates[0].vector, Vector(0x30), "what is on its way has a gate");
     guest.snapshot.cpu.system.idt.base = 0xcc00_0000;
+    let report = guest.report(&Failure::Internal(InternalError::Delivery { event, exit_reason: 49 }));
+    assert_eq!(report.gates[0].vector, Vector(14));
     let causes = guest.report(&Failure::Internal(InternalError::Delivery { event, exit_reason: 49 })).causes;
     assert!(causes[0].what.contains("The IDT at 0xcc000000 cannot be read"), "{causes:?}");
 }

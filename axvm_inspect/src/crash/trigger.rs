@@ -75,8 +75,12 @@ fn told(snapshot: &Snapshot) -> Option<Trigger> {
     let error_code = exception.error_code.map(|code| ErrorCode { vector, code });
     let what = match (vector.0, error_code) {
         (PAGE_FAULT, Some(code)) => format!("{code}, at {:#x}", snapshot.cr2),
-        (_, Some(code)) => format!("a {} ({code})", name.name),
-        (_, None) => format!("a {}", name.name),
+        (_, Some(code)) => format!("{} {} ({code})", name.mnemonic, name.name),
+        (_, None) => format!("{} {}", name.mnemonic, name.name),
+    };
+    let what = match is_on_its_way(snapshot) {
+        true => what,
+        false => format!("the last exception that KVM knows of was {what}"),
     };
     let remedy = "look at the instruction, and at what led there";
     Some(Trigger { error_code, ..Trigger::new(vector.0, what, remedy) })
