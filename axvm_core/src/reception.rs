@@ -29,7 +29,7 @@ impl<'a> Reception<'a> {
     }
 
     /// What to wait for.
-    pub fn doors(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
+    pub fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'a>> {
         self.server.filter(|_| self.closed_until.is_none()).into_iter().flat_map(ApiServer::first_clients)
     }
 
@@ -44,8 +44,9 @@ impl<'a> Reception<'a> {
             return;
         }
         self.closed_until = None;
-        let mut doors: Vec<_> = self.doors().map(|door| PollFd::from_borrowed_fd(door, PollFlags::IN)).collect();
-        if !doors.is_empty() && poll(&mut doors, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+        let mut fds: Vec<_> =
+            self.listeners().map(|listener| PollFd::from_borrowed_fd(listener, PollFlags::IN)).collect();
+        if !fds.is_empty() && poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
             self.open();
         }
     }

@@ -17,6 +17,7 @@ use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
+use axvm_inspect::crash::CONSOLE_LINES;
 use axvm_machine::{KernelSource, Machine, Resources, cpuinfo};
 use axvm_memory::heap;
 use axvm_sandbox::Files;
@@ -103,6 +104,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     let quit = consoles.were_quit();
+    let end = end.map(|end| with_last_words(end, &consoles));
     if let Some(command) = command {
         return of_command(command.ended(), &end?, &config, &consoles);
     }
@@ -114,7 +116,23 @@ pub fn run(args: RunArgs) -> Result<u8> {
     if let Some(words) = end.words(&config.settings) {
         speech::tell(words);
     }
+    show_report(&end);
     end.code()
+}
+
+/// An end whose report, if it has one, knows the console's last lines.
+fn with_last_words(mut end: End, consoles: &Consoles) -> End {
+    if let Some(report) = end.report_mut() {
+        report.add_console(&consoles.last_words(CONSOLE_LINES));
+    }
+    end
+}
+
+/// Shows why a vCPU could not go on, if that is how it ended.
+fn show_report(end: &End) {
+    if let Some(report) = end.report() {
+        speech::show(format_args!("\n{report}"));
+    }
 }
 
 /// The exit code of a machine for one command, whose guest ended like this; what must be said is.
@@ -128,6 +146,7 @@ fn of_command(ended: Option<Result<Ended>>, end: &End, config: &Config, consoles
         last.iter().for_each(|line| speech::tell(format_args!("console: {line}")));
     }
     speech::tell(end.words(&config.settings).unwrap_or_else(|| "The guest ended before its command did".into()));
+    show_report(end);
     Ok(match end.code()? {
         // The time was over, or a signal came.
         code @ 124.. => code,
@@ -182,7 +201,8 @@ impl Starts<'_> {
             let served = serve(&machine, current, consoles, outside, &signs);
             let (reason, stopped) = self.stop(&machine);
             let reason = current.remove().unwrap_or(reason);
-            let (end, asked_by) = (End::of(reason, machine.stop_switch()), served?);
+            let end = End::of(reason, machine.stop_switch()).explained_by(machine.crash_report());
+            let asked_by = served?;
             let end = match go_on(end, stopped, asked_by, config, &mut restarts) {
                 ControlFlow::Continue(end) => end,
                 ControlFlow::Break(end) => {

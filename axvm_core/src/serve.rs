@@ -139,7 +139,8 @@ pub fn serve(
             [speech::catch_up(), reception.next_look(), look, end, ending.as_ref().map(|ending| ending.deadline)];
         let deadline = again.into_iter().flatten().min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let others: Vec<_> = [signals.as_fd()].into_iter().chain(speech::behind()).chain(reception.doors()).collect();
+        let others: Vec<_> =
+            [signals.as_fd()].into_iter().chain(speech::behind()).chain(reception.listeners()).collect();
         let outcome = machine.wait(&others, left).context("Cannot wait for events")?;
         match outcome {
             WaitOutcome::Stopped => return Ok(ending.map(|ending| ending.signal)),

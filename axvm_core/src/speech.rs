@@ -1,8 +1,9 @@
 //! How AxVM speaks: answers on standard output, everything else on standard error.
 //!
 //! ```text
-//!   print     an answer   --> stdout                       waits; a reader that has seen enough is no error
+//!   print     an answer   --> stdout                        waits; a reader that has seen enough is no error
 //!   tell      one line    --> [ lines, 64 KiB ] --> stderr  waits a while; lost if it cannot be written
+//!   show      some lines  --> the same, without "axvm: "    the same
 //!   try_tell  one line    --> [ lines, 64 KiB ]             never waits; says what became of it
 //! ```
 //!
@@ -223,7 +224,15 @@ fn write_waiting(mut line: &[u8]) -> Result<(), Errno> {
 
 /// Says one line on standard error; lost if it cannot be written.
 pub fn tell(words: impl Display) {
-    let line = line(words);
+    say(line(words));
+}
+
+/// Shows text of several lines on standard error, as it is.
+pub fn show(text: impl Display) {
+    say(text.to_string().into_bytes());
+}
+
+fn say(line: Vec<u8>) {
     match LINES.get() {
         None => drop(io::stderr().write_all(&line)),
         Some(lines) => {

@@ -64,7 +64,7 @@ pub struct KvmVcpu {
     /// The MSRs of its state.
     msrs: Arc<[u32]>,
     /// What the guest runs in stays mapped while it can run.
-    _ram: Arc<GuestRam>,
+    ram: Arc<GuestRam>,
 }
 
 impl Vm {
@@ -77,7 +77,7 @@ impl Vm {
         let fd = self.fd.create_vcpu(id.into()).map_err(|errno| create_error(errno.into()))?;
         let run_size = self.fd.run_size();
         let page = RunPage::map(&fd, run_size).map_err(create_error)?;
-        let vcpu = KvmVcpu { fd, page, id, run_size, msrs: self.msrs.clone(), _ram: self.ram.clone() };
+        let vcpu = KvmVcpu { fd, page, id, run_size, msrs: self.msrs.clone(), ram: self.ram.clone() };
         vcpu.set_cpuid(setup.cpuid)?;
         vcpu.set_msrs(setup.msrs)?;
         vcpu.set_registers(setup.start, self.x2apic())?;
@@ -90,6 +90,11 @@ impl KvmVcpu {
     /// The APIC id.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The RAM that its guest runs in.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
     }
 
     /// A handle for other threads to stop this vCPU with.

@@ -20,6 +20,7 @@
 mod board;
 mod build_config;
 pub mod cpuinfo;
+mod crash;
 mod error;
 mod gate;
 mod halt;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use axvm_boot::plan::{Part, Plan};
 use axvm_devices::{StopReason, StopSwitch};
 use axvm_events::{Event, Events};
+use axvm_inspect::crash::CrashReport;
 use axvm_kvm::{KvmVcpu, Vm};
 use axvm_sync::{EventFd, lock, wait_any};
 use axvm_virtio::balloon::Target;
@@ -210,6 +211,11 @@ impl Machine {
     /// Where a reason to stop is put.
     pub fn stop_switch(&self) -> &StopSwitch {
         &self.shared.stop
+    }
+
+    /// Why a vCPU could not go on, if that is how the machine ended.
+    pub fn crash_report(&self) -> Option<&CrashReport> {
+        self.shared.crash.get()
     }
 
     /// Presses the power button: the guest is asked to power off. False without ACPI: no guest can find

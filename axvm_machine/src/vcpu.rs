@@ -10,16 +10,19 @@
 //! Source: KVM API, 5 "The kvm_run structure".
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use axvm_devices::{Bus, StopReason, StopSwitch};
 use axvm_events::Events;
+use axvm_inspect::crash::CrashReport;
+use axvm_kvm::failure::Failure;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
+use crate::crash;
 use crate::gate::{Gate, Order, Passage};
 use crate::halt::Activity;
 use crate::unclaimed::{Access, Space, Unclaimed};
@@ -33,6 +36,8 @@ pub(crate) struct VcpuShared {
     pub(crate) gate: Arc<Gate>,
     /// Whether the guest does something.
     pub(crate) activity: Activity,
+    /// Why a vCPU cannot go on: that of the first.
+    pub(crate) crash: OnceLock<CrashReport>,
 }
 
 /// A bus, and what is known of accesses that no chip on it answers.
@@ -163,7 +168,7 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
 fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
-    let VcpuShared { ports, mmio, stop, gate, activity } = shared;
+    let VcpuShared { ports, mmio, stop, gate, activity, crash } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -195,37 +200,15 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
                 }
                 Passage::Closed => return,
             },
-            Exit::Shutdown => return stop.request(StopReason::TripleFault),
-            other => return stop.request(explain(index, &other)),
+            other => match Failure::of(&other) {
+                Some(failure) => return stop.request(crash::end(index, failure, vcpu, crash)),
+                None => None,
+            },
         };
         if let Some((space, access)) = unclaimed {
             space.unclaimed.tell(access, index, || vcpu.rip());
         }
     }
-}
-
-/// Exits that end the machine, in words.
-fn explain(index: u32, exit: &Exit<'_>) -> StopReason {
-    StopReason::Crash(match exit {
-        Exit::FailEntry { reason, .. } => format!(
-            "vCPU {index} could not enter the guest: hardware entry failure {reason:#x}. \
-             The registers break a rule of the processor (Intel SDM volume 3, 27.3 \"Checks on guest state\")"
-        ),
-        Exit::Internal { suberror, data } => format!(
-            "KVM gave up on vCPU {index}: {} (suberror {suberror}{})",
-            match suberror {
-                1 => "it met an instruction that it cannot emulate",
-                2 => "an exception arrived while another was being delivered",
-                3 => "an exit arrived while an event was being delivered",
-                4 => "the processor reported an exit that KVM does not know",
-                _ => "internal error",
-            },
-            data.iter().map(|word| format!(", {word:#x}")).collect::<String>()
-        ),
-        Exit::SystemEvent { kind } => format!("vCPU {index}: KVM reports system event {kind}"),
-        Exit::Other { reason } => format!("vCPU {index} stopped for exit reason {reason}, which AxVM does not handle"),
-        _ => format!("vCPU {index} stopped unexpectedly"),
-    })
 }
 
 #[cfg(test)]
@@ -267,7 +250,7 @@ mod tests {
                     Exit::MmioRead { address, data }
                 }
                 Step::Shutdown => Exit::Shutdown,
-                Step::Internal => Exit::Internal { suberror: 1, data: vec![0xbeef] },
+                Step::Internal => Exit::Internal { suberror: 1, data: vec![1, 0x08c7_0f03] },
                 Step::Fail => Exit::FailEntry { reason: 0x8000_0021, cpu: 0 },
                 Step::Kick => Exit::Interrupted,
                 Step::Error => return Err(io::ErrorKind::NotFound.into()),
@@ -295,6 +278,7 @@ mod tests {
             stop,
             gate: Arc::new(Gate::new(Order::Run)),
             activity: Activity::new().unwrap(),
+            crash: OnceLock::new(),
         }
     }
 
