@@ -33,6 +33,8 @@ mod resources;
 mod saved;
 mod slots;
 mod spec;
+#[doc(hidden)]
+pub mod testing;
 mod unclaimed;
 mod vcpu;
 

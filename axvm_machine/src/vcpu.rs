@@ -56,13 +56,34 @@ impl AddressSpace {
         self.unclaimed.tell_counts();
     }
 
-    /// The access, if no chip answered it.
-    fn read(&self, address: u64, data: &mut [u8]) -> Option<Access> {
-        (!self.bus.read(address, data)).then(|| Access::read(address, data.len()))
+    /// The guest reads `data.len()` bytes, `size` at a time: a string instruction gives several elements at once, one access
+    /// each. The first access that no chip answered, with the number of them, if they are told at all.
+    #[inline]
+    fn read(&self, address: u64, size: usize, data: &mut [u8]) -> Option<Access> {
+        if data.len() == size {
+            return self.unanswered(self.bus.read(address, data), || Access::read(address, size));
+        }
+        let elements = data.chunks_exact_mut(size);
+        let accesses = elements.filter_map(|data| (!self.bus.read(address, data)).then(|| Access::read(address, size)));
+        accesses.reduce(Access::and)
     }
 
-    fn write(&self, address: u64, data: &[u8]) -> Option<Access> {
-        (!self.bus.write(address, data)).then(|| Access::write(address, data))
+    /// The guest writes, likewise.
+    #[inline]
+    fn write(&self, address: u64, size: usize, data: &[u8]) -> Option<Access> {
+        if data.len() == size {
+            return self.unanswered(self.bus.write(address, data), || Access::write(address, data));
+        }
+        let elements = data.chunks_exact(size);
+        let accesses =
+            elements.filter_map(|data| (!self.bus.write(address, data)).then(|| Access::write(address, data)));
+        accesses.reduce(Access::and)
+    }
+
+    /// What is to be told of an access.
+    #[inline]
+    fn unanswered(&self, answered: bool, access: impl FnOnce() -> Access) -> Option<Access> {
+        (!answered && self.unclaimed.is_told()).then(access)
     }
 }
 
@@ -167,7 +188,7 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 /// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
-fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
+pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
     let VcpuShared { ports, mmio, stop, gate, activity, crash } = shared;
     loop {
         let exit = match vcpu.run() {
@@ -180,17 +201,10 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
             activity.note();
         }
         let unclaimed = match exit {
-            // A string instruction gives several elements at once: one access each.
-            Exit::IoIn { port, size, data } => {
-                let accesses = data.chunks_exact_mut(size).filter_map(|data| ports.read(port.into(), data));
-                accesses.reduce(Access::and).map(|access| (ports, access))
-            }
-            Exit::IoOut { port, size, data } => {
-                let accesses = data.chunks_exact(size).filter_map(|data| ports.write(port.into(), data));
-                accesses.reduce(Access::and).map(|access| (ports, access))
-            }
-            Exit::MmioRead { address, data } => mmio.read(address, data).map(|access| (mmio, access)),
-            Exit::MmioWrite { address, data } => mmio.write(address, data).map(|access| (mmio, access)),
+            Exit::IoIn { port, size, data } => ports.read(port.into(), size, data).map(|access| (ports, access)),
+            Exit::IoOut { port, size, data } => ports.write(port.into(), size, data).map(|access| (ports, access)),
+            Exit::MmioRead { address, data } => mmio.read(address, data.len(), data).map(|access| (mmio, access)),
+            Exit::MmioWrite { address, data } => mmio.write(address, data.len(), data).map(|access| (mmio, access)),
             Exit::Halted => None,
             Exit::Interrupted => match gate.pass(index, vcpu) {
                 Passage::Open => None,
