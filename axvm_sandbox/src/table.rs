@@ -6,7 +6,7 @@
 //!
 //! Every row was seen with strace in some thread, with a C library linked either way (glibc 2.36), but for those whose
 //! reason begins with a bracket: `[older]`, `[newer]` glibc, `[musl]`, and `[rare]` for what no test brings about.
-//! When queue threads learn io_uring, add `io_uring_enter` for QUEUE, and set up and register the rings before `arm`.
+//! The rings of disks (io_uring) are set up, registered and limited before `arm`: a queue's thread only enters them.
 //!
 //! Spec: syscalls(2).
 
@@ -86,6 +86,8 @@ const TAP: &[u64] = &[0x4004_54d0, 0x4004_54d9];
 const fn number(request: libc::Ioctl) -> u64 {
     request as u32 as u64
 }
+/// What goes to a ring, and waiting for it (IORING_ENTER_GETEVENTS); not other ways to name a ring, or what it holds.
+const ENTER: &[u64] = &[0, 1];
 /// IORING_REGISTER_FILES; not what enables a ring.
 const REGISTER_FILES: u64 = 2;
 /// Not in the libc crate for all C libraries.
@@ -116,6 +118,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_preadv, WORK, Always, "disks, kernel and initrd, straight into RAM"),
     Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
     Row(libc::SYS_lseek, API, Always, "the size of a disk that grew; the list of mappings, for a backtrace"),
+    Row(libc::SYS_io_uring_enter, WORK, OneOf(3, ENTER), "disks with an io_uring, which was told before what it may do"),
     Row(libc::SYS_fdatasync, WORK, Always, "flush"),
     Row(libc::SYS_fallocate, WORK | RAM, Always, "discard, write zeroes, clear RAM"),
     Row(libc::SYS_fstat, CONSOLE | API, Always, "[musl] what a descriptor is"),
