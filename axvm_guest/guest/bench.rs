@@ -26,14 +26,16 @@ core::arch::global_asm!(include_str!("long_mode.s"), include_str!("bench.s"), op
 const COM1: u16 = 0x3f8;
 const LINE_STATUS: u16 = COM1 + 5;
 const UNUSED: u16 = 0x80;
-/// In ticks: some 10 ms.
-const REST: u64 = 25_000_000;
+/// Milliseconds.
+const REST: u32 = 10;
+/// About so many ticks are one.
+const TICKS: u64 = 2_500_000;
 /// Where a machine without a disk may have nothing, too: a read exits all the same.
 const WINDOWS: u64 = 0xd000_0000;
 
 unsafe extern "C" {
     #[link_name = "job"]
-    safe static JOB: [u32; 38];
+    safe static JOB: [u32; 70];
 }
 
 /// What one phase does; `count` times.
@@ -59,7 +61,7 @@ extern "C" fn bench_main(info: u64) -> ! {
         let start = cpu::rdtsc();
         do_phase(&Phase { kind, len, depth, count }, windows, disk.as_mut());
         tell(cpu::rdtsc().wrapping_sub(start));
-        rest();
+        rest(REST);
     }
     output(COM1, b'z');
     output(0x64, 0xfe_u8);
@@ -73,15 +75,16 @@ fn tell(ticks: u64) {
     output(COM1, b'\n');
 }
 
-fn rest() {
+fn rest(milliseconds: u32) {
     let start = cpu::rdtsc();
-    while cpu::rdtsc().wrapping_sub(start) < REST {
+    while cpu::rdtsc().wrapping_sub(start) < u64::from(milliseconds) * TICKS {
         core::hint::spin_loop();
     }
 }
 
 fn do_phase(phase: &Phase, windows: u64, disk: Option<&mut Disk>) {
     match (phase.kind, disk) {
+        (0, _) => rest(phase.count),
         (1, _) => (0..phase.count).for_each(|_| output(UNUSED, 0_u8)),
         (2, _) => (0..phase.count).for_each(|_| _ = input::<u8>(LINE_STATUS)),
         (3, _) => (0..phase.count).for_each(|_| _ = read::<u32>(windows)),

@@ -59,7 +59,7 @@ job:                                # the host writes it into the file (bench_jo
     .ascii "AXVM bench job: "
 job_mode:
     .long 0, 0
-    .fill 32, 4, 0
+    .fill 64, 4, 0
 identity_map rights=7
 
 .section .bss

@@ -10,11 +10,13 @@
 
 const NAME: &[u8] = b"AXVM bench job: ";
 /// As many as the guest has room for.
-const PHASES_MAX: usize = 8;
+const PHASES_MAX: usize = 16;
 
 /// One thing that the guest does so many times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Does nothing, for so many milliseconds or a little more or less.
+    Rest(u32),
     /// Writes a byte to port 0x80.
     Out(u32),
     /// Reads the line status of COM1.
@@ -32,6 +34,7 @@ pub enum Phase {
 impl Phase {
     fn words(self) -> [u32; 4] {
         match self {
+            Phase::Rest(milliseconds) => [0, 0, 0, milliseconds],
             Phase::Out(count) => [1, 0, 0, count],
             Phase::In(count) => [2, 0, 0, count],
             Phase::Mmio(count) => [3, 0, 0, count],

@@ -4,6 +4,7 @@
 //!   start    idle guest: exec --> '~' | 20 ms later: CPU time, faults, memory | killed
 //!   calls    the same under strace; its clock is of no use, its count is
 //!   exits    '~' OUT =ticks IN =ticks MMIO =ticks z
+//!   outside  the same, each exit timed by the tracer from KVM_RUN's return to the next KVM_RUN
 //!   block    '~' 4K random read, QD1 =ticks, QD32 =ticks, the same of writes, 128K sequential reads
 //!   off      '~' z --> process end
 //!   kernel   a stock kernel with our first instruction: exec --> '~'
@@ -17,10 +18,10 @@ use std::{fs, thread};
 use anyhow::{Context, Result};
 use axvm_guest::Phase;
 
-use super::process;
 use super::setup::{Bench, settle};
 use super::subject::{Machine, Subject};
 use super::watched::{Watched, cpu_time};
+use super::{process, statistics, trace};
 use crate::tool::find;
 
 /// What is done after the first byte counts as part of the start, for so long.
@@ -35,6 +36,8 @@ pub enum Experiment {
     Calls,
     /// Exits, so many of each kind.
     Exits(u32),
+    /// The part of exits that is the VMM's, of so many of each kind.
+    Outside(u32),
     /// Disk requests: a number for QD1 of 4 KiB, from which the others follow.
     Block(u32),
     /// The end of a machine.
@@ -55,6 +58,7 @@ impl Experiment {
             Experiment::Start(name, ..) => name,
             Experiment::Calls => "calls",
             Experiment::Exits(_) => "exits",
+            Experiment::Outside(_) => "outside",
             Experiment::Block(_) => "block",
             Experiment::Off => "off",
             Experiment::Vmlinux => "vmlinux",
@@ -68,6 +72,7 @@ impl Experiment {
             Experiment::Block(_) => subject.has_disk(),
             Experiment::Vmlinux => bench.vmlinux.is_some(),
             Experiment::BzImage => bench.bzimage.is_some() && subject.takes_bzimage(),
+            Experiment::Outside(_) => trace::works(),
             Experiment::Calls => find("strace").is_some(),
             Experiment::Start(..) | Experiment::Exits(_) | Experiment::Off => true,
         }
@@ -79,6 +84,7 @@ impl Experiment {
             Experiment::Start(name, memory_mib, vcpus) => bench.start(name, memory_mib, vcpus, subject),
             Experiment::Calls => bench.calls(subject),
             Experiment::Exits(count) => bench.exits(count, subject),
+            Experiment::Outside(count) => bench.outside(count, subject),
             Experiment::Block(count) => bench.block(count, subject),
             Experiment::Off => bench.off(subject),
             Experiment::Vmlinux => bench.kernel("vmlinux", bench.vmlinux.as_deref(), subject),
@@ -147,6 +153,30 @@ impl Bench {
             numbers.push((name.to_owned(), self.seconds(vmm.phase()?) * 1e6 / f64::from(count)));
         }
         Ok(numbers)
+    }
+
+    /// The tracer is attached while the guest rests. Of what it saw, each kind's exits are known by their number: between
+    /// them lie the few bytes by which the guest tells.
+    fn outside(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        const TELLING: usize = 100;
+        let phases = [Phase::Rest(200), Phase::Out(count), Phase::In(count), Phase::Mmio(count)];
+        let guest = self.guest("outside", Some(&phases))?;
+        let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
+        vmm.until(b'~')?;
+        let trace = trace::Trace::start(vmm.pid())?;
+        phases.iter().try_for_each(|_| vmm.phase().map(drop))?;
+        let exits = trace.exits()?;
+        let names = ["outside-out", "outside-in", "outside-mmio"];
+        let numbers = names.iter().enumerate().map(|(number, name)| {
+            let first = number * count as usize + TELLING;
+            let seen = exits.get(first..first + count as usize - 2 * TELLING);
+            let seen: Option<Vec<f64>> = seen.map(|seen| seen.iter().map(|&ticks| ticks as f64).collect());
+            let median = seen.and_then(|seen| statistics::summary(&seen)).with_context(|| {
+                format!("Cannot tell exits apart: the tracer saw {} of {}", exits.len(), count * names.len() as u32)
+            })?;
+            Ok(((*name).to_owned(), self.seconds(1) * 1e9 * median.median))
+        });
+        numbers.collect()
     }
 
     fn block(&self, count: u32, subject: &Subject) -> Result<Numbers> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   subject     who: AxVM, floor, peers          experiment   one run of one subject --> numbers
-//!   quantity    what a number means              watched      a VMM under observation; process: what /proc knows
+//!   quantity    what a number means              watched      a VMM under observation; process: what /proc knows;
+//!                                                             trace: what its vCPU does between two exits
 //!   mod         rounds --> samples               statistics   samples --> medians, ratios and their intervals
 //!   report      table, page, JSON                plot         SVG
 //! ```
@@ -20,6 +21,7 @@ pub mod report;
 pub mod setup;
 pub mod statistics;
 pub mod subject;
+pub mod trace;
 pub mod watched;
 
 use std::collections::BTreeMap;
@@ -48,6 +50,7 @@ pub fn full() -> Plan {
         (Experiment::Calls, 5),
         (Experiment::Off, 40),
         (Experiment::Exits(5_000), 21),
+        (Experiment::Outside(2_000), 21),
         (Experiment::Block(10_000), 15),
         (Experiment::Vmlinux, 21),
         (Experiment::BzImage, 21),
@@ -63,6 +66,7 @@ pub fn quick() -> Plan {
         (Experiment::Calls, 5),
         (Experiment::Off, 15),
         (Experiment::Exits(2_000), 11),
+        (Experiment::Outside(500), 11),
         (Experiment::Block(5_000), 9),
         (Experiment::Vmlinux, 9),
         (Experiment::BzImage, 9),

@@ -24,7 +24,7 @@ const fn rate(id: &'static str, name: &'static str, unit: &'static str) -> Quant
 }
 
 /// All of them.
-pub const ALL: [Quantity; 32] = [
+pub const ALL: [Quantity; 35] = [
     cost("start-128m", "exec to first guest byte, 128 MiB, 1 vCPU", "ms"),
     cost("start-128m-cpu", "its CPU time, user and system", "ms"),
     cost("start-128m-calls", "its system calls", ""),
@@ -39,6 +39,9 @@ pub const ALL: [Quantity; 32] = [
     cost("exit-out", "whole exit, OUT to an unused port", "us"),
     cost("exit-in", "whole exit, IN from COM1", "us"),
     cost("exit-mmio", "whole exit, MMIO read of the disk", "us"),
+    cost("outside-out", "outside of KVM_RUN, OUT to an unused port", "ns"),
+    cost("outside-in", "outside of KVM_RUN, IN from COM1", "ns"),
+    cost("outside-mmio", "outside of KVM_RUN, MMIO read of the disk", "ns"),
     rate("rr1", "4K random read, QD1", "k/s"),
     cost("rr1-cpu", "CPU time beside vCPUs, per million", "s"),
     rate("rr32", "4K random read, QD32", "k/s"),

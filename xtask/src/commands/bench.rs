@@ -26,7 +26,7 @@ pub struct Bench {
     /// Peers, instead of those in the PATH: firecracker=PATH, qemu; none by ""
     #[arg(long, value_name = "NAME[=PATH],...")]
     vs: Option<String>,
-    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, block, vmlinux, bzimage
+    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, vmlinux, bzimage
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
     /// Write all samples to a file
