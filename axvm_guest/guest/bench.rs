@@ -2,22 +2,27 @@
 //!
 //! ```text
 //!   ~            it runs (bench.s)
-//!   =1f00abc     a phase of the job is over, and took so many ticks of the TSC; a line each
+//!   =1f00abc     a phase of the job is over, and took so many ticks of the TSC; a line each; 0: this machine cannot
 //!   z            all done; a reset follows, or a triple fault where there is no port for it
 //!   !            a phase failed: no disk, or a request with an error
 //! ```
 //!
 //! The TSC, for it costs no exit, and a byte may be long on its way to the host. Between two phases the guest rests, so that
-//! the host can look at the VMM's threads. Polling, so that no interrupt is measured.
+//! the host can look at the VMM's threads. It polls, but for phases whose subject are interrupts.
 
 #![no_std]
 #![no_main]
 #![allow(dead_code, reason = "cpu.rs serves the self-test too")]
 
+mod bench_bus;
 mod bench_disk;
+mod bench_others;
+mod bench_ring;
+mod bench_wait;
 mod cpu;
 mod symbols;
 
+use bench_bus::Device;
 use bench_disk::Disk;
 use cpu::{input, output, read};
 
@@ -29,9 +34,7 @@ const UNUSED: u16 = 0x80;
 /// Milliseconds.
 const REST: u32 = 10;
 /// About so many ticks are one.
-const TICKS: u64 = 2_500_000;
-/// Where a machine without a disk may have nothing, too: a read exits all the same.
-const WINDOWS: u64 = 0xd000_0000;
+pub const TICKS: u64 = 2_500_000;
 
 unsafe extern "C" {
     #[link_name = "job"]
@@ -39,6 +42,7 @@ unsafe extern "C" {
 }
 
 /// What one phase does; `count` times.
+#[derive(Clone, Copy)]
 pub struct Phase {
     kind: u32,
     pub len: u32,
@@ -51,16 +55,17 @@ pub struct Phase {
 extern "C" fn bench_main(info: u64) -> ! {
     // Behind 16 bytes of name and the mode: the number of phases, then four numbers each.
     let word = |index: u64| read::<u32>(&raw const JOB as u64 + 16 + index * 4);
-    let windows = bench_disk::window(info).unwrap_or(WINDOWS);
-    let mut disk = None;
+    bench_wait::prepare();
+    let mut machine = Machine { disk: Device::find(bench_bus::BLOCK, info), queue: None };
     for number in 0..u64::from(word(1)) {
         let [kind, len, depth, count] = [0, 1, 2, 3].map(|field| word(2 + number * 4 + field));
-        if kind >= 4 && disk.is_none() {
-            disk = Some(Disk::start(windows).unwrap_or_else(|| fail()));
-        }
+        let phase = Phase { kind, len, depth, count };
+        let able = machine.prepare(&phase);
         let start = cpu::rdtsc();
-        do_phase(&Phase { kind, len, depth, count }, windows, disk.as_mut());
-        tell(cpu::rdtsc().wrapping_sub(start));
+        if able {
+            machine.run(phase);
+        }
+        tell(if able { cpu::rdtsc().wrapping_sub(start) } else { 0 });
         rest(REST);
     }
     output(COM1, b'z');
@@ -82,22 +87,68 @@ fn rest(milliseconds: u32) {
     }
 }
 
-fn do_phase(phase: &Phase, windows: u64, disk: Option<&mut Disk>) {
-    match (phase.kind, disk) {
-        (0, _) => rest(phase.count),
-        (1, _) => (0..phase.count).for_each(|_| output(UNUSED, 0_u8)),
-        (2, _) => (0..phase.count).for_each(|_| _ = input::<u8>(LINE_STATUS)),
-        (3, _) => (0..phase.count).for_each(|_| _ = read::<u32>(windows)),
-        (kind, Some(disk)) => {
-            if !disk.requests(phase, kind == 5, kind != 6) {
-                fail();
+/// What the phases use.
+struct Machine {
+    disk: Option<Device>,
+    /// Its first queue, started for phases of one kind.
+    queue: Option<(Use, Disk)>,
+}
+
+/// How a disk is started: its queues, and whether they wake the guest.
+#[derive(Clone, Copy, PartialEq)]
+struct Use {
+    queues: u16,
+    wakes: bool,
+}
+
+impl Machine {
+    /// What must not be measured. False: this machine cannot do the phase.
+    fn prepare(&mut self, phase: &Phase) -> bool {
+        let wanted = match phase.kind {
+            4..=6 => Use { queues: 1, wakes: false },
+            7 => Use { queues: 1, wakes: true },
+            8 => Use { queues: bench_others::MOST, wakes: false },
+            _ => return true,
+        };
+        if self.queue.is_none_or(|(now, _)| now != wanted) {
+            let (mut first, mut count) = (None, 0);
+            let started = self.disk.and_then(|device| {
+                Disk::start(device, wanted.queues, wanted.wakes, |number, disk| {
+                    if number == 0 {
+                        first = Some(disk);
+                    }
+                    bench_others::give(number, disk);
+                    count += 1;
+                })
+            });
+            let (Some(()), Some(disk)) = (started, first) else { fail() };
+            if count < wanted.queues || count > 1 && !bench_others::start(count) {
+                return false;
             }
+            self.queue = Some((wanted, disk));
         }
-        _ => fail(),
+        self.queue.is_some_and(|(_, disk)| disk.holds(phase.depth))
+    }
+
+    fn run(&mut self, phase: Phase) {
+        // Where a machine without a disk may have nothing, too: a read exits all the same.
+        let register = self.disk.map_or(0xd000_0000, |disk| disk.registers);
+        let good = match (phase.kind, &mut self.queue) {
+            (0, _) => Some(rest(phase.count)),
+            (1, _) => Some((0..phase.count).for_each(|_| output(UNUSED, 0_u8))),
+            (2, _) => Some((0..phase.count).for_each(|_| _ = input::<u8>(LINE_STATUS))),
+            (3, _) => Some((0..phase.count).for_each(|_| _ = read::<u32>(register))),
+            (4..=7, Some((_, disk))) => disk.requests(&phase, phase.kind == 5, phase.kind != 6).then_some(()),
+            (8, Some((used, _))) => bench_others::together(phase, used.queues).then_some(()),
+            _ => None,
+        };
+        if good.is_none() {
+            fail();
+        }
     }
 }
 
-fn fail() -> ! {
+pub fn fail() -> ! {
     output(COM1, b'!');
     output(0x64, 0xfe_u8);
     cpu::undefined()

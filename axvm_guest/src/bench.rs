@@ -12,6 +12,9 @@ const NAME: &[u8] = b"AXVM bench job: ";
 /// As many as the guest has room for.
 const PHASES_MAX: usize = 16;
 
+/// How many queues [`Phase::Spread`] takes, and processors.
+pub const QUEUES: u32 = 4;
+
 /// One thing that the guest does so many times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -29,6 +32,10 @@ pub enum Phase {
     RandomWrite(u32, u32, u32),
     /// Reads from the beginning on.
     Read(u32, u32, u32),
+    /// Reads from random places, asleep until an interrupt meanwhile.
+    Woken(u32, u32, u32),
+    /// Reads from random places on four queues at once, a processor each; requests of each.
+    Spread(u32, u32, u32),
 }
 
 impl Phase {
@@ -41,12 +48,20 @@ impl Phase {
             Phase::RandomRead(len, depth, count) => [4, len, depth, count],
             Phase::RandomWrite(len, depth, count) => [5, len, depth, count],
             Phase::Read(len, depth, count) => [6, len, depth, count],
+            Phase::Woken(len, depth, count) => [7, len, depth, count],
+            Phase::Spread(len, depth, count) => [8, len, depth, count],
         }
     }
 
-    /// How many times.
-    pub fn count(self) -> u32 {
-        self.words()[3]
+    /// How many requests.
+    pub fn requests(self) -> u32 {
+        let queues = if let Phase::Spread(..) = self { QUEUES } else { 1 };
+        self.words()[3] * queues
+    }
+
+    /// Bytes of each.
+    pub fn bytes(self) -> u32 {
+        self.words()[1]
     }
 }
 

@@ -6,6 +6,9 @@
 //!   exits    '~' OUT =ticks IN =ticks MMIO =ticks z
 //!   outside  the same, each exit timed by the tracer from KVM_RUN's return to the next KVM_RUN
 //!   block    '~' 4K random read, QD1 =ticks, QD32 =ticks, the same of writes, 128K sequential reads
+//!   woken    '~' 4K random reads, QD1, asleep until each one's interrupt
+//!   spread   '~' 4K random reads on four queues by four vCPUs
+//!   cold     '~' 4K random reads, QD32, of a file that the host has no page of
 //!   off      '~' z --> process end
 //!   kernel   a stock kernel with our first instruction: exec --> '~'
 //! ```
@@ -18,8 +21,8 @@ use std::{fs, thread};
 use anyhow::{Context, Result};
 use axvm_guest::Phase;
 
-use super::setup::{Bench, settle};
-use super::subject::{Machine, Subject};
+use super::setup::{Bench, forget, settle};
+use super::subject::{Disk, Machine, Subject};
 use super::watched::{Watched, cpu_time};
 use super::{process, statistics, trace};
 use crate::tool::find;
@@ -40,6 +43,12 @@ pub enum Experiment {
     Outside(u32),
     /// Disk requests: a number for QD1 of 4 KiB, from which the others follow.
     Block(u32),
+    /// One disk request after the other, each with its interrupt.
+    Woken(u32),
+    /// Four queues, so many requests of each.
+    Spread(u32),
+    /// What is not in the page cache.
+    Cold(u32),
     /// The end of a machine.
     Off,
     /// A vmlinux.
@@ -60,6 +69,9 @@ impl Experiment {
             Experiment::Exits(_) => "exits",
             Experiment::Outside(_) => "outside",
             Experiment::Block(_) => "block",
+            Experiment::Woken(_) => "woken",
+            Experiment::Spread(_) => "spread",
+            Experiment::Cold(_) => "cold",
             Experiment::Off => "off",
             Experiment::Vmlinux => "vmlinux",
             Experiment::BzImage => "bzimage",
@@ -68,14 +80,17 @@ impl Experiment {
 
     /// Whether it can be done with this subject, here.
     pub fn suits(self, subject: &Subject, bench: &Bench) -> bool {
-        match self {
-            Experiment::Block(_) => subject.has_disk(),
+        let here = match self {
+            Experiment::Block(_) | Experiment::Woken(_) => return subject.has_disk(),
+            Experiment::Spread(_) => return subject.has_queues(),
+            Experiment::Cold(_) => subject.has_disk() && (bench.axvm_is_direct || !subject.is_ours()),
             Experiment::Vmlinux => bench.vmlinux.is_some(),
             Experiment::BzImage => bench.bzimage.is_some() && subject.takes_bzimage(),
             Experiment::Outside(_) => trace::works(),
             Experiment::Calls => find("strace").is_some(),
             Experiment::Start(..) | Experiment::Exits(_) | Experiment::Off => true,
-        }
+        };
+        here && subject.is_itself()
     }
 
     /// Does it once.
@@ -86,6 +101,11 @@ impl Experiment {
             Experiment::Exits(count) => bench.exits(count, subject),
             Experiment::Outside(count) => bench.outside(count, subject),
             Experiment::Block(count) => bench.block(count, subject),
+            Experiment::Woken(count) => {
+                bench.requests(bench.machine(128, 1), &[("wr1", Phase::Woken(4096, 1, count))], subject)
+            }
+            Experiment::Spread(count) => bench.spread(count, subject),
+            Experiment::Cold(count) => bench.cold(count, subject),
             Experiment::Off => bench.off(subject),
             Experiment::Vmlinux => bench.kernel("vmlinux", bench.vmlinux.as_deref(), subject),
             Experiment::BzImage => bench.kernel("bzimage", bench.bzimage.as_deref(), subject),
@@ -94,9 +114,14 @@ impl Experiment {
 }
 
 impl Bench {
+    fn machine(&self, memory_mib: u32, vcpus: u32) -> Machine {
+        let disk = Disk { path: self.disk.clone(), queues: 1, direct: false };
+        Machine { kernel: PathBuf::new(), memory_mib, vcpus, disk }
+    }
+
     fn command(&self, subject: &Subject, kernel: &Path, memory_mib: u32, vcpus: u32) -> Result<Command> {
-        let machine = Machine { kernel: kernel.to_owned(), memory_mib, vcpus };
-        subject.command(&machine, &self.disk, &self.scratch)
+        let machine = Machine { kernel: kernel.to_owned(), ..self.machine(memory_mib, vcpus) };
+        subject.command(&machine, &self.scratch)
     }
 
     /// The guest with this job, as a file.
@@ -188,21 +213,46 @@ impl Bench {
             ("rw32", Phase::RandomWrite(small, 32, count * 3)),
             ("sr1", Phase::Read(large, 1, count / 2)),
             ("sr32", Phase::Read(large, 32, count / 2)),
+            ("rr64", Phase::RandomRead(small, 64, count * 5)),
+            ("rr128", Phase::RandomRead(small, 128, count * 5)),
         ];
-        let guest = self.guest("block", Some(&phases.map(|phase| phase.1)))?;
+        self.requests(self.machine(128, 1), &phases, subject)
+    }
+
+    fn spread(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        let mut machine = self.machine(128, 4);
+        machine.disk.queues = 4;
+        self.requests(machine, &[("sp32", Phase::Spread(4096, 32, count))], subject)
+    }
+
+    fn cold(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        let mut machine = self.machine(128, 1);
+        machine.disk.direct = true;
+        forget(&self.disk)?;
+        self.requests(machine, &[("cold32", Phase::RandomRead(4096, 32, count))], subject)
+    }
+
+    /// Phases with disk requests, each with its name: rate and CPU time.
+    fn requests(&self, machine: Machine, phases: &[(&str, Phase)], subject: &Subject) -> Result<Numbers> {
+        let job: Vec<Phase> = phases.iter().map(|&(_, phase)| phase).collect();
+        let machine = Machine { kernel: self.guest("requests", Some(&job))?, ..machine };
         // What the one before wrote is not to be written back beside this one.
         settle(&self.disk)?;
-        let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
+        let mut vmm = Watched::start(subject.command(&machine, &self.scratch)?)?;
         vmm.until(b'~')?;
         let mut before = process::time_beside_vcpus(vmm.pid())?;
         let mut numbers = Numbers::new();
-        for (name, phase) in phases {
-            let (seconds, requests) = (self.seconds(vmm.phase()?), f64::from(phase.count()));
+        for &(name, phase) in phases {
+            let ticks = vmm.phase()?;
             let cpu = process::time_beside_vcpus(vmm.pid())?;
-            let rate = requests / seconds;
-            let value = if name.starts_with('s') { rate * f64::from(large) / 1e6 } else { rate / 1e3 };
-            numbers.push((name.to_owned(), value));
-            numbers.push((format!("{name}-cpu"), cpu.saturating_sub(before) as f64 / 1e3 / requests));
+            // 0: a queue that holds no so many requests, or too few queues.
+            if ticks > 0 {
+                let requests = f64::from(phase.requests());
+                let rate = requests / self.seconds(ticks);
+                let value = if phase.bytes() > 4096 { rate * f64::from(phase.bytes()) / 1e6 } else { rate / 1e3 };
+                numbers.push((name.to_owned(), value));
+                numbers.push((format!("{name}-cpu"), cpu.saturating_sub(before) as f64 / 1e3 / requests));
+            }
             before = cpu;
         }
         Ok(numbers)

@@ -52,6 +52,9 @@ pub fn full() -> Plan {
         (Experiment::Exits(5_000), 21),
         (Experiment::Outside(2_000), 21),
         (Experiment::Block(10_000), 15),
+        (Experiment::Woken(3_000), 15),
+        (Experiment::Spread(20_000), 15),
+        (Experiment::Cold(20_000), 11),
         (Experiment::Vmlinux, 21),
         (Experiment::BzImage, 21),
     ]
@@ -67,7 +70,10 @@ pub fn quick() -> Plan {
         (Experiment::Off, 15),
         (Experiment::Exits(2_000), 11),
         (Experiment::Outside(500), 11),
-        (Experiment::Block(5_000), 9),
+        (Experiment::Block(5_000), 7),
+        (Experiment::Woken(1_500), 7),
+        (Experiment::Spread(10_000), 7),
+        (Experiment::Cold(10_000), 5),
         (Experiment::Vmlinux, 9),
         (Experiment::BzImage, 9),
     ]

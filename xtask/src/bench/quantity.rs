@@ -24,7 +24,7 @@ const fn rate(id: &'static str, name: &'static str, unit: &'static str) -> Quant
 }
 
 /// All of them.
-pub const ALL: [Quantity; 35] = [
+pub const ALL: [Quantity; 45] = [
     cost("start-128m", "exec to first guest byte, 128 MiB, 1 vCPU", "ms"),
     cost("start-128m-cpu", "its CPU time, user and system", "ms"),
     cost("start-128m-calls", "its system calls", ""),
@@ -46,6 +46,16 @@ pub const ALL: [Quantity; 35] = [
     cost("rr1-cpu", "CPU time beside vCPUs, per million", "s"),
     rate("rr32", "4K random read, QD32", "k/s"),
     cost("rr32-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("rr64", "4K random read, QD64", "k/s"),
+    cost("rr64-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("rr128", "4K random read, QD128", "k/s"),
+    cost("rr128-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("sp32", "4K random read, 4 queues, 4 vCPUs, QD32 each", "k/s"),
+    cost("sp32-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("wr1", "4K random read, QD1, asleep until an interrupt", "k/s"),
+    cost("wr1-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("cold32", "4K random read, cold file, QD32", "k/s"),
+    cost("cold32-cpu", "CPU time beside vCPUs, per million", "s"),
     rate("rw1", "4K random write, QD1", "k/s"),
     cost("rw1-cpu", "CPU time beside vCPUs, per million", "s"),
     rate("rw32", "4K random write, QD32", "k/s"),

@@ -16,17 +16,17 @@ use crate::project;
 
 /// Measure AxVM beside the floor and its peers: start, memory, exits, disk, end
 ///
-/// The floor is a program that makes the needed calls only. Peers are Firecracker and QEMU's microvm, if this machine has
-/// them or --vs says where they are. All run the same guest on the same disk, in turns.
+/// The floor is a program that makes the needed calls only. Peers are Firecracker, Cloud Hypervisor and QEMU's
+/// microvm, if this machine has them or --vs says where they are. All run the same guest on the same disk, in turns.
 #[derive(Args)]
 pub struct Bench {
     /// Fewer rounds: two minutes instead of ten
     #[arg(long)]
     quick: bool,
-    /// Peers, instead of those in the PATH: firecracker=PATH, qemu; none by ""
+    /// Peers, instead of those in the PATH: firecracker=PATH, cloud-hypervisor=PATH, qemu; none by ""
     #[arg(long, value_name = "NAME[=PATH],...")]
     vs: Option<String>,
-    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, vmlinux, bzimage
+    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, woken, spread, cold, vmlinux, bzimage
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
     /// Write all samples to a file
@@ -66,7 +66,7 @@ impl Bench {
         let subjects = setup::subjects(named.as_deref())?;
         let kernels =
             plan.iter().any(|(experiment, _)| matches!(experiment, Experiment::Vmlinux | Experiment::BzImage));
-        let samples = bench::measure(&plan, &subjects, &setup::bench(kernels)?)?;
+        let samples = bench::measure(&plan, &subjects, &setup::bench(&subjects[0], kernels)?)?;
         Ok(Report::of(&samples, &subjects, host()))
     }
 
