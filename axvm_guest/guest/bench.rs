@@ -15,6 +15,7 @@
 #![allow(dead_code, reason = "cpu.rs serves the self-test too")]
 
 mod bench_bus;
+mod bench_card;
 mod bench_disk;
 mod bench_others;
 mod bench_ring;
@@ -23,6 +24,7 @@ mod cpu;
 mod symbols;
 
 use bench_bus::Device;
+use bench_card::Card;
 use bench_disk::Disk;
 use cpu::{input, output, read};
 
@@ -56,7 +58,7 @@ extern "C" fn bench_main(info: u64) -> ! {
     // Behind 16 bytes of name and the mode: the number of phases, then four numbers each.
     let word = |index: u64| read::<u32>(&raw const JOB as u64 + 16 + index * 4);
     bench_wait::prepare();
-    let mut machine = Machine { disk: Device::find(bench_bus::BLOCK, info), queue: None };
+    let mut machine = Machine { info, disk: Device::find(bench_bus::BLOCK, info), queue: None, card: None };
     for number in 0..u64::from(word(1)) {
         let [kind, len, depth, count] = [0, 1, 2, 3].map(|field| word(2 + number * 4 + field));
         let phase = Phase { kind, len, depth, count };
@@ -89,9 +91,11 @@ fn rest(milliseconds: u32) {
 
 /// What the phases use.
 struct Machine {
+    info: u64,
     disk: Option<Device>,
     /// Its first queue, started for phases of one kind.
     queue: Option<(Use, Disk)>,
+    card: Option<Card>,
 }
 
 /// How a disk is started: its queues, and whether they wake the guest.
@@ -108,6 +112,7 @@ impl Machine {
             4..=6 => Use { queues: 1, wakes: false },
             7 => Use { queues: 1, wakes: true },
             8 => Use { queues: bench_others::MOST, wakes: false },
+            16.. => return self.prepare_card(phase),
             _ => return true,
         };
         if self.queue.is_none_or(|(now, _)| now != wanted) {
@@ -130,9 +135,32 @@ impl Machine {
         self.queue.is_some_and(|(_, disk)| disk.holds(phase.depth))
     }
 
+    /// Started once, for not every VMM lets a card be reset; a job that receives does nothing else. One frame that is
+    /// received starts the clock.
+    fn prepare_card(&mut self, phase: &Phase) -> bool {
+        let receives = phase.kind == 17;
+        if self.card.is_none() {
+            let device = Device::find(bench_bus::NET, self.info).unwrap_or_else(|| fail());
+            self.card = Card::start(device, !receives);
+        }
+        let Some(card) = &mut self.card else { fail() };
+        card.takes(phase.len) && (!receives || card.receive(1))
+    }
+
     fn run(&mut self, phase: Phase) {
         // Where a machine without a disk may have nothing, too: a read exits all the same.
         let register = self.disk.map_or(0xd000_0000, |disk| disk.registers);
+        if let (16.., Some(card)) = (phase.kind, &mut self.card) {
+            let good = match phase.kind {
+                16 => card.send(&phase),
+                17 => card.receive(phase.count),
+                _ => card.echo(&phase),
+            };
+            if !good {
+                fail();
+            }
+            return;
+        }
         let good = match (phase.kind, &mut self.queue) {
             (0, _) => Some(rest(phase.count)),
             (1, _) => Some((0..phase.count).for_each(|_| output(UNUSED, 0_u8))),

@@ -129,7 +129,7 @@ impl Device {
     /// Resets it, and takes what it offers of the features that are wanted; gives those taken.
     pub fn start(self, wanted: u64) -> Option<u64> {
         self.set(STATUS, 0);
-        (0..1 << 20).find(|_| self.get(STATUS) == 0)?;
+        (0..1000).find(|_| self.get(STATUS) == 0)?;
         [1, 3].into_iter().for_each(|status| self.set(STATUS, status));
         let [low, high] = [0, 1].map(|half| {
             self.set(OFFERED_HALF, half);

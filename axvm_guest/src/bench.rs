@@ -36,6 +36,12 @@ pub enum Phase {
     Woken(u32, u32, u32),
     /// Reads from random places on four queues at once, a processor each; requests of each.
     Spread(u32, u32, u32),
+    /// Sends frames: bytes, frames at once, frames. Those longer than 1514 bytes are for the host to cut.
+    Send(u32, u32, u32),
+    /// Receives frames of so many bytes; those that come before count, too.
+    Receive(u32, u32),
+    /// Sends UDP packets in frames of so many bytes to 192.0.2.1:7, each when the one before has come back.
+    Echo(u32, u32),
 }
 
 impl Phase {
@@ -50,10 +56,13 @@ impl Phase {
             Phase::Read(len, depth, count) => [6, len, depth, count],
             Phase::Woken(len, depth, count) => [7, len, depth, count],
             Phase::Spread(len, depth, count) => [8, len, depth, count],
+            Phase::Send(len, depth, count) => [16, len, depth, count],
+            Phase::Receive(len, count) => [17, len, 0, count],
+            Phase::Echo(len, count) => [18, len, 1, count],
         }
     }
 
-    /// How many requests.
+    /// How many requests, or frames.
     pub fn requests(self) -> u32 {
         let queues = if let Phase::Spread(..) = self { QUEUES } else { 1 };
         self.words()[3] * queues

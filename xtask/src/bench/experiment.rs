@@ -9,6 +9,7 @@
 //!   woken    '~' 4K random reads, QD1, asleep until each one's interrupt
 //!   spread   '~' 4K random reads on four queues by four vCPUs
 //!   cold     '~' 4K random reads, QD32, of a file that the host has no page of
+//!   net      '~' frames to the host, of 1514 bytes and 64 KiB; echoes; frames to the guest
 //!   off      '~' z --> process end
 //!   kernel   a stock kernel with our first instruction: exec --> '~'
 //! ```
@@ -21,10 +22,11 @@ use std::{fs, thread};
 use anyhow::{Context, Result};
 use axvm_guest::Phase;
 
+use super::net::{self, Net};
 use super::setup::{Bench, forget, settle};
 use super::subject::{Disk, Machine, Subject};
 use super::watched::{Watched, cpu_time};
-use super::{process, statistics, trace};
+use super::{process, quantity, statistics, trace};
 use crate::tool::find;
 
 /// What is done after the first byte counts as part of the start, for so long.
@@ -49,6 +51,8 @@ pub enum Experiment {
     Spread(u32),
     /// What is not in the page cache.
     Cold(u32),
+    /// Frames over a tap, so many of 1514 bytes.
+    Net(u32),
     /// The end of a machine.
     Off,
     /// A vmlinux.
@@ -72,6 +76,7 @@ impl Experiment {
             Experiment::Woken(_) => "woken",
             Experiment::Spread(_) => "spread",
             Experiment::Cold(_) => "cold",
+            Experiment::Net(_) => "net",
             Experiment::Off => "off",
             Experiment::Vmlinux => "vmlinux",
             Experiment::BzImage => "bzimage",
@@ -81,6 +86,7 @@ impl Experiment {
     /// Whether it can be done with this subject, here.
     pub fn suits(self, subject: &Subject, bench: &Bench) -> bool {
         let here = match self {
+            Experiment::Net(_) => return subject.has_disk() && net::works(),
             Experiment::Block(_) | Experiment::Woken(_) => return subject.has_disk(),
             Experiment::Spread(_) => return subject.has_queues(),
             Experiment::Cold(_) => subject.has_disk() && (bench.axvm_is_direct || !subject.is_ours()),
@@ -106,6 +112,7 @@ impl Experiment {
             }
             Experiment::Spread(count) => bench.spread(count, subject),
             Experiment::Cold(count) => bench.cold(count, subject),
+            Experiment::Net(count) => net::in_namespace(|net| bench.net(count, net, subject)),
             Experiment::Off => bench.off(subject),
             Experiment::Vmlinux => bench.kernel("vmlinux", bench.vmlinux.as_deref(), subject),
             Experiment::BzImage => bench.kernel("bzimage", bench.bzimage.as_deref(), subject),
@@ -116,7 +123,7 @@ impl Experiment {
 impl Bench {
     fn machine(&self, memory_mib: u32, vcpus: u32) -> Machine {
         let disk = Disk { path: self.disk.clone(), queues: 1, direct: false };
-        Machine { kernel: PathBuf::new(), memory_mib, vcpus, disk }
+        Machine { kernel: PathBuf::new(), memory_mib, vcpus, disk, net: false }
     }
 
     fn command(&self, subject: &Subject, kernel: &Path, memory_mib: u32, vcpus: u32) -> Result<Command> {
@@ -247,14 +254,33 @@ impl Bench {
             let cpu = process::time_beside_vcpus(vmm.pid())?;
             // 0: a queue that holds no so many requests, or too few queues.
             if ticks > 0 {
-                let requests = f64::from(phase.requests());
-                let rate = requests / self.seconds(ticks);
-                let value = if phase.bytes() > 4096 { rate * f64::from(phase.bytes()) / 1e6 } else { rate / 1e3 };
-                numbers.push((name.to_owned(), value));
-                numbers.push((format!("{name}-cpu"), cpu.saturating_sub(before) as f64 / 1e3 / requests));
+                let (requests, cpu) = (f64::from(phase.requests()), cpu.saturating_sub(before) as f64);
+                let (bytes, cpu_name) = (requests * f64::from(phase.bytes()), format!("{name}-cpu"));
+                let unit = |id: &str| quantity::by_id(id).map_or("", |quantity| quantity.unit);
+                let done = if unit(name) == "MB/s" { bytes / 1e6 } else { requests / 1e3 };
+                numbers.push((name.to_owned(), done / self.seconds(ticks)));
+                let done = if unit(&cpu_name) == "s/GB" { bytes / 1e9 } else { requests / 1e6 };
+                numbers.push((cpu_name, cpu / 1e9 / done));
             }
             before = cpu;
         }
+        Ok(numbers)
+    }
+
+    /// Frames to the guest come all the time, so they have a machine of their own.
+    fn net(&self, count: u32, net: &Net, subject: &Subject) -> Result<Numbers> {
+        let machine = Machine { net: true, ..self.machine(128, 1) };
+        let phases = [
+            ("net-out", Phase::Send(1514, 64, count)),
+            ("net-cut", Phase::Send(65_000, 32, count / 8)),
+            ("net-echo", Phase::Echo(64, count / 40)),
+        ];
+        let echo = net.echo()?;
+        let mut numbers = self.requests(machine.clone(), &phases, subject)?;
+        drop(echo);
+        let flood = net.flood()?;
+        numbers.extend(self.requests(machine, &[("net-in", Phase::Receive(1514, count))], subject)?);
+        drop(flood);
         Ok(numbers)
     }
 

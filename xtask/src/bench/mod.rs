@@ -4,6 +4,7 @@
 //!   subject     who: AxVM, floor, peers          experiment   one run of one subject --> numbers
 //!   quantity    what a number means              watched      a VMM under observation; process: what /proc knows;
 //!                                                             trace: what its vCPU does between two exits
+//!   net         a tap and the host's end of it
 //!   mod         rounds --> samples               statistics   samples --> medians, ratios and their intervals
 //!   report      table, page, JSON                plot         SVG
 //! ```
@@ -13,6 +14,7 @@
 
 pub mod experiment;
 pub mod kernel;
+pub mod net;
 pub mod page;
 pub mod plot;
 pub mod process;
@@ -55,6 +57,7 @@ pub fn full() -> Plan {
         (Experiment::Woken(3_000), 15),
         (Experiment::Spread(20_000), 15),
         (Experiment::Cold(20_000), 11),
+        (Experiment::Net(100_000), 15),
         (Experiment::Vmlinux, 21),
         (Experiment::BzImage, 21),
     ]
@@ -74,6 +77,7 @@ pub fn quick() -> Plan {
         (Experiment::Woken(1_500), 7),
         (Experiment::Spread(10_000), 7),
         (Experiment::Cold(10_000), 5),
+        (Experiment::Net(40_000), 7),
         (Experiment::Vmlinux, 9),
         (Experiment::BzImage, 9),
     ]

@@ -24,7 +24,7 @@ const fn rate(id: &'static str, name: &'static str, unit: &'static str) -> Quant
 }
 
 /// All of them.
-pub const ALL: [Quantity; 45] = [
+pub const ALL: [Quantity; 53] = [
     cost("start-128m", "exec to first guest byte, 128 MiB, 1 vCPU", "ms"),
     cost("start-128m-cpu", "its CPU time, user and system", "ms"),
     cost("start-128m-calls", "its system calls", ""),
@@ -64,6 +64,14 @@ pub const ALL: [Quantity; 45] = [
     cost("sr1-cpu", "CPU time beside vCPUs, per million", "s"),
     rate("sr32", "128K sequential read, QD32", "MB/s"),
     cost("sr32-cpu", "CPU time beside vCPUs, per million", "s"),
+    rate("net-out", "1514 byte frames to the host", "MB/s"),
+    cost("net-out-cpu", "CPU time beside vCPUs", "s/GB"),
+    rate("net-cut", "64 KiB packets to the host, which cuts them", "MB/s"),
+    cost("net-cut-cpu", "CPU time beside vCPUs", "s/GB"),
+    rate("net-in", "1514 byte frames to the guest", "MB/s"),
+    cost("net-in-cpu", "CPU time beside vCPUs", "s/GB"),
+    rate("net-echo", "UDP request and answer, asleep until an interrupt", "k/s"),
+    cost("net-echo-cpu", "CPU time beside vCPUs, per million", "s"),
     cost("vmlinux", "stock vmlinux, exec to first KVM_RUN", "ms"),
     cost("vmlinux-cpu", "its CPU time", "ms"),
     cost("vmlinux-peak", "its peak of resident memory, guest RAM too", "kB"),

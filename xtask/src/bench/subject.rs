@@ -18,6 +18,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::net::{MAC, TAP};
 use crate::tool::{find, output, tool};
 
 /// A program that runs machines.
@@ -77,6 +78,8 @@ pub struct Machine {
     pub vcpus: u32,
     /// Its disk.
     pub disk: Disk,
+    /// Whether it has a network card, on the tap of [`super::net`].
+    pub net: bool,
 }
 
 /// The disk of a machine.
@@ -184,7 +187,7 @@ impl Subject {
     /// The command for this machine; files that it needs go to `scratch`.
     pub fn command(&self, machine: &Machine, scratch: &Path) -> Result<Command> {
         let mut command = Command::new(&self.path);
-        let Machine { kernel, memory_mib, vcpus, disk } = machine;
+        let Machine { kernel, memory_mib, vcpus, disk, net } = machine;
         let path = disk.path.display();
         match self.kind {
             Kind::Axvm | Kind::AxvmPci => {
@@ -194,6 +197,9 @@ impl Subject {
                 let options = if disk.direct { ",direct" } else { "" };
                 let disk = format!("{path},queues={}{options}", disk.queues);
                 command.args(["--cpus", &vcpus.to_string(), "--memory", &format!("{memory_mib}M"), "--disk", &disk]);
+                if *net {
+                    command.args(["--net", &format!("tap={TAP},mac={MAC}")]);
+                }
                 if self.kind == Kind::AxvmPci {
                     command.args(["--bus", "pci"]);
                 }
@@ -213,6 +219,9 @@ impl Subject {
                 let direct = if disk.direct { ",direct=on" } else { "" };
                 let disk = format!("path={path},image_type=raw,num_queues={},queue_size=256{direct}", disk.queues);
                 command.args(["--disk", &disk]);
+                if *net {
+                    command.args(["--net", &format!("tap={TAP},mac={MAC}")]);
+                }
             }
             Kind::Qemu => {
                 command.args([
@@ -230,6 +239,11 @@ impl Subject {
                 let cache = if disk.direct { "none" } else { "writeback" };
                 let drive = format!("id=d,format=raw,if=none,cache={cache},aio=io_uring,file={path}");
                 command.args(["-drive", &drive]);
+                if *net {
+                    let cable = format!("tap,id=n,ifname={TAP},script=no,downscript=no,vhost=off");
+                    let card = format!("virtio-net-device,netdev=n,mac={MAC}");
+                    command.args(["-netdev", &cable, "-device", &card]);
+                }
             }
         }
         Ok(command)
@@ -237,15 +251,20 @@ impl Subject {
 }
 
 fn firecracker(machine: &Machine) -> serde_json::Value {
-    let engine = if machine.disk.direct { "Async" } else { "Sync" };
-    serde_json::json!({
+    let (engine, net) = (if machine.disk.direct { "Async" } else { "Sync" }, machine.net);
+    let mut machine = serde_json::json!({
         "boot-source": { "kernel_image_path": machine.kernel, "boot_args": "bench" },
         "machine-config": { "vcpu_count": machine.vcpus, "mem_size_mib": machine.memory_mib },
         "drives": [{
             "drive_id": "d", "path_on_host": machine.disk.path, "io_engine": engine,
             "is_root_device": false, "is_read_only": false,
         }],
-    })
+    });
+    if net {
+        machine["network-interfaces"] =
+            serde_json::json!([{ "iface_id": "n", "host_dev_name": TAP, "guest_mac": MAC }]);
+    }
+    machine
 }
 
 /// The first word of the first line that has a digit and a dot in it, with what else is said of it in brackets left out.
@@ -303,7 +322,7 @@ mod tests {
     #[test]
     fn every_subject_gets_the_same_machine() {
         let disk = Disk { path: "/d.img".into(), queues: 7, direct: false };
-        let machine = Machine { kernel: "/k.elf".into(), memory_mib: 192, vcpus: 3, disk };
+        let machine = Machine { kernel: "/k.elf".into(), memory_mib: 192, vcpus: 3, disk, net: false };
         let scratch = std::env::temp_dir();
         for kind in [Kind::Axvm, Kind::AxvmPci, Kind::Floor, Kind::CloudHypervisor, Kind::Qemu] {
             let subject = Subject { kind, path: "/bin/x".into(), version: String::new() };

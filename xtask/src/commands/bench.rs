@@ -26,7 +26,7 @@ pub struct Bench {
     /// Peers, instead of those in the PATH: firecracker=PATH, cloud-hypervisor=PATH, qemu; none by ""
     #[arg(long, value_name = "NAME[=PATH],...")]
     vs: Option<String>,
-    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, woken, spread, cold, vmlinux, bzimage
+    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, woken, spread, cold, net, vmlinux, bzimage
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
     /// Write all samples to a file
@@ -154,8 +154,8 @@ mod tests {
         let parse = |words: &[&str]| <Line as clap::Parser>::try_parse_from([&["x"], words].concat());
         let only = parse(&["--only", "off,exits", "--quick"]).unwrap().bench;
         assert_eq!(only.plan().unwrap().len(), 2);
-        let error = parse(&["--only", "net"]).unwrap().bench.plan().unwrap_err().to_string();
-        assert!(error.starts_with("There is no experiment net. There are: start-128m"), "{error}");
+        let error = parse(&["--only", "noise"]).unwrap().bench.plan().unwrap_err().to_string();
+        assert!(error.starts_with("There is no experiment noise. There are: start-128m"), "{error}");
         assert!(parse(&["--check", "--quick"]).is_err());
         assert_eq!(parse(&[]).unwrap().bench.plan().unwrap().len(), bench::full().len());
     }
