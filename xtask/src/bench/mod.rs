@@ -4,6 +4,7 @@
 //!   subject     who: AxVM, floor, peers          experiment   one run of one subject --> numbers
 //!   quantity    what a number means              watched      a VMM under observation; process: what /proc knows;
 //!                                                             trace: what its vCPU does between two exits
+//!   lab         stock kernels, in the lab
 //!   net         a tap and the host's end of it
 //!   mod         rounds --> samples               statistics   samples --> medians, ratios and their intervals
 //!   report      table, page, JSON                plot         SVG
@@ -14,6 +15,7 @@
 
 pub mod experiment;
 pub mod kernel;
+pub mod lab;
 pub mod net;
 pub mod page;
 pub mod plot;

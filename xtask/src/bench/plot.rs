@@ -11,7 +11,7 @@
 use super::report::{Report, Row, short};
 
 /// What it shows, if it was measured.
-const SHOWN: [&str; 12] = [
+const SHOWN: [&str; 14] = [
     "start-128m",
     "start-128m-cpu",
     "start-20",
@@ -24,6 +24,8 @@ const SHOWN: [&str; 12] = [
     "cold32",
     "rw32",
     "sr32",
+    "net-out",
+    "lab-6.1-4",
 ];
 const WIDTH: usize = 900;
 const COLUMN: usize = WIDTH / 2;

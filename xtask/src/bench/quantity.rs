@@ -24,7 +24,7 @@ const fn rate(id: &'static str, name: &'static str, unit: &'static str) -> Quant
 }
 
 /// All of them.
-pub const ALL: [Quantity; 53] = [
+pub const ALL: [Quantity; 59] = [
     cost("start-128m", "exec to first guest byte, 128 MiB, 1 vCPU", "ms"),
     cost("start-128m-cpu", "its CPU time, user and system", "ms"),
     cost("start-128m-calls", "its system calls", ""),
@@ -78,6 +78,12 @@ pub const ALL: [Quantity; 53] = [
     cost("bzimage", "stock bzImage, exec to first KVM_RUN", "ms"),
     cost("bzimage-cpu", "its CPU time", "ms"),
     cost("bzimage-peak", "its peak of resident memory, guest RAM too", "kB"),
+    cost("lab-6.1-1", "lab: Debian 6.1 to user space, 1 vCPU", "s"),
+    cost("lab-6.1-4", "lab: Debian 6.1 to user space, 4 vCPUs", "s"),
+    cost("lab-6.1-20", "lab: Debian 6.1 to user space, 20 vCPUs", "s"),
+    cost("lab-6.12-1", "lab: Debian 6.12 to user space, 1 vCPU", "s"),
+    cost("lab-6.12-4", "lab: Debian 6.12 to user space, 4 vCPUs", "s"),
+    cost("lab-6.12-20", "lab: Debian 6.12 to user space, 20 vCPUs", "s"),
 ];
 
 /// By its id.

@@ -38,7 +38,7 @@ struct KeptCell {
 }
 
 /// One of those measured.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured {
     /// In tables.
     pub name: String,
@@ -88,16 +88,24 @@ impl Report {
         Report::assemble(samples, subjects.iter().map(measured).collect(), host)
     }
 
-    /// From the JSON of an earlier run; computed anew from its samples.
-    pub fn from_json(text: &str) -> serde_json::Result<Report> {
-        let kept: Kept = serde_json::from_str(text)?;
-        let mut samples = Samples::new();
-        for row in kept.rows {
-            for (at, cell) in row.cells.into_iter().enumerate() {
-                samples.extend(cell.map(|cell| ((row.id.clone(), at), cell.samples)));
+    /// From the JSON of earlier runs; computed anew from their samples. The first says who and where; what another has of
+    /// those is added.
+    pub fn from_json<'a>(texts: impl IntoIterator<Item = &'a str>) -> serde_json::Result<Report> {
+        let kept: Vec<Kept> = texts.into_iter().map(serde_json::from_str).collect::<serde_json::Result<_>>()?;
+        let (mut samples, mut first) = (Samples::new(), None);
+        for Kept { host, subjects, rows } in kept {
+            let (_, known) = first.get_or_insert((host, subjects.clone()));
+            let place = |at: usize| {
+                known.iter().position(|known| subjects.get(at).is_some_and(|subject| subject.name == known.name))
+            };
+            for row in rows {
+                for (at, cell) in row.cells.into_iter().enumerate() {
+                    samples.extend(place(at).zip(cell).map(|(at, cell)| ((row.id.clone(), at), cell.samples)));
+                }
             }
         }
-        Ok(Report::assemble(&samples, kept.subjects, kept.host))
+        let (host, subjects) = first.unwrap_or_default();
+        Ok(Report::assemble(&samples, subjects, host))
     }
 
     fn assemble(samples: &Samples, subjects: Vec<Measured>, host: String) -> Report {
@@ -306,8 +314,18 @@ pub(crate) mod tests {
     #[test]
     fn json_gives_the_same_tables_again() {
         let text = serde_json::to_string(&report()).unwrap();
-        assert_eq!(Report::from_json(&text).unwrap().markdown(), report().markdown());
-        assert!(Report::from_json("{}").is_err());
+        assert_eq!(Report::from_json([&*text]).unwrap().markdown(), report().markdown());
+        assert!(Report::from_json(["{}"]).is_err());
+    }
+
+    #[test]
+    fn a_second_file_adds_rows_to_those_of_the_same_name() {
+        let text = serde_json::to_string(&report()).unwrap();
+        let other = text.replace("\"rr1\"", "\"rr32\"").replace("\"floor\"", "\"ceiling\"");
+        let both = Report::from_json([&*text, &*other]).unwrap();
+        let row = both.rows.iter().find(|row| row.quantity.id == "rr32").unwrap();
+        assert_eq!(row.cells.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(both.rows.len(), report().rows.len() + 1);
     }
 
     #[test]

@@ -29,15 +29,18 @@ pub struct Bench {
     /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, woken, spread, cold, net, vmlinux, bzimage
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
+    /// In the lab instead: stock kernels to user space, with 1, 4 and 20 vCPUs; half an hour, with --quick five minutes
+    #[arg(long, conflicts_with_all = ["only", "check", "page", "from"])]
+    lab: bool,
     /// Write all samples to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write a plot to a file, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Measure nothing: take the samples of a file that --json has written
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "vs", "only", "json"])]
-    from: Option<PathBuf>,
+    /// Measure nothing: take the samples of files that --json has written
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', conflicts_with_all = ["quick", "vs", "only", "json"])]
+    from: Vec<PathBuf>,
     /// Put table and plot into BENCHMARKS.md and docs/bench.svg
     #[arg(long, conflicts_with = "only")]
     page: bool,
@@ -49,9 +52,9 @@ pub struct Bench {
 impl Bench {
     /// Measures.
     pub fn run(self) -> Result<ExitCode> {
-        let report = match &self.from {
-            Some(path) => read(path)?,
-            None => self.measure()?,
+        let report = match self.from.as_slice() {
+            [] => self.measure()?,
+            paths => read(paths)?,
         };
         print(report.table());
         self.keep(&report)?;
@@ -61,6 +64,13 @@ impl Bench {
     }
 
     fn measure(&self) -> Result<Report> {
+        if self.lab {
+            let named = self.vs.as_deref().map(peers).transpose()?;
+            let subjects = setup::subjects(named.as_deref())?;
+            let boots = if self.quick { &bench::lab::QUICK[..] } else { &bench::lab::FULL };
+            let samples = bench::lab::measure(boots, bench::statistics::LEAST_ROUNDS, &subjects)?;
+            return Ok(Report::of(&samples, &subjects, host()));
+        }
         let plan = self.plan()?;
         let named = if self.check { Some(Vec::new()) } else { self.vs.as_deref().map(peers).transpose()? };
         let subjects = setup::subjects(named.as_deref())?;
@@ -101,9 +111,12 @@ impl Bench {
     }
 }
 
-fn read(path: &Path) -> Result<Report> {
-    let text = fs::read_to_string(path).with_context(|| format!("Cannot read {}", path.display()))?;
-    Report::from_json(&text).with_context(|| format!("Cannot use {}: not written by --json", path.display()))
+fn read(paths: &[PathBuf]) -> Result<Report> {
+    let text = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("Cannot read {}", path.display()));
+    let texts: Vec<String> = paths.iter().map(text).collect::<Result<_>>()?;
+    let names = || paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    Report::from_json(texts.iter().map(String::as_str))
+        .with_context(|| format!("Cannot use {}: not all written by --json", names()))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
