@@ -77,22 +77,7 @@ fault:                              # on the stack: rax, vector, then error code
     andq $-16, %rsp
     call exception
 
-.section .rodata
-.globl trampoline, trampoline_end
-.code16
-trampoline:
-    cli
-    movw %cs, %ax
-    movw %ax, %ds
-    lgdtl (trampoline_gdt - trampoline)
-    movl %cr0, %eax
-    orl $1, %eax
-    movl %eax, %cr0
-    ljmpl $0x08, $protected
-trampoline_gdt:
-    .word 31
-    .long gdt
-trampoline_end:
+sipi_trampoline limit=31
 
 .code64
 .section .data

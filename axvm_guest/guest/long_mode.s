@@ -2,6 +2,7 @@
 #
 #   xen_note          the note by which a loader finds start32 (PVH)
 #   to_long_mode      segments, CR4, CR3, EFER, CR0 --ljmp--> long_mode
+#   sipi_trampoline   16-bit code, to be copied to a page below 1 MiB: gdt --ljmp--> protected
 #   identity_map      pml4 --> pdpt --> 4 directories of 512 pages of 2 MiB
 #
 # Spec: Intel SDM volume 3, 11.8.5 "Initializing IA-32e Mode"; Xen, docs/misc/pvh.pandoc.
@@ -34,6 +35,26 @@
     orl $0x80000003, %eax           # PG, MP, PE
     movl %eax, %cr0
     ljmp $0x18, $long_mode
+.endm
+
+# `limit`: of the GDT.
+.macro sipi_trampoline limit
+.section .rodata
+.globl trampoline, trampoline_end
+.code16
+trampoline:
+    cli
+    movw %cs, %ax
+    movw %ax, %ds
+    lgdtl (trampoline_gdt - trampoline)
+    movl %cr0, %eax
+    orl $1, %eax
+    movl %eax, %cr0
+    ljmpl $0x08, $protected
+trampoline_gdt:
+    .word \limit
+    .long gdt
+trampoline_end:
 .endm
 
 # `rights`: 3 present and writable, 7 for CPL3, too; `fifth`: the entry for the GiB behind the four.

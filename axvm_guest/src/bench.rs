@@ -10,11 +10,16 @@
 
 const NAME: &[u8] = b"AXVM bench job: ";
 /// As many as the guest has room for.
-const PHASES_MAX: usize = 8;
+const PHASES_MAX: usize = 16;
+
+/// How many queues [`Phase::Spread`] takes, and processors.
+pub const QUEUES: u32 = 4;
 
 /// One thing that the guest does so many times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Does nothing, for so many milliseconds or a little more or less.
+    Rest(u32),
     /// Writes a byte to port 0x80.
     Out(u32),
     /// Reads the line status of COM1.
@@ -27,23 +32,45 @@ pub enum Phase {
     RandomWrite(u32, u32, u32),
     /// Reads from the beginning on.
     Read(u32, u32, u32),
+    /// Reads from random places, asleep until an interrupt meanwhile.
+    Woken(u32, u32, u32),
+    /// Reads from random places on four queues at once, a processor each; requests of each.
+    Spread(u32, u32, u32),
+    /// Sends frames: bytes, frames at once, frames. Those longer than 1514 bytes are for the host to cut.
+    Send(u32, u32, u32),
+    /// Receives frames of so many bytes; those that come before count, too.
+    Receive(u32, u32),
+    /// Sends UDP packets in frames of so many bytes to 192.0.2.1:7, each when the one before has come back.
+    Echo(u32, u32),
 }
 
 impl Phase {
     fn words(self) -> [u32; 4] {
         match self {
+            Phase::Rest(milliseconds) => [0, 0, 0, milliseconds],
             Phase::Out(count) => [1, 0, 0, count],
             Phase::In(count) => [2, 0, 0, count],
             Phase::Mmio(count) => [3, 0, 0, count],
             Phase::RandomRead(len, depth, count) => [4, len, depth, count],
             Phase::RandomWrite(len, depth, count) => [5, len, depth, count],
             Phase::Read(len, depth, count) => [6, len, depth, count],
+            Phase::Woken(len, depth, count) => [7, len, depth, count],
+            Phase::Spread(len, depth, count) => [8, len, depth, count],
+            Phase::Send(len, depth, count) => [16, len, depth, count],
+            Phase::Receive(len, count) => [17, len, 0, count],
+            Phase::Echo(len, count) => [18, len, 1, count],
         }
     }
 
-    /// How many times.
-    pub fn count(self) -> u32 {
-        self.words()[3]
+    /// How many requests, or frames.
+    pub fn requests(self) -> u32 {
+        let queues = if let Phase::Spread(..) = self { QUEUES } else { 1 };
+        self.words()[3] * queues
+    }
+
+    /// Bytes of each.
+    pub fn bytes(self) -> u32 {
+        self.words()[1]
     }
 }
 

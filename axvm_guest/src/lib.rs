@@ -22,7 +22,7 @@
 
 mod bench;
 
-pub use bench::{Phase, bench};
+pub use bench::{Phase, QUEUES, bench};
 
 /// The word on the guest's command line that makes it lie to every device instead: `hostile` or `hostile=SEED`.
 ///

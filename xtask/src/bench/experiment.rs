@@ -4,7 +4,12 @@
 //!   start    idle guest: exec --> '~' | 20 ms later: CPU time, faults, memory | killed
 //!   calls    the same under strace; its clock is of no use, its count is
 //!   exits    '~' OUT =ticks IN =ticks MMIO =ticks z
+//!   outside  the same, each exit timed by the tracer from KVM_RUN's return to the next KVM_RUN
 //!   block    '~' 4K random read, QD1 =ticks, QD32 =ticks, the same of writes, 128K sequential reads
+//!   woken    '~' 4K random reads, QD1, asleep until each one's interrupt
+//!   spread   '~' 4K random reads on four queues by four vCPUs
+//!   cold     '~' 4K random reads, QD32, of a file that the host has no page of
+//!   net      '~' frames to the host, of 1514 bytes and 64 KiB; echoes; frames to the guest
 //!   off      '~' z --> process end
 //!   kernel   a stock kernel with our first instruction: exec --> '~'
 //! ```
@@ -17,10 +22,11 @@ use std::{fs, thread};
 use anyhow::{Context, Result};
 use axvm_guest::Phase;
 
-use super::process;
-use super::setup::{Bench, settle};
-use super::subject::{Machine, Subject};
+use super::net::{self, Net};
+use super::setup::{Bench, forget, settle};
+use super::subject::{Disk, Machine, Subject};
 use super::watched::{Watched, cpu_time};
+use super::{process, quantity, statistics, trace};
 use crate::tool::find;
 
 /// What is done after the first byte counts as part of the start, for so long.
@@ -35,8 +41,18 @@ pub enum Experiment {
     Calls,
     /// Exits, so many of each kind.
     Exits(u32),
+    /// The part of exits that is the VMM's, of so many of each kind.
+    Outside(u32),
     /// Disk requests: a number for QD1 of 4 KiB, from which the others follow.
     Block(u32),
+    /// One disk request after the other, each with its interrupt.
+    Woken(u32),
+    /// Four queues, so many requests of each.
+    Spread(u32),
+    /// What is not in the page cache.
+    Cold(u32),
+    /// Frames over a tap, so many of 1514 bytes.
+    Net(u32),
     /// The end of a machine.
     Off,
     /// A vmlinux.
@@ -55,7 +71,12 @@ impl Experiment {
             Experiment::Start(name, ..) => name,
             Experiment::Calls => "calls",
             Experiment::Exits(_) => "exits",
+            Experiment::Outside(_) => "outside",
             Experiment::Block(_) => "block",
+            Experiment::Woken(_) => "woken",
+            Experiment::Spread(_) => "spread",
+            Experiment::Cold(_) => "cold",
+            Experiment::Net(_) => "net",
             Experiment::Off => "off",
             Experiment::Vmlinux => "vmlinux",
             Experiment::BzImage => "bzimage",
@@ -64,13 +85,18 @@ impl Experiment {
 
     /// Whether it can be done with this subject, here.
     pub fn suits(self, subject: &Subject, bench: &Bench) -> bool {
-        match self {
-            Experiment::Block(_) => subject.has_disk(),
+        let here = match self {
+            Experiment::Net(_) => return subject.has_disk() && net::works(),
+            Experiment::Block(_) | Experiment::Woken(_) => return subject.has_disk(),
+            Experiment::Spread(_) => return subject.has_queues(),
+            Experiment::Cold(_) => subject.has_disk() && (bench.axvm_is_direct || !subject.is_ours()),
             Experiment::Vmlinux => bench.vmlinux.is_some(),
             Experiment::BzImage => bench.bzimage.is_some() && subject.takes_bzimage(),
+            Experiment::Outside(_) => trace::works(),
             Experiment::Calls => find("strace").is_some(),
             Experiment::Start(..) | Experiment::Exits(_) | Experiment::Off => true,
-        }
+        };
+        here && subject.is_itself()
     }
 
     /// Does it once.
@@ -79,7 +105,14 @@ impl Experiment {
             Experiment::Start(name, memory_mib, vcpus) => bench.start(name, memory_mib, vcpus, subject),
             Experiment::Calls => bench.calls(subject),
             Experiment::Exits(count) => bench.exits(count, subject),
+            Experiment::Outside(count) => bench.outside(count, subject),
             Experiment::Block(count) => bench.block(count, subject),
+            Experiment::Woken(count) => {
+                bench.requests(bench.machine(128, 1), &[("wr1", Phase::Woken(4096, 1, count))], subject)
+            }
+            Experiment::Spread(count) => bench.spread(count, subject),
+            Experiment::Cold(count) => bench.cold(count, subject),
+            Experiment::Net(count) => net::in_namespace(|net| bench.net(count, net, subject)),
             Experiment::Off => bench.off(subject),
             Experiment::Vmlinux => bench.kernel("vmlinux", bench.vmlinux.as_deref(), subject),
             Experiment::BzImage => bench.kernel("bzimage", bench.bzimage.as_deref(), subject),
@@ -88,9 +121,14 @@ impl Experiment {
 }
 
 impl Bench {
+    fn machine(&self, memory_mib: u32, vcpus: u32) -> Machine {
+        let disk = Disk { path: self.disk.clone(), queues: 1, direct: false };
+        Machine { kernel: PathBuf::new(), memory_mib, vcpus, disk, net: false }
+    }
+
     fn command(&self, subject: &Subject, kernel: &Path, memory_mib: u32, vcpus: u32) -> Result<Command> {
-        let machine = Machine { kernel: kernel.to_owned(), memory_mib, vcpus };
-        subject.command(&machine, &self.disk, &self.scratch)
+        let machine = Machine { kernel: kernel.to_owned(), ..self.machine(memory_mib, vcpus) };
+        subject.command(&machine, &self.scratch)
     }
 
     /// The guest with this job, as a file.
@@ -149,6 +187,30 @@ impl Bench {
         Ok(numbers)
     }
 
+    /// The tracer is attached while the guest rests. Of what it saw, each kind's exits are known by their number: between
+    /// them lie the few bytes by which the guest tells.
+    fn outside(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        const TELLING: usize = 100;
+        let phases = [Phase::Rest(200), Phase::Out(count), Phase::In(count), Phase::Mmio(count)];
+        let guest = self.guest("outside", Some(&phases))?;
+        let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
+        vmm.until(b'~')?;
+        let trace = trace::Trace::start(vmm.pid())?;
+        phases.iter().try_for_each(|_| vmm.phase().map(drop))?;
+        let exits = trace.exits()?;
+        let names = ["outside-out", "outside-in", "outside-mmio"];
+        let numbers = names.iter().enumerate().map(|(number, name)| {
+            let first = number * count as usize + TELLING;
+            let seen = exits.get(first..first + count as usize - 2 * TELLING);
+            let seen: Option<Vec<f64>> = seen.map(|seen| seen.iter().map(|&ticks| ticks as f64).collect());
+            let median = seen.and_then(|seen| statistics::summary(&seen)).with_context(|| {
+                format!("Cannot tell exits apart: the tracer saw {} of {}", exits.len(), count * names.len() as u32)
+            })?;
+            Ok(((*name).to_owned(), self.seconds(1) * 1e9 * median.median))
+        });
+        numbers.collect()
+    }
+
     fn block(&self, count: u32, subject: &Subject) -> Result<Numbers> {
         let (small, large) = (4096, 128 << 10);
         let phases = [
@@ -158,23 +220,67 @@ impl Bench {
             ("rw32", Phase::RandomWrite(small, 32, count * 3)),
             ("sr1", Phase::Read(large, 1, count / 2)),
             ("sr32", Phase::Read(large, 32, count / 2)),
+            ("rr64", Phase::RandomRead(small, 64, count * 5)),
+            ("rr128", Phase::RandomRead(small, 128, count * 5)),
         ];
-        let guest = self.guest("block", Some(&phases.map(|phase| phase.1)))?;
+        self.requests(self.machine(128, 1), &phases, subject)
+    }
+
+    fn spread(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        let mut machine = self.machine(128, 4);
+        machine.disk.queues = 4;
+        self.requests(machine, &[("sp32", Phase::Spread(4096, 32, count))], subject)
+    }
+
+    fn cold(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        let mut machine = self.machine(128, 1);
+        machine.disk.direct = true;
+        forget(&self.disk)?;
+        self.requests(machine, &[("cold32", Phase::RandomRead(4096, 32, count))], subject)
+    }
+
+    /// Phases with disk requests, each with its name: rate and CPU time.
+    fn requests(&self, machine: Machine, phases: &[(&str, Phase)], subject: &Subject) -> Result<Numbers> {
+        let job: Vec<Phase> = phases.iter().map(|&(_, phase)| phase).collect();
+        let machine = Machine { kernel: self.guest("requests", Some(&job))?, ..machine };
         // What the one before wrote is not to be written back beside this one.
         settle(&self.disk)?;
-        let mut vmm = Watched::start(self.command(subject, &guest, 128, 1)?)?;
+        let mut vmm = Watched::start(subject.command(&machine, &self.scratch)?)?;
         vmm.until(b'~')?;
         let mut before = process::time_beside_vcpus(vmm.pid())?;
         let mut numbers = Numbers::new();
-        for (name, phase) in phases {
-            let (seconds, requests) = (self.seconds(vmm.phase()?), f64::from(phase.count()));
+        for &(name, phase) in phases {
+            let ticks = vmm.phase()?;
             let cpu = process::time_beside_vcpus(vmm.pid())?;
-            let rate = requests / seconds;
-            let value = if name.starts_with('s') { rate * f64::from(large) / 1e6 } else { rate / 1e3 };
-            numbers.push((name.to_owned(), value));
-            numbers.push((format!("{name}-cpu"), cpu.saturating_sub(before) as f64 / 1e3 / requests));
+            // 0: a queue that holds no so many requests, or too few queues.
+            if ticks > 0 {
+                let (requests, cpu) = (f64::from(phase.requests()), cpu.saturating_sub(before) as f64);
+                let (bytes, cpu_name) = (requests * f64::from(phase.bytes()), format!("{name}-cpu"));
+                let unit = |id: &str| quantity::by_id(id).map_or("", |quantity| quantity.unit);
+                let done = if unit(name) == "MB/s" { bytes / 1e6 } else { requests / 1e3 };
+                numbers.push((name.to_owned(), done / self.seconds(ticks)));
+                let done = if unit(&cpu_name) == "s/GB" { bytes / 1e9 } else { requests / 1e6 };
+                numbers.push((cpu_name, cpu / 1e9 / done));
+            }
             before = cpu;
         }
+        Ok(numbers)
+    }
+
+    /// Frames to the guest come all the time, so they have a machine of their own.
+    fn net(&self, count: u32, net: &Net, subject: &Subject) -> Result<Numbers> {
+        let machine = Machine { net: true, ..self.machine(128, 1) };
+        let phases = [
+            ("net-out", Phase::Send(1514, 64, count)),
+            ("net-cut", Phase::Send(65_000, 32, count / 8)),
+            ("net-echo", Phase::Echo(64, count / 40)),
+        ];
+        let echo = net.echo()?;
+        let mut numbers = self.requests(machine.clone(), &phases, subject)?;
+        drop(echo);
+        let flood = net.flood()?;
+        numbers.extend(self.requests(machine, &[("net-in", Phase::Receive(1514, count))], subject)?);
+        drop(flood);
         Ok(numbers)
     }
 

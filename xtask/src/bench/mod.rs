@@ -2,7 +2,10 @@
 //!
 //! ```text
 //!   subject     who: AxVM, floor, peers          experiment   one run of one subject --> numbers
-//!   quantity    what a number means              watched      a VMM under observation; process: what /proc knows
+//!   quantity    what a number means              watched      a VMM under observation; process: what /proc knows;
+//!                                                             trace: what its vCPU does between two exits
+//!   lab         stock kernels, in the lab
+//!   net         a tap and the host's end of it
 //!   mod         rounds --> samples               statistics   samples --> medians, ratios and their intervals
 //!   report      table, page, JSON                plot         SVG
 //! ```
@@ -12,6 +15,8 @@
 
 pub mod experiment;
 pub mod kernel;
+pub mod lab;
+pub mod net;
 pub mod page;
 pub mod plot;
 pub mod process;
@@ -20,6 +25,7 @@ pub mod report;
 pub mod setup;
 pub mod statistics;
 pub mod subject;
+pub mod trace;
 pub mod watched;
 
 use std::collections::BTreeMap;
@@ -48,7 +54,12 @@ pub fn full() -> Plan {
         (Experiment::Calls, 5),
         (Experiment::Off, 40),
         (Experiment::Exits(5_000), 21),
+        (Experiment::Outside(2_000), 21),
         (Experiment::Block(10_000), 15),
+        (Experiment::Woken(3_000), 15),
+        (Experiment::Spread(20_000), 15),
+        (Experiment::Cold(20_000), 11),
+        (Experiment::Net(100_000), 15),
         (Experiment::Vmlinux, 21),
         (Experiment::BzImage, 21),
     ]
@@ -63,7 +74,12 @@ pub fn quick() -> Plan {
         (Experiment::Calls, 5),
         (Experiment::Off, 15),
         (Experiment::Exits(2_000), 11),
-        (Experiment::Block(5_000), 9),
+        (Experiment::Outside(500), 11),
+        (Experiment::Block(5_000), 7),
+        (Experiment::Woken(1_500), 7),
+        (Experiment::Spread(10_000), 7),
+        (Experiment::Cold(10_000), 5),
+        (Experiment::Net(40_000), 7),
         (Experiment::Vmlinux, 9),
         (Experiment::BzImage, 9),
     ]

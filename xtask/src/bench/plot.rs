@@ -11,16 +11,30 @@
 use super::report::{Report, Row, short};
 
 /// What it shows, if it was measured.
-const SHOWN: [&str; 10] =
-    ["start-128m", "start-128m-cpu", "start-20", "private-dirty", "vmlinux", "exit-out", "rr1", "rr32", "rw32", "sr32"];
+const SHOWN: [&str; 14] = [
+    "start-128m",
+    "start-128m-cpu",
+    "start-20",
+    "private-dirty",
+    "vmlinux",
+    "outside-out",
+    "rr1",
+    "rr32",
+    "wr1",
+    "cold32",
+    "rw32",
+    "sr32",
+    "net-out",
+    "lab-6.1-4",
+];
 const WIDTH: usize = 900;
 const COLUMN: usize = WIDTH / 2;
 const BAR: usize = 250;
 const LINE: usize = 18;
 const STYLE: &str = "text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#1f2328}.h{font-weight:600}\
-     .s{fill:#59636e}.b0{fill:#0969da}.b1{fill:#afb8c1}.b2,.b3{fill:#6e7781}\
-     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#9198a1}.b0{fill:#4493f8}.b1{fill:#57606a}\
-     .b2,.b3{fill:#7d8590}}";
+     .s{fill:#59636e}.b0{fill:#0969da}.b1{fill:#54aeff}.b2{fill:#afb8c1}.b3{fill:#6e7781}\
+     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#9198a1}.b0{fill:#4493f8}.b1{fill:#1f6feb}\
+     .b2{fill:#57606a}.b3{fill:#7d8590}}";
 
 /// The whole file.
 pub fn svg(report: &Report) -> String {
@@ -53,20 +67,21 @@ fn block(report: &Report, row: &Row, left: usize, top: usize) -> String {
     let mut text =
         format!("<text class=\"h\" x=\"{left}\" y=\"{}\">{name}, {} {better}</text>\n", top + 12, quantity.unit);
     let most = row.cells.iter().flatten().map(|cell| cell.summary.median).fold(f64::MIN_POSITIVE, f64::max);
-    let there = report
-        .subjects
-        .iter()
-        .zip(&row.cells)
-        .enumerate()
-        .filter_map(|(at, (who, cell))| Some((at, who, cell.as_ref()?)));
-    for (line, (at, who, cell)) in there.enumerate() {
+    let there = report.subjects.iter().zip(&row.cells).filter_map(|(who, cell)| Some((who, cell.as_ref()?)));
+    for (line, (who, cell)) in there.enumerate() {
         let median = cell.summary.median;
         let (y, long) = (top + (line + 1) * LINE, (median / most * BAR as f64).max(1.0));
         text.push_str(&format!(
-            "<text x=\"{left}\" y=\"{}\">{}</text><rect class=\"b{at}\" x=\"{}\" y=\"{}\" width=\"{long:.1}\" height=\"12\" \
+            "<text x=\"{left}\" y=\"{}\">{}</text><rect class=\"{}\" x=\"{}\" y=\"{}\" width=\"{long:.1}\" height=\"12\" \
              rx=\"2\"/><text x=\"{:.1}\" y=\"{}\">{}</text>\n",
             y + 12,
             who.name,
+            match who.name.as_str() {
+                "AxVM" => "b0",
+                "AxVM PCI" => "b1",
+                "floor" => "b2",
+                _ => "b3",
+            },
             left + 110,
             y + 2,
             (left + 116) as f64 + long,

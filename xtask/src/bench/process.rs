@@ -52,6 +52,17 @@ pub fn time_beside_vcpus(pid: u32) -> Result<u64> {
     Ok(time.sum())
 }
 
+/// The thread of vCPU 0: the first one that is named as vCPUs are, or the only one.
+pub fn vcpu(pid: u32) -> Result<u32> {
+    let dir = format!("/proc/{pid}/task");
+    let tasks = fs::read_dir(&dir).with_context(|| format!("Cannot list {dir}"))?;
+    let vcpus = tasks.flatten().filter_map(|task| {
+        let name = fs::read_to_string(task.path().join("comm")).ok()?;
+        is_vcpu(&name).then(|| task.file_name().to_str()?.parse().ok()).flatten()
+    });
+    Ok(vcpus.min().unwrap_or(pid))
+}
+
 fn read(pid: u32, name: &str) -> Result<String> {
     let path = format!("/proc/{pid}/{name}");
     fs::read_to_string(&path).with_context(|| format!("Cannot read {path}"))

@@ -38,7 +38,7 @@ struct KeptCell {
 }
 
 /// One of those measured.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured {
     /// In tables.
     pub name: String,
@@ -46,6 +46,13 @@ pub struct Measured {
     pub version: String,
     /// What was chosen for it.
     pub configuration: String,
+}
+
+impl Measured {
+    /// Neither the floor nor AxVM in another form.
+    fn is_peer(&self) -> bool {
+        !matches!(self.name.as_str(), "AxVM" | "AxVM PCI" | "floor")
+    }
 }
 
 /// One quantity.
@@ -81,16 +88,24 @@ impl Report {
         Report::assemble(samples, subjects.iter().map(measured).collect(), host)
     }
 
-    /// From the JSON of an earlier run; computed anew from its samples.
-    pub fn from_json(text: &str) -> serde_json::Result<Report> {
-        let kept: Kept = serde_json::from_str(text)?;
-        let mut samples = Samples::new();
-        for row in kept.rows {
-            for (at, cell) in row.cells.into_iter().enumerate() {
-                samples.extend(cell.map(|cell| ((row.id.clone(), at), cell.samples)));
+    /// From the JSON of earlier runs; computed anew from their samples. The first says who and where; what another has of
+    /// those is added.
+    pub fn from_json<'a>(texts: impl IntoIterator<Item = &'a str>) -> serde_json::Result<Report> {
+        let kept: Vec<Kept> = texts.into_iter().map(serde_json::from_str).collect::<serde_json::Result<_>>()?;
+        let (mut samples, mut first) = (Samples::new(), None);
+        for Kept { host, subjects, rows } in kept {
+            let (_, known) = first.get_or_insert((host, subjects.clone()));
+            let place = |at: usize| {
+                known.iter().position(|known| subjects.get(at).is_some_and(|subject| subject.name == known.name))
+            };
+            for row in rows {
+                for (at, cell) in row.cells.into_iter().enumerate() {
+                    samples.extend(place(at).zip(cell).map(|(at, cell)| ((row.id.clone(), at), cell.samples)));
+                }
             }
         }
-        Ok(Report::assemble(&samples, kept.subjects, kept.host))
+        let (host, subjects) = first.unwrap_or_default();
+        Ok(Report::assemble(&samples, subjects, host))
     }
 
     fn assemble(samples: &Samples, subjects: Vec<Measured>, host: String) -> Report {
@@ -115,7 +130,7 @@ impl Report {
                 let Some(Cell { summary, ratio, .. }) = cell else { continue };
                 let Summary { n, median, p10, p90 } = summary;
                 text.push_str(&format!(
-                    "  {:13} {:>9}  p10 {:>9}  p90 {:>9}  n {n:3}",
+                    "  {:16} {:>9}  p10 {:>9}  p90 {:>9}  n {n:3}",
                     subject.name,
                     short(*median),
                     short(*p10),
@@ -154,7 +169,7 @@ impl Report {
 
     /// Where AxVM loses to a peer, so that it is seen.
     fn behind(&self) -> String {
-        if self.subjects.iter().all(|subject| matches!(subject.name.as_str(), "AxVM" | "floor")) {
+        if !self.subjects.iter().any(Measured::is_peer) {
             return String::new();
         }
         let mut losses = Vec::new();
@@ -162,7 +177,7 @@ impl Report {
             for (subject, cell) in self.subjects.iter().zip(&row.cells).skip(1) {
                 let Some(Ratio { value, low, high }) = cell.as_ref().and_then(|cell| cell.ratio) else { continue };
                 let worse = if row.quantity.more_is_better { high < 1.0 } else { low > 1.0 };
-                if worse && subject.name != "floor" {
+                if worse && subject.is_peer() {
                     let parent = self.parent(row);
                     let name = format!("{parent}{}", row.quantity.name);
                     losses.push(format!("* {name}: {value:.2} of {} ({low:.2} to {high:.2})\n", subject.name));
@@ -260,7 +275,8 @@ pub(crate) mod tests {
     #[test]
     fn tables_have_medians_and_ratios() {
         let report = report();
-        let line = "  QEMU microvm       8.00  p10      8.00  p90      8.00  n  10  AxVM / it  0.50 (0.50 to 0.50)\n";
+        let line =
+            "  QEMU microvm          8.00  p10      8.00  p90      8.00  n  10  AxVM / it  0.50 (0.50 to 0.50)\n";
         assert!(report.table().contains(line), "{}", report.table());
         let row = "| exec to first guest byte, 128 MiB, 1 vCPU, ms | 10 | **4.00** (4.00 to 4.00) | \
                    2.00 (2.00 to 2.00); **2.00** (2.00 to 2.00) | 8.00 (8.00 to 8.00); **0.50** (0.50 to 0.50) |\n";
@@ -298,8 +314,18 @@ pub(crate) mod tests {
     #[test]
     fn json_gives_the_same_tables_again() {
         let text = serde_json::to_string(&report()).unwrap();
-        assert_eq!(Report::from_json(&text).unwrap().markdown(), report().markdown());
-        assert!(Report::from_json("{}").is_err());
+        assert_eq!(Report::from_json([&*text]).unwrap().markdown(), report().markdown());
+        assert!(Report::from_json(["{}"]).is_err());
+    }
+
+    #[test]
+    fn a_second_file_adds_rows_to_those_of_the_same_name() {
+        let text = serde_json::to_string(&report()).unwrap();
+        let other = text.replace("\"rr1\"", "\"rr32\"").replace("\"floor\"", "\"ceiling\"");
+        let both = Report::from_json([&*text, &*other]).unwrap();
+        let row = both.rows.iter().find(|row| row.quantity.id == "rr32").unwrap();
+        assert_eq!(row.cells.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(both.rows.len(), report().rows.len() + 1);
     }
 
     #[test]

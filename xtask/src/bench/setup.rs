@@ -24,6 +24,8 @@ pub struct Bench {
     pub cpu_time: PathBuf,
     /// Ticks of the TSC in a millisecond.
     pub tsc_khz: f64,
+    /// Whether AxVM can go past the page cache.
+    pub axvm_is_direct: bool,
     /// Prepared by [`super::kernel`], if there is a stock kernel.
     pub vmlinux: Option<PathBuf>,
     /// Likewise.
@@ -34,7 +36,8 @@ pub struct Bench {
 pub fn subjects(named: Option<&[Peer]>) -> Result<Vec<Subject>> {
     ensure!(Path::new("/dev/kvm").exists(), "Cannot measure: this machine has no /dev/kvm");
     let peers = peers(named)?;
-    let ours = [(Kind::Axvm, program::build()?), (Kind::Floor, program::example("floor")?)];
+    let axvm = program::build()?;
+    let ours = [(Kind::Axvm, axvm.clone()), (Kind::AxvmPci, axvm), (Kind::Floor, program::example("floor")?)];
     let ours = ours.into_iter().map(|(kind, path)| Subject::of(kind, path));
     let subjects: Vec<Subject> = ours.chain(peers.into_iter().map(Ok)).collect::<Result<_>>()?;
     subjects.iter().try_for_each(|subject| settle(&subject.path))?;
@@ -48,8 +51,16 @@ pub fn settle(path: &Path) -> Result<()> {
     file.sync_all().with_context(|| format!("Cannot put {} on the medium", path.display()))
 }
 
+/// Has the page cache keep nothing of a file.
+pub fn forget(path: &Path) -> Result<()> {
+    settle(path)?;
+    let file = File::open(path).with_context(|| format!("Cannot open {}", path.display()))?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .with_context(|| format!("Cannot drop {} from the page cache", path.display()))
+}
+
 /// The rest. Without `kernels`, or where none can be had, those experiments are left out.
-pub fn bench(kernels: bool) -> Result<Bench> {
+pub fn bench(axvm: &Subject, kernels: bool) -> Result<Bench> {
     let scratch = project::target().join("bench");
     fs::create_dir_all(&scratch).with_context(|| format!("Cannot create {}", scratch.display()))?;
     let disk = scratch.join("disk.img");
@@ -64,7 +75,8 @@ pub fn bench(kernels: bool) -> Result<Bench> {
     };
     let tsc = output(tool(&program::example("floor")?.to_string_lossy()).arg("tsc"))?;
     let tsc_khz = tsc.trim().parse().with_context(|| format!("The floor said {tsc:?} of the TSC"))?;
-    Ok(Bench { cpu_time: program::example("cpu_time")?, tsc_khz, scratch, disk, vmlinux, bzimage })
+    let axvm_is_direct = output(tool(&axvm.path.to_string_lossy()).args(["run", "--help"]))?.contains(",direct");
+    Ok(Bench { axvm_is_direct, cpu_time: program::example("cpu_time")?, tsc_khz, scratch, disk, vmlinux, bzimage })
 }
 
 /// Written, not sparse: the page cache has all of it from now on. In small pieces: where the host's file system keeps what

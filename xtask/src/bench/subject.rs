@@ -3,12 +3,13 @@
 //! | | runs |
 //! |---|---|
 //! | AxVM | `cargo xtask build`'s program, sandbox on, as a user types it |
+//! | AxVM PCI | the same with `--bus pci`, where the bus matters |
 //! | floor | `axvm_kvm/examples/floor.rs`: only the calls that the guest needs; no disk, no sandbox |
 //! | Firecracker | no API server, its seccomp filters on, disk by its synchronous engine |
+//! | Cloud Hypervisor | its seccomp filters on, disk on PCI by io_uring |
 //! | QEMU | microvm with what it can leave out left out; disk by io_uring |
 //!
-//! In tables they stand in this order. Left out: kvmtool, which enters no ELF kernel by PVH, and Cloud Hypervisor, whose
-//! disks are on PCI.
+//! In tables they stand in this order. Left out: kvmtool, which enters no ELF kernel by PVH.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::net::{MAC, TAP};
 use crate::tool::{find, output, tool};
 
 /// A program that runs machines.
@@ -24,10 +26,14 @@ use crate::tool::{find, output, tool};
 pub enum Kind {
     /// Ours.
     Axvm,
+    /// Ours, its devices on PCI.
+    AxvmPci,
     /// The least that a VMM can do.
     Floor,
     /// AWS's.
     Firecracker,
+    /// Of the Linux Foundation; 51 or newer, for a raw disk has to be called that.
+    CloudHypervisor,
     /// Its microvm.
     Qemu,
 }
@@ -54,8 +60,8 @@ impl FromStr for Peer {
             "firecracker" => Kind::Firecracker,
             "qemu" => Kind::Qemu,
             "kvmtool" => return Err("kvmtool enters no ELF kernel by PVH, as the bench guest is".to_owned()),
-            "cloud-hypervisor" => return Err("the bench guest has no driver for disks on PCI".to_owned()),
-            _ => return Err(format!("there is no peer {name}. There are: firecracker, qemu")),
+            "cloud-hypervisor" => Kind::CloudHypervisor,
+            _ => return Err(format!("there is no peer {name}. There are: firecracker, cloud-hypervisor, qemu")),
         };
         Ok(Peer { kind, path })
     }
@@ -70,6 +76,21 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Number of vCPUs.
     pub vcpus: u32,
+    /// Its disk.
+    pub disk: Disk,
+    /// Whether it has a network card, on the tap of [`super::net`].
+    pub net: bool,
+}
+
+/// The disk of a machine.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Raw.
+    pub path: PathBuf,
+    /// Number of queues.
+    pub queues: u32,
+    /// Past the host's page cache, by io_uring, if the VMM can.
+    pub direct: bool,
 }
 
 /// A program that is there.
@@ -88,6 +109,7 @@ impl Subject {
     pub fn find(peer: &Peer) -> Result<Subject> {
         let program = match peer.kind {
             Kind::Qemu => "qemu-system-x86_64",
+            Kind::CloudHypervisor => "cloud-hypervisor",
             _ => "firecracker",
         };
         let path = peer.path.clone().or_else(|| find(program));
@@ -101,7 +123,9 @@ impl Subject {
         let version = match kind {
             Kind::Floor => String::new(),
             // With its commit.
-            Kind::Axvm => output(tool(&path.to_string_lossy()).arg("--version"))?.trim().replacen("axvm ", "", 1),
+            Kind::Axvm | Kind::AxvmPci => {
+                output(tool(&path.to_string_lossy()).arg("--version"))?.trim().replacen("axvm ", "", 1)
+            }
             _ => version(&output(tool(&path.to_string_lossy()).arg("--version"))?),
         };
         Ok(Subject { kind, path, version })
@@ -111,8 +135,10 @@ impl Subject {
     pub fn name(&self) -> &'static str {
         match self.kind {
             Kind::Axvm => "AxVM",
+            Kind::AxvmPci => "AxVM PCI",
             Kind::Floor => "floor",
             Kind::Firecracker => "Firecracker",
+            Kind::CloudHypervisor => "Cloud Hypervisor",
             Kind::Qemu => "QEMU microvm",
         }
     }
@@ -120,11 +146,15 @@ impl Subject {
     /// What was chosen for it, to be fair.
     pub fn configuration(&self) -> &'static str {
         match self.kind {
+            Kind::AxvmPci => "the same with --bus pci",
             Kind::Axvm => "static release build; sandbox on; full machine (serial, ACPI, RTC, entropy, balloon, disk)",
             Kind::Floor => "static release build; RAM, irqchip, vCPUs; no disk, no PIT, no sandbox",
-            Kind::Firecracker => "no API server, seccomp filters on, no jailer; serial, i8042, disk (Sync engine)",
+            Kind::Firecracker => {
+                "no API server, seccomp filters on, no jailer; serial, i8042, disk (Sync engine; cold: Async)"
+            }
+            Kind::CloudHypervisor => "seccomp filters on, no Landlock; serial, PCI, disk (io_uring; cold: direct=on)",
             Kind::Qemu => {
-                "microvm, pit=off, pic=off, rtc=off, acpi=off, no option ROMs; serial, disk (virtio 1, io_uring), no sandbox"
+                "microvm, pit=off, pic=off, rtc=off, acpi=off, no option ROMs; serial, disk (virtio 1, io_uring; cold: cache=none), no sandbox"
             }
         }
     }
@@ -139,25 +169,59 @@ impl Subject {
         self.kind == Kind::Axvm
     }
 
-    /// The command for this machine with this disk; files that it needs go to `scratch`.
-    pub fn command(&self, machine: &Machine, disk: &Path, scratch: &Path) -> Result<Command> {
+    /// Whether it gives a disk more than one queue.
+    pub fn has_queues(&self) -> bool {
+        !matches!(self.kind, Kind::Floor | Kind::Firecracker)
+    }
+
+    /// Whether it is AxVM.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.kind, Kind::Axvm | Kind::AxvmPci)
+    }
+
+    /// Whether it stands for itself: where the bus does not matter, AxVM on PCI is AxVM.
+    pub fn is_itself(&self) -> bool {
+        self.kind != Kind::AxvmPci
+    }
+
+    /// The command for this machine; files that it needs go to `scratch`.
+    pub fn command(&self, machine: &Machine, scratch: &Path) -> Result<Command> {
         let mut command = Command::new(&self.path);
-        let Machine { kernel, memory_mib, vcpus } = machine;
+        let Machine { kernel, memory_mib, vcpus, disk, net } = machine;
+        let path = disk.path.display();
         match self.kind {
-            Kind::Axvm => {
+            Kind::Axvm | Kind::AxvmPci => {
                 command
                     .args(["run", "--on-reboot", "end", "--on-halt", "wait", "--silence", "0", "--kernel"])
                     .arg(kernel);
-                command.args(["--cpus", &vcpus.to_string(), "--memory", &format!("{memory_mib}M"), "--disk"]).arg(disk);
+                let options = if disk.direct { ",direct" } else { "" };
+                let disk = format!("{path},queues={}{options}", disk.queues);
+                command.args(["--cpus", &vcpus.to_string(), "--memory", &format!("{memory_mib}M"), "--disk", &disk]);
+                if *net {
+                    command.args(["--net", &format!("tap={TAP},mac={MAC}")]);
+                }
+                if self.kind == Kind::AxvmPci {
+                    command.args(["--bus", "pci"]);
+                }
             }
             Kind::Floor => {
                 command.arg(kernel).args([memory_mib.to_string(), vcpus.to_string()]);
             }
             Kind::Firecracker => {
                 let file = scratch.join("firecracker.json");
-                let text = firecracker(machine, disk).to_string();
+                let text = firecracker(machine).to_string();
                 fs::write(&file, text).with_context(|| format!("Cannot write {}", file.display()))?;
                 command.args(["--no-api", "--level", "Error", "--config-file"]).arg(file);
+            }
+            Kind::CloudHypervisor => {
+                command.arg("--kernel").arg(kernel).args(["--cmdline", "bench", "--serial", "tty", "--console", "off"]);
+                command.args(["--cpus", &format!("boot={vcpus}"), "--memory", &format!("size={memory_mib}M")]);
+                let direct = if disk.direct { ",direct=on" } else { "" };
+                let disk = format!("path={path},image_type=raw,num_queues={},queue_size=256{direct}", disk.queues);
+                command.args(["--disk", &disk]);
+                if *net {
+                    command.args(["--net", &format!("tap={TAP},mac={MAC}")]);
+                }
             }
             Kind::Qemu => {
                 command.args([
@@ -170,21 +234,37 @@ impl Subject {
                 command.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
                 // So that the command line names the disk's window, and vCPU threads have names.
                 command.args(["-append", "bench", "-name", "bench,debug-threads=on"]);
-                command.args(["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-blk-device,drive=d"]);
-                let drive = format!("id=d,format=raw,if=none,cache=writeback,aio=io_uring,file={}", disk.display());
+                let device = format!("virtio-blk-device,drive=d,num-queues={}", disk.queues);
+                command.args(["-global", "virtio-mmio.force-legacy=false", "-device", &device]);
+                let cache = if disk.direct { "none" } else { "writeback" };
+                let drive = format!("id=d,format=raw,if=none,cache={cache},aio=io_uring,file={path}");
                 command.args(["-drive", &drive]);
+                if *net {
+                    let cable = format!("tap,id=n,ifname={TAP},script=no,downscript=no,vhost=off");
+                    let card = format!("virtio-net-device,netdev=n,mac={MAC}");
+                    command.args(["-netdev", &cable, "-device", &card]);
+                }
             }
         }
         Ok(command)
     }
 }
 
-fn firecracker(machine: &Machine, disk: &Path) -> serde_json::Value {
-    serde_json::json!({
+fn firecracker(machine: &Machine) -> serde_json::Value {
+    let (engine, net) = (if machine.disk.direct { "Async" } else { "Sync" }, machine.net);
+    let mut machine = serde_json::json!({
         "boot-source": { "kernel_image_path": machine.kernel, "boot_args": "bench" },
         "machine-config": { "vcpu_count": machine.vcpus, "mem_size_mib": machine.memory_mib },
-        "drives": [{ "drive_id": "d", "path_on_host": disk, "is_root_device": false, "is_read_only": false }],
-    })
+        "drives": [{
+            "drive_id": "d", "path_on_host": machine.disk.path, "io_engine": engine,
+            "is_root_device": false, "is_read_only": false,
+        }],
+    });
+    if net {
+        machine["network-interfaces"] =
+            serde_json::json!([{ "iface_id": "n", "host_dev_name": TAP, "guest_mac": MAC }]);
+    }
+    machine
 }
 
 /// The first word of the first line that has a digit and a dot in it, with what else is said of it in brackets left out.
@@ -207,7 +287,7 @@ pub fn peers(named: Option<&[Peer]>) -> Result<Vec<Subject>> {
         named.sort_by_key(|peer| peer.kind);
         return named.iter().map(Subject::find).collect();
     }
-    let all = [Kind::Firecracker, Kind::Qemu].map(|kind| Peer { kind, path: None });
+    let all = [Kind::Firecracker, Kind::CloudHypervisor, Kind::Qemu].map(|kind| Peer { kind, path: None });
     Ok(all.iter().filter_map(|peer| Subject::find(peer).ok()).collect())
 }
 
@@ -220,9 +300,7 @@ mod tests {
         assert_eq!("qemu".parse(), Ok(Peer { kind: Kind::Qemu, path: None }));
         let path = Some(PathBuf::from("/opt/fc=1"));
         assert_eq!("firecracker=/opt/fc=1".parse(), Ok(Peer { kind: Kind::Firecracker, path }));
-        for (text, why) in
-            [("qemu=", "no path"), ("kvmtool=x", "PVH"), ("cloud-hypervisor", "PCI"), ("xen", "There are")]
-        {
+        for (text, why) in [("qemu=", "no path"), ("kvmtool=x", "PVH"), ("xen", "There are")] {
             let error = text.parse::<Peer>().unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }
@@ -243,15 +321,17 @@ mod tests {
 
     #[test]
     fn every_subject_gets_the_same_machine() {
-        let machine = Machine { kernel: "/k.elf".into(), memory_mib: 192, vcpus: 3 };
+        let disk = Disk { path: "/d.img".into(), queues: 7, direct: false };
+        let machine = Machine { kernel: "/k.elf".into(), memory_mib: 192, vcpus: 3, disk, net: false };
         let scratch = std::env::temp_dir();
-        for kind in [Kind::Axvm, Kind::Floor, Kind::Qemu] {
+        for kind in [Kind::Axvm, Kind::AxvmPci, Kind::Floor, Kind::CloudHypervisor, Kind::Qemu] {
             let subject = Subject { kind, path: "/bin/x".into(), version: String::new() };
-            let typed = crate::tool::show(&subject.command(&machine, Path::new("/d.img"), &scratch).unwrap());
+            let typed = crate::tool::show(&subject.command(&machine, &scratch).unwrap());
             assert!(typed.contains("/k.elf") && typed.contains("192") && typed.contains('3'), "{typed}");
             assert_eq!(typed.contains("/d.img"), subject.has_disk(), "{typed}");
+            assert_eq!(typed.contains("queues=7"), subject.has_queues(), "{typed}");
         }
-        let json = firecracker(&machine, Path::new("/d.img"));
+        let json = firecracker(&machine);
         assert_eq!(
             (&json["machine-config"]["vcpu_count"], &json["drives"][0]["path_on_host"]),
             (&3.into(), &"/d.img".into())

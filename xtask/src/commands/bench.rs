@@ -16,28 +16,31 @@ use crate::project;
 
 /// Measure AxVM beside the floor and its peers: start, memory, exits, disk, end
 ///
-/// The floor is a program that makes the needed calls only. Peers are Firecracker and QEMU's microvm, if this machine has
-/// them or --vs says where they are. All run the same guest on the same disk, in turns.
+/// The floor is a program that makes the needed calls only. Peers are Firecracker, Cloud Hypervisor and QEMU's
+/// microvm, if this machine has them or --vs says where they are. All run the same guest on the same disk, in turns.
 #[derive(Args)]
 pub struct Bench {
     /// Fewer rounds: two minutes instead of ten
     #[arg(long)]
     quick: bool,
-    /// Peers, instead of those in the PATH: firecracker=PATH, qemu; none by ""
+    /// Peers, instead of those in the PATH: firecracker=PATH, cloud-hypervisor=PATH, qemu; none by ""
     #[arg(long, value_name = "NAME[=PATH],...")]
     vs: Option<String>,
-    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, block, vmlinux, bzimage
+    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, woken, spread, cold, net, vmlinux, bzimage
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
+    /// In the lab instead: stock kernels to user space, with 1, 4 and 20 vCPUs; half an hour, with --quick five minutes
+    #[arg(long, conflicts_with_all = ["only", "check", "page", "from"])]
+    lab: bool,
     /// Write all samples to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write a plot to a file, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Measure nothing: take the samples of a file that --json has written
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "vs", "only", "json"])]
-    from: Option<PathBuf>,
+    /// Measure nothing: take the samples of files that --json has written
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', conflicts_with_all = ["quick", "vs", "only", "json"])]
+    from: Vec<PathBuf>,
     /// Put table and plot into BENCHMARKS.md and docs/bench.svg
     #[arg(long, conflicts_with = "only")]
     page: bool,
@@ -49,9 +52,9 @@ pub struct Bench {
 impl Bench {
     /// Measures.
     pub fn run(self) -> Result<ExitCode> {
-        let report = match &self.from {
-            Some(path) => read(path)?,
-            None => self.measure()?,
+        let report = match self.from.as_slice() {
+            [] => self.measure()?,
+            paths => read(paths)?,
         };
         print(report.table());
         self.keep(&report)?;
@@ -61,12 +64,19 @@ impl Bench {
     }
 
     fn measure(&self) -> Result<Report> {
+        if self.lab {
+            let named = self.vs.as_deref().map(peers).transpose()?;
+            let subjects = setup::subjects(named.as_deref())?;
+            let boots = if self.quick { &bench::lab::QUICK[..] } else { &bench::lab::FULL };
+            let samples = bench::lab::measure(boots, bench::statistics::LEAST_ROUNDS, &subjects)?;
+            return Ok(Report::of(&samples, &subjects, host()));
+        }
         let plan = self.plan()?;
         let named = if self.check { Some(Vec::new()) } else { self.vs.as_deref().map(peers).transpose()? };
         let subjects = setup::subjects(named.as_deref())?;
         let kernels =
             plan.iter().any(|(experiment, _)| matches!(experiment, Experiment::Vmlinux | Experiment::BzImage));
-        let samples = bench::measure(&plan, &subjects, &setup::bench(kernels)?)?;
+        let samples = bench::measure(&plan, &subjects, &setup::bench(&subjects[0], kernels)?)?;
         Ok(Report::of(&samples, &subjects, host()))
     }
 
@@ -101,9 +111,12 @@ impl Bench {
     }
 }
 
-fn read(path: &Path) -> Result<Report> {
-    let text = fs::read_to_string(path).with_context(|| format!("Cannot read {}", path.display()))?;
-    Report::from_json(&text).with_context(|| format!("Cannot use {}: not written by --json", path.display()))
+fn read(paths: &[PathBuf]) -> Result<Report> {
+    let text = |path: &PathBuf| fs::read_to_string(path).with_context(|| format!("Cannot read {}", path.display()));
+    let texts: Vec<String> = paths.iter().map(text).collect::<Result<_>>()?;
+    let names = || paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    Report::from_json(texts.iter().map(String::as_str))
+        .with_context(|| format!("Cannot use {}: not all written by --json", names()))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -154,8 +167,8 @@ mod tests {
         let parse = |words: &[&str]| <Line as clap::Parser>::try_parse_from([&["x"], words].concat());
         let only = parse(&["--only", "off,exits", "--quick"]).unwrap().bench;
         assert_eq!(only.plan().unwrap().len(), 2);
-        let error = parse(&["--only", "net"]).unwrap().bench.plan().unwrap_err().to_string();
-        assert!(error.starts_with("There is no experiment net. There are: start-128m"), "{error}");
+        let error = parse(&["--only", "noise"]).unwrap().bench.plan().unwrap_err().to_string();
+        assert!(error.starts_with("There is no experiment noise. There are: start-128m"), "{error}");
         assert!(parse(&["--check", "--quick"]).is_err());
         assert_eq!(parse(&[]).unwrap().bench.plan().unwrap().len(), bench::full().len());
     }
