@@ -74,10 +74,8 @@ impl AddressSpace {
         if data.len() == size {
             return self.unanswered(self.bus.write(address, data), || Access::write(address, data));
         }
-        let elements = data.chunks_exact(size);
-        let accesses =
-            elements.filter_map(|data| (!self.bus.write(address, data)).then(|| Access::write(address, data)));
-        accesses.reduce(Access::and)
+        let unanswered = data.chunks_exact(size).filter(|data| !self.bus.write(address, data));
+        unanswered.map(|data| Access::write(address, data)).reduce(Access::and)
     }
 
     /// What is to be told of an access.
