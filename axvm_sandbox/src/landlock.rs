@@ -21,9 +21,9 @@ const NEWEST: ABI = ABI::V7;
 /// What stays possible without it: the filter closes the rest.
 const OPEN: &str = "until then files of this user can be read and removed, though not written";
 
-/// What the libraries read on their own: thread counts, memory limits. Missing ones are skipped.
-const LIBRARIES: [&str; 5] =
-    ["/proc/self", "/proc/cpuinfo", "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu", "/sys/fs/cgroup"];
+/// What is read without being one of the machine's files: backtraces, the processor's name, how many threads are of use.
+/// Missing ones are skipped.
+const HOST: [&str; 3] = ["/proc/self", "/proc/cpuinfo", "/sys/fs/cgroup"];
 
 /// The files of a machine that are opened after set-up.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,7 @@ pub(crate) fn limit(files: &Files) -> Result<Protection, SandboxError> {
         .scope(Scope::from_all(NEWEST))?
         .create()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    for path in LIBRARIES.iter().filter_map(|path| PathFd::new(path).ok()) {
+    for path in HOST.iter().filter_map(|path| PathFd::new(path).ok()) {
         rules = rules.add_rule(PathBeneath::new(path, read))?;
     }
     rules = allow(rules, &files.read, AccessFs::ReadFile.into())?;

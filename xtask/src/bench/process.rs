@@ -1,7 +1,8 @@
 //! What the host's kernel says of a process: memory, page faults, time of its threads.
 //!
 //! ```text
-//!   /proc/PID/smaps             each mapping; those of 64 MiB and more are guest RAM and not counted
+//!   /proc/PID/smaps             each mapping; those of 64 MiB and more are guest RAM and not counted,
+//!                               and so are 2 MiB right before one
 //!   /proc/PID/stat              minor faults
 //!   /proc/PID/status            VmHWM: the most that was resident
 //!   /proc/PID/task/*/schedstat  nanoseconds on a processor; vCPUs are told by their names
@@ -15,6 +16,8 @@ use anyhow::{Context, Result};
 
 /// Guest RAM is at least so long; no part of a program or its heap is.
 const RAM_KB: u64 = 64 << 10;
+/// A huge page.
+const HUGE: u64 = 2 << 20;
 
 /// Kilobytes beside guest RAM.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -68,21 +71,51 @@ fn read(pid: u32, name: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("Cannot read {path}"))
 }
 
+/// A line of smaps with addresses begins a mapping; the lines after it tell about that.
+#[derive(Default)]
+struct Mapping {
+    start: u64,
+    end: u64,
+    memory: Memory,
+}
+
+impl Mapping {
+    fn is_large(&self) -> bool {
+        self.end - self.start >= RAM_KB << 10
+    }
+
+    /// Guest RAM is one mapping, or its first 2 MiB are another one, which has no huge page.
+    fn is_ram(&self, next: Option<&Mapping>) -> bool {
+        let begins = self.start.is_multiple_of(HUGE) && self.end - self.start == HUGE;
+        self.is_large() || begins && next.is_some_and(|next| next.start == self.end && next.is_large())
+    }
+}
+
 fn memory_of(smaps: &str) -> Memory {
-    let (mut memory, mut counts) = (Memory::default(), false);
+    let mut mappings: Vec<Mapping> = Vec::new();
+    let addresses = |word: &str| {
+        let (start, end) = word.split_once('-')?;
+        Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+    };
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
-        let (Some(name), Some(value)) = (words.next(), words.next().and_then(|word| word.parse::<u64>().ok())) else {
-            continue;
-        };
+        let Some(name) = words.next() else { continue };
+        if let Some((start, end)) = addresses(name) {
+            mappings.push(Mapping { start, end, memory: Memory::default() });
+        }
+        let value = words.next().and_then(|word| word.parse::<u64>().ok());
+        let (Some(mapping), Some(value)) = (mappings.last_mut(), value) else { continue };
         match name {
-            "Size:" => counts = value < RAM_KB,
-            "Rss:" if counts => memory.resident += value,
-            "Private_Dirty:" if counts => memory.private_dirty += value,
+            "Rss:" => mapping.memory.resident = value,
+            "Private_Dirty:" => mapping.memory.private_dirty = value,
             _ => {}
         }
     }
-    memory
+    let beside = mappings.iter().enumerate().filter(|(n, mapping)| !mapping.is_ram(mappings.get(n + 1)));
+    beside.fold(Memory::default(), |sum, (_, Mapping { memory, .. })| Memory {
+        resident: sum.resident + memory.resident,
+        private_dirty: sum.private_dirty + memory.private_dirty,
+    })
 }
 
 /// The tenth field; the second is a name, and may have spaces and brackets in it.
@@ -106,9 +139,10 @@ mod tests {
 
     #[test]
     fn guest_ram_is_not_counted() {
-        let smaps = "55d0-55d1 r-xp 0 08:01 3 /bin/vmm\nSize:   40 kB\nRss:  20 kB\nPrivate_Dirty:   4 kB\n\
-                     7f00-7f80 rw-p 0 00:00 0\nSize: 131072 kB\nRss: 500 kB\nPrivate_Dirty: 500 kB\n\
-                     7f90-7f91 rw-p 0 00:00 0\nSize: 8 kB\nRss: 8 kB\nPrivate_Dirty: 8 kB\nVmFlags: rd wr\n";
+        let smaps = "55d0000-55da000 r-xp 0 08:01 3 /bin/vmm\nSize:   40 kB\nRss:  20 kB\nPrivate_Dirty:   4 kB\n\
+                     7f0000000-7f0200000 rw-p 0 00:00 0\nSize: 2048 kB\nRss: 48 kB\nPrivate_Dirty: 48 kB\n\
+                     7f0200000-7f8200000 rw-p 0 00:00 0\nSize: 131072 kB\nRss: 500 kB\nPrivate_Dirty: 500 kB\n\
+                     7f9000000-7f9002000 rw-p 0 00:00 0\nSize: 8 kB\nRss: 8 kB\nPrivate_Dirty: 8 kB\nVmFlags: rd wr\n";
         assert_eq!(memory_of(smaps), Memory { resident: 28, private_dirty: 12 });
         assert_eq!(memory_of(""), Memory::default());
     }
