@@ -7,17 +7,18 @@
 //! When all places are taken, the client that was silent longest makes room: a program that opens connections and
 //! says nothing takes them from itself.
 
+use std::cell::OnceCell;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axvm_sandbox::Role;
 use axvm_socket::{Socket, SocketError, is_own};
-use axvm_sync::EventFd;
+use axvm_sync::{EventFd, lock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::connection::{Connection, Next};
@@ -49,12 +50,13 @@ pub enum ApiError {
 pub struct Bound(Vec<Socket>);
 
 /// The control socket of a running machine. Dropping stops it and removes its files.
-#[derive(Debug)]
 pub struct ApiServer {
     sockets: Vec<Socket>,
     /// Signalled, the thread ends.
     stop: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    /// What the thread will take.
+    turns: Arc<Mutex<Option<Loop>>>,
+    thread: OnceCell<JoinHandle<()>>,
 }
 
 impl ApiServer {
@@ -66,6 +68,26 @@ impl ApiServer {
             .collect::<Result<_, _>>()
             .map(Bound)
             .map_err(ApiError::Socket)
+    }
+
+    /// Readable when the first client is there: then it is time to [start](ApiServer::start). Empty from then on.
+    pub fn first_clients(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().filter(|_| self.thread.get().is_none()).map(Socket::as_fd)
+    }
+
+    /// Starts the thread `api`, the only one that reads the feed, unless it runs already. Most machines have no client: so
+    /// it is not there before the first.
+    pub fn start(&self) -> Result<(), ApiError> {
+        if self.thread.get().is_none() {
+            let turns = Arc::clone(&self.turns);
+            let run = move || {
+                let turns = lock(&turns).take();
+                turns.into_iter().for_each(Loop::run);
+            };
+            let thread = axvm_sandbox::spawn(Role::Api, "api", run).map_err(ApiError::Thread)?;
+            let _ = self.thread.set(thread);
+        }
+        Ok(())
     }
 
     /// Ends the thread; answers that are ready still go out.
@@ -83,15 +105,14 @@ impl Drop for ApiServer {
 }
 
 impl Bound {
-    /// Starts the thread `api`, the only one that reads `feed`.
+    /// What will serve clients, with the events of `feed`, once it is [started](ApiServer::start).
     pub fn serve(self, control: Arc<dyn Control>, feed: Arc<EventFeed>) -> Result<ApiServer, ApiError> {
         let listeners = self.0.iter().map(Socket::listener).collect::<io::Result<_>>().map_err(ApiError::Thread)?;
         let stop = Arc::new(EventFd::new().map_err(ApiError::Thread)?);
         let api = Api::new(control, feed.clone());
         let connections = Vec::new();
         let turns = Loop { listeners, api, feed, stop: stop.clone(), connections, accept_from: Instant::now() };
-        let thread = axvm_sandbox::spawn(Role::Api, "api", move || turns.run()).map_err(ApiError::Thread)?;
-        Ok(ApiServer { sockets: self.0, stop, thread: Some(thread) })
+        Ok(ApiServer { sockets: self.0, stop, turns: Arc::new(Mutex::new(Some(turns))), thread: OnceCell::new() })
     }
 }
 

@@ -39,6 +39,31 @@ impl fmt::Debug for CpuidEntry {
     }
 }
 
+/// Who made a processor. The two companies' hypervisor extensions differ: in what they refuse, and in what they report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Vendor {
+    /// VMX.
+    Intel,
+    /// SVM; processors that follow AMD.
+    Amd,
+    /// Another company, or no CPUID is at hand.
+    Unknown,
+}
+
+impl Vendor {
+    /// The one that leaf 0 names.
+    pub fn of(cpuid: &[CpuidEntry]) -> Vendor {
+        let Some(leaf) = cpuid.iter().find(|leaf| leaf.function == 0) else { return Vendor::Unknown };
+        let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+        match name.as_flattened() {
+            b"GenuineIntel" => Vendor::Intel,
+            b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
+            _ => Vendor::Unknown,
+        }
+    }
+}
+
 /// How vCPUs are grouped: `sockets * cores * threads` vCPUs, numbered threads first.
 ///
 /// ```text

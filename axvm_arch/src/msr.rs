@@ -24,6 +24,69 @@ impl fmt::Debug for Msr {
     }
 }
 
+/// The manual's name of an MSR, for those that matter to a guest's start and end.
+pub fn name(index: u32) -> Option<&'static str> {
+    NAMES.iter().find(|(number, _)| *number == index).map(|(_, name)| *name)
+}
+
+/// SYSENTER's stack pointer.
+pub const SYSENTER_ESP: u32 = 0x175;
+/// Where SYSENTER goes.
+pub const SYSENTER_EIP: u32 = 0x176;
+/// IA32_DEBUGCTL: single steps of branches, last-branch records.
+pub const DEBUGCTL: u32 = 0x1d9;
+/// IA32_PAT: eight memory types, one for each combination of PWT, PCD and PAT in a page table.
+pub const PAT: u32 = 0x277;
+
+const NAMES: &[(u32, &str)] = &[
+    (TSC, "IA32_TIME_STAMP_COUNTER"),
+    (APIC_BASE, "IA32_APIC_BASE"),
+    (0x3a, "IA32_FEATURE_CONTROL"),
+    (0x3b, "IA32_TSC_ADJUST"),
+    (0x48, "IA32_SPEC_CTRL"),
+    (0x49, "IA32_PRED_CMD"),
+    (0x8b, "IA32_BIOS_SIGN_ID"),
+    (0xfe, "IA32_MTRRCAP"),
+    (0x10a, "IA32_ARCH_CAPABILITIES"),
+    (0x10b, "IA32_FLUSH_CMD"),
+    (0x174, "IA32_SYSENTER_CS"),
+    (SYSENTER_ESP, "IA32_SYSENTER_ESP"),
+    (SYSENTER_EIP, "IA32_SYSENTER_EIP"),
+    (0x179, "IA32_MCG_CAP"),
+    (0x17a, "IA32_MCG_STATUS"),
+    (0x186, "IA32_PERFEVTSEL0"),
+    (MISC_ENABLE, "IA32_MISC_ENABLE"),
+    (DEBUGCTL, "IA32_DEBUGCTL"),
+    (PAT, "IA32_PAT"),
+    (MTRR_DEF_TYPE, "IA32_MTRR_DEF_TYPE"),
+    (0x38f, "IA32_PERF_GLOBAL_CTRL"),
+    (0x480, "IA32_VMX_BASIC"),
+    (0x6a0, "IA32_U_CET"),
+    (0x6a2, "IA32_S_CET"),
+    (TSC_DEADLINE, "IA32_TSC_DEADLINE"),
+    (0xda0, "IA32_XSS"),
+    (EFER, "IA32_EFER"),
+    (STAR, "IA32_STAR"),
+    (LSTAR, "IA32_LSTAR"),
+    (0xc000_0083, "IA32_CSTAR"),
+    (0xc000_0084, "IA32_FMASK"),
+    (0xc000_0100, "IA32_FS_BASE"),
+    (0xc000_0101, "IA32_GS_BASE"),
+    (KERNEL_GS_BASE, "IA32_KERNEL_GS_BASE"),
+    (TSC_AUX, "IA32_TSC_AUX"),
+    (0xc001_0015, "HWCR (AMD)"),
+    (0xc001_0114, "VM_CR (AMD)"),
+    (0xc001_011f, "VIRT_SPEC_CTRL (AMD)"),
+    (kvm::WALL_CLOCK_OLD, "KVM's wall clock (old number)"),
+    (kvm::SYSTEM_TIME_OLD, "KVM's system time (old number)"),
+    (kvm::WALL_CLOCK, "KVM's wall clock"),
+    (kvm::SYSTEM_TIME, "KVM's system time"),
+    (0x4b56_4d02, "KVM's asynchronous page faults"),
+    (0x4b56_4d03, "KVM's steal time"),
+    (0x4b56_4d04, "KVM's paravirtual EOI"),
+    (kvm::ASYNC_PF_ACK, "KVM's acknowledgement of a page that came late"),
+];
+
 /// IA32_TIME_STAMP_COUNTER.
 pub const TSC: u32 = 0x10;
 /// IA32_APIC_BASE.
@@ -67,4 +130,17 @@ pub mod kvm {
     pub const SYSTEM_TIME: u32 = 0x4b56_4d01;
     /// The guest says that it has seen a page that came late.
     pub const ASYNC_PF_ACK: u32 = 0x4b56_4d07;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_has_two_names() {
+        for (n, (number, name)) in NAMES.iter().enumerate() {
+            assert_eq!(NAMES.iter().position(|(other, _)| other == number), Some(n), "{name}");
+        }
+        assert_eq!((name(0xc000_0080), name(0x9999)), (Some("IA32_EFER"), None));
+    }
 }

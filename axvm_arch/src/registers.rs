@@ -15,37 +15,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// CR0 bits (SDM 3, 2.5).
-pub mod cr0 {
-    /// Protection enable.
-    pub const PE: u64 = 1 << 0;
-    /// Extension type; fixed to 1 on every CPU since the 486.
-    pub const ET: u64 = 1 << 4;
-    /// Numeric error.
-    pub const NE: u64 = 1 << 5;
-    /// Write protect.
-    pub const WP: u64 = 1 << 16;
-    /// Paging.
-    pub const PG: u64 = 1 << 31;
-}
-
-/// CR4 bits (SDM 3, 2.5).
-pub mod cr4 {
-    /// Physical address extension.
-    pub const PAE: u64 = 1 << 5;
-    /// VMX enable: may be cleared only outside of VMX operation.
-    pub const VMXE: u64 = 1 << 13;
-}
-
-/// IA32_EFER bits (SDM 3, 2.2.1).
-pub mod efer {
-    /// Long mode enable.
-    pub const LME: u64 = 1 << 8;
-    /// Long mode active.
-    pub const LMA: u64 = 1 << 10;
-    /// SVM enable (AMD APM 2, 3.1.7): without it, VMRUN is no instruction.
-    pub const SVME: u64 = 1 << 12;
-}
+pub use crate::control::{cr0, cr4, efer};
 
 /// RFLAGS with only the always-one bit: interrupts off.
 pub const RFLAGS_RESERVED: u64 = 1 << 1;

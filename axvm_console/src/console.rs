@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   machine: open, resized, continued, close --> [console] <--> port
-//!                                                [console-out] --> stdout or file
+//!                                                    |
+//!                                                    +--> stdout, or [console-out] --> a file
 //! ```
 
 use std::io::{self, IsTerminal};
@@ -62,11 +63,18 @@ impl Stdio {
 pub struct Opened(End);
 
 enum End {
-    Stdio(Stdio),
+    /// What is typed, and where the output goes.
+    Stdio(OwnedFd, LogFile),
     File(LogFile, String),
     Pty(Pty),
     Unix(Socket),
     None,
+}
+
+impl End {
+    fn of(stdio: Stdio) -> End {
+        End::Stdio(stdio.input, LogFile::without_limit(stdio.output))
+    }
 }
 
 impl Opened {
@@ -74,7 +82,7 @@ impl Opened {
     pub fn open(back_end: &BackEnd) -> Result<Opened, ConsoleError> {
         Ok(Opened(match back_end {
             BackEnd::None => End::None,
-            BackEnd::Stdio => End::Stdio(Stdio::of_process().map_err(ConsoleError::Resources)?),
+            BackEnd::Stdio => End::of(Stdio::of_process().map_err(ConsoleError::Resources)?),
             BackEnd::File(path, limit) => End::File(LogFile::open(path, *limit)?, format!("file {}", path.display())),
             BackEnd::Unix(path) => End::Unix(Socket::listen(path)?),
             BackEnd::Pty => End::Pty(Pty::open().map_err(ConsoleError::Pty)?),
@@ -101,7 +109,7 @@ impl Console {
 
     /// Like [`Console::open`] with [`BackEnd::Stdio`], on other streams than the process's own.
     pub fn on(stdio: Stdio, port: Port, hooks: Hooks) -> Result<Console, ConsoleError> {
-        Console::start(Opened(End::Stdio(stdio)), port, hooks)
+        Console::start(Opened(End::of(stdio)), port, hooks)
     }
 
     /// Connects `port` with what is open; the terminal is raw from now on.
@@ -111,7 +119,7 @@ impl Console {
         let mut hub = Hub::new(console.port.clone(), Arc::clone(&console.shared));
         match opened.0 {
             End::None => {}
-            End::Stdio(stdio) => console.take_stdio(stdio, &mut hub)?,
+            End::Stdio(input, output) => console.take_stdio(input, output, &mut hub)?,
             End::File(file, name) => hub.writer = Some(console.writer(file, name)?),
             End::Unix(listener) => hub.listener = Some(listener),
             End::Pty(pty) => {
@@ -128,14 +136,14 @@ impl Console {
         Ok(console)
     }
 
-    fn take_stdio(&mut self, stdio: Stdio, hub: &mut Hub) -> Result<(), ConsoleError> {
-        self.terminal = Terminal::new(stdio.input.as_fd());
-        let output_is_terminal = stdio.output.is_terminal();
-        let screen = if output_is_terminal { Some(stdio.output.as_fd()) } else { None };
+    fn take_stdio(&mut self, input: OwnedFd, output: LogFile, hub: &mut Hub) -> Result<(), ConsoleError> {
+        self.terminal = Terminal::new(input.as_fd());
+        let output_is_terminal = output.as_fd().is_terminal();
+        let screen = if output_is_terminal { Some(output.as_fd()) } else { None };
         let screen = screen.or(self.terminal.as_ref().map(|terminal| terminal.as_fd()));
         self.screen = screen.and_then(|fd| fd.try_clone_to_owned().ok());
-        hub.keyboard = Some(Keyboard::new(stdio.input, self.terminal.clone(), output_is_terminal));
-        hub.writer = Some(self.writer(LogFile::without_limit(stdio.output), "standard output".into())?);
+        hub.keyboard = Some(Keyboard::new(input, self.terminal.clone(), output_is_terminal));
+        hub.writer = Some(self.writer(output, "standard output".into())?);
         self.resized();
         if let Some(terminal) = &self.terminal {
             terminal.enter();

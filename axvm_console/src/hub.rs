@@ -86,6 +86,7 @@ impl Keyboard {
 enum Source {
     Wake,
     Output,
+    Written,
     Room,
     Keyboard,
     Listener,
@@ -189,7 +190,7 @@ impl Hub {
             self.leave_the_stuck_behind();
             self.replay.push(&chunk);
             self.clients.iter_mut().for_each(|client| client.push(&chunk));
-            if let Some(writer) = &self.writer {
+            if let Some(writer) = &mut self.writer {
                 writer.send(chunk);
             }
         }
@@ -250,6 +251,9 @@ impl Hub {
         let mut watch = |source, fd, flags| watched.push((source, PollFd::from_borrowed_fd(fd, flags)));
         let welcome = self.held.is_empty();
         watch(Source::Wake, self.shared.wake.as_fd(), PollFlags::IN);
+        if let Some(fd) = self.writer.as_ref().and_then(Writer::waits_for) {
+            watch(Source::Written, fd, PollFlags::OUT);
+        }
         if !self.holds() {
             watch(Source::Output, self.port.output_ready().as_fd(), PollFlags::IN);
         }
@@ -291,6 +295,7 @@ impl Hub {
     fn serve(&mut self, source: Source, flags: PollFlags) {
         match source {
             Source::Wake => drop(self.shared.wake.take()),
+            Source::Written => self.writer.iter_mut().for_each(Writer::flush),
             // The loop moves bytes each time around.
             Source::Output => self.gather(),
             Source::Room => {}
@@ -349,7 +354,7 @@ impl Hub {
             if typed.help {
                 let hooks = &self.shared.hooks;
                 let words = help(hooks.quit, hooks.has_break);
-                match self.writer.as_ref().filter(|_| keyboard.answers_in_output) {
+                match self.writer.as_mut().filter(|_| keyboard.answers_in_output) {
                     // A line for each key: a terminal of 80 columns breaks none of them.
                     Some(writer) => {
                         let lines = words.replace(", ", ",\r\n      ");

@@ -22,6 +22,7 @@ use rustix::fs::{OFlags, fstat, ftruncate};
 use rustix::io::{Errno, pread, write};
 
 use crate::FileLimit;
+use crate::open_again::opened_again;
 
 /// Bytes copied at once.
 const CHUNK: usize = 64 << 10;
@@ -53,6 +54,8 @@ pub enum LogFileError {
 /// Where output goes, and, if that has a limit, where it goes then.
 pub struct LogFile {
     fd: OwnedFd,
+    /// The same terminal or pipe, if it is one, for writes that do not wait.
+    own: Option<OwnedFd>,
     limit: Option<Limit>,
 }
 
@@ -69,12 +72,17 @@ impl LogFile {
         let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
         let limit = limit.0.filter(|_| is_regular);
         let limit = limit.map(|bytes| Ok::<_, LogFileError>(Limit { bytes, older: open_older(path)? })).transpose()?;
-        Ok(LogFile { fd: file.into(), limit })
+        Ok(LogFile { limit, ..LogFile::without_limit(file.into()) })
     }
 
     /// What `fd` is, however much is written to it.
     pub fn without_limit(fd: OwnedFd) -> LogFile {
-        LogFile { fd, limit: None }
+        LogFile { own: opened_again(&fd), fd, limit: None }
+    }
+
+    /// Its descriptor that does not block, if it has one; it is given once.
+    pub fn take_own(&mut self) -> Option<OwnedFd> {
+        self.own.take()
     }
 
     /// Starts over if `count` more bytes would be beyond the limit. An error says that the older output was not kept, or

@@ -215,6 +215,7 @@ mod tests {
             let value = match &**word {
                 "rate=" => "1M/s",
                 "queues=" => "2",
+                "engine=" => "sync",
                 word if word.ends_with('=') => "x",
                 _ => "",
             };

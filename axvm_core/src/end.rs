@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use axvm_devices::{StopReason, StopSwitch};
+use axvm_inspect::crash::CrashReport;
 
 use crate::settings::{OnCrash, OnPanic, OnReboot, Settings};
 
@@ -28,17 +29,38 @@ pub struct End {
     panicked: bool,
     /// It started again too often.
     in_loop: bool,
+    /// Why a vCPU of it could not go on.
+    report: Option<Box<CrashReport>>,
 }
 
 impl End {
     /// The end of a machine with this switch, for `reason`.
     pub fn of(reason: StopReason, stop: &StopSwitch) -> End {
-        End { reason, by_guest: stop.can_wait(), panicked: stop.has_panicked(), in_loop: false }
+        let (by_guest, panicked) = (stop.can_wait(), stop.has_panicked());
+        End { reason, by_guest, panicked, in_loop: false, report: None }
     }
 
     /// The end of a run, not of a guest.
     pub fn of_run(reason: StopReason) -> End {
-        End { reason, by_guest: false, panicked: false, in_loop: false }
+        End { reason, by_guest: false, panicked: false, in_loop: false, report: None }
+    }
+
+    /// The same, with what the machine knows of its crash.
+    pub fn explained_by(mut self, report: Option<&CrashReport>) -> End {
+        if matches!(self.reason, StopReason::TripleFault | StopReason::Crash(_)) {
+            self.report = report.cloned().map(Box::new);
+        }
+        self
+    }
+
+    /// Why a vCPU could not go on, if that is how it ended.
+    pub fn report(&self) -> Option<&CrashReport> {
+        self.report.as_deref()
+    }
+
+    /// The same, to be completed.
+    pub fn report_mut(&mut self) -> Option<&mut CrashReport> {
+        self.report.as_deref_mut()
     }
 
     /// Whether the user ended it with a key, or by the control socket.

@@ -40,6 +40,7 @@ mod notify;
 pub mod pages;
 mod panel;
 mod rates;
+mod reception;
 mod remote;
 mod run;
 mod selftest;
@@ -52,14 +53,16 @@ mod vsock;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use axvm_memory::heap;
+use axvm_memory::heap::Heap;
 
 use cli::{Cli, Command};
 use error::ConfigError;
 
+#[global_allocator]
+static HEAP: Heap = Heap;
+
 /// Runs `axvm` with the command line of this process; its exit code.
 pub fn main() -> ExitCode {
-    heap::share();
     speech::begin();
     let asked = vsock::serve_if_asked().unwrap_or_else(|| Cli::read().map_err(Into::into).and_then(command));
     let code = asked.map(ExitCode::from).unwrap_or_else(|error| {

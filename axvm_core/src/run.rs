@@ -17,6 +17,7 @@ use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
+use axvm_inspect::crash::CONSOLE_LINES;
 use axvm_machine::{KernelSource, Machine, Resources, cpuinfo};
 use axvm_memory::heap;
 use axvm_sandbox::Files;
@@ -34,7 +35,8 @@ use crate::narrator::Narrator;
 use crate::network::{self, Network};
 use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
-use crate::serve::{Limits, Signals, see_off, serve};
+use crate::reception::Reception;
+use crate::serve::{Outside, Signals, see_off, serve};
 use crate::settings::Time;
 use crate::signs::Signs;
 use crate::speech;
@@ -43,7 +45,7 @@ use crate::vsock::VsockSocket;
 /// Runs a machine to its end; the exit code.
 pub fn run(args: RunArgs) -> Result<u8> {
     let mut config = Config::from_args(args)?;
-    let feed = EventFeed::new().context("Cannot make the event stream")?;
+    let feed = EventFeed::new().context("Cannot make the event stream (see ulimit -n)")?;
     let narrator = Arc::new(Narrator::new(config.settings.verbose()));
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
     let events = narration.and(feed.events());
@@ -63,24 +65,27 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let command = Expected::open(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
+    let output = speech::open().context("Cannot make an event for messages (see ulimit -n)")?;
     let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
     if config.settings.sandbox() {
         close_sandbox(&config, &sockets, &events)?;
     }
 
-    speech::start_writer().context("Cannot start a thread for messages (see ulimit -u)")?;
+    speech::start_writer(output).context("Cannot start a thread for messages (see ulimit -u)")?;
     network.watch(&events)?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));
     let server = bound.serve(Arc::new(panel), feed)?;
-    let mut limits = Limits::of(&config, &signals);
-    let command = command.map(|command| command.start(&current, limits.grace)).transpose()?;
+    let mut outside = Outside::of(&config, &signals);
+    outside.server = Some(&server);
+    let reading_ends = outside.end.map(|end| end + SLOW_READER);
+    let command = command.map(|command| command.start(&current, outside.grace)).transpose()?;
     let takes = |signal| command.as_ref().is_some_and(|command| command.signal(signal));
-    limits.taker = Some(&takes);
+    outside.taker = Some(&takes);
     let starts =
-        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, outside: &outside };
     let began = Cell::new(false);
     let ready = || {
         if !began.get() {
@@ -99,10 +104,11 @@ pub fn run(args: RunArgs) -> Result<u8> {
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     let quit = consoles.were_quit();
+    let end = end.map(|end| with_last_words(end, &consoles));
     if let Some(command) = command {
         return of_command(command.ended(), &end?, &config, &consoles);
     }
-    see_off(consoles, &signals, limits.end.map(|end| end + SLOW_READER));
+    see_off(consoles, &signals, reading_ends);
     let end = end?;
     if quit && end.is_quit() {
         speech::tell("Ended by Ctrl-A x");
@@ -110,7 +116,23 @@ pub fn run(args: RunArgs) -> Result<u8> {
     if let Some(words) = end.words(&config.settings) {
         speech::tell(words);
     }
+    show_report(&end);
     end.code()
+}
+
+/// An end whose report, if it has one, knows the console's last lines.
+fn with_last_words(mut end: End, consoles: &Consoles) -> End {
+    if let Some(report) = end.report_mut() {
+        report.add_console(&consoles.last_words(CONSOLE_LINES));
+    }
+    end
+}
+
+/// Shows why a vCPU could not go on, if that is how it ended.
+fn show_report(end: &End) {
+    if let Some(report) = end.report() {
+        speech::show(format_args!("\n{report}"));
+    }
 }
 
 /// The exit code of a machine for one command, whose guest ended like this; what must be said is.
@@ -124,6 +146,7 @@ fn of_command(ended: Option<Result<Ended>>, end: &End, config: &Config, consoles
         last.iter().for_each(|line| speech::tell(format_args!("console: {line}")));
     }
     speech::tell(end.words(&config.settings).unwrap_or_else(|| "The guest ended before its command did".into()));
+    show_report(end);
     Ok(match end.code()? {
         // The time was over, or a signal came.
         code @ 124.. => code,
@@ -137,14 +160,18 @@ const LAST_LINES: usize = 20;
 /// How long the end of a machine waits for requests in the host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the end of a machine takes if nothing hangs.
+const SOON: Duration = Duration::from_millis(200);
+
 /// How long a reader that is slow has when the time of its machine is over.
 const SLOW_READER: Duration = Duration::from_secs(2);
 
-impl Limits<'_> {
+impl Outside<'_> {
     /// What was said about them; the time begins now.
-    pub fn of<'a>(config: &Config, signals: &'a Signals) -> Limits<'a> {
+    pub fn of<'a>(config: &Config, signals: &'a Signals) -> Outside<'a> {
         let end = config.settings.timeout.map(|Time(seconds)| Instant::now() + Duration::from_secs(seconds.into()));
-        Limits { signals, grace: Duration::from_secs(config.settings.grace().into()), end, taker: None }
+        let grace = Duration::from_secs(config.settings.grace().into());
+        Outside { signals, server: None, grace, end, taker: None }
     }
 }
 
@@ -154,14 +181,14 @@ pub struct Starts<'a> {
     pub resources: &'a Resources,
     pub consoles: &'a Consoles,
     pub current: &'a Current,
-    pub limits: &'a Limits<'a>,
+    pub outside: &'a Outside<'a>,
 }
 
 impl Starts<'_> {
     /// Runs guest after guest, until one ends for good. `ready` is called before the first instruction of each, `tell` when
     /// one runs.
     pub fn run(&self, ready: &dyn Fn(), tell: impl Fn(ServiceState)) -> Result<End> {
-        let Starts { config, resources, consoles, current, limits } = self;
+        let Starts { config, resources, consoles, current, outside } = self;
         let mut restarts = Restarts::new(config.settings.restart_limit());
         let signs = Signs::of(config, resources.events());
         loop {
@@ -171,10 +198,11 @@ impl Starts<'_> {
             };
             current.install(Arc::clone(&machine));
             tell(ServiceState::Ready);
-            let served = serve(&machine, current, consoles, limits, &signs);
-            let (reason, stopped) = machine.stop(Instant::now() + PATIENCE);
+            let served = serve(&machine, current, consoles, outside, &signs);
+            let (reason, stopped) = self.stop(&machine);
             let reason = current.remove().unwrap_or(reason);
-            let (end, asked_by) = (End::of(reason, machine.stop_switch()), served?);
+            let end = End::of(reason, machine.stop_switch()).explained_by(machine.crash_report());
+            let asked_by = served?;
             let end = match go_on(end, stopped, asked_by, config, &mut restarts) {
                 ControlFlow::Continue(end) => end,
                 ControlFlow::Break(end) => {
@@ -192,11 +220,22 @@ impl Starts<'_> {
         }
     }
 
+    /// Brings a machine to its end. One that hangs in the host can be asked for the reason meanwhile.
+    fn stop(&self, machine: &Machine) -> (StopReason, Result<(), StillBusy>) {
+        match machine.stop(Instant::now() + SOON) {
+            (_, Err(_)) => {
+                Reception::of(self.outside.server).open();
+                machine.stop(Instant::now() + PATIENCE)
+            }
+            ended => ended,
+        }
+    }
+
     /// Builds a machine, unless a signal comes first: there is no guest yet that could be asked to power off.
     fn set_up(&self, ready: &dyn Fn()) -> Result<Result<Machine, i32>> {
         let signal = Cell::new(None);
         let asked = || {
-            signal.set(signal.get().or_else(|| self.limits.signals.ending(self.consoles)));
+            signal.set(signal.get().or_else(|| self.outside.signals.ending(self.consoles)));
             signal.get().is_some()
         };
         let built = self.resources.build_unless(&asked, ready, &self.config.machine, &self.consoles.ports());

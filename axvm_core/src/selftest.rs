@@ -31,7 +31,7 @@ use crate::current::Current;
 use crate::end::End;
 use crate::narrator::Narrator;
 use crate::run::{Starts, close_sandbox};
-use crate::serve::{Limits, Signals, see_off};
+use crate::serve::{Outside, Signals, see_off};
 use crate::settings::{OnReboot, Settings, Vsock};
 use crate::speech::{columns, print};
 use crate::vsock::VsockSocket;
@@ -121,10 +121,11 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     // A frame has the same form both ways.
     let frames = axvm_sandbox::spawn(Role::Console, "selftest-net", move || send_back(&peer, &peer));
     let frames = frames.context("Cannot be the peer of a network card")?;
-    let limits = Limits::of(&config, &signals);
+    let outside = Outside::of(&config, &signals);
     let mut ends = Vec::new();
     for config in [&config, &on_pci] {
-        let starts = Starts { config, resources: &resources, consoles: &consoles, current: &current, limits: &limits };
+        let starts =
+            Starts { config, resources: &resources, consoles: &consoles, current: &current, outside: &outside };
         let end = starts.run(&|| {}, |_| {});
         let is_good = end.as_ref().is_ok_and(|end| outcome(end, config).is_none());
         ends.push(end);

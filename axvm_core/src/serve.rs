@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use axvm_api::ApiServer;
 use axvm_devices::StopReason;
 use axvm_machine::{Machine, WaitOutcome};
 use axvm_sandbox::CaughtSignals;
@@ -29,8 +30,9 @@ use signal_hook::consts::signal::{
 
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::reception::Reception;
 use crate::signs::Signs;
-use crate::speech::try_tell;
+use crate::speech::{self, try_tell};
 
 /// Signals that ask for an end: the guest is told first.
 const POLITE: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
@@ -94,11 +96,13 @@ struct Ending {
     deadline: Instant,
 }
 
-/// What ends a machine from outside.
+/// What comes to a machine from outside.
 #[derive(Clone, Copy)]
-pub struct Limits<'a> {
-    /// At once, or after asking.
+pub struct Outside<'a> {
+    /// They end it at once, or after asking.
     pub signals: &'a Signals,
+    /// Its first client is let in; none without a control socket.
+    pub server: Option<&'a ApiServer>,
     /// How long a guest has after it was asked.
     pub grace: Duration,
     /// When the time is over.
@@ -116,12 +120,13 @@ pub fn serve(
     machine: &Machine,
     current: &Current,
     consoles: &Consoles,
-    limits: &Limits<'_>,
+    outside: &Outside<'_>,
     signs: &Signs<'_>,
 ) -> Result<Option<i32>> {
-    let Limits { signals, grace, end, taker } = *limits;
+    let Outside { signals, server, grace, end, taker } = *outside;
     let mut ending: Option<Ending> = None;
     let mut look = signs.first_look();
+    let mut reception = Reception::of(server);
     loop {
         if look.is_some_and(|look| Instant::now() >= look) {
             look = signs.look(machine, consoles);
@@ -129,9 +134,14 @@ pub fn serve(
         if end.is_some_and(|end| Instant::now() >= end) {
             machine.stop_switch().insist(StopReason::TimeOver);
         }
-        let deadline = ending.as_ref().map(|ending| ending.deadline).into_iter().chain(end).chain(look).min();
+        reception.look();
+        let again =
+            [speech::catch_up(), reception.next_look(), look, end, ending.as_ref().map(|ending| ending.deadline)];
+        let deadline = again.into_iter().flatten().min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let outcome = machine.wait(Some(signals.as_fd()), left).context("Cannot wait for events")?;
+        let others: Vec<_> =
+            [signals.as_fd()].into_iter().chain(speech::behind()).chain(reception.listeners()).collect();
+        let outcome = machine.wait(&others, left).context("Cannot wait for events")?;
         match outcome {
             WaitOutcome::Stopped => return Ok(ending.map(|ending| ending.signal)),
             WaitOutcome::Halted(place) => signs.halted(machine, place),

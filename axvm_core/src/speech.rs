@@ -1,18 +1,19 @@
 //! How AxVM speaks: answers on standard output, everything else on standard error.
 //!
 //! ```text
-//!   print     an answer   --> stdout                                waits; a reader that has seen enough is no error
-//!   tell      one line    --> [ lines, 64 KiB ] --stderr--> stderr  waits a while; lost if it cannot be written
-//!   try_tell  one line    --> [ lines, 64 KiB ]                     never waits; says what became of it
+//!   print     an answer   --> stdout                        waits; a reader that has seen enough is no error
+//!   tell      one line    --> [ lines, 64 KiB ] --> stderr  waits a while; lost if it cannot be written
+//!   show      some lines  --> the same, without "axvm: "    the same
+//!   try_tell  one line    --> [ lines, 64 KiB ]             never waits; says what became of it
 //! ```
 //!
 //! There may be no reader: `axvm ps | head -1` closes the pipe early, a service may outlive the program that reads its
 //! errors. Neither is a reason to stop, least of all for a machine that runs. (The standard library's `print!` and
 //! `eprint!` panic.)
 //!
-//! Whether a write would wait cannot be known before: standard error is shared with other processes, which may fill a
-//! pipe just after `poll` said that it has room, and a terminal has room for a byte and not for a line. For the same
-//! reason it must not be made non-blocking. So while a machine runs, a thread `stderr` does the waiting.
+//! While a machine runs, a terminal or pipe is written through a descriptor of our own that does not block
+//! ([`opened_again`]), by the thread that has something to say; what finds no room is written by the main thread, which looks
+//! again and again ([`catch_up`]). A write to a file or a socket may wait: there a thread `stderr` does it.
 //!
 //! A terminal gets lines that end between words; files and programs get each line whole.
 
@@ -20,13 +21,14 @@ use std::collections::VecDeque;
 use std::env;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
+use axvm_console::opened_again;
 use axvm_inspect::wrap::wrapped;
 use axvm_sandbox::Role;
-use axvm_sync::lock;
+use axvm_sync::{EventFd, lock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -35,24 +37,32 @@ const QUEUE_LEN: usize = 64 << 10;
 /// How long an important line, or the end of AxVM, waits for a reader that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often to look whether a slow reader took something.
+const SLOW: Duration = Duration::from_millis(50);
+
 /// Who speaks.
 const SENDER: &str = "axvm: ";
 
 /// Columns of standard error, set by [`begin`]: threads of a machine that runs may not ask.
 static COLUMNS: OnceLock<Option<usize>> = OnceLock::new();
 /// Lines on their way to standard error; set by [`start_writer`].
-static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+static LINES: OnceLock<&'static Lines> = OnceLock::new();
 
-#[derive(Default)]
 struct Lines {
     queue: Mutex<LineQueue>,
     changed: Condvar,
+    /// Standard error, if it can be written without waiting; otherwise the thread writes.
+    own: Option<OwnedFd>,
+    /// Signalled when lines are left that found no room.
+    behind: EventFd,
 }
 
 #[derive(Default)]
 struct LineQueue {
     lines: VecDeque<Vec<u8>>,
-    /// Their bytes, with those of the line that is being written.
+    /// So many bytes of the first are written.
+    written: usize,
+    /// Bytes of all lines, with those of the line that is being written.
     len: usize,
     /// Lines that could not be written and were not asked for.
     lost: u64,
@@ -63,19 +73,76 @@ pub fn begin() {
     COLUMNS.get_or_init(|| columns(io::stderr()));
 }
 
-/// Starts the thread that writes lines. Before that, [`tell`] and [`try_tell`] write themselves.
-pub fn start_writer() -> io::Result<()> {
-    let lines = Arc::new(Lines::default());
-    let written = Arc::clone(&lines);
-    axvm_sandbox::spawn(Role::Console, "stderr", move || written.write_all())?;
+/// Standard error as it will be written while a machine runs. Before the sandbox closes.
+pub fn open() -> io::Result<SpeechOutput> {
+    Ok(SpeechOutput(opened_again(io::stderr()), EventFd::new()?))
+}
+
+/// Standard error, opened for [`start_writer`].
+pub struct SpeechOutput(Option<OwnedFd>, EventFd);
+
+/// From now on no line waits for its reader. Before that, [`tell`] and [`try_tell`] write themselves.
+pub fn start_writer(SpeechOutput(own, behind): SpeechOutput) -> io::Result<()> {
+    // For as long as the process: a thread may wait in a write when it ends.
+    let lines: &Lines = Box::leak(Box::new(Lines { queue: Mutex::default(), changed: Condvar::new(), own, behind }));
+    if lines.own.is_none() {
+        axvm_sandbox::spawn(Role::Console, "stderr", || lines.write_all())?;
+    }
     let _ = LINES.set(lines);
     Ok(())
+}
+
+/// Readable when a line found no room: call [`catch_up`] then.
+pub fn behind() -> Option<BorrowedFd<'static>> {
+    LINES.get().map(|lines| lines.behind.as_fd())
+}
+
+/// Writes what finds room now; when to do so again, if lines are left.
+pub fn catch_up() -> Option<Instant> {
+    let lines = LINES.get()?;
+    let own = lines.own.as_ref()?;
+    let mut queue = lock(&lines.queue);
+    lines.behind.take();
+    queue.write(own);
+    (queue.len > 0).then(|| Instant::now() + SLOW)
 }
 
 /// Waits until all is written that was said; not long for a reader that takes nothing.
 pub fn finish() {
     if let Some(lines) = LINES.get() {
         lines.settle();
+    }
+}
+
+impl LineQueue {
+    /// Adds a line if there is room.
+    fn push(&mut self, line: Vec<u8>) -> TellOutcome {
+        if self.len + line.len() > QUEUE_LEN {
+            return TellOutcome::WouldWait;
+        }
+        self.len += line.len();
+        self.lines.push_back(line);
+        TellOutcome::Told
+    }
+
+    /// Writes as much as there is room for, to what does not block.
+    fn write(&mut self, to: &OwnedFd) {
+        while let Some(line) = self.lines.front() {
+            match rustix::io::write(to, &line[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Err(_) => {
+                    self.lost += 1;
+                    self.written = line.len();
+                }
+            }
+            if self.written == line.len() {
+                self.len -= line.len();
+                self.lines.pop_front();
+                self.written = 0;
+            }
+        }
     }
 }
 
@@ -96,29 +163,46 @@ impl Lines {
         }
     }
 
-    /// Adds a line if there is room.
-    fn push(&self, line: Vec<u8>) -> TellOutcome {
+    /// Adds a line if there is room, and sees to it that it is written.
+    fn say(&self, line: Vec<u8>) -> TellOutcome {
         let mut queue = lock(&self.queue);
-        if queue.len + line.len() > QUEUE_LEN {
-            return TellOutcome::WouldWait;
+        let outcome = queue.push(line);
+        match &self.own {
+            Some(own) => {
+                queue.write(own);
+                if queue.len > 0 {
+                    self.behind.signal();
+                }
+            }
+            None => self.changed.notify_all(),
         }
-        queue.len += line.len();
-        queue.lines.push_back(line);
-        self.changed.notify_all();
-        TellOutcome::Told
+        outcome
     }
 
     /// Waits until all is written, as long as something is.
     fn settle(&self) {
         let mut queue = lock(&self.queue);
         while queue.len > 0 {
-            let before = queue.len;
-            let waited = self.changed.wait_timeout(queue, PATIENCE).unwrap_or_else(PoisonError::into_inner);
-            queue = waited.0;
-            if queue.len == before && waited.1.timed_out() {
+            let before = queue.len + queue.written;
+            let (waited, timed_out) = self.wait(queue);
+            queue = waited;
+            if queue.len + queue.written == before && timed_out {
                 return;
             }
         }
+    }
+
+    /// Waits until something may have been written; whether the time was over.
+    fn wait<'a>(&'a self, queue: MutexGuard<'a, LineQueue>) -> (MutexGuard<'a, LineQueue>, bool) {
+        let Some(own) = &self.own else {
+            let (queue, result) = self.changed.wait_timeout(queue, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            return (queue, result.timed_out());
+        };
+        drop(queue);
+        let ready = poll(&mut [PollFd::new(own, PollFlags::OUT)], Timespec::try_from(PATIENCE).ok().as_ref());
+        let mut queue = lock(&self.queue);
+        queue.write(own);
+        (queue, ready == Ok(0))
     }
 }
 
@@ -140,12 +224,20 @@ fn write_waiting(mut line: &[u8]) -> Result<(), Errno> {
 
 /// Says one line on standard error; lost if it cannot be written.
 pub fn tell(words: impl Display) {
-    let line = line(words);
+    say(line(words));
+}
+
+/// Shows text of several lines on standard error, as it is.
+pub fn show(text: impl Display) {
+    say(text.to_string().into_bytes());
+}
+
+fn say(line: Vec<u8>) {
     match LINES.get() {
         None => drop(io::stderr().write_all(&line)),
         Some(lines) => {
             lines.settle();
-            lines.push(line);
+            lines.say(line);
             lines.settle();
         }
     }
@@ -166,7 +258,7 @@ pub enum TellOutcome {
 pub fn try_tell(words: impl Display) -> TellOutcome {
     let line = line(words);
     match LINES.get() {
-        Some(lines) => lines.push(line),
+        Some(lines) => lines.say(line),
         // Only the main thread is there yet, and sets up.
         None => match poll(&mut [PollFd::new(&io::stderr(), PollFlags::OUT)], Some(&Timespec::default())) {
             Ok(0) | Err(Errno::INTR) => TellOutcome::WouldWait,
@@ -247,7 +339,7 @@ mod tests {
 
     #[test]
     fn lines_wait_up_to_a_limit_and_no_caller_does() {
-        let lines = Lines::default();
+        let mut lines = LineQueue::default();
         let line = || vec![b'x'; 1000];
         for n in 0..QUEUE_LEN / 1000 {
             assert_eq!(lines.push(line()), TellOutcome::Told, "line {n}");

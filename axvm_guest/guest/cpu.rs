@@ -156,3 +156,20 @@ pub fn undefined() -> ! {
     // SAFETY: the program is done; what handles the exception, or the lack of a handler, ends the machine.
     unsafe { asm!("ud2", options(noreturn)) };
 }
+
+/// Goes where its caller says, for good.
+pub fn jump(to: u64) {
+    // SAFETY: the program is done; what is there, or is not, ends the machine.
+    unsafe { asm!("jmp {}", in(reg) to, options(noreturn)) };
+}
+
+/// Reads an address by an instruction that hypervisors do not carry out themselves.
+pub fn unusual_access(address: u64) {
+    // SAFETY: the register is the program's own, and a read changes no RAM.
+    unsafe { asm!("pcmpeqb xmm0, [{}]", in(reg) address, out("xmm0") _, options(readonly, nostack)) };
+}
+
+/// Lets entries of page tables forbid execution (EFER.NXE).
+pub fn enable_no_execution() {
+    write_msr(0xc000_0080, read_msr(0xc000_0080) | 1 << 11);
+}

@@ -3,6 +3,7 @@
 //! ```text
 //!   entry.s --> guest_main --+-- CPU 0: proofs, or with "hostile" on the command line attacks --> S5
 //!                            |          with "shell" the command interpreter (console.rs); or with "journal" a journal on the disk
+//!                            |          with "crash" an end that has to be explained (crash.rs)
 //!                            +-- others: count themselves, answer interrupts
 //! ```
 //!
@@ -18,6 +19,7 @@ mod chips;
 mod clock;
 mod console;
 mod cpu;
+mod crash;
 mod hostile;
 mod hotplug;
 mod ipi;
@@ -45,12 +47,13 @@ extern "C" fn guest_main(first: u32) -> ! {
     }
     let clock = clock::find();
     let (hostile, shell) = (start_info::option("hostile"), start_info::option("shell"));
-    let journal = start_info::option("journal");
+    let (journal, crash) = (start_info::option("journal"), start_info::option("crash"));
     let mut line = Line::new();
     line.text("AXVM begin ").text(match (hostile, shell) {
         (Some(_), _) => "hostile",
         (_, Some(_)) => "shell",
         _ if journal.is_some() => "journal",
+        _ if crash.is_some() => "crash",
         _ => "selftest",
     });
     line.text(" 1").send();
@@ -59,6 +62,7 @@ extern "C" fn guest_main(first: u32) -> ! {
     apic::enable();
     match (hostile, shell) {
         (Some(seed), _) => hostile::attack(seed),
+        _ if crash.is_some() => crash::crash(crash.unwrap_or(0)),
         _ if journal.is_some() => prove("journal", |line| journal::keep(journal.unwrap_or(0), line)),
         // `shell=hvc0` is no number.
         (_, Some(on_com1)) => console::interpret(on_com1 == 0),

@@ -66,6 +66,28 @@ pub fn through_window(gpa: u64) -> u64 {
     WINDOW + gpa % TWO_MIB
 }
 
+/// A window as none should be.
+pub enum Window {
+    /// Its entry has a bit that no processor's addresses have.
+    Reserved,
+    /// Its entry forbids execution.
+    NoExecution,
+}
+
+/// The address of such a window.
+pub fn bad_window(bad: Window) -> u64 {
+    let bit = match bad {
+        Window::Reserved => 1 << 13,
+        Window::NoExecution => {
+            cpu::enable_no_execution();
+            1 << 63
+        }
+    };
+    WINDOW_DIRECTORY.store(bit | 0x83, Ordering::Relaxed);
+    cpu::forget_page(WINDOW);
+    WINDOW
+}
+
 /// The first and last words of every RAM region hold what is written to them.
 pub fn ram(line: &mut Line) -> Verdict {
     line.check(read::<u32>(info()) == MAGIC, "no magic in hvm_start_info")?;

@@ -38,6 +38,11 @@ pub const LOOP: &str = "loop";
 /// it tells of, `AXVM flushed 7`, was flushed.
 pub const JOURNAL: &str = "journal";
 
+/// The word on the guest's command line that makes it crash in one of seven ways: `crash=1` an undefined instruction, 2 a
+/// page that is not present, 3 a reserved bit, 4 an instruction that is not emulated, 5 EFER against CR0, 6 a jump outside
+/// of RAM, 7 a page without execution. It has no IDT then.
+pub const CRASH: &str = "crash";
+
 /// The word on the guest's command line that leaves it with what only a machine with PCI can prove.
 pub const PCI: &str = "pci";
 

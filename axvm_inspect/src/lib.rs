@@ -1,12 +1,19 @@
-//! Explaining: what AxVM knows about the place it runs in, as rows and sentences for people.
+//! Explaining: what AxVM knows about the place it runs in and about a guest's processor, as rows and sentences for people.
 //!
 //! ```text
 //!   the host: files, ids, what /dev/kvm says --doctor--> rows --table--> text --wrap--> lines
+//!   a vCPU: state, CPUID --snapshot--> Snapshot, Processor --registers--> each register and what its bits mean
+//!                                                          --lint-------> rules of the processor that it breaks
+//!   and why it cannot go on, RAM           --crash-------> the report: causes, instruction, registers, page walks
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
 //! printing them, as text or JSON, and exit codes are the program's business (`axvm_core`).
 #![forbid(unsafe_code)]
 
+pub mod crash;
 pub mod doctor;
+pub mod lint;
+pub mod registers;
+pub mod snapshot;
 pub mod wrap;

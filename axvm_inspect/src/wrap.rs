@@ -4,6 +4,9 @@
 //!   "no page of this size is free" --11--> "no page of" / "this size" / "is free"
 //! ```
 
+/// Columns of a terminal that has not been made wider.
+pub const TERMINAL: usize = 80;
+
 /// `text` in lines of at most `width` characters, broken between words; a longer word is a line of its own.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();

@@ -19,6 +19,7 @@
 mod capabilities;
 mod error;
 mod exit;
+pub mod failure;
 mod kick;
 mod registers;
 mod rest;

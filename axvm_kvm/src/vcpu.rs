@@ -14,6 +14,7 @@
 //! "Virtual Wire Mode". Left out: taking up the state of a saved vCPU, see `state`.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use axvm_arch::cpuid::CpuidEntry;
@@ -26,6 +27,8 @@ use kvm_ioctls::VcpuFd;
 use crate::run_page::RunPage;
 use crate::{Exit, Kicker, KvmError, Vcpu, Vm, registers};
 
+/// `_IO(0xae, 0x80)`.
+const KVM_RUN: libc::Ioctl = 0xae80;
 /// IA32_APIC_BASE bit 10: x2APIC mode.
 const APIC_BASE_X2APIC: u64 = 1 << 10;
 /// Local APIC register: spurious-interrupt vector (SVR).
@@ -64,7 +67,7 @@ pub struct KvmVcpu {
     /// The MSRs of its state.
     msrs: Arc<[u32]>,
     /// What the guest runs in stays mapped while it can run.
-    _ram: Arc<GuestRam>,
+    ram: Arc<GuestRam>,
 }
 
 impl Vm {
@@ -77,7 +80,7 @@ impl Vm {
         let fd = self.fd.create_vcpu(id.into()).map_err(|errno| create_error(errno.into()))?;
         let run_size = self.fd.run_size();
         let page = RunPage::map(&fd, run_size).map_err(create_error)?;
-        let vcpu = KvmVcpu { fd, page, id, run_size, msrs: self.msrs.clone(), _ram: self.ram.clone() };
+        let vcpu = KvmVcpu { fd, page, id, run_size, msrs: self.msrs.clone(), ram: self.ram.clone() };
         vcpu.set_cpuid(setup.cpuid)?;
         vcpu.set_msrs(setup.msrs)?;
         vcpu.set_registers(setup.start, self.x2apic())?;
@@ -90,6 +93,11 @@ impl KvmVcpu {
     /// The APIC id.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The RAM that its guest runs in.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
     }
 
     /// A handle for other threads to stop this vCPU with.
@@ -174,6 +182,14 @@ impl KvmVcpu {
         self.fd.set_lapic(&lapic).map_err(self.failed("the local APIC (KVM_SET_LAPIC)"))
     }
 
+    /// `KVM_RUN`: whether it ended with an exit. The call itself, for `VcpuFd::run` takes the exit apart, too, and
+    /// differently.
+    fn enter(&mut self) -> bool {
+        // SAFETY: the file is a vCPU's, and KVM_RUN takes no argument, but wants a 0. What it writes is the page that it
+        // shares for this vCPU, of which no borrow is left, and guest RAM, which is mapped as long as `_ram` is.
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0 as libc::c_ulong) == 0 }
+    }
+
     /// Whether it waits neither for INIT nor for a SIPI.
     fn can_run(&self) -> bool {
         self.fd.get_mp_state().is_ok_and(|state| state.mp_state == kvm::KVM_MP_STATE_RUNNABLE)
@@ -193,21 +209,19 @@ fn set_apic_register(lapic: &mut kvm_lapic_state, offset: usize, value: u32) {
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> io::Result<Exit<'_>> {
         let mut could_run = false;
-        loop {
-            let failed = match self.fd.run() {
-                Ok(_) => return Ok(self.page.exit()),
-                Err(errno) => errno.errno(),
-            };
-            match failed {
-                libc::EINTR => return Ok(Exit::Interrupted),
+        while !self.enter() {
+            let failed = io::Error::last_os_error();
+            match failed.raw_os_error() {
+                Some(libc::EINTR) => return Ok(Exit::Interrupted),
                 // KVM may say so before it looks for a kick.
-                libc::EAGAIN if self.page.is_to_exit() => return Ok(Exit::Interrupted),
+                Some(libc::EAGAIN) if self.page.is_to_exit() => return Ok(Exit::Interrupted),
                 // An AP that waited for INIT and SIPI got them: now it can run. One that could run before is
                 // refused for another reason.
-                libc::EAGAIN if !could_run => could_run = self.can_run(),
-                failed => return Err(io::Error::from_raw_os_error(failed)),
+                Some(libc::EAGAIN) if !could_run => could_run = self.can_run(),
+                _ => return Err(failed),
             }
         }
+        Ok(self.page.exit())
     }
 
     fn as_kvm(&self) -> Option<&KvmVcpu> {

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Show what the guest says until it has a reason to stop.
     let mut said = Vec::new();
     loop {
-        let outcome = machine.wait(Some(console.output_ready().as_fd()), None)?;
+        let outcome = machine.wait(&[console.output_ready().as_fd()], None)?;
         console.take(&mut said);
         stdout().write_all(&said)?;
         said.clear();

@@ -20,6 +20,7 @@
 mod board;
 mod build_config;
 pub mod cpuinfo;
+mod crash;
 mod error;
 mod gate;
 mod halt;
@@ -32,6 +33,8 @@ mod resources;
 mod saved;
 mod slots;
 mod spec;
+#[doc(hidden)]
+pub mod testing;
 mod unclaimed;
 mod vcpu;
 

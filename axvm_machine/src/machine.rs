@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use axvm_boot::plan::{Part, Plan};
 use axvm_devices::{StopReason, StopSwitch};
 use axvm_events::{Event, Events};
+use axvm_inspect::crash::CrashReport;
 use axvm_kvm::{KvmVcpu, Vm};
 use axvm_sync::{EventFd, lock, wait_any};
 use axvm_virtio::balloon::Target;
@@ -138,16 +139,16 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Waits until there is a reason to stop, `other` is readable, or `limit` has passed; serves the clock meanwhile, and
+    /// Waits until there is a reason to stop, one of `others` is readable, or `limit` has passed; serves the clock meanwhile, and
     /// pauses the machine when a disk waits for room on the host.
     /// Call it from one thread, again and again.
-    pub fn wait(&self, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) -> io::Result<WaitOutcome> {
+    pub fn wait(&self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<WaitOutcome> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let rtc = self.inventory.rtc();
         let (stop, activity) = (self.shared.stop.event_fd().as_fd(), self.shared.activity.event_fd().as_fd());
-        // The guest's activity is the second, what the caller waits for is the last.
-        let sources = [Some(stop), Some(activity), Some(self.attention.as_fd()), rtc.map(|rtc| rtc.timer_fd()), other];
-        let sources: Vec<_> = sources.into_iter().flatten().collect();
+        // The guest's activity is the second, what the caller waits for comes last.
+        let own = [Some(stop), Some(activity), Some(self.attention.as_fd()), rtc.map(|rtc| rtc.timer_fd())];
+        let sources: Vec<_> = own.into_iter().flatten().chain(others.iter().copied()).collect();
         loop {
             // A guest that is held does nothing, halted or not; its resume begins anew.
             let look = if self.is_held() { None } else { lock(&self.watch).next() };
@@ -164,7 +165,7 @@ impl Machine {
             if let Some(place) = self.look_for_halt(ready.get(1) == Some(&true)) {
                 return Ok(WaitOutcome::Halted(place));
             }
-            if other.is_some() && ready.last() == Some(&true) {
+            if ready.iter().rev().take(others.len()).any(|ready| *ready) {
                 return Ok(WaitOutcome::Readable);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -210,6 +211,11 @@ impl Machine {
     /// Where a reason to stop is put.
     pub fn stop_switch(&self) -> &StopSwitch {
         &self.shared.stop
+    }
+
+    /// Why a vCPU could not go on, if that is how the machine ended.
+    pub fn crash_report(&self) -> Option<&CrashReport> {
+        self.shared.crash.get()
     }
 
     /// Presses the power button: the guest is asked to power off. False without ACPI: no guest can find

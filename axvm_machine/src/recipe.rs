@@ -7,7 +7,7 @@
 //! ```
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axvm_arch::msr;
@@ -32,7 +32,7 @@ use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
 use crate::unclaimed::Space;
 use crate::vcpu::{AddressSpace, VcpuShared};
-use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo};
+use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo, crash};
 
 /// The last APIC id without x2APIC: 255 is the broadcast.
 const LAST_XAPIC_ID: u32 = 254;
@@ -104,6 +104,9 @@ impl Resources {
                 format!("without ACPI the kernel finds {found} of {count} vCPUs: an MP table has no room for more");
             self.events.warn(|| Event::Warning { from: "--cpus", message });
         }
+        if cfg!(debug_assertions) {
+            crash::check_first_entry(&vcpus[0], &self.events);
+        }
         ready();
         self.start(wired, vcpus, start.command_line, Order::Run)
     }
@@ -167,6 +170,7 @@ impl Resources {
             stop,
             gate: Arc::new(Gate::new(order)),
             activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
+            crash: OnceLock::new(),
         };
         let shared = Arc::new(shared);
         let events = self.events.clone();

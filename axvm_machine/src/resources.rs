@@ -66,6 +66,17 @@ impl Resources {
         });
 
         let disks = spec.disks.iter().map(DiskImage::open).collect::<Result<Vec<_>, _>>()?;
+        let on_pci = spec.plan()?.has_pci();
+        for (number, disk) in disks.iter().enumerate() {
+            if let Err(error) = disk.open_engines(spec.disk_queues(number, on_pci)) {
+                let path = disk.path().display();
+                let message = format!(
+                    "no io_uring for disk image {path}: {error}; its requests wait for one another (engine=sync). \
+                     sysctl kernel.io_uring_disabled says whether this host allows it, and a container may not"
+                );
+                events.warn(|| Event::Warning { from: "--disk", message });
+            }
+        }
         steps.done("disks", || format!("{} opened and locked", disks.len()));
 
         let kernel = Image::kernel(&spec.kernel)?;
@@ -144,13 +155,13 @@ impl Resources {
 
 /// Makes sure that the machine may open as many files as it needs: a device that starts must not fail for want of one.
 fn ensure_descriptors(spec: &MachineSpec) -> Result<(), MachineError> {
-    // Two for a vCPU, up to six for a disk or a network card and four for each more of its queues; the rest is for the
-    // other devices, consoles and clients.
+    // Two for a vCPU, up to seven for a disk or a network card and five for each more of its queues; the rest is for
+    // the other devices, consoles and clients.
     let on_pci = spec.plan()?.has_pci();
     let cards = spec.disks.len() + spec.nets.len();
     let queues: u64 = (0..spec.disks.len()).map(|disk| u64::from(spec.disk_queues(disk, on_pci))).sum();
     let vsock = spec.vsock.map_or(0, |_| VsockHost::DESCRIPTORS);
-    let needed = 100 + 2 * u64::from(spec.topology.count()) + 6 * cards as u64 + 4 * queues + vsock;
+    let needed = 100 + 2 * u64::from(spec.topology.count()) + 7 * cards as u64 + 5 * queues + vsock;
     // Devices that come while it runs: those that find no room are refused then.
     let wanted = needed + if on_pci { 31 * (6 + 4 * 4) } else { 0 };
     let limit = getrlimit(Resource::Nofile);

@@ -92,9 +92,15 @@ impl Unclaimed {
         Unclaimed { space, events: events.clone(), seen: Mutex::default() }
     }
 
+    /// Whether there is a subscriber.
+    #[inline]
+    pub(crate) fn is_told(&self) -> bool {
+        self.events.is_on()
+    }
+
     /// Tells of `access` by vCPU `vcpu` if it is the first of its place. `rip` is asked for then only.
     pub(crate) fn tell(&self, access: Access, vcpu: u32, rip: impl FnOnce() -> Option<u64>) {
-        if !self.events.is_on() || !lock(&self.seen).is_first(self.space.place(access.address), access.count) {
+        if !self.is_told() || !lock(&self.seen).is_first(self.space.place(access.address), access.count) {
             return;
         }
         let Access { address, width, written, .. } = access;

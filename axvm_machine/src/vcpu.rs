@@ -10,16 +10,19 @@
 //! Source: KVM API, 5 "The kvm_run structure".
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use axvm_devices::{Bus, StopReason, StopSwitch};
 use axvm_events::Events;
+use axvm_inspect::crash::CrashReport;
+use axvm_kvm::failure::Failure;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
+use crate::crash;
 use crate::gate::{Gate, Order, Passage};
 use crate::halt::Activity;
 use crate::unclaimed::{Access, Space, Unclaimed};
@@ -33,6 +36,8 @@ pub(crate) struct VcpuShared {
     pub(crate) gate: Arc<Gate>,
     /// Whether the guest does something.
     pub(crate) activity: Activity,
+    /// Why a vCPU cannot go on: that of the first.
+    pub(crate) crash: OnceLock<CrashReport>,
 }
 
 /// A bus, and what is known of accesses that no chip on it answers.
@@ -51,13 +56,34 @@ impl AddressSpace {
         self.unclaimed.tell_counts();
     }
 
-    /// The access, if no chip answered it.
-    fn read(&self, address: u64, data: &mut [u8]) -> Option<Access> {
-        (!self.bus.read(address, data)).then(|| Access::read(address, data.len()))
+    /// The guest reads `data.len()` bytes, `size` at a time: a string instruction gives several elements at once, one access
+    /// each. The first access that no chip answered, with the number of them, if they are told at all.
+    #[inline]
+    fn read(&self, address: u64, size: usize, data: &mut [u8]) -> Option<Access> {
+        if data.len() == size {
+            return self.unanswered(self.bus.read(address, data), || Access::read(address, size));
+        }
+        let elements = data.chunks_exact_mut(size);
+        let accesses = elements.filter_map(|data| (!self.bus.read(address, data)).then(|| Access::read(address, size)));
+        accesses.reduce(Access::and)
     }
 
-    fn write(&self, address: u64, data: &[u8]) -> Option<Access> {
-        (!self.bus.write(address, data)).then(|| Access::write(address, data))
+    /// The guest writes, likewise.
+    #[inline]
+    fn write(&self, address: u64, size: usize, data: &[u8]) -> Option<Access> {
+        if data.len() == size {
+            return self.unanswered(self.bus.write(address, data), || Access::write(address, data));
+        }
+        let elements = data.chunks_exact(size);
+        let accesses =
+            elements.filter_map(|data| (!self.bus.write(address, data)).then(|| Access::write(address, data)));
+        accesses.reduce(Access::and)
+    }
+
+    /// What is to be told of an access.
+    #[inline]
+    fn unanswered(&self, answered: bool, access: impl FnOnce() -> Access) -> Option<Access> {
+        (!answered && self.unclaimed.is_told()).then(access)
     }
 }
 
@@ -162,8 +188,8 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 /// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
-fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
-    let VcpuShared { ports, mmio, stop, gate, activity } = shared;
+pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
+    let VcpuShared { ports, mmio, stop, gate, activity, crash } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -175,17 +201,10 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
             activity.note();
         }
         let unclaimed = match exit {
-            // A string instruction gives several elements at once: one access each.
-            Exit::IoIn { port, size, data } => {
-                let accesses = data.chunks_exact_mut(size).filter_map(|data| ports.read(port.into(), data));
-                accesses.reduce(Access::and).map(|access| (ports, access))
-            }
-            Exit::IoOut { port, size, data } => {
-                let accesses = data.chunks_exact(size).filter_map(|data| ports.write(port.into(), data));
-                accesses.reduce(Access::and).map(|access| (ports, access))
-            }
-            Exit::MmioRead { address, data } => mmio.read(address, data).map(|access| (mmio, access)),
-            Exit::MmioWrite { address, data } => mmio.write(address, data).map(|access| (mmio, access)),
+            Exit::IoIn { port, size, data } => ports.read(port.into(), size, data).map(|access| (ports, access)),
+            Exit::IoOut { port, size, data } => ports.write(port.into(), size, data).map(|access| (ports, access)),
+            Exit::MmioRead { address, data } => mmio.read(address, data.len(), data).map(|access| (mmio, access)),
+            Exit::MmioWrite { address, data } => mmio.write(address, data.len(), data).map(|access| (mmio, access)),
             Exit::Halted => None,
             Exit::Interrupted => match gate.pass(index, vcpu) {
                 Passage::Open => None,
@@ -195,37 +214,15 @@ fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
                 }
                 Passage::Closed => return,
             },
-            Exit::Shutdown => return stop.request(StopReason::TripleFault),
-            other => return stop.request(explain(index, &other)),
+            other => match Failure::of(&other) {
+                Some(failure) => return stop.request(crash::end(index, failure, vcpu, crash)),
+                None => None,
+            },
         };
         if let Some((space, access)) = unclaimed {
             space.unclaimed.tell(access, index, || vcpu.rip());
         }
     }
-}
-
-/// Exits that end the machine, in words.
-fn explain(index: u32, exit: &Exit<'_>) -> StopReason {
-    StopReason::Crash(match exit {
-        Exit::FailEntry { reason, .. } => format!(
-            "vCPU {index} could not enter the guest: hardware entry failure {reason:#x}. \
-             The registers break a rule of the processor (Intel SDM volume 3, 27.3 \"Checks on guest state\")"
-        ),
-        Exit::Internal { suberror, data } => format!(
-            "KVM gave up on vCPU {index}: {} (suberror {suberror}{})",
-            match suberror {
-                1 => "it met an instruction that it cannot emulate",
-                2 => "an exception arrived while another was being delivered",
-                3 => "an exit arrived while an event was being delivered",
-                4 => "the processor reported an exit that KVM does not know",
-                _ => "internal error",
-            },
-            data.iter().map(|word| format!(", {word:#x}")).collect::<String>()
-        ),
-        Exit::SystemEvent { kind } => format!("vCPU {index}: KVM reports system event {kind}"),
-        Exit::Other { reason } => format!("vCPU {index} stopped for exit reason {reason}, which AxVM does not handle"),
-        _ => format!("vCPU {index} stopped unexpectedly"),
-    })
 }
 
 #[cfg(test)]
@@ -267,7 +264,7 @@ mod tests {
                     Exit::MmioRead { address, data }
                 }
                 Step::Shutdown => Exit::Shutdown,
-                Step::Internal => Exit::Internal { suberror: 1, data: vec![0xbeef] },
+                Step::Internal => Exit::Internal { suberror: 1, data: vec![1, 0x08c7_0f03] },
                 Step::Fail => Exit::FailEntry { reason: 0x8000_0021, cpu: 0 },
                 Step::Kick => Exit::Interrupted,
                 Step::Error => return Err(io::ErrorKind::NotFound.into()),
@@ -295,6 +292,7 @@ mod tests {
             stop,
             gate: Arc::new(Gate::new(Order::Run)),
             activity: Activity::new().unwrap(),
+            crash: OnceLock::new(),
         }
     }
 

@@ -28,7 +28,7 @@ fn a_machine_is_carried_with_the_sandbox_closed() {
     let mut lab = Lab::new(2, "");
     axvm_sandbox::arm(&Files::default()).unwrap();
     let (mut machine, mut said, mut count) = (lab.build(), String::new(), 0);
-    while machine.wait(None, Some(Duration::from_millis(7))).unwrap() == WaitOutcome::TimedOut {
+    while machine.wait(&[], Some(Duration::from_millis(7))).unwrap() == WaitOutcome::TimedOut {
         machine.pause(soon()).unwrap();
         let saved = machine.save().unwrap();
         machine.stop(soon()).1.unwrap();

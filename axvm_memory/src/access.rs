@@ -71,6 +71,11 @@ impl GuestRange {
         self.len == 0
     }
 
+    /// Whether it begins and ends at multiples of `align`, a power of two, in the host's address space.
+    pub fn is_aligned(&self, align: usize) -> bool {
+        (self.host as usize | self.len) & (align - 1) == 0
+    }
+
     /// The first `count` bytes and the rest; all bytes and an empty rest if it is shorter.
     pub fn split_at(&self, count: usize) -> (GuestRange, GuestRange) {
         let count = count.min(self.len);

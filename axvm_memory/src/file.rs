@@ -11,7 +11,7 @@
 //!   writev(head | r0 without its first bytes | r1 | ...)
 //! ```
 //!
-//! Spec: preadv(2), pwritev(2), writev(2). Left out: io_uring.
+//! Spec: preadv(2), pwritev(2), writev(2). Beside it: `file_ring`, which does not wait.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::{io, ptr};
@@ -66,7 +66,7 @@ impl GuestRam {
         }
     }
 
-    fn buffer(&self, range: &GuestRange) -> libc::iovec {
+    pub(crate) fn buffer(&self, range: &GuestRange) -> libc::iovec {
         libc::iovec { iov_base: self.place(range).cast(), iov_len: range.len() }
     }
 

@@ -1,7 +1,8 @@
 //! What the host says about its memory: enough to tell a user what to change.
 //!
 //! ```text
-//!   /proc/meminfo               MemTotal + SwapTotal: could it ever    MemAvailable: could it now
+//!   sysinfo(2)                  RAM and swap: could it ever
+//!   /proc/meminfo               MemAvailable: could it now
 //!   /sys/kernel/mm/hugepages    nr, free, resv: is the pool large enough
 //!   RLIMIT_MEMLOCK              may it be locked
 //! ```
@@ -28,12 +29,14 @@ pub(crate) fn require_available(size: u64) -> Result<(), RamError> {
 /// Refuses `size` bytes that the host could never back, with all its memory and swap. Less is a promise that it may
 /// have to keep: a guest that uses all of it competes with all other programs.
 pub(crate) fn require_possible(size: u64) -> Result<(), RamError> {
-    let meminfo = meminfo();
-    match (field(&meminfo, "MemTotal:"), field(&meminfo, "SwapTotal:")) {
-        (Some(total), swap) if total + swap.unwrap_or(0) < size => {
-            Err(RamError::MoreThanHost { size_mib: size >> 20, host_mib: (total + swap.unwrap_or(0)) >> 20 })
-        }
-        _ => Ok(()),
+    // SAFETY: a structure of numbers.
+    let mut host: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills the structure that it is given.
+    let said = unsafe { libc::sysinfo(&mut host) } == 0;
+    let total = (host.totalram + host.totalswap) * u64::from(host.mem_unit);
+    match said && total < size {
+        true => Err(RamError::MoreThanHost { size_mib: size >> 20, host_mib: total >> 20 }),
+        false => Ok(()),
     }
 }
 

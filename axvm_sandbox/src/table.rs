@@ -6,7 +6,7 @@
 //!
 //! Every row was seen with strace in some thread, with a C library linked either way (glibc 2.36), but for those whose
 //! reason begins with a bracket: `[older]`, `[newer]` glibc, `[musl]`, and `[rare]` for what no test brings about.
-//! When queue threads learn io_uring, add `io_uring_enter` for QUEUE, and set up and register the rings before `arm`.
+//! The rings of disks (io_uring) are set up, registered and limited before `arm`: a queue's thread only enters them.
 //!
 //! Spec: syscalls(2).
 
@@ -64,24 +64,30 @@ const WRITE: u64 = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | (libc::O_T
 /// SO_RCVTIMEO and SO_SNDTIMEO, in both forms.
 const TIME_LIMITS: &[u64] = &[20, 21, 66, 67];
 const TERMINAL: &[u64] = &[
-    libc::TCGETS,
-    libc::TCSETS,
-    libc::TCSETSW,
-    libc::TCSETSF,
-    libc::TCGETS2,
-    libc::TCSETS2,
-    libc::TCSETSW2,
-    libc::TCSETSF2,
-    libc::TIOCGWINSZ,
-    libc::TIOCGPGRP,
-    libc::FIONBIO,
-    libc::FIONREAD,
-    libc::FIOCLEX,
-    libc::TCFLSH,
+    number(libc::TCGETS),
+    number(libc::TCSETS),
+    number(libc::TCSETSW),
+    number(libc::TCSETSF),
+    number(libc::TCGETS2),
+    number(libc::TCSETS2),
+    number(libc::TCSETSW2),
+    number(libc::TCSETSF2),
+    number(libc::TIOCGWINSZ),
+    number(libc::TIOCGPGRP),
+    number(libc::FIONBIO),
+    number(libc::FIONREAD),
+    number(libc::FIOCLEX),
+    number(libc::TCFLSH),
 ];
-const PTY: &[u64] = &[libc::TIOCGPTN, libc::TIOCSPTLCK, TIOCGPTPEER];
+const PTY: &[u64] = &[number(libc::TIOCGPTN), number(libc::TIOCSPTLCK), TIOCGPTPEER];
 /// TUNSETOFFLOAD: what the driver takes; TUNSETQUEUE: how many queues it uses. Not what attaches to an interface.
 const TAP: &[u64] = &[0x4004_54d0, 0x4004_54d9];
+/// A request of ioctl(2), whose type differs between C libraries.
+const fn number(request: libc::Ioctl) -> u64 {
+    request as u32 as u64
+}
+/// What goes to a ring, and waiting for it (IORING_ENTER_GETEVENTS); not other ways to name a ring, or what it holds.
+const ENTER: &[u64] = &[0, 1];
 /// IORING_REGISTER_FILES; not what enables a ring.
 const REGISTER_FILES: u64 = 2;
 /// Not in the libc crate for all C libraries.
@@ -112,9 +118,12 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_preadv, WORK, Always, "disks, kernel and initrd, straight into RAM"),
     Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
     Row(libc::SYS_lseek, API, Always, "the size of a disk that grew; the list of mappings, for a backtrace"),
+    Row(libc::SYS_io_uring_enter, WORK, OneOf(3, ENTER), "disks with an io_uring, which was told before what it may do"),
     Row(libc::SYS_fdatasync, WORK, Always, "flush"),
     Row(libc::SYS_fallocate, WORK | RAM, Always, "discard, write zeroes, clear RAM"),
     Row(libc::SYS_fstat, CONSOLE | API, Always, "[musl] what a descriptor is"),
+    Row(libc::SYS_lstat, CONSOLE | API, Always, "[musl] the same as statx"),
+    Row(libc::SYS_stat, CONSOLE | API, Always, "[musl] the same as statx"),
     Row(libc::SYS_newfstatat, CONSOLE | API, Always, "[rare] statx, where an outer filter forbids it"),
     Row(libc::SYS_fstatfs, API, Always, "room on the file system of a disk"),
     Row(libc::SYS_statx, CONSOLE | API, Always, "whether a socket is still ours, sizes of files"),

@@ -106,7 +106,12 @@ const ATTACKS: &[Attack] = &[
     attack("take a descriptor of another process", Main, Stopped("pidfd_getfd"), || call(libc::SYS_pidfd_getfd, [0, 0, 0])),
     attack("get a way around the filter", Vcpu, Stopped("io_uring_setup"), || call(libc::SYS_io_uring_setup, [1, 0])),
     attack("enable a ring", Main, Stopped("io_uring_register"), || call(libc::SYS_io_uring_register, [0, 12, 0, 0])),
-    attack("hand it a request", Main, Stopped("io_uring_enter"), || call(libc::SYS_io_uring_enter, [0, 1, 0, 0])),
+    attack("enter a ring that is registered, not open", Queue, Stopped("io_uring_enter"), || {
+        call(libc::SYS_io_uring_enter, [0, 1, 0, 1 << 4])
+    }),
+    attack("hand a request to a ring from a console's thread", Console, Stopped("io_uring_enter"), || {
+        call(libc::SYS_io_uring_enter, [0, 1, 0, 0])
+    }),
     attack("give it a file from a vCPU", Vcpu, Stopped("io_uring_register"), || {
         call(libc::SYS_io_uring_register, [0, 2, 0, 0])
     }),

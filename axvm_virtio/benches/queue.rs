@@ -1,4 +1,4 @@
-//! What the device's side of a ring costs: one chain taken, returned and published.
+//! What the device's side of a ring costs: chains taken, returned and published, one by one and 32 at a time.
 //!
 //! Side by side with rust-vmm's `virtio-queue` in one run: rounds alternate, medians are compared, and
 //! the ratio is what counts (processors differ, and change speed). Both sides do the same work for a
@@ -26,37 +26,60 @@ const TABLES: u64 = 0x10_0000;
 /// The shape of the chains in one comparison.
 #[derive(Clone, Copy)]
 struct Shape {
-    name: &'static str,
     buffers: u16,
     indirect: bool,
+    /// Chains that are published together.
+    batch: u16,
 }
 
-const SHAPES: [Shape; 5] = [
-    Shape { name: "1 buffer, direct", buffers: 1, indirect: false },
-    Shape { name: "3 buffers, direct", buffers: 3, indirect: false },
-    Shape { name: "3 buffers, indirect", buffers: 3, indirect: true },
-    Shape { name: "16 buffers, direct", buffers: 16, indirect: false },
-    Shape { name: "16 buffers, indirect", buffers: 16, indirect: true },
+impl Shape {
+    const fn direct(buffers: u16) -> Shape {
+        Shape { buffers, indirect: false, batch: 1 }
+    }
+
+    const fn indirect(buffers: u16) -> Shape {
+        Shape { indirect: true, ..Shape::direct(buffers) }
+    }
+
+    const fn batched(self) -> Shape {
+        Shape { batch: 32, ..self }
+    }
+}
+
+/// A frame, a request of a disk, and the longest that Linux makes of 64 KiB in pages.
+const SHAPES: [Shape; 10] = [
+    Shape::direct(1),
+    Shape::direct(2),
+    Shape::direct(3),
+    Shape::direct(17),
+    Shape::indirect(3),
+    Shape::indirect(17),
+    Shape::direct(1).batched(),
+    Shape::direct(3).batched(),
+    Shape::indirect(3).batched(),
+    Shape::indirect(17).batched(),
 ];
 
 /// A device under measurement.
 trait Device {
-    /// Serves `count` chains and returns the number of bytes in their buffers.
-    fn serve(&mut self, count: u16) -> u64;
+    /// Serves `count` chains, `batch` at a time, and returns the number of bytes in their buffers.
+    fn serve(&mut self, count: u16, batch: u16) -> u64;
 }
 
 struct Ours(VirtQueue);
 
 impl Device for Ours {
-    fn serve(&mut self, count: u16) -> u64 {
+    fn serve(&mut self, count: u16, batch: u16) -> u64 {
         let mut bytes = 0;
-        for _ in 0..count {
+        for n in 1..=count {
             let chain = self.0.pop().unwrap().unwrap();
             bytes += chain.readable_len + chain.writable_len;
             let head = chain.head;
             black_box((chain.readable, chain.writable));
             self.0.push_used(head, 1);
-            black_box(self.0.publish());
+            if n % batch == 0 {
+                black_box(self.0.publish());
+            }
         }
         bytes
     }
@@ -68,9 +91,9 @@ struct Theirs {
 }
 
 impl Device for Theirs {
-    fn serve(&mut self, count: u16) -> u64 {
+    fn serve(&mut self, count: u16, batch: u16) -> u64 {
         let (memory, mut bytes) = (self.ram.memory(), 0);
-        for _ in 0..count {
+        for n in 1..=count {
             let chain = self.queue.pop_descriptor_chain(memory).unwrap();
             let head = chain.head_index();
             for descriptor in chain {
@@ -81,7 +104,9 @@ impl Device for Theirs {
                 black_box(descriptor);
             }
             self.queue.add_used(memory, head, 1).unwrap();
-            black_box(self.queue.needs_notification(memory).unwrap());
+            if n % batch == 0 {
+                black_box(self.queue.needs_notification(memory).unwrap());
+            }
         }
         bytes
     }
@@ -106,7 +131,8 @@ fn theirs(ram: &Arc<GuestRam>, layout: &QueueLayout) -> Theirs {
 fn round(driver: &mut FakeDriver, device: &mut dyn Device, shape: Shape) -> f64 {
     let buffer = |n: u16| Buffer { gpa: Gpa(DATA + 4096 * u64::from(n)), len: 4096, writable: n > 0 };
     let buffers: Vec<_> = (0..shape.buffers).map(buffer).collect();
-    let count = if shape.indirect { SIZE } else { SIZE / shape.buffers };
+    let fit = if shape.indirect { SIZE } else { SIZE / shape.buffers };
+    let count = fit - fit % shape.batch;
     for n in 0..count {
         match shape.indirect {
             true => driver.add_indirect(Gpa(TABLES + 512 * u64::from(n)), &buffers),
@@ -115,7 +141,7 @@ fn round(driver: &mut FakeDriver, device: &mut dyn Device, shape: Shape) -> f64 
     }
     driver.kick();
     let start = Instant::now();
-    let bytes = device.serve(count);
+    let bytes = device.serve(count, shape.batch);
     let took = start.elapsed();
     assert_eq!(bytes, u64::from(count) * 4096 * u64::from(shape.buffers));
     while driver.take_used().is_some() {}
@@ -129,7 +155,7 @@ fn quartiles(mut samples: Vec<f64>) -> [f64; 3] {
 
 fn main() {
     println!("ns for pop + push_used + publish: median (quartiles); {ROUNDS} rounds, queue of {SIZE}, EVENT_IDX");
-    println!("{:<22} {:>22} {:>22} {:>7}", "chain", "axvm", "virtio-queue", "ratio");
+    println!("{:<26} {:>22} {:>22} {:>7}", "buffers of a chain", "axvm", "virtio-queue", "ratio");
     for shape in SHAPES {
         let rams = [(); 2].map(|_| GuestRam::allocate(&RamConfig::new(8 << 20)).unwrap());
         let mut drivers = [0, 1].map(|n| FakeDriver::new(&rams[n], Gpa(0x1000), SIZE, true));
@@ -142,6 +168,8 @@ fn main() {
         }
         let [a, b] = samples.map(quartiles);
         let show = |q: [f64; 3]| format!("{:.1} ({:.1} .. {:.1})", q[1], q[0], q[2]);
-        println!("{:<22} {:>22} {:>22} {:>6.2}x", shape.name, show(a), show(b), b[1] / a[1]);
+        let Shape { buffers, indirect, batch } = shape;
+        let name = format!("{buffers} {}, {batch} at a time", if indirect { "indirect" } else { "direct" });
+        println!("{name:<26} {:>22} {:>22} {:>6.2}x", show(a), show(b), b[1] / a[1]);
     }
 }

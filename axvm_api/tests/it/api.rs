@@ -225,6 +225,7 @@ fn machines_of_the_user_are_found_and_dead_sockets_removed() {
     let path = registry.default_socket(4711).unwrap();
     let bound = ApiServer::bind(&[&path]).unwrap();
     let server = bound.serve(machine.fake.clone(), EventFeed::new().unwrap()).unwrap();
+    server.start().unwrap();
     let dead = registry.default_socket(42).unwrap();
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     let found = registry.machines().unwrap();
@@ -258,6 +259,7 @@ fn two_paths_lead_to_one_machine() {
     let paths = ["a", "b"].map(|name| machine.dir.path().join(name));
     let bound = ApiServer::bind(&paths).unwrap();
     let server = bound.serve(machine.fake.clone(), EventFeed::new().unwrap()).unwrap();
+    server.start().unwrap();
     for path in &paths {
         Client::connect(path).unwrap().get::<Status>("/status").unwrap();
     }

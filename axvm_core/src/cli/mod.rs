@@ -20,6 +20,7 @@ mod tools;
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Parser, Subcommand};
 
@@ -210,9 +211,27 @@ impl Cli {
         }
     }
 
+    /// What `axvm run` and correct arguments mean, by the grammar of that command alone: the whole program's takes a tenth of
+    /// a machine's start. None if there is more to it: another command, a mistake, a page, or a word such as `-kernel`, which
+    /// clap would take for `-k ernel`.
+    fn plainly_run(words: impl Iterator<Item = OsString>) -> Option<RunArgs> {
+        let words: Vec<_> = words.collect();
+        let run = words.first()?.to_str()? == "run";
+        let ours = words.split(|word| word == "--").next()?;
+        let is_short = |word: &OsString| word.len() == 2 || !word.as_bytes().starts_with(b"-");
+        if !run || !ours.iter().all(|word| is_short(word) || word.as_bytes().starts_with(b"--")) {
+            return None;
+        }
+        let mut read = RunArgs::augment_args(clap::Command::new("run")).try_get_matches_from(words).ok()?;
+        RunArgs::from_arg_matches_mut(&mut read).ok()
+    }
+
     /// Reads the command line of this process. A mistake is an error in our own words; for help and version clap prints
     /// its page, and the process ends.
     pub fn read() -> Result<Cli, ConfigError> {
+        if let Some(run) = Cli::plainly_run(std::env::args_os().skip(1)) {
+            return Ok(Cli { command: Some(Command::Run(run)), run: RunArgs::default() });
+        }
         let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
         let program = Cli::command();
         if let Some(error) = habits::meant(&program, &words) {

@@ -29,7 +29,7 @@ where
     Words(PhantomData::<fn() -> T>)
 }
 
-/// The schema is looked into when a word is typed, or told: not at each start.
+/// The schema is looked into when words are told, or one is wrong: not at each start.
 #[derive(Clone)]
 struct Words<T>(PhantomData<fn() -> T>);
 
@@ -40,6 +40,9 @@ where
     type Value = T;
 
     fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        if let Some(one) = value.to_str().and_then(|word| T::deserialize(StrDeserializer::<Error>::new(word)).ok()) {
+            return Ok(one);
+        }
         let words = PossibleValuesParser::new(of_schema::<T>());
         words.try_map(|word| T::deserialize(StrDeserializer::<Error>::new(&word))).parse_ref(command, arg, value)
     }

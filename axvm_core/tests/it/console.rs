@@ -228,7 +228,12 @@ fn an_idle_machine_wakes_no_thread() {
     };
     let mut tries = (0..8).map(sleeps);
     let (quiet, _) = tries.find(|(before, after)| before == after).expect("a thread wakes again and again");
-    assert!(quiet.iter().any(|(name, _)| name == "vcpu0"), "{quiet:?}");
+    let names = quiet.iter().map(|(name, _)| name.as_str()).filter(|name| !name.starts_with("kvm"));
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    names.retain(|name| !name.contains("-q"));
+    // Output is a pipe, and no client came: no thread waits for either. Errors may go to a file.
+    assert!(names.iter().all(|name| ["axvm", "console", "stderr", "vcpu0"].contains(name)), "{names:?}");
     talk.say("off\n");
     axvm.ends_with(0);
 }

@@ -107,6 +107,33 @@ fn a_disk_is_as_fast_as_it_may_be_and_that_can_change() {
 }
 
 #[test]
+fn each_engine_reads_and_writes_behind_the_sandbox() {
+    if !has_kvm() {
+        return;
+    }
+    let mut images = Vec::new();
+    for options in ["engine=sync", "engine=io_uring", "engine=io_uring,queues=4", "engine=io_uring,rate=100M/s"] {
+        let place = Place::new();
+        let words = "run --kernel guest.elf --memory 32M --cpus 1 --append journal=30 --on-reboot exit --disk disk.img";
+        let (code, said, errors) = place.run(&format!("{words},{options}"));
+        assert!(code == 0 && said.contains("AXVM flushed 30"), "{options}: {code} {said} {errors}");
+        images.push(fs::read(place.path("disk.img")).unwrap());
+        // Over a pause, a reset and a resize, with a guest that reads what it wrote.
+        let (axvm, mut talk) = place.shell(&format!("--disk disk.img,{options}"));
+        for word in ["pause", "resume", "reset"] {
+            assert_eq!(place.run(&format!("ctl ./api {word}")).0, 0, "{options}: {word}");
+        }
+        talk.hear("ready\n> ");
+        talk.say("sectors\n");
+        talk.hear("sectors 2048\n");
+        assert_eq!(place.run("ctl ./api stop").0, 0);
+        axvm.ends_with(0);
+    }
+    assert!(images.iter().all(|image| *image == images[0]), "the engines differ");
+    assert_ne!(images[0], vec![0; images[0].len()]);
+}
+
+#[test]
 fn what_a_guest_writes_to_an_ephemeral_disk_is_gone_at_the_end() {
     if !has_kvm() {
         return;

@@ -332,7 +332,7 @@ fn a_failing_disk_is_an_io_error_of_the_guest() {
     let disk = Made("losetup", String::from_utf8(output.stdout).unwrap().trim().into());
     File::options().write(true).open(&backing).unwrap().set_len(64 << 10).unwrap();
     let mut machine = Machine::journal(&place, "", &disk.1, 40);
-    machine.ends_with_refusals("write 1", "Input/output error");
+    machine.ends_with_refusals("write 1", "os error 5");
 }
 
 /// What the image says in the place of a round, if all of the sector says the same.

@@ -6,6 +6,7 @@ mod common;
 mod completions;
 mod console;
 mod control;
+mod crashes;
 mod disks;
 mod endings;
 mod errors;

@@ -46,7 +46,7 @@ fn run_carried(lab: &mut Lab, pauses: impl Iterator<Item = Duration>) -> (StopRe
         let mut outcome = WaitOutcome::Readable;
         while outcome == WaitOutcome::Readable {
             let left = until.saturating_duration_since(Instant::now());
-            outcome = machine.wait(Some(lab.ports.com1.output_ready().as_fd()), Some(left)).unwrap();
+            outcome = machine.wait(&[lab.ports.com1.output_ready().as_fd()], Some(left)).unwrap();
             said += &lab.said();
         }
         if outcome == WaitOutcome::Stopped {
@@ -55,7 +55,7 @@ fn run_carried(lab: &mut Lab, pauses: impl Iterator<Item = Duration>) -> (StopRe
         let (next, more) = carry(lab, machine);
         (machine, said, count) = (next, said + &more, count + 1);
     }
-    if machine.wait(None, Some(Duration::ZERO)).unwrap() != WaitOutcome::Stopped {
+    if machine.wait(&[], Some(Duration::ZERO)).unwrap() != WaitOutcome::Stopped {
         panic!("the guest does not end, carried {count} times: {said}\n{}", where_it_stands(&machine));
     }
     let (reason, stopped) = machine.stop(soon());
@@ -149,7 +149,7 @@ fn a_conversation_is_carried_without_a_lost_byte() {
     said += &lab.wait_until_said(&machine, "\n");
     for piece in typed.chunks(300) {
         lab.ports.com1.put(piece);
-        machine.wait(None, Some(Duration::from_millis(1))).unwrap();
+        machine.wait(&[], Some(Duration::from_millis(1))).unwrap();
         let (next, more) = carry(&mut lab, machine);
         (machine, said) = (next, said + &more);
     }
@@ -188,7 +188,7 @@ fn what_was_added_is_carried_in_its_slot() {
     lab.ports.com1.put(b"went\r");
     assert!(lab.wait_until_said(&machine, "went done").contains("slots 0x"));
     while Arc::strong_count(&disk) > 1 {
-        machine.wait(None, Some(Duration::from_millis(1))).unwrap();
+        machine.wait(&[], Some(Duration::from_millis(1))).unwrap();
     }
     machine = carry(&mut lab, machine).0;
     machine.stop(soon()).1.unwrap();

@@ -90,7 +90,7 @@ impl Lab {
         while !all.contains(words) {
             assert!(Instant::now() < deadline, "the guest did not say {words:?}: {all}");
             let left = Some(Duration::from_millis(100));
-            machine.wait(Some(self.ports.com1.output_ready().as_fd()), left).unwrap();
+            machine.wait(&[self.ports.com1.output_ready().as_fd()], left).unwrap();
             all += &self.said();
         }
         all
@@ -120,7 +120,7 @@ pub fn fresh_ports() -> Ports {
 
 /// Serves `machine` until it has a reason to stop, and stops it.
 pub fn end(machine: &Machine) -> StopReason {
-    assert_eq!(machine.wait(None, Some(LIMIT)).unwrap(), WaitOutcome::Stopped, "the guest does not end");
+    assert_eq!(machine.wait(&[], Some(LIMIT)).unwrap(), WaitOutcome::Stopped, "the guest does not end");
     let (reason, stopped) = machine.stop(soon());
     stopped.unwrap();
     reason

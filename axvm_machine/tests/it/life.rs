@@ -56,7 +56,7 @@ fn a_paused_machine_stands_still_until_it_is_resumed() {
     };
     let (before, stood) = (machine.exits(), timer());
     lab.ports.com1.put(b"work 1\r");
-    assert_eq!(machine.wait(None, Some(Duration::from_millis(20))).unwrap(), WaitOutcome::TimedOut);
+    assert_eq!(machine.wait(&[], Some(Duration::from_millis(20))).unwrap(), WaitOutcome::TimedOut);
     assert_eq!((machine.exits(), timer()), (before, stood));
     machine.resume(soon()).unwrap();
     lab.wait_until_said(&machine, "= ");
@@ -82,7 +82,7 @@ fn what_only_the_guest_asked_for_waits_while_the_machine_is_paused() {
         assert!(matches!(machine.save(), Err(SaveError::Ended)), "where it went on, the reason would be lost");
         let before = machine.exits();
         for _ in 0..3 {
-            assert_eq!(machine.wait(None, briefly).unwrap(), WaitOutcome::TimedOut);
+            assert_eq!(machine.wait(&[], briefly).unwrap(), WaitOutcome::TimedOut);
         }
         assert!(machine.is_paused());
         assert_eq!(machine.exits(), before);
@@ -104,7 +104,7 @@ fn a_stop_that_was_taken_up_comes_before_a_pause() {
     let machine = lab.build();
     machine.stop_switch().request(StopReason::Off);
     for _ in 0..2 {
-        assert_eq!(machine.wait(None, None).unwrap(), WaitOutcome::Stopped);
+        assert_eq!(machine.wait(&[], None).unwrap(), WaitOutcome::Stopped);
         assert_eq!(machine.pause(soon()), Err(PauseError::Stopping));
     }
     assert!(!machine.is_paused());

@@ -49,7 +49,7 @@ impl Work for BalloonWork {
         let mut soonest = Next::Sleep;
         for (position, (live, queue)) in queues.iter_mut().zip(&mut self.0).enumerate() {
             let next = match queue {
-                Queue::Pages(pages) if ready.queue(position) => serve_batch(live, pages, None, status)?,
+                Queue::Pages(pages) if ready.queue(position) => serve_batch(live, pages, status)?,
                 Queue::Pages(_) => Next::Sleep,
                 // Its time may have come without a kick.
                 Queue::Statistics(statistics) => statistics.turn(live)?,

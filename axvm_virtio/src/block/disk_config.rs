@@ -107,6 +107,47 @@ impl FromStr for OnFull {
     }
 }
 
+/// How transfers reach the image. Its text is what command line, settings file and schema say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// What is faster: io_uring for a direct disk and for a block device, else sync
+    #[default]
+    Auto,
+    /// One after the other, each by a system call that waits
+    Sync,
+    /// As many at a time as the guest asks for, by an io_uring
+    IoUring,
+}
+
+impl Engine {
+    /// Every engine.
+    pub const ALL: [Engine; 3] = [Engine::Auto, Engine::Sync, Engine::IoUring];
+
+    fn is_default(&self) -> bool {
+        *self == Engine::default()
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Engine::Auto => "auto",
+            Engine::Sync => "sync",
+            Engine::IoUring => "io_uring",
+        })
+    }
+}
+
+impl FromStr for Engine {
+    type Err = DiskConfigError;
+
+    fn from_str(text: &str) -> Result<Engine, DiskConfigError> {
+        let known = Engine::ALL.into_iter().find(|engine| engine.to_string() == text);
+        known.ok_or_else(|| DiskConfigError::Engine(text.to_owned()))
+    }
+}
+
 /// What an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -128,6 +169,9 @@ pub struct DiskConfig {
     /// The guest may write, and the image is not changed: what it writes is gone when AxVM ends.
     #[serde(default, skip_serializing_if = "ops::Not::not")]
     pub ephemeral: bool,
+    /// Past the host's page cache (O_DIRECT): what the guest caches is not cached twice.
+    #[serde(default, skip_serializing_if = "ops::Not::not")]
+    pub direct: bool,
     /// Serial number that the guest reads: up to 20 bytes.
     #[serde(default, deserialize_with = "fitting", skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
@@ -146,6 +190,9 @@ pub struct DiskConfig {
     /// What it may do in a time: bytes (10M/s), operations (1000ops/s), or both (10M/s:1000ops/s) [default: none]
     #[serde(default, skip_serializing_if = "RateLimit::is_none")]
     pub rate: RateLimit,
+    /// How transfers reach the image.
+    #[serde(default, skip_serializing_if = "Engine::is_default")]
+    pub engine: Engine,
     /// Queues, each with a thread of its own, 1 to 16 [default: on PCI as many as vCPUs, 4 at most; else 1]
     #[serde(default, deserialize_with = "possible_queues", skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
@@ -154,10 +201,23 @@ pub struct DiskConfig {
 impl DiskConfig {
     /// A writable disk with the usual settings.
     pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
-        let (path, cache, on_full) = (path.into(), Cache::default(), OnFull::default());
-        let (read_only, ephemeral, rate) = (false, false, RateLimit::default());
+        let (path, cache, on_full, engine) = (path.into(), Cache::default(), OnFull::default(), Engine::default());
+        let (read_only, ephemeral, direct, rate) = (false, false, false, RateLimit::default());
         let (serial, format, block_size, queues) = Default::default();
-        DiskConfig { path, read_only, ephemeral, serial, cache, format, block_size, on_full, rate, queues }
+        DiskConfig {
+            path,
+            read_only,
+            ephemeral,
+            direct,
+            serial,
+            cache,
+            format,
+            block_size,
+            on_full,
+            rate,
+            engine,
+            queues,
+        }
     }
 
     /// Whether what the guest writes gets into the image.
@@ -178,6 +238,9 @@ pub enum DiskConfigError {
     /// A choice that there is not.
     #[error("on-full={0} is unknown; use pause or report")]
     OnFull(String),
+    /// An engine that there is not.
+    #[error("engine={0} is unknown; use auto, sync or io_uring")]
+    Engine(String),
     /// A format that AxVM cannot read.
     #[error("format={0} is unknown; AxVM takes raw images (format=raw): qemu-img convert -O raw makes one")]
     Format(String),
@@ -195,8 +258,8 @@ pub enum DiskConfigError {
     Serial(usize),
     /// A word that says nothing about disks.
     #[error(
-        "option '{0}' is unknown; there are path=FILE, ro, ephemeral, serial=TEXT, cache=writeback|writethrough, format=raw, \
-         block=512|4096, on-full=pause|report, rate=BYTES/s:OPSops/s, queues=N; a comma in a name is written twice"
+        "option '{0}' is unknown; there are path=FILE, ro, ephemeral, direct, serial=TEXT, cache=writeback|writethrough, \
+         format=raw, block=512|4096, on-full=pause|report, rate=BYTES/s:OPSops/s, engine=auto|sync|io_uring, queues=N; a comma in a name is written twice"
     )]
     Unknown(String),
 }
@@ -220,8 +283,8 @@ fn escaped(part: impl fmt::Display) -> String {
     part.to_string().replace(',', ",,")
 }
 
-/// `FILE` or `path=FILE`, and `ro`, `ephemeral`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`, `on-full=CHOICE`,
-/// `rate=RATE`, `queues=N`, with commas between them; a comma in a name is written twice. All but the name is text.
+/// `FILE` or `path=FILE`, and `ro`, `ephemeral`, `direct`, `serial=TEXT`, `cache=MODE`, `format=raw`, `block=SIZE`,
+/// `on-full=CHOICE`, `rate=RATE`, `engine=ENGINE`, `queues=N`, with commas between them; a comma in a name is written twice. All but the name is text.
 impl TryFrom<&OsStr> for DiskConfig {
     type Error = DiskConfigError;
 
@@ -235,6 +298,7 @@ impl TryFrom<&OsStr> for DiskConfig {
                 Some(("serial", value)) => disk.serial = Some(checked_serial(value.to_owned())?),
                 Some(("cache", value)) => disk.cache = value.parse()?,
                 Some(("on-full", value)) => disk.on_full = value.parse()?,
+                Some(("engine", value)) => disk.engine = value.parse()?,
                 Some(("queues", value)) => disk.queues = Some(queues(value)?),
                 Some(("rate", value)) => disk.rate = value.parse().map_err(DiskConfigError::Rate)?,
                 Some(("format", "raw")) => disk.format = Some(Format::Raw),
@@ -242,6 +306,7 @@ impl TryFrom<&OsStr> for DiskConfig {
                 Some(("block", value)) => disk.block_size = Some(block_size(value)?),
                 None if text == "ro" => disk.read_only = true,
                 None if text == "ephemeral" => disk.ephemeral = true,
+                None if text == "direct" => disk.direct = true,
                 _ if n == 0 => disk.path = OsString::from_vec(part).into(),
                 _ => return Err(DiskConfigError::Unknown(text)),
             }
@@ -271,6 +336,9 @@ impl fmt::Display for DiskConfig {
         if self.ephemeral {
             f.write_str(",ephemeral")?;
         }
+        if self.direct {
+            f.write_str(",direct")?;
+        }
         if let Some(serial) = &self.serial {
             write!(f, ",serial={}", escaped(serial))?;
         }
@@ -285,6 +353,9 @@ impl fmt::Display for DiskConfig {
         }
         if !self.on_full.is_default() {
             write!(f, ",on-full={}", self.on_full)?;
+        }
+        if !self.engine.is_default() {
+            write!(f, ",engine={}", self.engine)?;
         }
         if let Some(queues) = self.queues {
             write!(f, ",queues={queues}")?;
@@ -350,6 +421,7 @@ mod tests {
             ("a,block=1024", "block=1024"),
             ("a,block=4K", "block=4K"),
             ("a,on-full=stop", "on-full=stop"),
+            ("a,engine=aio", "engine=aio"),
             ("a,queues=0", "queues=0 is no number"),
             ("a,queues=17", "1 to 16"),
             ("a,rate=10", "10M/s"),

@@ -28,7 +28,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axvm_memory::{GuestRam, GuestRange};
+use axvm_memory::{Direction, GuestRam, GuestRange};
 
 use super::QUEUE_SIZE;
 use super::config::MAX_REQUEST;
@@ -42,7 +42,7 @@ use crate::signals::FaultReporter;
 use crate::worker::{Serve, Served, WorkerStatus};
 
 /// Most bytes of a transfer before the stop flag is looked at: some milliseconds of work.
-const PIECE: usize = 16 << 20;
+pub(super) const PIECE: usize = 16 << 20;
 /// Flag of a write-zeroes segment: the space may be given back.
 const UNMAP: u32 = 1;
 
@@ -64,10 +64,10 @@ enum Refusal {
 
 /// Executes requests against an image. The vectors are reused from request to request.
 pub(super) struct RequestExecutor {
-    image: Arc<DiskImage>,
-    link: Arc<DiskLink>,
-    queue: u16,
-    ram: Arc<GuestRam>,
+    pub(super) image: Arc<DiskImage>,
+    pub(super) link: Arc<DiskLink>,
+    pub(super) queue: u16,
+    pub(super) ram: Arc<GuestRam>,
     writeback: Arc<AtomicBool>,
     fault: FaultReporter,
     /// The readable part after the header.
@@ -79,7 +79,7 @@ pub(super) struct RequestExecutor {
     /// The user was told of a chain that is too long.
     told_long: bool,
     /// The last request was kept.
-    kept: bool,
+    pub(super) kept: bool,
 }
 
 impl RequestExecutor {
@@ -136,6 +136,36 @@ impl RequestExecutor {
             ));
         }
         Err(Refusal::Malformed)
+    }
+
+    /// A read or a write of whole sectors that one piece holds, in the usual shape, whose answer is that of the transfer:
+    /// its extent, and `ranges` filled. Everything else is [served](Serve) alone, and its faults with it.
+    pub(super) fn as_transfer(&self, chain: &Chain<'_>, ranges: &mut Vec<GuestRange>) -> Option<(Direction, Extent)> {
+        if chain.readable.len() + chain.writable.len() > usize::from(QUEUE_SIZE) || chain.writable_len == 0 {
+            return None;
+        }
+        let header = Header::read(&self.ram, chain, ranges)?;
+        let (direction, len) = match header.kind {
+            kind::IN => (Direction::Read, chain.writable_len - 1),
+            // In write-through mode each ends with a flush.
+            kind::OUT if !self.image.read_only() && self.writeback.load(Ordering::Relaxed) => {
+                (Direction::Write, chain.readable_len - HEADER_LEN as u64)
+            }
+            _ => return None,
+        };
+        if direction == Direction::Read {
+            target(chain, ranges);
+        }
+        let extent = Extent::new(header.sector, len, self.image.size())?;
+        ((1..=PIECE as u64).contains(&len)).then_some((direction, extent))
+    }
+
+    /// Moves a transfer, by a call that waits.
+    pub(super) fn transfer(&self, direction: Direction, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
+        match direction {
+            Direction::Read => self.image.read(&self.ram, ranges, offset),
+            Direction::Write => self.image.write(&self.ram, ranges, offset),
+        }
     }
 
     fn read(&mut self, sector: u64, len: u64, status: &WorkerStatus) -> Result<u64, Refusal> {
@@ -237,7 +267,7 @@ impl RequestExecutor {
     }
 
     /// Tells the user of what the host refused.
-    fn warn(&self, action: &str, error: &io::Error) {
+    pub(super) fn warn(&self, action: &str, error: &io::Error) {
         let path = if action == "read" { self.image.path() } else { self.image.storage() }.display();
         self.fault.warn(format_args!("cannot {action} {path}: {error}; the guest sees an I/O error"));
     }
@@ -273,10 +303,15 @@ impl Serve for RequestExecutor {
             }
         };
         self.ram.copy_to(&place, &[status]);
-        // The used length counts from the start without a gap: the status only counts if all before it does.
-        let written = if filled == chain.writable_len - 1 { filled + 1 } else { filled };
-        Ok(Served::Used(u32::try_from(written).unwrap_or(u32::MAX)))
+        Ok(Served::Used(used_len(filled, chain.writable_len - 1)))
     }
+}
+
+/// How much of a chain is used, of which `filled` bytes were written to the `room` before its status. It counts from the
+/// start without a gap: the status only counts if all before it does.
+pub(super) fn used_len(filled: u64, room: u64) -> u32 {
+    let used = if filled == room { filled + 1 } else { filled };
+    u32::try_from(used).unwrap_or(u32::MAX)
 }
 
 fn check_stop(status: &WorkerStatus) -> Result<(), Refusal> {

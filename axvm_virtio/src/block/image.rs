@@ -15,17 +15,19 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use axvm_memory::{GuestRam, GuestRange};
+use axvm_memory::{FileRing, GuestRam, GuestRange};
+use axvm_sync::lock as lock_mutex;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fstatvfs};
 use rustix::io::{Errno, pwritev};
 
-use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Format, OnFull, SERIAL_LEN};
+use super::QUEUE_SIZE;
+use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Engine, Format, OnFull, SERIAL_LEN};
 use super::error::{DiskError, is_full, is_unsupported};
 use super::format::looks_like;
 use super::lock::{LockError, lock, lock_again, loop_device, unlock_for_another};
@@ -54,6 +56,11 @@ pub struct DiskImage {
     sync_failed: AtomicBool,
     /// Of requests, and of the bytes in them. It outlives resets, too.
     limiter: Limiter,
+    /// The rings that no worker has: made before the sandbox closes, and used again after each reset.
+    rings: Mutex<Vec<FileRing>>,
+    /// The image, opened once more for them: a ring ends some time after its last user, and would keep the lock of `file`
+    /// until then. It stays as long as that, as the other kind of lock would be lost with it.
+    again: OnceLock<File>,
 }
 
 /// Why what was written is not safe.
@@ -148,7 +155,39 @@ impl DiskImage {
     ) -> DiskImage {
         let (syncs, sync_failed, size) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(size));
         let (config, limiter) = (config.clone(), Limiter::new(config.rate));
-        DiskImage { file, overlay, config, size, block_size, serial, syncs, sync_failed, limiter }
+        let (rings, again) = Default::default();
+        DiskImage { file, overlay, config, size, block_size, serial, syncs, sync_failed, limiter, rings, again }
+    }
+
+    /// Makes what `queues` workers need for their engine, while system calls for that are allowed. Where the host has no
+    /// io_uring for a disk that is to have it, why: the disk then works without.
+    pub fn open_engines(&self, queues: u16) -> Result<(), io::Error> {
+        let is_device = self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+        let wanted = match self.config.engine {
+            Engine::Auto => is_device,
+            Engine::Sync => false,
+            Engine::IoUring => true,
+        };
+        if !wanted || self.is_ephemeral() {
+            return Ok(());
+        }
+        let again = reopen(&self.file, &self.config, OFlags::empty())?;
+        let again = self.again.get_or_init(|| again);
+        let mut rings = lock_mutex(&self.rings);
+        for _ in rings.len()..usize::from(queues) {
+            rings.push(FileRing::open(&[again.as_fd()], QUEUE_SIZE.into())?);
+        }
+        Ok(())
+    }
+
+    /// A ring for a worker, if there is one.
+    pub(super) fn take_ring(&self) -> Option<FileRing> {
+        lock_mutex(&self.rings).pop()
+    }
+
+    /// The worker's end: another one may have it.
+    pub(super) fn give_ring(&self, ring: FileRing) {
+        lock_mutex(&self.rings).push(ring);
     }
 
     /// Where it is.
@@ -323,6 +362,12 @@ impl DiskImage {
         }
         Ok(())
     }
+}
+
+/// Opens the same file once more, whatever its name is by now.
+fn reopen(file: &File, config: &DiskConfig, flags: OFlags) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new().read(true).write(config.changes_image()).custom_flags(flags.bits() as i32).open(path)
 }
 
 /// Unlike the metadata, the end is right for block devices too.

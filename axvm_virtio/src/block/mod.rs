@@ -20,6 +20,8 @@ mod image;
 mod lock;
 mod overlay;
 mod request;
+mod transfers;
+mod work;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,10 +30,10 @@ use std::time::Instant;
 use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
 use crate::queue::QueueState;
 use crate::state::{BlockState, DeviceState, StateError};
-use crate::worker::{Serving, StillBusy, WorkerGroup};
+use crate::worker::{StillBusy, WorkerGroup};
 use axvm_sync::{EventFd, lock};
 
-pub use disk_config::{Cache, DiskConfig, DiskConfigError, Format, OnFull, parts};
+pub use disk_config::{Cache, DiskConfig, DiskConfigError, Engine, Format, OnFull, parts};
 pub use error::DiskError;
 pub use handle::{DiskHandle, FullStorage};
 pub use image::DiskImage;
@@ -39,6 +41,7 @@ pub use image::DiskImage;
 use config::{BlockConfig, feature};
 use executor::RequestExecutor;
 use handle::DiskLink;
+use work::DiskWork;
 
 /// Entries of a queue.
 const QUEUE_SIZE: u16 = 256;
@@ -51,7 +54,7 @@ pub struct Block {
     /// The writeback field of the configuration space, which the worker reads too.
     writeback: Arc<AtomicBool>,
     queue_sizes: Vec<u16>,
-    workers: WorkerGroup<Serving<RequestExecutor>>,
+    workers: WorkerGroup<DiskWork>,
 }
 
 impl Block {
@@ -122,7 +125,7 @@ impl VirtioDevice for Block {
         for queue in queues {
             let index = queue.index;
             let executor = RequestExecutor::new(&self.link, index, &live.ram, &self.writeback, &live.fault);
-            let worker = live.spawn(format!("{}-q{index}", live.name), vec![queue], Serving::polling(executor))?;
+            let worker = live.spawn(format!("{}-q{index}", live.name), vec![queue], DiskWork::new(executor))?;
             self.workers.add(vec![index], worker);
         }
         self.link.notice.connect(live.config);

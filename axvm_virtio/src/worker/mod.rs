@@ -36,7 +36,7 @@ use crate::signals::FaultReporter;
 
 pub(crate) use group::WorkerGroup;
 pub(crate) use poll::Poller;
-pub(crate) use serve::{Serve, Served, Serving, serve_batch};
+pub(crate) use serve::{BATCH, BatchEnd, Serve, Served, Serving, batch, serve_batch};
 pub use status::{Busy, StillBusy};
 pub(crate) use status::{WorkerList, WorkerStatus};
 pub(crate) use wait::{Ready, Sources};
@@ -63,6 +63,11 @@ pub(crate) trait Work: Send + 'static {
 
     /// Names the descriptors that may end the next sleep, beside the kicks of the queues.
     fn sources<'a>(&'a self, _sources: &mut Sources<'a>) {}
+
+    /// When the first of the requests began that a turn left with the host, as [`WorkerStatus::stamp`] said then.
+    fn in_host_since(&self) -> Option<u64> {
+        None
+    }
 
     /// The worker ends: chains that are held go back to their rings, so that nothing is in flight.
     fn drain(&mut self, _queues: &mut [LiveQueue]) {}
@@ -169,6 +174,7 @@ impl<W: Work> Inside<W> {
             self.fault.report(reason);
         }
         self.work.drain(&mut self.queues);
+        self.status.set_began(None);
         let states = self.queues.iter().map(|live| live.queue.state()).collect();
         // Refused if the owner gave up, and does not want it any more.
         let _ = ended.send((states, self.work));
@@ -179,7 +185,7 @@ impl<W: Work> Inside<W> {
         while !self.status.end_if_asked() {
             self.status.begin_request();
             let next = self.work.turn(&mut self.queues, &ready, &self.status);
-            self.status.end_request();
+            self.status.set_began(self.work.in_host_since());
             match next? {
                 // A stop that is taken back after it cut a turn short leaves work to do.
                 _ if self.status.was_cut_short() => ready.set_everything(),

@@ -46,7 +46,7 @@ impl Poller {
     }
 
     /// The worker has a turn.
-    pub(super) fn wakes(&mut self) {
+    pub(crate) fn wakes(&mut self) {
         if let Some(at) = self.slept_at.take() {
             self.learn(at.elapsed());
         }

@@ -19,7 +19,7 @@ use crate::queue::{Chain, VirtQueue};
 use crate::signals::whole;
 
 /// How many completions may wait for the driver to be told.
-const BATCH: usize = 16;
+pub(crate) const BATCH: usize = 16;
 
 /// The outcome of one chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,15 @@ pub(crate) enum Served {
 }
 
 /// What ended a batch.
-enum BatchEnd {
+pub(crate) enum BatchEnd {
     /// The ring was found empty.
     Empty,
     /// There may be more.
     More,
+    /// The ring was found empty, and requests are in the host: the end of one ends the sleep too.
+    Busy,
+    /// There may be more, and no room for it until something ends that the sleep waits for.
+    Full,
     /// The next chain must wait.
     Kept,
     /// The next chain must wait so long.
@@ -59,31 +63,20 @@ pub(crate) struct Serving<S> {
     serve: S,
     /// A queue rests for a time: its end is no kick.
     resting: bool,
-    /// For a driver that waits for each request.
-    poller: Option<Poller>,
 }
 
 impl<S> Serving<S> {
     pub(crate) fn new(serve: S) -> Serving<S> {
-        Serving { serve, resting: false, poller: None }
-    }
-
-    /// The same; if it has one queue, it looks at it for a moment before it sleeps.
-    pub(crate) fn polling(serve: S) -> Serving<S> {
-        Serving { poller: Some(Poller::new()), ..Serving::new(serve) }
+        Serving { serve, resting: false }
     }
 }
 
 impl<S: Serve> Work for Serving<S> {
     fn turn(&mut self, queues: &mut [LiveQueue], ready: &Ready, status: &WorkerStatus) -> Result<Next, String> {
         let (mut next, rested) = (Next::Sleep, self.resting);
-        let mut poller = self.poller.as_mut().filter(|_| queues.len() == 1);
-        if let Some(poller) = &mut poller {
-            poller.wakes();
-        }
         for (position, live) in queues.iter_mut().enumerate() {
             if ready.queue(position) || rested {
-                next = next.min(serve_batch(live, &mut self.serve, poller.as_deref_mut(), status)?);
+                next = next.min(serve_batch(live, &mut self.serve, status)?);
             }
         }
         self.resting = matches!(next, Next::SleepFor(_));
@@ -93,14 +86,20 @@ impl<S: Serve> Work for Serving<S> {
 
 /// Serves up to [`BATCH`] chains of a queue and tells the driver. `Again` if there may be more; else the driver was
 /// asked for a kick, or a chain is kept or must wait and no kick is wanted.
-pub(crate) fn serve_batch(
+pub(crate) fn serve_batch(live: &mut LiveQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<Next, String> {
+    batch(live, None, status, |queue| pop_and_serve(queue, serve, status))
+}
+
+/// The same with all that is done to the ring: `work` takes chains and pushes them. With a poller, the ring is looked at
+/// for a moment before the worker sleeps, for a driver that waits for each request.
+pub(crate) fn batch(
     live: &mut LiveQueue,
-    serve: &mut impl Serve,
     mut poller: Option<&mut Poller>,
     status: &WorkerStatus,
+    work: impl FnOnce(&mut VirtQueue) -> Result<BatchEnd, String>,
 ) -> Result<Next, String> {
     live.queue.disable_kicks();
-    let end = pop_and_serve(&mut live.queue, serve, status);
+    let end = work(&mut live.queue);
     if live.queue.publish() {
         live.irq.raise();
     }
@@ -112,13 +111,18 @@ pub(crate) fn serve_batch(
             }
             Next::Sleep
         }
-        BatchEnd::Empty | BatchEnd::More => Next::Again,
-        BatchEnd::Kept => Next::Sleep,
+        BatchEnd::Busy if !live.queue.enable_kicks() => Next::Sleep,
+        BatchEnd::Empty | BatchEnd::Busy | BatchEnd::More => Next::Again,
+        BatchEnd::Full | BatchEnd::Kept => Next::Sleep,
         BatchEnd::Later(wait) => Next::SleepFor(wait),
     })
 }
 
-fn pop_and_serve(queue: &mut VirtQueue, serve: &mut impl Serve, status: &WorkerStatus) -> Result<BatchEnd, String> {
+pub(super) fn pop_and_serve(
+    queue: &mut VirtQueue,
+    serve: &mut impl Serve,
+    status: &WorkerStatus,
+) -> Result<BatchEnd, String> {
     for _ in 0..BATCH {
         if status.stop_asked() {
             return Ok(BatchEnd::More);

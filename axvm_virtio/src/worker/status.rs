@@ -126,12 +126,17 @@ impl WorkerStatus {
 
     /// A request begins. For display only, so no order with other memory is needed.
     pub(crate) fn begin_request(&self) {
-        self.began.store(now().max(1), Ordering::Relaxed);
+        self.set_began(Some(WorkerStatus::stamp()));
     }
 
-    /// The request is over.
-    pub(crate) fn end_request(&self) {
-        self.began.store(0, Ordering::Relaxed);
+    /// What a request that begins now is marked with.
+    pub(crate) fn stamp() -> u64 {
+        now().max(1)
+    }
+
+    /// The oldest request in the host began then; `None`: there is none.
+    pub(crate) fn set_began(&self, stamp: Option<u64>) {
+        self.began.store(stamp.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// The present request, if there is one.
@@ -224,7 +229,7 @@ mod tests {
         assert_eq!(busy[0].thread, "vda-q0");
         assert!(busy[0].duration >= Duration::from_millis(30), "{busy:?}");
         assert!(status.still_busy().to_string().contains("vda-q0"));
-        status.end_request();
+        status.set_began(None);
         assert_eq!(list.busy(), []);
         list.remove(&status);
         list.ask_stop();

@@ -26,6 +26,7 @@ impl Machine {
         let (fake, feed) = (Arc::new(FakeMachine::default()), EventFeed::new().unwrap());
         let bound = ApiServer::bind(&[&path]).unwrap();
         let server = bound.serve(fake.clone(), feed.clone()).unwrap();
+        server.start().unwrap();
         Machine { fake, feed, server, path, dir }
     }
 

@@ -1,11 +1,11 @@
-//! A target that loses nothing and may be slow: standard output, a file. It has a thread of its own.
+//! A file or a socket, written by a thread of its own: such a write may wait.
 //!
 //! ```text
 //!   hub: send(chunk) --> [ one chunk ] --> write, 4 KiB at a time --> done: wake the hub
 //! ```
 //!
-//! Standard output is shared with the program that started AxVM, so it is not made non-blocking; and if another one
-//! made it so, the thread waits. While a chunk is on its way the hub leaves output in the port, which holds the guest.
+//! A socket is shared with the program that started AxVM, so it is not made non-blocking; and if another one made it so,
+//! the thread waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,22 +26,22 @@ const PIECE: usize = 4096;
 const DISK_FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The hub's end.
-pub struct Writer {
+pub struct Threaded {
     chunks: Sender<Vec<u8>>,
     /// Chunks on their way.
     queued: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
 
-impl Writer {
+impl Threaded {
     /// Starts the thread, which writes to `file`; messages call it `name`.
-    pub fn start(file: LogFile, name: String, shared: Arc<ConsoleShared>) -> std::io::Result<Writer> {
+    pub fn start(file: LogFile, name: String, shared: Arc<ConsoleShared>) -> std::io::Result<Threaded> {
         let (chunks, received) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let target = Target { file, name, shared, warned: false };
         let counter = Arc::clone(&queued);
         let thread = axvm_sandbox::spawn(Role::Console, "console-out", move || target.run(&received, &counter))?;
-        Ok(Writer { chunks, queued, thread })
+        Ok(Threaded { chunks, queued, thread })
     }
 
     /// Whether a chunk is still on its way.

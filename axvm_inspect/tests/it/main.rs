@@ -1,0 +1,4 @@
+//! Explanations of whole things: a host, a machine at power-on.
+
+mod doctor;
+mod power_on;
