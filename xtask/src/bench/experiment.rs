@@ -99,6 +99,18 @@ impl Experiment {
         here && subject.is_itself()
     }
 
+    /// What is missing where it does not suit AxVM.
+    pub fn needs(self) -> &'static str {
+        match self {
+            Experiment::Outside(_) => "root and tracefs in /sys/kernel/tracing",
+            Experiment::Calls => "strace",
+            Experiment::Cold(_) => "disks past the page cache (--disk FILE,direct)",
+            Experiment::Net(_) => "root, ip(8) and /dev/net/tun",
+            Experiment::Vmlinux | Experiment::BzImage => "a stock kernel",
+            _ => "/dev/kvm",
+        }
+    }
+
     /// Does it once.
     pub fn run(self, subject: &Subject, bench: &Bench) -> Result<Numbers> {
         match self {
@@ -241,7 +253,8 @@ impl Bench {
 
     /// Phases with disk requests, each with its name: rate and CPU time.
     fn requests(&self, machine: Machine, phases: &[(&str, Phase)], subject: &Subject) -> Result<Numbers> {
-        let job: Vec<Phase> = phases.iter().map(|&(_, phase)| phase).collect();
+        // At the end the guest rests, or its threads may be gone before they are looked at; it is killed meanwhile.
+        let job: Vec<Phase> = phases.iter().map(|&(_, phase)| phase).chain([Phase::Rest(1000)]).collect();
         let machine = Machine { kernel: self.guest("requests", Some(&job))?, ..machine };
         // What the one before wrote is not to be written back beside this one.
         settle(&self.disk)?;
@@ -259,7 +272,7 @@ impl Bench {
                 let unit = |id: &str| quantity::by_id(id).map_or("", |quantity| quantity.unit);
                 let done = if unit(name) == "MB/s" { bytes / 1e6 } else { requests / 1e3 };
                 numbers.push((name.to_owned(), done / self.seconds(ticks)));
-                let done = if unit(&cpu_name) == "s/GB" { bytes / 1e9 } else { requests / 1e6 };
+                let done = if unit(&cpu_name) == "ms/GB" { bytes / 1e12 } else { requests / 1e6 };
                 numbers.push((cpu_name, cpu / 1e9 / done));
             }
             before = cpu;

@@ -45,7 +45,7 @@ pub type Samples = BTreeMap<(String, usize), Vec<f64>>;
 
 const SMALL: Experiment = Experiment::Start("start-128m", 128, 1);
 
-/// Everything, in ten minutes.
+/// Everything, in a quarter of an hour.
 pub fn full() -> Plan {
     vec![
         (SMALL, 60),
@@ -54,12 +54,12 @@ pub fn full() -> Plan {
         (Experiment::Calls, 5),
         (Experiment::Off, 40),
         (Experiment::Exits(5_000), 21),
-        (Experiment::Outside(2_000), 21),
+        (Experiment::Outside(1_000), 15),
         (Experiment::Block(10_000), 15),
         (Experiment::Woken(3_000), 15),
-        (Experiment::Spread(20_000), 15),
+        (Experiment::Spread(10_000), 15),
         (Experiment::Cold(20_000), 11),
-        (Experiment::Net(100_000), 15),
+        (Experiment::Net(50_000), 15),
         (Experiment::Vmlinux, 21),
         (Experiment::BzImage, 21),
     ]
@@ -68,20 +68,20 @@ pub fn full() -> Plan {
 /// Everything, in two minutes.
 pub fn quick() -> Plan {
     vec![
-        (SMALL, 25),
-        (Experiment::Start("start-2g", 2048, 1), 15),
-        (Experiment::Start("start-20", 128, 20), 15),
+        (SMALL, 15),
+        (Experiment::Start("start-2g", 2048, 1), 9),
+        (Experiment::Start("start-20", 128, 20), 9),
         (Experiment::Calls, 5),
-        (Experiment::Off, 15),
-        (Experiment::Exits(2_000), 11),
-        (Experiment::Outside(500), 11),
-        (Experiment::Block(5_000), 7),
-        (Experiment::Woken(1_500), 7),
-        (Experiment::Spread(10_000), 7),
-        (Experiment::Cold(10_000), 5),
-        (Experiment::Net(40_000), 7),
-        (Experiment::Vmlinux, 9),
-        (Experiment::BzImage, 9),
+        (Experiment::Off, 9),
+        (Experiment::Exits(1_500), 7),
+        (Experiment::Outside(500), 5),
+        (Experiment::Block(3_000), 5),
+        (Experiment::Woken(1_000), 5),
+        (Experiment::Spread(4_000), 5),
+        (Experiment::Cold(5_000), 5),
+        (Experiment::Net(15_000), 5),
+        (Experiment::Vmlinux, 7),
+        (Experiment::BzImage, 7),
     ]
 }
 
@@ -100,6 +100,9 @@ pub fn measure(plan: &Plan, subjects: &[Subject], bench: &Bench) -> Result<Sampl
     let mut samples = Samples::new();
     for &(experiment, rounds) in plan {
         let able: Vec<usize> = (0..subjects.len()).filter(|&at| experiment.suits(&subjects[at], bench)).collect();
+        if !able.contains(&0) {
+            eprintln!("Left out: {}: {} needs {}", experiment.name(), subjects[0].name(), experiment.needs());
+        }
         let progress = Progress::steps(&format!("Measuring: {}", experiment.name()), rounds as u64);
         for round in 0..rounds {
             progress.at(round as u64);

@@ -82,9 +82,9 @@ fn block(report: &Report, row: &Row, left: usize, top: usize) -> String {
                 "floor" => "b2",
                 _ => "b3",
             },
-            left + 110,
+            left + 120,
             y + 2,
-            (left + 116) as f64 + long,
+            (left + 126) as f64 + long,
             y + 12,
             short(median)
         ));

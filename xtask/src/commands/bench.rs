@@ -20,7 +20,7 @@ use crate::project;
 /// microvm, if this machine has them or --vs says where they are. All run the same guest on the same disk, in turns.
 #[derive(Args)]
 pub struct Bench {
-    /// Fewer rounds: two minutes instead of ten
+    /// Fewer rounds: two minutes instead of twelve
     #[arg(long)]
     quick: bool,
     /// Peers, instead of those in the PATH: firecracker=PATH, cloud-hypervisor=PATH, qemu; none by ""
