@@ -69,9 +69,8 @@ impl AddressSpace {
         if data.len() == size {
             return self.unanswered(self.bus.write(address, data), || Access::write(address, data));
         }
-        let elements = data.chunks_exact(size);
-        let accesses =
-            elements.filter_map(|data| (!self.bus.write(address, data)).then(|| Access::write(address, data)));
+        let elements = data.chunks_exact(size).filter(|data| !self.bus.write(address, data));
+        let accesses = elements.map(|data| Access::write(address, data));
         accesses.reduce(Access::and)
     }
 
