@@ -3,6 +3,7 @@
 //! ```text
 //!   to host:    driver: a ring full of frames --> net0-q0 --write--> socket, tap (where the kernel drops them)
 //!   to guest:   sender thread --> socket, tap --read--> net0-q0 --> ring; the driver gives the buffers back
+//!   and back:   driver --> net0-q0 --> tap --> program of the host --> tap --> net0-q0 --> driver, which has slept
 //! ```
 //!
 //! A socket's other end is emptied, or filled, by a thread of the bench. A tap needs root and ip(8); it lies in a network
@@ -68,6 +69,11 @@ struct Card {
     transport: MmioTransport,
     drivers: [FakeDriver; 2],
     handle: NetHandle,
+    irq: Irq,
+    /// Of the buffers for the guest, how many were given.
+    given: u64,
+    /// How often the driver has kicked.
+    kicks: u64,
 }
 
 impl Card {
@@ -76,7 +82,8 @@ impl Card {
         let handle = NetHandle::new(link).unwrap();
         let device = Box::new(Net::new(handle.clone(), NetConfig { mac: MAC, mtu: None }));
         let (irq, events) = (Irq::new().unwrap(), Events::default());
-        let transport = MmioTransport::new("net0", device, Arc::clone(&ram), irq, events).unwrap();
+        let line = irq.try_clone().unwrap();
+        let transport = MmioTransport::new("net0", device, Arc::clone(&ram), line, events).unwrap();
         let set = |offset, value: u32| transport.write(offset, &value.to_le_bytes());
         set(reg::STATUS, 3);
         for select in [0, 1] {
@@ -101,11 +108,12 @@ impl Card {
             set(reg::QUEUE_READY, 1);
         }
         set(reg::STATUS, 15);
-        Card { ram, transport, drivers, handle }
+        Card { ram, transport, drivers, handle, irq, given: 0, kicks: 0 }
     }
 
     fn kick(&mut self, queue: usize) {
         if self.drivers[queue].kick() {
+            self.kicks += 1;
             self.transport.kick(queue as u16).signal();
         }
     }
@@ -131,17 +139,49 @@ impl Card {
         Round::new(before, now, (time, worker_time() - busy))
     }
 
+    /// Gives the card all the buffers that the driver has.
+    fn give(&mut self) {
+        while self.drivers[0].free_count() > 0 {
+            self.given += 1;
+            let slot = self.given % u64::from(SIZE);
+            self.drivers[0].add(&[Buffer::writable(Gpa(INPUT + slot * u64::from(PAGE)), PAGE)]);
+        }
+        self.kick(0);
+    }
+
+    /// Requests to a program of the host, each sent when the answer to the one before has interrupted the driver, which
+    /// then thinks for so long.
+    fn ask(&mut self, frame: &[u8], think: Duration) -> Round {
+        self.ram.write(Gpa(OUTPUT), &[&[0; HEAD][..], frame].concat()).unwrap();
+        self.drivers[1].disable_interrupts();
+        let (before, busy, start) = (self.handle.to_guest(), worker_time(), Instant::now());
+        while start.elapsed() < ROUND {
+            self.give();
+            // Those of the round before may still be on their way.
+            while self.drivers[1].free_count() == 0 {
+                while self.drivers[1].take_used().is_some() {}
+            }
+            self.drivers[1].add(&[Buffer::readable(Gpa(OUTPUT), (HEAD + frame.len()) as u32)]);
+            self.kick(1);
+            while !self.drivers[0].enable_interrupts() {
+                self.irq.event_fd().wait();
+            }
+            self.drivers.iter_mut().for_each(|driver| while driver.take_used().is_some() {});
+            let thinks = Instant::now();
+            while thinks.elapsed() < think {
+                std::hint::spin_loop();
+            }
+        }
+        let time = start.elapsed().as_secs_f64();
+        Round::new(before, self.handle.to_guest(), (time, worker_time() - busy))
+    }
+
     /// Frames and bytes a second to the guest, as they come.
     fn receive(&mut self) -> Round {
         self.drivers[0].disable_interrupts();
         let (before, busy, start) = (self.handle.to_guest(), worker_time(), Instant::now());
-        let mut slot = 0;
         while start.elapsed() < ROUND {
-            while self.drivers[0].free_count() > 0 {
-                slot = (slot + 1) % u64::from(SIZE);
-                self.drivers[0].add(&[Buffer::writable(Gpa(INPUT + slot * u64::from(PAGE)), PAGE)]);
-            }
-            self.kick(0);
+            self.give();
             std::iter::from_fn(|| self.drivers[0].take_used()).for_each(drop);
             // The other end may need this processor.
             std::thread::yield_now();
@@ -205,6 +245,21 @@ fn packet(len: usize) -> Vec<u8> {
     frame
 }
 
+/// A UDP datagram to port 9 of the interface.
+fn datagram(len: usize) -> Vec<u8> {
+    let mut frame = packet(len);
+    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0xfe]);
+    frame[23] = 17;
+    frame[30..34].copy_from_slice(&[10, 9, 0, 1]);
+    let words = frame[14..34].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum = words.sum::<u32>();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    frame[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    frame[34..38].copy_from_slice(&[0, 7, 0, 9]);
+    frame[38..42].copy_from_slice(&[&((len - 34) as u16).to_be_bytes()[..], &[0, 0]].concat());
+    frame
+}
+
 /// Runs `body` while `other` works at the other end, again and again until it says no.
 fn beside(mut other: impl FnMut() -> bool + Send, body: impl FnOnce()) {
     let done = AtomicBool::new(false);
@@ -240,7 +295,7 @@ fn stream() {
 
 fn tap(offloads: Offloads) -> Card {
     ip("tuntap add dev tap0 mode tap vnet_hdr");
-    ip("link set tap0 up");
+    ip("link set tap0 address 02:00:00:00:00:fe up");
     ip("addr add 10.9.0.1/24 dev tap0");
     ip("neigh add 10.9.0.2 lladdr 02:00:00:0a:0b:0c dev tap0 nud permanent");
     let taps = Tap::open("tap0", 1).unwrap();
@@ -256,6 +311,21 @@ fn taps() {
         }
         print("tap, to host, TSO", 65_000, || card.transmit(&TSO, &packet(65_000)));
         let socket = UdpSocket::bind("10.9.0.1:9").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut bytes = [0; 2048];
+        let answer = || {
+            let asked = socket.recv_from(&mut bytes);
+            asked.is_err() || asked.is_ok_and(|(len, from)| socket.send_to(&bytes[..len], from).is_ok())
+        };
+        beside(answer, || {
+            let mut kicks = (card.kicks, card.handle.from_guest().frames);
+            for (what, micros) in [("tap, and back", 0), ("tap, and back, 20 us", 20), ("tap, and back, 2 ms", 2000)] {
+                print(what, 60, || card.ask(&datagram(60), Duration::from_micros(micros)));
+                let now = (card.kicks, card.handle.from_guest().frames);
+                println!("{:.2} kicks a request", (now.0 - kicks.0) as f64 / (now.1 - kicks.1) as f64);
+                kicks = now;
+            }
+        });
         for (what, payload, segment) in
             [("tap, to guest", 18, 0), ("tap, to guest", 1472, 0), ("tap, to guest, USO", 44 * 1448, 1448)]
         {

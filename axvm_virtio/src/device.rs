@@ -126,6 +126,14 @@ impl Activation {
     }
 }
 
+/// Answers a read of a configuration space that is `fields`, as its bytes lie; what is behind them stays as it is.
+pub(crate) fn read_fields<'a>(fields: impl IntoIterator<Item = &'a u8>, offset: u64, data: &mut [u8]) {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    for (byte, value) in data.iter_mut().zip(fields.into_iter().skip(from)) {
+        *byte = *value;
+    }
+}
+
 /// A device cannot start; the guest sees DEVICE_NEEDS_RESET.
 #[derive(Debug, Error)]
 pub enum StartError {

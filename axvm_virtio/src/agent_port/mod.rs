@@ -27,7 +27,7 @@ mod worker;
 use std::io;
 use std::time::Instant;
 
-use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
+use crate::device::{Activation, DeviceId, StartError, VirtioDevice, read_fields};
 use crate::queue::QueueState;
 use crate::state::{AgentPortState, DeviceState, StateError};
 use crate::worker::{StillBusy, Worker};
@@ -80,11 +80,7 @@ impl VirtioDevice for AgentPort {
 
     /// cols, rows, max_nr_ports (5.3.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let fields = [0, 0, 0, 0, 1, 0, 0, 0];
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(fields.iter().skip(from)) {
-            *byte = *value;
-        }
+        read_fields(&[0, 0, 0, 0, 1, 0, 0, 0], offset, data);
     }
 
     fn write_config(&mut self, _: u64, _: &[u8]) {}

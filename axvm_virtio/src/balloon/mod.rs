@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use axvm_memory::GuestRam;
 
-use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
+use crate::device::{Activation, DeviceId, StartError, VirtioDevice, read_fields};
 use crate::queue::QueueState;
 use crate::state::{DeviceState, StateError};
 use crate::worker::{StillBusy, Worker};
@@ -105,10 +105,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(self.shared.config().as_flattened().iter().skip(from)) {
-            *byte = *value;
-        }
+        read_fields(self.shared.config().as_flattened(), offset, data);
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {

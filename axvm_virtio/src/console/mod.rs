@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use axvm_console::Port;
 
-use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
+use crate::device::{Activation, DeviceId, StartError, VirtioDevice, read_fields};
 use crate::queue::QueueState;
 use crate::state::{ConsoleState, DeviceState, StateError};
 use crate::worker::{StillBusy, Worker};
@@ -83,10 +83,7 @@ impl VirtioDevice for Console {
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let size = self.port.size();
         let fields = [size.columns.to_le_bytes(), size.rows.to_le_bytes()];
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(fields.as_flattened().iter().skip(from)) {
-            *byte = *value;
-        }
+        read_fields(fields.as_flattened(), offset, data);
     }
 
     /// An emergency write works at any time, from a driver that has set up nothing (5.3.4).

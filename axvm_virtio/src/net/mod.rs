@@ -34,7 +34,7 @@ use std::time::Instant;
 
 use axvm_sync::lock;
 
-use crate::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice};
+use crate::device::{Activation, DeviceId, LiveQueue, StartError, VirtioDevice, read_fields};
 use crate::limiter::{self, Limiter};
 use crate::queue::QueueState;
 use crate::state::{DeviceState, NetState, PairState, StateError};
@@ -268,11 +268,7 @@ impl VirtioDevice for Net {
         let status = if self.handle.is_up() { LINK_UP } else { 0 };
         let mac = self.chosen.mac();
         let numbers = [status, self.handle.pairs(), self.config.mtu.unwrap_or(0)].map(u16::to_le_bytes);
-        let fields = mac.iter().chain(numbers.as_flattened());
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(fields.skip(from)) {
-            *byte = *value;
-        }
+        read_fields(mac.iter().chain(numbers.as_flattened()), offset, data);
     }
 
     fn write_config(&mut self, _: u64, _: &[u8]) {}

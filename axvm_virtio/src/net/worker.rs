@@ -141,7 +141,8 @@ impl NetWork {
                 Placed::Refused => self.pair().to_guest.drop_one(),
                 Placed::NoBuffer => {
                     self.shared.rx.give_back(len as u64);
-                    if queue.enable_kicks() {
+                    // Chains that are too few for it are no reason to try again.
+                    if queue.enable_kicks_for_more() {
                         continue;
                     }
                     return Ok(Next::Sleep);

@@ -170,6 +170,13 @@ impl VirtQueue {
         self.broken.is_none() && offered != self.next_avail
     }
 
+    /// The same as [`VirtQueue::enable_kicks`], of a device that was given all chains and put some back, for they are too few:
+    /// they are no reason to try again, the next one is.
+    pub fn enable_kicks_for_more(&mut self) -> bool {
+        let offered = self.used.ask_for_kick(&self.avail, self.avail_seen, self.features.event_idx);
+        self.broken.is_none() && offered != self.avail_seen
+    }
+
     /// Tells the driver that kicks are not needed. With event indices there is nothing to say: the
     /// index that asks for a kick is behind the driver as soon as it has kicked.
     pub fn disable_kicks(&mut self) {
@@ -237,6 +244,28 @@ mod tests {
     use crate::testing::{Buffer, FakeDriver};
     use axvm_arch::Gpa;
     use axvm_memory::RamConfig;
+
+    #[test]
+    fn chains_that_were_put_back_do_not_count_as_more() {
+        for event_idx in [false, true] {
+            let ram = GuestRam::allocate(&RamConfig::new(2 << 20)).unwrap();
+            let mut driver = FakeDriver::new(&ram, Gpa(0), 8, event_idx);
+            let features = QueueFeatures { event_idx, ..QueueFeatures::default() };
+            let mut queue = VirtQueue::new(&ram, &driver.layout(), features, QueueState::default()).unwrap();
+            let offer = |driver: &mut FakeDriver| {
+                driver.add(&[Buffer::writable(Gpa(0x10_0000), 8)]);
+                driver.kick()
+            };
+            offer(&mut driver);
+            queue.disable_kicks();
+            assert!(queue.pop().unwrap().is_some() && queue.pop().unwrap().is_none());
+            queue.put_back();
+            assert!(queue.enable_kicks() && !queue.enable_kicks_for_more());
+            assert!(offer(&mut driver), "the next one is kicked for");
+            assert!(queue.enable_kicks_for_more());
+            assert!((0..2).all(|_| queue.pop().unwrap().is_some()), "those that were put back come first");
+        }
+    }
 
     #[test]
     fn an_idle_queue_keeps_no_room_for_the_longest_chain() {

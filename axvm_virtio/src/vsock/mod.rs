@@ -33,7 +33,7 @@ mod worker;
 use std::io;
 use std::time::Instant;
 
-use crate::device::{Activation, DeviceId, StartError, VirtioDevice};
+use crate::device::{Activation, DeviceId, StartError, VirtioDevice, read_fields};
 use crate::queue::QueueState;
 use crate::state::{DeviceState, StateError, VsockState};
 use crate::worker::{StillBusy, Worker};
@@ -87,10 +87,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(self.guest_cid.to_le_bytes().iter().skip(from)) {
-            *byte = *value;
-        }
+        read_fields(&self.guest_cid.to_le_bytes(), offset, data);
     }
 
     fn write_config(&mut self, _: u64, _: &[u8]) {}

@@ -81,8 +81,12 @@ fn a_flood_waits_for_buffers_and_needs_no_new_frame_to_go_on() {
 #[test]
 fn a_card_that_cannot_go_on_sleeps() {
     type Begin = fn(&mut Card);
-    let waits: [(&str, Begin); 4] = [
+    let waits: [(&str, Begin); 5] = [
         ("none", |card| assert!(card.peer.send(&frame(1, 60)) && card.peer.send(&frame(2, 60)))),
+        ("few", |card| {
+            card.offer(RECEIVE, &[Buffer::writable(INPUT, 1024)]);
+            assert!(card.peer.send(&frame(1, 3000)));
+        }),
         ("down", |card| {
             card.handle.set_up(false);
             card.offer(RECEIVE, &[Buffer::writable(INPUT, 2048)]);
