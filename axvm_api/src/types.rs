@@ -170,6 +170,9 @@ pub struct NewDrive {
     /// What the guest writes goes to a temporary file, the second descriptor (AxVM's own, as all that follows).
     #[serde(default)]
     pub is_ephemeral: bool,
+    /// Past the host's page cache: the second descriptor is the image, opened with O_DIRECT.
+    #[serde(default)]
+    pub is_direct: bool,
     /// Serial number that the guest reads.
     #[serde(default)]
     pub serial: Option<String>,

@@ -19,7 +19,7 @@ use axvm_machine::{Addition, Additions, BALLOON, Card, KernelSource, Machine, Pa
 use axvm_memory::{GuestRam, PageSize};
 use axvm_virtio::Busy;
 use axvm_virtio::balloon::Target;
-use axvm_virtio::block::{Cache, DiskConfig, DiskImage, OnFull};
+use axvm_virtio::block::{Cache, DiskConfig, DiskImage, Engine, OnFull};
 use axvm_virtio::limiter::RateLimit;
 use axvm_virtio::net::{Link, LinkKind, NetConfig, NetHandle, Offloads};
 use axvm_virtio::vsock::VsockHost;
@@ -481,6 +481,8 @@ fn disk_config(drive: &types::NewDrive) -> Result<DiskConfig, ControlError> {
     Ok(DiskConfig {
         read_only: drive.is_read_only,
         ephemeral: drive.is_ephemeral,
+        direct: drive.is_direct,
+        engine: Engine::Sync,
         serial: drive.serial.clone(),
         cache,
         block_size: Some(drive.block_size.unwrap_or(512)),

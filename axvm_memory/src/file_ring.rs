@@ -270,19 +270,13 @@ impl FileRing {
 
     /// Takes back what the kernel does not take. It reads the ring in `enter` only.
     fn refuse(&mut self, error: Errno) {
-        while self.handed != self.queued {
+        let left = self.queued.wrapping_sub(self.handed);
+        for n in 0..left {
             // SAFETY: the place is in the mapping of entries, and was written by `queue`.
-            let entry = unsafe { self.entry(self.handed).read() };
+            let entry = unsafe { self.entry(self.handed.wrapping_add(n)).read() };
             self.refused.push_back((entry.user_data.u64_(), -error.raw_os_error()));
-            self.queued = self.queued.wrapping_sub(1);
-            // The last one takes its place, so that the order of indices stays.
-            if self.handed != self.queued {
-                // SAFETY: as above.
-                let last = unsafe { self.entry(self.queued).read() };
-                // SAFETY: as above.
-                unsafe { self.entry(self.handed).write(last) };
-            }
         }
+        self.queued = self.handed;
         self.rings.word(self.submission.tail).store(self.queued, Ordering::Release);
     }
 }

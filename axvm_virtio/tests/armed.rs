@@ -23,16 +23,18 @@ use std::process::Command;
 
 use axvm_sandbox::Files;
 use axvm_virtio::balloon::{Balloon, BalloonConfig};
-use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage, OnFull};
+use axvm_virtio::block::{Block, Cache, DiskConfig, DiskImage, Engine, OnFull};
 use axvm_virtio::device::feature;
 use axvm_virtio::rng::Rng;
 use axvm_virtio::testing::{Buffer, FakeDriver};
 use common::*;
 use libc::{
-    E2BIG, EAGAIN, EBADF, EDQUOT, EFAULT, EFBIG, EINVAL, EIO, ENOMEM, ENOSPC, ENOSYS, ENXIO, EOPNOTSUPP, EPERM, EROFS,
-    ETXTBSY,
+    E2BIG, EAGAIN, EBADF, EBUSY, EDQUOT, EFAULT, EFBIG, EINVAL, EIO, ENOMEM, ENOSPC, ENOSYS, ENXIO, EOPNOTSUPP, EPERM,
+    EROFS, ETXTBSY,
 };
-use libc::{SYS_fallocate, SYS_fdatasync, SYS_getrandom, SYS_madvise, SYS_preadv, SYS_pwritev, c_long};
+use libc::{
+    SYS_fallocate, SYS_fdatasync, SYS_getrandom, SYS_io_uring_enter, SYS_madvise, SYS_preadv, SYS_pwritev, c_long,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
 use seccompiler::apply_filter;
 
@@ -40,6 +42,7 @@ use seccompiler::apply_filter;
 const FAULTS: &[(c_long, &[i32])] = &[
     (SYS_preadv, &[EIO, EINVAL, EAGAIN, EFAULT, EBADF, ENOMEM, ENXIO]),
     (SYS_pwritev, &[EIO, ENOSPC, EDQUOT, EFBIG, EPERM, EINVAL, EAGAIN, EROFS, ENXIO]),
+    (SYS_io_uring_enter, &[EIO, EAGAIN, EBUSY, EBADF, EFAULT, EINVAL, ENXIO, EOPNOTSUPP]),
     (SYS_fdatasync, &[EIO, ENOSPC, EDQUOT, EROFS, EINVAL]),
     (SYS_fallocate, &[EOPNOTSUPP, EINVAL, ENOSYS, EIO, ENOSPC, EPERM, EFBIG, ETXTBSY, E2BIG]),
     (SYS_getrandom, &[ENOSYS, EAGAIN, EPERM]),
@@ -74,22 +77,26 @@ fn main() {
 fn serve_with(call: c_long, errno: i32) {
     let memory = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).unwrap());
     (&memory).write_all(&vec![0x5a; Disk::SIZE as usize]).unwrap();
-    let (file, other, memory_path) = (Disk::file(), Disk::file(), format!("/proc/self/fd/{}", memory.as_raw_fd()));
+    let (file, ring, other) = (Disk::file(), Disk::file(), Disk::file());
+    let memory_path = format!("/proc/self/fd/{}", memory.as_raw_fd());
     // On a file system that can make zeroes, if the host's is one, and on tmpfs, which cannot.
     let memory_path = Path::new(&memory_path);
     let configs = [
-        (Cache::WriteThrough, memory_path, false),
-        (Cache::WriteBack, file.path(), false),
-        (Cache::WriteBack, other.path(), true),
+        (Cache::WriteThrough, memory_path, false, Engine::Sync),
+        (Cache::WriteBack, file.path(), false, Engine::Sync),
+        (Cache::WriteBack, ring.path(), false, Engine::IoUring),
+        (Cache::WriteBack, other.path(), true, Engine::Sync),
     ];
-    let disks = configs.map(|(cache, path, ephemeral)| {
+    let disks = configs.map(|(cache, path, ephemeral, engine)| {
         // Kept requests have no answer.
-        let config = DiskConfig { cache, on_full: OnFull::Report, ephemeral, ..DiskConfig::new(path) };
+        let config = DiskConfig { cache, on_full: OnFull::Report, ephemeral, engine, ..DiskConfig::new(path) };
         let image = DiskImage::open(&config).unwrap();
+        // On a host without io_uring it is one more of the second kind.
+        let _ = image.open_engines(1);
         (Machine::new(Box::new(Block::new(image.clone()))), image)
     });
     // Inside, no file can be removed.
-    drop((file, other));
+    drop((file, ring, other));
     let rng = Machine::new(Box::new(Rng::default()));
     let balloon = Machine::new(Box::new(Balloon::new(BALLOON)));
     if call != 0 {

@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 use axvm_api::Client;
 use axvm_api::types::{Added, CableKind, CacheType, NewDrive, NewNetwork, Removal, Status};
 use axvm_boot::plan::{VirtioKind, disk_name};
-use axvm_virtio::block::{Cache, DiskConfig, DiskImage, OnFull};
+use axvm_virtio::block::{Cache, DiskConfig, DiskImage, Engine, OnFull};
 use axvm_virtio::net::LinkKind;
 
 use crate::cli::Removed;
@@ -31,6 +31,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Adds a disk.
 pub fn add_disk(client: &mut Client, disk: &DiskConfig) -> Result<()> {
+    if disk.engine == Engine::IoUring {
+        bail!(
+            "{}: a disk that is added has engine=sync: the sandbox of a machine that runs lets no io_uring be made. Leave \
+             engine=io_uring out, or give the disk to axvm run",
+            disk.path.display()
+        );
+    }
     let status: Status = client.get("/status")?;
     let name = lowest(disk_name, status.disks.iter().map(|disk| &disk.name));
     let image = DiskImage::open(disk)?;
@@ -45,6 +52,7 @@ pub fn add_disk(client: &mut Client, disk: &DiskConfig) -> Result<()> {
         }),
         rate_limiter: (!disk.rate.is_none()).then(|| rates::update(disk.rate)),
         is_ephemeral: disk.ephemeral,
+        is_direct: disk.direct,
         serial: disk.serial.clone(),
         block_size: Some(image.block_size()),
         reports_full: disk.on_full == OnFull::Report,

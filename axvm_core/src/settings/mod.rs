@@ -196,9 +196,9 @@ settings! {
         #[arg(long, value_name = "PATH", help_heading = HARDWARE, value_hint = ValueHint::FilePath)]
         pub agent_port: Option<PathBuf>,
 
-        /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,serial=TEXT ,format=raw
+        /// Disk image, raw: FILE or path=FILE, then ,ro ,ephemeral ,direct ,serial=TEXT ,format=raw
         /// ,cache=writeback|writethrough ,block=512|4096
-        /// ,on-full=pause|report ,rate=10M/s:1000ops/s ,queues=N.
+        /// ,on-full=pause|report ,rate=10M/s:1000ops/s ,engine=auto|sync|io_uring ,queues=N.
         /// The first becomes /dev/vda, the next /dev/vdb ... [default: disk.img, if kernel is by default]
         #[arg(short, long, value_name = "FILE[,ro][,serial=TEXT]", verbatim_doc_comment)]
         #[arg(value_hint = ValueHint::FilePath, value_parser = disks())]

@@ -157,7 +157,7 @@ fn usage_errors_name_option_value_and_what_would_be_right() {
             ("-hda a.img", &["There is no option -hda", "--disk FILE"]),
             ("-k k --disk a.img,readonly=on", &["'readonly=on' is unknown", "ro is what attaches an image read-only"]),
             ("-k k --disk a.img,snapshot=on", &["'snapshot=on' is unknown", "ephemeral is what keeps the image"]),
-            ("-k k --disk a.img,rw", &["--disk a.img,rw", "'rw' is unknown", "path=FILE, ro, ephemeral, serial=TEXT"]),
+            ("-k k --disk a.img,rw", &["--disk a.img,rw", "'rw' is unknown", "path=FILE, ro, ephemeral, direct"]),
             ("-k k --disk ,ro", &["--disk ,ro", "no file named", "--disk path=FILE"]),
             (
                 "-k k --disk a,format=qcow2",
@@ -434,6 +434,7 @@ fn disk_errors_name_the_image_and_how_to_mend_it() {
             ("-k k -d folder", &["Cannot use folder", "a directory", "Give a regular file or a block device"]),
             ("-k k -d /dev/null", &["Cannot use /dev/null", "a character device", "Give a regular file"]),
             ("-k k -d odd", &["disk image odd", "1000 bytes", "multiple of 512", "truncate -s %512 odd"]),
+            ("-k k -d twice,direct,ephemeral", &["disk image twice", "both direct and ephemeral", "Leave one out"]),
             ("-k k -d twice,ro,ephemeral", &["disk image twice", "both read-only (ro) and ephemeral", "Leave one out"]),
             ("-k k -d empty", &["disk image empty", "0 bytes", "multiple of 512"]),
             ("-k k -d locked", &["image locked is in use by process ", "lsof locked", "read-only (ro)"]),

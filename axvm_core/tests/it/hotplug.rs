@@ -75,7 +75,12 @@ fn a_disk_comes_works_and_goes_and_its_image_is_free_again() {
     }
     let (axvm, mut talk) = place.shell("--disk disk.img --bus pci");
     let before = Holdings::of_served(&place, &axvm);
-    for (image, more, id) in [("a.img", ",serial=FIRST", "FIRST"), ("b.img", ",ro", ""), ("a.img", ",ephemeral", "")] {
+    for (image, more, id) in [
+        ("a.img", ",serial=FIRST", "FIRST"),
+        ("b.img", ",ro", ""),
+        ("a.img", ",ephemeral", ""),
+        ("a.img", ",direct", ""),
+    ] {
         talk.say("came\r");
         let (code, said, errors) = place.run(&format!("ctl api disk add {image}{more}"));
         assert_eq!((code, &*said), (0, "vdb at 00:04.0\n"), "{errors}");
@@ -170,6 +175,7 @@ fn what_cannot_come_or_go_is_told_with_what_to_do() {
     };
     let (axvm, talk) = place.shell("--disk disk.img --bus pci --name plugs");
     fails("ctl api disk add none.img", "Cannot open disk image none.img");
+    fails("ctl api disk add a.img,engine=io_uring", "the sandbox of a machine that runs lets no io_uring be made");
     fails("ctl api disk add disk.img", "is in use by process");
     fails("ctl api disk remove vda", "vda cannot be removed: what was there at the start stays, and nothing was added");
     fails("ctl api net remove net0", "net0 cannot be removed");

@@ -466,18 +466,23 @@ mod tests {
             assert_eq!(on_full.to_string().parse(), Ok(on_full));
             check(&on_full);
         }
+        for engine in Engine::ALL {
+            assert_eq!(engine.to_string().parse(), Ok(engine));
+            check(&engine);
+        }
     }
 
     #[test]
     fn a_table_has_the_words_of_the_option() {
         let disk: DiskConfig =
-            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report,ephemeral,rate=10M/s:50ops/s,queues=3"
+            "a.img,ro,serial=X1,cache=writethrough,format=raw,block=4096,on-full=report,ephemeral,direct,rate=10M/s:50ops/s,\
+             engine=io_uring,queues=3"
                 .parse()
                 .unwrap();
         assert_eq!(disk.to_string().parse(), Ok(disk.clone()));
-        let table = serde_json::json!({ "path": "a.img", "ro": true, "ephemeral": true, "serial": "X1", "cache": "writethrough",
-            "format": "raw", "block": 4096, "on-full": "report",
-            "rate": "10M/s:50ops/s", "queues": 3 });
+        let table = serde_json::json!({ "path": "a.img", "ro": true, "ephemeral": true, "direct": true, "serial": "X1",
+            "cache": "writethrough", "format": "raw", "block": 4096, "on-full": "report",
+            "rate": "10M/s:50ops/s", "engine": "io_uring", "queues": 3 });
         assert_eq!(serde_json::to_value(&disk).unwrap(), table);
         assert_eq!(serde_json::from_value::<DiskConfig>(table).unwrap(), disk);
         assert_eq!(serde_json::to_value(DiskConfig::new("a")).unwrap(), serde_json::json!({ "path": "a" }));

@@ -67,6 +67,18 @@ pub enum DiskError {
          changes the image either. Leave one out"
     )]
     Contradiction(PathBuf),
+    /// Two options that exclude each other.
+    #[error(
+        "Cannot attach disk image {0} both direct and ephemeral: what the guest writes goes to a temporary file, through \
+         the page cache. Leave one out"
+    )]
+    DirectEphemeral(PathBuf),
+    /// Its file system works through the page cache only.
+    #[error(
+        "Cannot use disk image {0} directly: the file system that it is on has no way past the page cache (O_DIRECT). \
+         Leave direct out, or move the image to one that has: ext4, XFS and Btrfs do"
+    )]
+    NotDirect(PathBuf),
     /// No place for what the guest writes.
     #[error(
         "Cannot make a temporary file in {directory} for what the guest writes to {path}: {why}. Name a directory with \

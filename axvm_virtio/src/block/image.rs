@@ -15,7 +15,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +27,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fstatvfs};
 use rustix::io::{Errno, pwritev};
 
 use super::QUEUE_SIZE;
+use super::direct::{Direct, reopen};
 use super::disk_config::{BLOCK_SIZES, Cache, DiskConfig, Engine, Format, OnFull, SERIAL_LEN};
 use super::error::{DiskError, is_full, is_unsupported};
 use super::format::looks_like;
@@ -46,6 +47,8 @@ pub struct DiskImage {
     file: File,
     /// Where the writes to an ephemeral disk go.
     overlay: Option<Overlay>,
+    /// The way past the page cache, of a direct disk.
+    direct: Option<Direct>,
     config: DiskConfig,
     /// What the guest is told. Only grows.
     size: AtomicU64,
@@ -79,6 +82,9 @@ impl DiskImage {
         if config.read_only && config.ephemeral {
             return Err(DiskError::Contradiction(path.clone()));
         }
+        if config.direct && config.ephemeral {
+            return Err(DiskError::DirectEphemeral(path.clone()));
+        }
         if let Some(block_size) = config.block_size.filter(|size| !BLOCK_SIZES.contains(size)) {
             return Err(DiskError::BlockSize { path: path.clone(), block_size });
         }
@@ -104,7 +110,8 @@ impl DiskImage {
         let temporary =
             |(directory, source)| DiskError::Temporary { path: path.clone(), directory, why: whole(&source) };
         let overlay = overlay.map_err(temporary)?;
-        Ok(Arc::new(DiskImage::of(file, overlay, config, (size, block_size), serial)))
+        let direct = if config.direct { Some(Direct::open(&file, config)?) } else { None };
+        Ok(Arc::new(DiskImage::of(file, (overlay, direct), config, (size, block_size), serial)))
     }
 
     /// Takes an image that another process has opened, checked and locked as [`DiskImage::open`] does: its
@@ -114,15 +121,20 @@ impl DiskImage {
         let serial = serial(config)?;
         let not_whole = || DiskError::Handed(path.clone());
         let mut descriptors = descriptors.into_iter().map(File::from);
-        let (Some(file), temporary, None) = (descriptors.next(), descriptors.next(), descriptors.next()) else {
+        let (Some(file), second, None) = (descriptors.next(), descriptors.next(), descriptors.next()) else {
             return Err(not_whole());
         };
+        let (temporary, direct) = if config.direct { (None, second) } else { (second, None) };
         let block_size = config.block_size.filter(|size| BLOCK_SIZES.contains(size)).ok_or_else(not_whole)?;
         let writable = |file: &File| fcntl_getfl(file).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
         let kind =
             file.metadata().map_err(|source| DiskError::Host { action: "look at", path: path.clone(), source })?;
         let is_disk = kind.file_type().is_file() || kind.file_type().is_block_device();
-        if !is_disk || config.changes_image() && !writable(&file) || config.ephemeral != temporary.is_some() {
+        if !is_disk
+            || config.changes_image() && ![Some(&file), direct.as_ref()].into_iter().flatten().all(writable)
+            || config.ephemeral != temporary.is_some()
+            || config.direct != direct.as_ref().is_some_and(|direct| Direct::is_of(direct, &file))
+        {
             return Err(not_whole());
         }
         lock_again(&file, !config.changes_image())
@@ -133,13 +145,15 @@ impl DiskImage {
         if overlay.is_some() != config.ephemeral {
             return Err(not_whole());
         }
-        Ok(Arc::new(DiskImage::of(file, overlay, config, (size, block_size), serial)))
+        let direct = direct.map(Direct::over);
+        Ok(Arc::new(DiskImage::of(file, (overlay, direct), config, (size, block_size), serial)))
     }
 
     /// The open files of an image, for a process that [adopts](DiskImage::adopt) it: its lock goes with them.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         unlock_for_another(&self.file);
-        [Some(&self.file), self.overlay.as_ref().map(|overlay| &overlay.file)]
+        let (overlay, direct) = (self.overlay.as_ref(), self.direct.as_ref());
+        [Some(&self.file), overlay.map(|overlay| &overlay.file), direct.map(|direct| &direct.file)]
             .into_iter()
             .flatten()
             .map(File::as_fd)
@@ -148,7 +162,7 @@ impl DiskImage {
 
     fn of(
         file: File,
-        overlay: Option<Overlay>,
+        (overlay, direct): (Option<Overlay>, Option<Direct>),
         config: &DiskConfig,
         (size, block_size): (u64, u32),
         serial: [u8; SERIAL_LEN],
@@ -156,7 +170,7 @@ impl DiskImage {
         let (syncs, sync_failed, size) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(size));
         let (config, limiter) = (config.clone(), Limiter::new(config.rate));
         let (rings, again) = Default::default();
-        DiskImage { file, overlay, config, size, block_size, serial, syncs, sync_failed, limiter, rings, again }
+        DiskImage { file, overlay, direct, config, size, block_size, serial, syncs, sync_failed, limiter, rings, again }
     }
 
     /// Makes what `queues` workers need for their engine, while system calls for that are allowed. Where the host has no
@@ -164,7 +178,7 @@ impl DiskImage {
     pub fn open_engines(&self, queues: u16) -> Result<(), io::Error> {
         let is_device = self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
         let wanted = match self.config.engine {
-            Engine::Auto => is_device,
+            Engine::Auto => self.config.direct || is_device,
             Engine::Sync => false,
             Engine::IoUring => true,
         };
@@ -173,9 +187,11 @@ impl DiskImage {
         }
         let again = reopen(&self.file, &self.config, OFlags::empty())?;
         let again = self.again.get_or_init(|| again);
+        // The places that `place` names.
+        let files: Vec<_> = self.direct.iter().map(|direct| direct.file.as_fd()).chain([again.as_fd()]).collect();
         let mut rings = lock_mutex(&self.rings);
         for _ in rings.len()..usize::from(queues) {
-            rings.push(FileRing::open(&[again.as_fd()], QUEUE_SIZE.into())?);
+            rings.push(FileRing::open(&files, QUEUE_SIZE.into())?);
         }
         Ok(())
     }
@@ -282,21 +298,41 @@ impl DiskImage {
         &self.serial
     }
 
+    /// Which of a ring's files a transfer is for.
+    pub(super) fn place(&self, ranges: &[GuestRange], offset: u64) -> usize {
+        usize::from(self.direct.as_ref().is_some_and(|direct| !direct.takes(ranges, offset)))
+    }
+
     /// Fills guest memory from the image.
     pub(super) fn read(&self, ram: &GuestRam, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
         match &self.overlay {
             Some(overlay) => overlay.read(&self.file, ram, ranges, offset),
-            None => ram.read_exact_at(&self.file, ranges, offset),
+            None => self.by_way(ranges, offset, |file| ram.read_exact_at(file, ranges, offset)),
         }
     }
 
     /// Writes guest memory to the image.
     pub(super) fn write(&self, ram: &GuestRam, ranges: &[GuestRange], offset: u64) -> io::Result<()> {
-        ram.write_all_at(self.written(), ranges, offset)?;
-        if let Some(overlay) = &self.overlay {
-            overlay.note(offset, ranges.iter().map(|range| range.len() as u64).sum());
+        match &self.overlay {
+            Some(overlay) => {
+                ram.write_all_at(&overlay.file, ranges, offset)?;
+                overlay.note(offset, ranges.iter().map(|range| range.len() as u64).sum());
+                Ok(())
+            }
+            None => self.by_way(ranges, offset, |file| ram.write_all_at(file, ranges, offset)),
         }
-        Ok(())
+    }
+
+    /// Past the page cache, if the disk is direct and the host takes this transfer so; else through it. The host's kernel
+    /// keeps both ways in step.
+    fn by_way(&self, ranges: &[GuestRange], offset: u64, transfer: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+        let direct = self.direct.as_ref().filter(|direct| direct.takes(ranges, offset));
+        match direct.map(|direct| transfer(&direct.file)) {
+            // It wants more than it says, or a part of the transfer was done and the rest does not fit.
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => transfer(&self.file),
+            Some(result) => result,
+            None => transfer(&self.file),
+        }
     }
 
     /// Makes everything written so far safe; of an ephemeral disk nothing is to be. After a failure it cannot any more: the host's kernel has dropped what it
@@ -362,12 +398,6 @@ impl DiskImage {
         }
         Ok(())
     }
-}
-
-/// Opens the same file once more, whatever its name is by now.
-fn reopen(file: &File, config: &DiskConfig, flags: OFlags) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    OpenOptions::new().read(true).write(config.changes_image()).custom_flags(flags.bits() as i32).open(path)
 }
 
 /// Unlike the metadata, the end is right for block devices too.

@@ -11,6 +11,7 @@
 //! Left out: secure erase, lifetime information, zoned disks.
 
 mod config;
+mod direct;
 mod disk_config;
 mod error;
 mod executor;

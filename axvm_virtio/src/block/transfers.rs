@@ -7,7 +7,7 @@
 //!             ring only with all that was taken after it
 //! ```
 //!
-//! Nothing here allocates, once as much has been in flight as ever will be.
+//! Nothing here allocates for requests of usual length, once as much has been in flight as ever will be.
 //!
 //! Spec: virtio 1.2, 2.7.4 "Message Framing": a driver that needs an order waits for answers.
 
@@ -18,6 +18,9 @@ use axvm_memory::{Direction, GuestRange};
 
 use super::QUEUE_SIZE;
 use super::request::Extent;
+
+/// Ranges that a vector keeps room for: 256 KiB of a driver that has its memory in pages. So a queue keeps 640 KiB at most.
+const KEPT: usize = 64;
 
 /// One read or write.
 #[derive(Debug)]
@@ -100,10 +103,12 @@ impl Transfers {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Takes a vector back.
+    /// Takes a vector back; not one that an unusual request has made long.
     pub(super) fn reuse(&mut self, mut ranges: Vec<GuestRange>) {
-        ranges.clear();
-        self.spare.push(ranges);
+        if ranges.capacity() <= KEPT {
+            ranges.clear();
+            self.spare.push(ranges);
+        }
     }
 
     pub(super) fn add(&mut self, slot: Slot) {
@@ -181,12 +186,13 @@ impl Transfers {
         }
     }
 
-    /// Takes all back from the first that the host has no room for, which must be the first of all, to the last that was
-    /// taken: what the host said. `give_back` gets each.
+    /// Takes all back, from the first write that the host has no room for to the last that was taken: what the host said.
+    /// `give_back` gets each. All before it has been answered, as every read that was begun is done.
     pub(super) fn take_back(&mut self, mut give_back: impl FnMut(&Slot)) -> Option<io::Error> {
         let mut error = None;
         while let Some(slot) = self.slots.pop_front() {
             self.first += 1;
+            assert!(!matches!(slot.state, State::Pushed), "chain {} was answered, and goes back", slot.head);
             give_back(&slot);
             if let (None, State::Full(why)) = (&error, slot.state) {
                 error = Some(why);

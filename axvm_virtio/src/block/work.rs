@@ -145,7 +145,8 @@ impl DiskWork {
             self.transfers.collect(group, &mut self.ranges);
             let direction = self.transfers.slot(group.first).direction;
             let (ranges, offset, token) = (&self.ranges[..], group.extent.offset, group.first);
-            ring.queue(&self.executor.ram, Transfer { file: 0, direction, ranges, offset, token });
+            let file = self.executor.image.place(ranges, offset);
+            ring.queue(&self.executor.ram, Transfer { file, direction, ranges, offset, token });
         }
         if let Some(ring) = &mut self.ring {
             ring.submit();
@@ -168,10 +169,11 @@ impl DiskWork {
 
     fn move_each(&mut self, group: Group) {
         for number in group.first..group.first + group.count as u64 {
-            if self.full {
+            let slot = self.transfers.slot(number);
+            // It would fail as well, and goes back to the ring; reads before it do not.
+            if self.full && slot.direction == Direction::Write {
                 return;
             }
-            let slot = self.transfers.slot(number);
             let action = if slot.direction == Direction::Read { "read" } else { "write" };
             let result = self.executor.transfer(slot.direction, &slot.ranges, slot.extent.offset);
             slot.state = match result {

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use axvm_arch::Gpa;
 use axvm_sync::EventFd;
-use axvm_virtio::block::{Block, DiskConfig, DiskHandle, DiskImage, OnFull};
+use axvm_virtio::block::{Block, DiskConfig, DiskHandle, DiskImage, Engine, OnFull};
 use axvm_virtio::queue::QueueState;
 use axvm_virtio::testing::Buffer;
 use common::*;
-use libc::{EDQUOT, EFBIG, ENOSPC, SYS_fallocate, SYS_pwritev};
+use libc::{EDQUOT, EFBIG, ENOSPC, SYS_fallocate, SYS_io_uring_enter, SYS_pwritev};
 use tempfile::NamedTempFile;
 
 /// A disk whose writes find no room, until it is paused and resumed.
@@ -31,13 +32,22 @@ struct FullDisk {
 
 impl FullDisk {
     fn new(errno: i32, on_full: OnFull) -> FullDisk {
+        FullDisk::with(Engine::Sync, errno, on_full)
+    }
+
+    /// The same with an engine. A ring of which the host takes nothing has the call that waits do it.
+    fn with(engine: Engine, errno: i32, on_full: OnFull) -> FullDisk {
         let file = Disk::file();
-        let image = DiskImage::open(&DiskConfig { on_full, ..DiskConfig::new(file.path()) }).unwrap();
+        let image = DiskImage::open(&DiskConfig { on_full, engine, ..DiskConfig::new(file.path()) }).unwrap();
+        if let Err(error) = image.open_engines(1) {
+            println!("{engine} is not here: {error}");
+        }
         let attention = Arc::new(EventFd::new().unwrap());
         let block = Block::calling(Arc::clone(&image), Some(Arc::clone(&attention)));
         let handle = block.handle();
         let machine = Machine::new(Box::new(block));
-        let disk = failing(SYS_pwritev, errno, || Disk::on(machine, image, !0));
+        let on = || failing(SYS_io_uring_enter, errno, || Disk::on(machine, image, !0));
+        let disk = failing(SYS_pwritev, errno, on);
         FullDisk { disk, handle, attention, file }
     }
 
@@ -66,8 +76,8 @@ impl FullDisk {
 
 #[test]
 fn a_write_without_room_is_kept_and_done_after_a_pause() {
-    for errno in [ENOSPC, EDQUOT] {
-        let mut full = FullDisk::new(errno, OnFull::Pause);
+    for (engine, errno) in [(Engine::Sync, ENOSPC), (Engine::IoUring, ENOSPC), (Engine::IoUring, EDQUOT)] {
+        let mut full = FullDisk::with(engine, errno, OnFull::Pause);
         full.offer(3, 0x33);
         assert!(full.is_kept());
         let why = full.handle.full().unwrap();
@@ -90,17 +100,60 @@ fn a_write_without_room_is_kept_and_done_after_a_pause() {
 
 #[test]
 fn what_comes_after_a_kept_request_waits_and_a_reader_without_a_pause_too() {
-    let mut full = FullDisk::new(ENOSPC, OnFull::Pause);
-    full.offer(3, 0x33);
-    assert!(full.is_kept());
-    // The same header, data and status again: both are the same request.
-    full.offer(3, 0x33);
-    thread::sleep(Duration::from_millis(20));
-    assert_eq!(full.disk.driver.take_used(), None);
-    full.disk.machine.pause();
-    full.disk.machine.resume();
-    assert!(full.disk.finish().is_some());
-    full.is_done_once();
+    for engine in [Engine::Sync, Engine::IoUring] {
+        let mut full = FullDisk::with(engine, ENOSPC, OnFull::Pause);
+        full.offer(3, 0x33);
+        assert!(full.is_kept());
+        // The same header, data and status again: both are the same request.
+        full.offer(3, 0x33);
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(full.disk.driver.take_used(), None);
+        full.disk.machine.pause();
+        full.disk.machine.resume();
+        assert!(full.disk.finish().is_some());
+        full.is_done_once();
+    }
+}
+
+/// Several that were taken at once: those before the one without room are answered, the others are in the ring.
+#[test]
+fn what_was_taken_with_a_kept_request_goes_back_with_it() {
+    for engine in [Engine::Sync, Engine::IoUring] {
+        let mut full = FullDisk::with(engine, ENOSPC, OnFull::Pause);
+        full.disk.write_header(IN, 0);
+        // Only the write's header says that it is one.
+        let (header, status) = (Gpa(HEADER.0 + 0x100), Gpa(STATUS.0 + 0x100));
+        full.disk
+            .machine
+            .ram
+            .write(header, &[OUT.to_le_bytes().as_slice(), &[0; 4], &9_u64.to_le_bytes()].concat())
+            .unwrap();
+        let read = [Buffer::readable(HEADER, 16), Buffer::writable(DATA, 512), Buffer::writable(STATUS, 1)];
+        let other = Gpa(DATA.0 + 4096);
+        let write = [Buffer::readable(header, 16), Buffer::readable(other, 512), Buffer::writable(status, 1)];
+        let heads = [&read, &read, &write, &read, &write].map(|buffers| full.disk.driver.add(buffers));
+        full.disk.kick();
+        assert!(full.is_kept());
+        let mut answered = Vec::new();
+        let mut take = |full: &mut FullDisk, count| {
+            wait_until(|| {
+                answered.extend(full.disk.driver.take_used().map(|(head, _)| head));
+                answered.len() >= count
+            });
+            answered.clone()
+        };
+        assert_eq!(take(&mut full, 2), heads[..2], "{engine}");
+        full.disk.machine.pause();
+        let indices = full.disk.machine.transport.state().unwrap().queues[0].indices;
+        assert_eq!(indices, QueueState { next_avail: 2, next_used: 2 }, "{engine}");
+        full.disk.machine.resume();
+        let mut all = take(&mut full, 5);
+        all.sort_unstable();
+        let mut expected = heads;
+        expected.sort_unstable();
+        assert_eq!(all, expected, "{engine}: each once");
+        assert_eq!(full.handle.full(), None, "{engine}");
+    }
 }
 
 #[test]

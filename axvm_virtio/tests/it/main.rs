@@ -5,6 +5,7 @@ mod agent_port;
 mod balloon;
 mod balloon_statistics;
 mod block;
+mod block_engines;
 mod block_ephemeral;
 mod block_faults;
 mod block_full;
