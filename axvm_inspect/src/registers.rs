@@ -21,6 +21,9 @@ use serde::Serialize;
 use crate::snapshot::Snapshot;
 use crate::wrap::{TERMINAL, wrapped};
 
+/// Columns of the text: two are left for what it is part of.
+const WIDTH: usize = TERMINAL - 2;
+
 /// All registers with their meaning. Its text is for a terminal of 80 columns.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explained {
@@ -120,7 +123,7 @@ impl Explained {
         for Control { name, bits } in &self.control {
             text += &format!("{name} {:#x}\n", bits.value);
             for bit in bits.set() {
-                let lines = wrapped(bit.means, TERMINAL - 15);
+                let lines = wrapped(bit.means, WIDTH - 15);
                 text += &lines.iter().enumerate().fold(String::new(), |text, (n, line)| {
                     let head = if n == 0 { bit.name } else { "" };
                     text + &format!("  {head:<12} {line}\n")
@@ -162,7 +165,7 @@ impl fmt::Display for Explained {
 
 /// A name and what belongs to it, in lines of a terminal.
 fn line(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
-    for (n, line) in wrapped(text, TERMINAL - 6).iter().enumerate() {
+    for (n, line) in wrapped(text, WIDTH - 6).iter().enumerate() {
         writeln!(f, "{:<6}{line}", if n == 0 { name } else { "" })?;
     }
     Ok(())

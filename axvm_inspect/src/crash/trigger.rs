@@ -46,9 +46,12 @@ impl Trigger {
 /// The exception that the vCPU met where it stands, as far as that can be known.
 pub(super) fn find(facts: &CrashFacts<'_>, code: Option<&Code>, linear: &Linear<'_>) -> Option<Trigger> {
     let told = told(facts.snapshot);
+    let refused = told.as_ref().is_some_and(|told| told.vector.0 == GENERAL_PROTECTION);
     let deduced = fetch(facts, linear)
         .or_else(|| code.and_then(|code| invalid(facts.snapshot, code)))
+        .or_else(|| code.and_then(|code| privileged(facts.snapshot, code)))
         .or_else(|| code.and_then(|code| forbidden(facts, code)))
+        .or_else(|| code.filter(|_| refused).and_then(|code| unknown_msr(facts.snapshot, code)))
         .or_else(|| code.and_then(|code| operand(facts, code, linear)));
     match (told, deduced) {
         (Some(told), Some(deduced)) if told.vector == deduced.vector => {
@@ -150,6 +153,39 @@ fn invalid(snapshot: &Snapshot, code: &Code) -> Option<Trigger> {
         )),
         _ => None,
     }
+}
+
+/// It is not for CPL 3.
+fn privileged(snapshot: &Snapshot, code: &Code) -> Option<Trigger> {
+    use Mnemonic::{Hlt, Invd, Invlpg, Lgdt, Lidt, Lldt, Lmsw, Ltr, Rdmsr, Swapgs, Wbinvd, Wrmsr};
+    let kernels = [Hlt, Invd, Invlpg, Lgdt, Lidt, Lldt, Lmsw, Ltr, Rdmsr, Swapgs, Wbinvd, Wrmsr];
+    let is = kernels.contains(&code.decoded.mnemonic()) || is_control_move(code);
+    let text = code.text.as_deref().filter(|_| is && snapshot.cpu.mode().cpl == 3)?;
+    let what = format!("`{text}` is for the kernel only, and the CPL is 3");
+    Some(Trigger::new(GENERAL_PROTECTION, what, "do it in the kernel, or look for a jump into the kernel's code"))
+}
+
+/// MOV to or from a control register.
+fn is_control_move(code: &Code) -> bool {
+    let control = |n| (Register::CR0..=Register::CR15).contains(&code.decoded.op_register(n));
+    code.decoded.mnemonic() == Mnemonic::Mov && (control(0) || control(1))
+}
+
+/// KVM, or the processor, refused an MSR.
+fn unknown_msr(snapshot: &Snapshot, code: &Code) -> Option<Trigger> {
+    let regs = &snapshot.cpu.regs;
+    let index = regs.rcx as u32;
+    let name = msr::name(index).map(|name| format!(" ({name})")).unwrap_or_default();
+    let what = match code.decoded.mnemonic() {
+        Mnemonic::Rdmsr => format!("`rdmsr` of MSR {index:#x}{name}, which this vCPU does not have"),
+        Mnemonic::Wrmsr => {
+            let value = regs.rdx << 32 | regs.rax & 0xffff_ffff;
+            format!("`wrmsr` of MSR {index:#x}{name} with {value:#x}, which this vCPU does not take")
+        }
+        _ => return None,
+    };
+    let remedy = "ask CPUID before the MSR is used, or have a handler for #GP there; another --cpu may have it";
+    Some(Trigger::new(GENERAL_PROTECTION, what, remedy))
 }
 
 /// A control register or EFER would break a rule of the processor.
