@@ -147,7 +147,9 @@ impl Subject {
     pub fn configuration(&self) -> &'static str {
         match self.kind {
             Kind::AxvmPci => "the same with --bus pci",
-            Kind::Axvm => "static release build; sandbox on; full machine (serial, ACPI, RTC, entropy, balloon, disk)",
+            Kind::Axvm => {
+                "static release build; sandbox on; full machine (serial, ACPI, RTC, entropy, balloon, disk; cold: direct)"
+            }
             Kind::Floor => "static release build; RAM, irqchip, vCPUs; no disk, no PIT, no sandbox",
             Kind::Firecracker => {
                 "no API server, seccomp filters on, no jailer; serial, i8042, disk (Sync engine; cold: Async)"
@@ -172,11 +174,6 @@ impl Subject {
     /// Whether it gives a disk more than one queue.
     pub fn has_queues(&self) -> bool {
         !matches!(self.kind, Kind::Floor | Kind::Firecracker)
-    }
-
-    /// Whether it is AxVM.
-    pub fn is_ours(&self) -> bool {
-        matches!(self.kind, Kind::Axvm | Kind::AxvmPci)
     }
 
     /// Whether it stands for itself: where the bus does not matter, AxVM on PCI is AxVM.
