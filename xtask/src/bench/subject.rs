@@ -148,7 +148,7 @@ impl Subject {
         match self.kind {
             Kind::AxvmPci => "the same with --bus pci",
             Kind::Axvm => {
-                "static release build; sandbox on; full machine (serial, ACPI, RTC, entropy, balloon, disk; cold: direct)"
+                "static release build; sandbox on; full machine (serial, ACPI, RTC, entropy, balloon, disk; cold: direct, io_uring)"
             }
             Kind::Floor => "static release build; RAM, irqchip, vCPUs; no disk, no PIT, no sandbox",
             Kind::Firecracker => {
@@ -191,7 +191,7 @@ impl Subject {
                 command
                     .args(["run", "--on-reboot", "end", "--on-halt", "wait", "--silence", "0", "--kernel"])
                     .arg(kernel);
-                let options = if disk.direct { ",direct" } else { "" };
+                let options = if disk.direct { ",direct,engine=io_uring" } else { "" };
                 let disk = format!("{path},queues={}{options}", disk.queues);
                 command.args(["--cpus", &vcpus.to_string(), "--memory", &format!("{memory_mib}M"), "--disk", &disk]);
                 if *net {
