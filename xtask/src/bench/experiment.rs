@@ -89,7 +89,7 @@ impl Experiment {
             Experiment::Net(_) => return subject.has_disk() && net::works(),
             Experiment::Block(_) | Experiment::Woken(_) => return subject.has_disk(),
             Experiment::Spread(_) => return subject.has_queues(),
-            Experiment::Cold(_) => subject.has_disk() && (bench.axvm_is_direct || !subject.is_ours()),
+            Experiment::Cold(_) => subject.has_disk(),
             Experiment::Vmlinux => bench.vmlinux.is_some(),
             Experiment::BzImage => bench.bzimage.is_some() && subject.takes_bzimage(),
             Experiment::Outside(_) => trace::works(),
@@ -104,7 +104,6 @@ impl Experiment {
         match self {
             Experiment::Outside(_) => "root and tracefs in /sys/kernel/tracing",
             Experiment::Calls => "strace",
-            Experiment::Cold(_) => "disks past the page cache (--disk FILE,direct)",
             Experiment::Net(_) => "root, ip(8) and /dev/net/tun",
             Experiment::Vmlinux | Experiment::BzImage => "a stock kernel",
             _ => "/dev/kvm",

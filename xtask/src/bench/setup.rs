@@ -24,8 +24,6 @@ pub struct Bench {
     pub cpu_time: PathBuf,
     /// Ticks of the TSC in a millisecond.
     pub tsc_khz: f64,
-    /// Whether AxVM can go past the page cache.
-    pub axvm_is_direct: bool,
     /// Prepared by [`super::kernel`], if there is a stock kernel.
     pub vmlinux: Option<PathBuf>,
     /// Likewise.
@@ -60,7 +58,7 @@ pub fn forget(path: &Path) -> Result<()> {
 }
 
 /// The rest. Without `kernels`, or where none can be had, those experiments are left out.
-pub fn bench(axvm: &Subject, kernels: bool) -> Result<Bench> {
+pub fn bench(kernels: bool) -> Result<Bench> {
     let scratch = project::target().join("bench");
     fs::create_dir_all(&scratch).with_context(|| format!("Cannot create {}", scratch.display()))?;
     let disk = scratch.join("disk.img");
@@ -75,8 +73,7 @@ pub fn bench(axvm: &Subject, kernels: bool) -> Result<Bench> {
     };
     let tsc = output(tool(&program::example("floor")?.to_string_lossy()).arg("tsc"))?;
     let tsc_khz = tsc.trim().parse().with_context(|| format!("The floor said {tsc:?} of the TSC"))?;
-    let axvm_is_direct = output(tool(&axvm.path.to_string_lossy()).args(["run", "--help"]))?.contains(",direct");
-    Ok(Bench { axvm_is_direct, cpu_time: program::example("cpu_time")?, tsc_khz, scratch, disk, vmlinux, bzimage })
+    Ok(Bench { cpu_time: program::example("cpu_time")?, tsc_khz, scratch, disk, vmlinux, bzimage })
 }
 
 /// Written, not sparse: the page cache has all of it from now on. In small pieces: where the host's file system keeps what

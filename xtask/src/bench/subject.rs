@@ -147,7 +147,9 @@ impl Subject {
     pub fn configuration(&self) -> &'static str {
         match self.kind {
             Kind::AxvmPci => "the same with --bus pci",
-            Kind::Axvm => "static release build; sandbox on; full machine (serial, ACPI, RTC, entropy, balloon, disk)",
+            Kind::Axvm => {
+                "static release build; sandbox on; full machine (serial, ACPI, RTC, entropy, balloon, disk; cold: direct, io_uring)"
+            }
             Kind::Floor => "static release build; RAM, irqchip, vCPUs; no disk, no PIT, no sandbox",
             Kind::Firecracker => {
                 "no API server, seccomp filters on, no jailer; serial, i8042, disk (Sync engine; cold: Async)"
@@ -174,11 +176,6 @@ impl Subject {
         !matches!(self.kind, Kind::Floor | Kind::Firecracker)
     }
 
-    /// Whether it is AxVM.
-    pub fn is_ours(&self) -> bool {
-        matches!(self.kind, Kind::Axvm | Kind::AxvmPci)
-    }
-
     /// Whether it stands for itself: where the bus does not matter, AxVM on PCI is AxVM.
     pub fn is_itself(&self) -> bool {
         self.kind != Kind::AxvmPci
@@ -194,7 +191,7 @@ impl Subject {
                 command
                     .args(["run", "--on-reboot", "end", "--on-halt", "wait", "--silence", "0", "--kernel"])
                     .arg(kernel);
-                let options = if disk.direct { ",direct" } else { "" };
+                let options = if disk.direct { ",direct,engine=io_uring" } else { "" };
                 let disk = format!("{path},queues={}{options}", disk.queues);
                 command.args(["--cpus", &vcpus.to_string(), "--memory", &format!("{memory_mib}M"), "--disk", &disk]);
                 if *net {

@@ -76,7 +76,7 @@ impl Bench {
         let subjects = setup::subjects(named.as_deref())?;
         let kernels =
             plan.iter().any(|(experiment, _)| matches!(experiment, Experiment::Vmlinux | Experiment::BzImage));
-        let samples = bench::measure(&plan, &subjects, &setup::bench(&subjects[0], kernels)?)?;
+        let samples = bench::measure(&plan, &subjects, &setup::bench(kernels)?)?;
         Ok(Report::of(&samples, &subjects, host()))
     }
 
