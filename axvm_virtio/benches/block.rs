@@ -164,7 +164,7 @@ fn main() {
     let rounds = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(ROUNDS);
     let image = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(image.path(), vec![1; IMAGE as usize]).unwrap();
-    image.as_file().sync_all().unwrap();
+    image.as_file().sync_data().unwrap();
     println!("ns a request of 4 KiB, medians of {rounds} rounds: time, and processor time of the device");
     println!("{:6} {:10} {:>5} {:>18} {:>18} {:>11}", "way", "pattern", "depth", "sync", "io_uring", "ratios");
     let named: Vec<_> = std::env::args().filter(|word| WAYS.contains(&&**word)).collect();
@@ -179,7 +179,7 @@ fn main() {
                     let Some(mut disk) = Disk::open(image.path(), direct, engine) else { continue };
                     disk.round(pattern, depth, 200.max(depth));
                     if way == "cold" {
-                        image.as_file().sync_all().unwrap();
+                        image.as_file().sync_data().unwrap();
                         rustix::fs::fadvise(image.as_file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
                     }
                     let round = disk.round(pattern, depth, COUNTS[usize::from(way != "cached")]);
