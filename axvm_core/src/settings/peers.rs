@@ -12,6 +12,7 @@ const PATH: &str = "path = \"FILE\" is what names the image";
 const EPHEMERAL: &str = "ephemeral = true is what keeps the image as it is";
 const BLOCK: &str = "block = 512 or 4096 is what sets the block size";
 const ON_FULL: &str = "on-full = \"pause\" or \"report\" is what there is for a host without room";
+const ENGINE: &str = "engine = \"sync\" or \"io_uring\" is what there is";
 const CACHE: &str = "cache = \"writeback\" or \"writethrough\" is what there is";
 const RATE: &str = "rate = \"10M/s:1000ops/s\" is what limits bytes and operations";
 const A_DISK: &str = "a disk is a table [[disk]] with path = \"FILE\"";
@@ -43,7 +44,8 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("[[disk]]", "rate_limiter_config", RATE),
     ("[[disk]]", "iops", RATE),
     ("[[disk]]", "cache_type", CACHE),
-    ("[[disk]]", "direct", CACHE),
+    ("[[disk]]", "io_engine", ENGINE),
+    ("[[disk]]", "aio", ENGINE),
     ("[[disk]]", "id", "serial = \"TEXT\" is what the guest reads; the first disk is vda, the next vdb"),
     ("[[disk]]", "drive_id", "serial = \"TEXT\" is what the guest reads; the first disk is vda, the next vdb"),
     ("", "drive", A_DISK),
