@@ -10,7 +10,7 @@
 //!
 //! The kernel walks a program once for each number when it is installed, to learn which calls are allowed whatever their
 //! arguments, and translates it into machine code: so a short walk and few instructions are a quick start, for every
-//! thread. All jumps lead forward and inside of one piece, so pieces are put together as they are.
+//! thread. All jumps lead forward, so a program is written from its end.
 //!
 //! Spec: Linux `Documentation/userspace-api/seccomp_filter.rst`, `Documentation/networking/filter.rst` (classic BPF).
 
@@ -72,114 +72,135 @@ pub(crate) type Verdicts = BTreeMap<u32, Verdict>;
 
 /// The program for `verdicts`. `first` is a call and the low half of its second argument: these are allowed first of all.
 pub(crate) fn compile(mut verdicts: Verdicts, first: Option<(c_long, u32)>) -> Vec<sock_filter> {
-    let mut whole = vec![load(ARCHITECTURE), jump(libc::BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0), answer(Answer::Kill)];
-    whole.push(load(NUMBER));
-    if let Some((call, argument)) = first {
-        let call = call as u32;
-        let mut hot = vec![load(low_half(1)), jump(libc::BPF_JEQ, argument, 0, 1), answer(Answer::Allow)];
-        hot.extend(verdict(&verdicts.remove(&call).unwrap_or(Verdict::Always(Answer::Trap))));
-        let rest = search(&sorted(&verdicts));
-        whole.extend(branch(libc::BPF_JEQ, call, hot, rest));
-    } else {
-        whole.extend(search(&sorted(&verdicts)));
+    let mut program = Program::default();
+    match first {
+        None => program.search(&sorted(&verdicts)),
+        Some((call, argument)) => {
+            let others = verdicts.remove(&(call as u32)).unwrap_or(Verdict::Always(Answer::Trap));
+            let hot = |program: &mut Program| {
+                program.verdict(&others);
+                program.put([load(low_half(1)), jump(libc::BPF_JEQ, argument, 0, 1), answer(Answer::Allow)]);
+            };
+            program.branch(libc::BPF_JEQ, call as u32, hot, |program| program.search(&sorted(&verdicts)));
+        }
     }
-    whole
+    program.put([load(ARCHITECTURE), jump(libc::BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0), answer(Answer::Kill), load(NUMBER)]);
+    program.0.reverse();
+    program.0
 }
 
 fn sorted(verdicts: &Verdicts) -> Vec<(u32, &Verdict)> {
     verdicts.iter().map(|(&number, verdict)| (number, verdict)).collect()
 }
 
-/// Finds the verdict on the number that was loaded, among `calls`, which are sorted.
-fn search(calls: &[(u32, &Verdict)]) -> Vec<sock_filter> {
-    if calls.len() > FEW {
-        let (low, high) = calls.split_at(calls.len() / 2);
-        return branch(libc::BPF_JGE, high[0].0, search(high), search(low));
-    }
-    let (allowed, others): (Vec<_>, Vec<_>) =
-        calls.iter().partition(|(_, verdict)| **verdict == Verdict::Always(Answer::Allow));
-    let allowed: Vec<u32> = allowed.iter().map(|(number, _)| *number).collect();
-    let compare = |rest, &(number, one): &(u32, &Verdict)| branch(libc::BPF_JEQ, number, verdict(one), rest);
-    others.iter().fold(one_of(&allowed), compare)
-}
+/// A program that is written from its end, the last instruction first: what an instruction may jump over is there when it
+/// is written. Each method puts its piece before all that is there.
+#[derive(Default)]
+struct Program(Vec<sock_filter>);
 
-fn verdict(verdict: &Verdict) -> Vec<sock_filter> {
-    match verdict {
-        Verdict::Always(one) => vec![answer(*one)],
-        Verdict::If(conditions) => {
-            let mut whole: Vec<_> = conditions.iter().flat_map(condition).collect();
-            // The last answers itself.
-            if !matches!(conditions.last(), Some(Condition::OneOf(..))) {
-                whole.push(answer(Answer::Trap));
+impl Program {
+    /// Puts instructions that follow each other.
+    fn put<const N: usize>(&mut self, piece: [sock_filter; N]) {
+        self.0.extend(piece.into_iter().rev());
+    }
+
+    /// Finds the verdict on the number that was loaded, among `calls`, which are sorted.
+    fn search(&mut self, calls: &[(u32, &Verdict)]) {
+        if calls.len() > FEW {
+            let (low, high) = calls.split_at(calls.len() / 2);
+            return self.branch(libc::BPF_JGE, high[0].0, |yes| yes.search(high), |no| no.search(low));
+        }
+        let (allowed, others): (Vec<_>, Vec<_>) =
+            calls.iter().partition(|(_, verdict)| **verdict == Verdict::Always(Answer::Allow));
+        let allowed: Vec<u32> = allowed.iter().map(|(number, _)| *number).collect();
+        self.compare(&others, &allowed);
+    }
+
+    /// Compares with `others` one by one, then with the numbers that are always allowed.
+    fn compare(&mut self, others: &[(u32, &Verdict)], allowed: &[u32]) {
+        match others {
+            [] => self.one_of(allowed),
+            [rest @ .., (number, verdict)] => {
+                self.branch(libc::BPF_JEQ, *number, |yes| yes.verdict(verdict), |no| no.compare(rest, allowed));
             }
-            whole
         }
     }
-}
 
-/// Allows the call if the condition holds; otherwise the next instruction follows.
-fn condition(condition: &Condition) -> Vec<sock_filter> {
-    match condition {
-        Condition::Bits(argument, mask, value) => vec![
-            load(low_half(*argument)),
-            step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, *mask),
-            jump(libc::BPF_JEQ, *value, 0, 1),
-            answer(Answer::Allow),
-        ],
-        Condition::Not(argument, value) => {
-            vec![load(low_half(*argument)), jump(libc::BPF_JEQ, *value, 1, 0), answer(Answer::Allow)]
-        }
-        Condition::Whole(argument, values) => {
-            let mut one_of = vec![load(low_half(*argument))];
-            for value in values {
-                one_of.extend([jump(libc::BPF_JEQ, *value, 0, 1), answer(Answer::Allow)]);
+    fn verdict(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Always(one) => self.put([answer(*one)]),
+            Verdict::If(conditions) => {
+                // The last answers itself.
+                if !matches!(conditions.last(), Some(Condition::OneOf(..))) {
+                    self.put([answer(Answer::Trap)]);
+                }
+                conditions.iter().rev().for_each(|condition| self.condition(condition));
             }
-            let mut whole = vec![load(low_half(*argument) + 4)];
-            // A high half with something in it: past the rest.
-            whole.push(jump(libc::BPF_JEQ, 0, 0, short(one_of.len())));
-            whole.extend(one_of);
-            whole
-        }
-        Condition::OneOf(argument, values) => {
-            let mut values = values.clone();
-            values.sort_unstable();
-            values.dedup();
-            let mut whole = vec![load(low_half(*argument))];
-            whole.extend(one_of(&values));
-            whole
         }
     }
-}
 
-/// Allows what was loaded if it is one of `values`, which are sorted; traps the rest.
-fn one_of(values: &[u32]) -> Vec<sock_filter> {
-    if values.len() > FEW {
-        let (low, high) = values.split_at(values.len() / 2);
-        return branch(libc::BPF_JGE, high[0], one_of(high), one_of(low));
-    }
-    if values.is_empty() {
-        return vec![answer(Answer::Trap)];
-    }
-    let past = |n: usize| short(values.len() - n);
-    let mut whole: Vec<_> =
-        values.iter().enumerate().map(|(n, &value)| jump(libc::BPF_JEQ, value, past(n), 0)).collect();
-    whole.extend([answer(Answer::Trap), answer(Answer::Allow)]);
-    whole
-}
-
-/// `yes` if what was loaded compares so with `value`, else `no`; both answer in the end.
-fn branch(compare: u32, value: u32, yes: Vec<sock_filter>, no: Vec<sock_filter>) -> Vec<sock_filter> {
-    let mut whole = match u8::try_from(no.len()) {
-        Ok(past) => vec![jump(compare, value, past, 0)],
-        // A condition jumps 255 instructions at most.
-        Err(_) => {
-            let past = no.len().try_into().expect("a program has 4096 instructions at most");
-            vec![jump(compare, value, 0, 1), step(libc::BPF_JMP | libc::BPF_JA, past)]
+    /// Allows the call if the condition holds; otherwise the next instruction follows.
+    fn condition(&mut self, condition: &Condition) {
+        match condition {
+            Condition::Bits(argument, mask, value) => self.put([
+                load(low_half(*argument)),
+                step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, *mask),
+                jump(libc::BPF_JEQ, *value, 0, 1),
+                answer(Answer::Allow),
+            ]),
+            Condition::Not(argument, value) => {
+                self.put([load(low_half(*argument)), jump(libc::BPF_JEQ, *value, 1, 0), answer(Answer::Allow)]);
+            }
+            Condition::Whole(argument, values) => {
+                let behind = self.0.len();
+                for value in values.iter().rev() {
+                    self.put([jump(libc::BPF_JEQ, *value, 0, 1), answer(Answer::Allow)]);
+                }
+                self.put([load(low_half(*argument))]);
+                // A high half with something in it: past the rest.
+                let rest = short(self.0.len() - behind);
+                self.put([load(low_half(*argument) + 4), jump(libc::BPF_JEQ, 0, 0, rest)]);
+            }
+            Condition::OneOf(argument, values) => {
+                let mut values = values.clone();
+                values.sort_unstable();
+                values.dedup();
+                self.one_of(&values);
+                self.put([load(low_half(*argument))]);
+            }
         }
-    };
-    whole.extend(no);
-    whole.extend(yes);
-    whole
+    }
+
+    /// Allows what was loaded if it is one of `values`, which are sorted; traps the rest.
+    fn one_of(&mut self, values: &[u32]) {
+        if values.len() > FEW {
+            let (low, high) = values.split_at(values.len() / 2);
+            return self.branch(libc::BPF_JGE, high[0], |yes| yes.one_of(high), |no| no.one_of(low));
+        }
+        if values.is_empty() {
+            return self.put([answer(Answer::Trap)]);
+        }
+        self.put([answer(Answer::Trap), answer(Answer::Allow)]);
+        for (behind, &value) in values.iter().rev().enumerate() {
+            self.put([jump(libc::BPF_JEQ, value, short(behind + 1), 0)]);
+        }
+    }
+
+    /// `yes` if what was loaded compares so with `value`, else `no`; both answer in the end.
+    fn branch(&mut self, compare: u32, value: u32, yes: impl FnOnce(&mut Self), no: impl FnOnce(&mut Self)) {
+        yes(self);
+        let behind = self.0.len();
+        no(self);
+        let past = self.0.len() - behind;
+        match u8::try_from(past) {
+            Ok(past) => self.put([jump(compare, value, past, 0)]),
+            // A condition jumps 255 instructions at most.
+            Err(_) => {
+                let past = past.try_into().expect("a program has 4096 instructions at most");
+                self.put([jump(compare, value, 0, 1), step(libc::BPF_JMP | libc::BPF_JA, past)]);
+            }
+        }
+    }
 }
 
 // `seccomp_data`: number, architecture, address, arguments.
