@@ -36,8 +36,10 @@ fn io_uring(root: &Root) -> Row {
     let name = "io_uring";
     match (root.number("/proc/sys/kernel/io_uring_disabled"), root.kernel()) {
         (Some(0), _) => Row::ok(PART, name, "allowed: a machine's end does not wait for KVM"),
-        (Some(mode), _) => Row::ok(PART, name, if mode == 1 { "for one group only" } else { "switched off" })
-            .note("a machine's end waits for KVM, some 20 ms; direct disks move one request at a time", "sudo sysctl kernel.io_uring_disabled=0"),
+        (Some(mode), _) => Row::ok(PART, name, if mode == 1 { "for one group only" } else { "switched off" }).note(
+            "a machine's end waits for KVM, some 20 ms; direct disks move one request at a time",
+            "sudo sysctl kernel.io_uring_disabled=0",
+        ),
         (None, Some(version)) if version < (5, 1) => {
             Row::ok(PART, name, "this kernel is older: a machine's end waits for KVM, some 20 ms")
         }
