@@ -30,7 +30,8 @@ fn target() -> &'static str {
             return MUSL;
         }
         eprintln!("Fetching musl for this Rust (rustup target add {MUSL})");
-        match output(tool("rustup").args(["target", "add", MUSL])) {
+        // Where packets get lost, it would wait for many minutes.
+        match output(tool("timeout").args(["120", "rustup", "target", "add", MUSL])) {
             Ok(_) => MUSL,
             Err(_) => {
                 eprintln!("That cannot be done here: taking glibc, with which AxVM starts half a millisecond later");
