@@ -26,7 +26,7 @@ use super::transfers::{Group, Most, Slot, State, Transfers};
 use crate::live::LiveQueue;
 use crate::queue::VirtQueue;
 use crate::signals::whole;
-use crate::worker::{BATCH, BatchEnd, Next, Poller, Ready, Serve, Served, Sources, Work, WorkerStatus, batch};
+use crate::worker::{BATCH, BatchEnd, Next, Poller, Ready, Serve, Sources, Work, WorkerStatus, batch, settle};
 
 /// What is moved by one call: as many ranges as that takes without another one, and no more than a stop can wait for.
 const MOST: Most = Most { bytes: 1 << 20, ranges: 64 };
@@ -92,17 +92,9 @@ impl DiskWork {
                     queue.put_back();
                     return Ok(if self.finish(queue) { BatchEnd::Kept } else { BatchEnd::More });
                 }
-                match self.executor.serve(&chain, worker)? {
-                    Served::Used(written) => queue.push_used(head, written),
-                    Served::PutBack => queue.put_back(),
-                    Served::Kept => {
-                        queue.put_back();
-                        return Ok(BatchEnd::Kept);
-                    }
-                    Served::Later(wait) => {
-                        queue.put_back();
-                        return Ok(BatchEnd::Later(wait));
-                    }
+                let served = self.executor.serve(&chain, worker)?;
+                if let Some(end) = settle(queue, head, served) {
+                    return Ok(end);
                 }
                 continue;
             };

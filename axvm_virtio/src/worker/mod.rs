@@ -36,7 +36,7 @@ use crate::signals::FaultReporter;
 
 pub(crate) use group::WorkerGroup;
 pub(crate) use poll::Poller;
-pub(crate) use serve::{BATCH, BatchEnd, Serve, Served, Serving, batch, serve_batch};
+pub(crate) use serve::{BATCH, BatchEnd, Serve, Served, Serving, batch, serve_batch, settle};
 pub use status::{Busy, StillBusy};
 pub(crate) use status::{WorkerList, WorkerStatus};
 pub(crate) use wait::{Ready, Sources};

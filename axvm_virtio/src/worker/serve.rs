@@ -130,18 +130,25 @@ pub(super) fn pop_and_serve(
         let Some(chain) = queue.pop().map_err(|error| whole(&error))? else { return Ok(BatchEnd::Empty) };
         let head = chain.head;
         status.begin_request();
-        match serve.serve(&chain, status)? {
-            Served::Used(written) => queue.push_used(head, written),
-            Served::PutBack => queue.put_back(),
-            Served::Kept => {
-                queue.put_back();
-                return Ok(BatchEnd::Kept);
-            }
-            Served::Later(wait) => {
-                queue.put_back();
-                return Ok(BatchEnd::Later(wait));
-            }
+        let served = serve.serve(&chain, status)?;
+        if let Some(end) = settle(queue, head, served) {
+            return Ok(end);
         }
     }
     Ok(BatchEnd::More)
+}
+
+/// What becomes of the chain that was popped last, whose head is `head`; how the batch ends, if it does with this one.
+pub(crate) fn settle(queue: &mut VirtQueue, head: u16, served: Served) -> Option<BatchEnd> {
+    let end = match served {
+        Served::Used(written) => {
+            queue.push_used(head, written);
+            return None;
+        }
+        Served::PutBack => None,
+        Served::Kept => Some(BatchEnd::Kept),
+        Served::Later(wait) => Some(BatchEnd::Later(wait)),
+    };
+    queue.put_back();
+    end
 }
