@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use thiserror::Error;
 
 use crate::types::{
-    Added, Balloon, BalloonStatistics, DriveUpdate, NetworkUpdate, NewDrive, NewNetwork, Removal, Status, VmConfig,
+    Added, Balloon, BalloonStatistics, DriveUpdate, Explanation, NetworkUpdate, NewDrive, NewNetwork, Removal, Status,
+    VmConfig,
 };
 
 /// A running machine, as the control socket sees it.
@@ -16,6 +17,8 @@ use crate::types::{
 pub trait Control: Send + Sync {
     /// What the machine is and does now.
     fn status(&self) -> Result<Status, ControlError>;
+    /// What the guest does, and why that may be no progress.
+    fn explain(&self) -> Result<Explanation, ControlError>;
     /// What the machine was built from.
     fn config(&self) -> Result<VmConfig, ControlError>;
     /// Stops every vCPU and worker at a point from which all state could be read. Done when it returns; twice is once.

@@ -188,6 +188,9 @@ fn own() -> Vec<Route> {
     let special = |path, summary, work| Route { method: "GET", path, summary, body: None, answer: None, work };
     vec![
         get("/status", "The machine at a glance", |control| control.status()),
+        get("/explain", "What the guest does, and what that usually means: for one that does not move", |control| {
+            control.explain()
+        }),
         get("/network-interfaces", "The network cards: cables, links, frames", |control| {
             Ok(control.status()?.networks)
         }),

@@ -9,9 +9,9 @@ use axvm_sync::lock;
 
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
-    Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, HugePages, LinkState,
-    MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate, NewDrive, NewNetwork,
-    RateLimiter, Removal, Resident, Status, VmConfig, Vsock, VsockStatus,
+    Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, Explanation, HugePages,
+    LikelyCause, LinkState, MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate,
+    NewDrive, NewNetwork, RateLimiter, Removal, Resident, Status, VmConfig, Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -76,6 +76,13 @@ impl Control for FakeMachine {
             console: "stdio".into(),
             version: "0.0.0".into(),
         })
+    }
+
+    fn explain(&self) -> Result<Explanation, ControlError> {
+        let (lines, devices, console) = Default::default();
+        let causes = vec![LikelyCause { what: "No sign of a fault".into(), remedy: "look at the console".into() }];
+        let vcpus = vec!["vCPU 0: halted".into()];
+        Ok(Explanation { quiet_seconds: 3, causes, vcpus, lines, devices, console, text: "What\n".into() })
     }
 
     fn config(&self) -> Result<VmConfig, ControlError> {

@@ -478,6 +478,34 @@ pub enum Action {
     Stop,
 }
 
+/// `GET /explain`: what a guest does, and what that usually means.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Explanation {
+    /// Seconds since a vCPU last came back from the guest.
+    pub quiet_seconds: u64,
+    /// What likely happened and what to try, the likeliest first.
+    pub causes: Vec<LikelyCause>,
+    /// A line for each vCPU.
+    pub vcpus: Vec<String>,
+    /// A line for each interrupt line.
+    pub lines: Vec<String>,
+    /// A line for each virtio device and each of its queues.
+    pub devices: Vec<String>,
+    /// The console's last lines.
+    pub console: Vec<String>,
+    /// All of it for people, in lines of at most 80 columns.
+    pub text: String,
+}
+
+/// A likely cause.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LikelyCause {
+    /// What happened.
+    pub what: String,
+    /// What to try.
+    pub remedy: String,
+}
+
 /// `GET /status`: the machine at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {

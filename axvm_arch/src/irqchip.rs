@@ -208,6 +208,10 @@ impl LapicState {
     pub const LEN: usize = 0x400;
     /// Offset of the spurious-interrupt vector register (SVR).
     pub const SVR: usize = 0xf0;
+    /// Offset of the in-service register (ISR): 8 registers, one bit for each vector.
+    pub const ISR: usize = 0x100;
+    /// Offset of the interrupt request register (IRR), alike.
+    pub const IRR: usize = 0x200;
     /// Offset of the local vector table's entry for the timer.
     pub const LVT_TIMER: usize = 0x320;
     /// Offset of the local vector table's entry for LINT0.

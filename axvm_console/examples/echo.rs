@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         on_key: Box::new(move |key| match key {
             Key::Quit => drop(quit.send(())),
             Key::PowerButton => eprint!("power button\r\n"),
+            Key::Explain => eprint!("it does what it is told\r\n"),
         }),
         on_warning: Box::new(|text| eprint!("{text}\r\n")),
         on_help: Box::new(|text| eprint!("{text}\r\n")),

@@ -25,7 +25,6 @@ use crate::input::Input;
 use crate::keys::{Escape, help};
 use crate::port::LIMIT;
 use crate::pty::Pty;
-use crate::replay::Replay;
 use crate::shared::{Arrival, ConsoleShared};
 use crate::terminal::Terminal;
 use crate::writer::Writer;
@@ -48,7 +47,6 @@ pub struct Hub {
     pub listener: Option<Socket>,
     pub pty: Option<Pty>,
     clients: Vec<ConsoleClient>,
-    replay: Replay,
     /// Typed, and not yet taken by the port.
     held: Input,
     /// Until then no client is accepted.
@@ -105,7 +103,6 @@ impl Hub {
             listener: None,
             pty: None,
             clients: Vec::new(),
-            replay: Replay::default(),
             held: Input::default(),
             full_until: None,
             now: Instant::now(),
@@ -171,7 +168,7 @@ impl Hub {
             ));
             return;
         }
-        self.clients.push(ConsoleClient::new(kind, fd, typed, self.replay.bytes()));
+        self.clients.push(ConsoleClient::new(kind, fd, typed, self.shared.replay().bytes()));
     }
 
     /// Whether output has to wait in the port.
@@ -188,7 +185,7 @@ impl Hub {
         if self.port.take(&mut chunk) > 0 {
             self.shown = Some(self.now);
             self.leave_the_stuck_behind();
-            self.replay.push(&chunk);
+            self.shared.replay().push(&chunk);
             self.clients.iter_mut().for_each(|client| client.push(&chunk));
             if let Some(writer) = &mut self.writer {
                 writer.send(chunk);
@@ -215,7 +212,7 @@ impl Hub {
             (self.shared.hooks.on_warning)(format!("A console client left {unread} bytes unread: {what}"));
             match client.kind {
                 Kind::Socket => client.drop_it(),
-                Kind::Pty => client.start_over(self.replay.bytes()),
+                Kind::Pty => client.start_over(self.shared.replay().bytes()),
             }
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   Ctrl-A x       quit                   Ctrl-A h       help
 //!   Ctrl-A p       power button           Ctrl-A Ctrl-A  one Ctrl-A for the guest
-//!   Ctrl-A b       BREAK on a serial line
+//!   Ctrl-A b       BREAK on a serial line  Ctrl-A d      diagnosis
 //! ```
 
 use crate::input::Input;
@@ -15,12 +15,17 @@ pub enum Key {
     Quit,
     /// Ctrl-A p: press the power button.
     PowerButton,
+    /// Ctrl-A d: tell what the guest does.
+    Explain,
 }
 
 /// What Ctrl-A h tells; `quit` is what the key to quit does.
 pub fn help(quit: &str, has_break: bool) -> String {
     let sends_break = if has_break { ", Ctrl-A b sends BREAK (SysRq)" } else { "" };
-    format!("Ctrl-A x {quit}, Ctrl-A p presses the power button{sends_break}, Ctrl-A Ctrl-A sends Ctrl-A")
+    format!(
+        "Ctrl-A x {quit}, Ctrl-A p presses the power button{sends_break}, Ctrl-A d tells what the guest does, \
+         Ctrl-A Ctrl-A sends Ctrl-A"
+    )
 }
 
 const CTRL_A: u8 = 0x01;
@@ -51,6 +56,7 @@ impl Escape {
                 (false, CTRL_A) => self.escaped = true,
                 (true, b'x' | b'X') => typed.keys.push(Key::Quit),
                 (true, b'p' | b'P') => typed.keys.push(Key::PowerButton),
+                (true, b'd' | b'D') => typed.keys.push(Key::Explain),
                 (true, b'h' | b'H' | b'?') => typed.help = true,
                 (true, b'b' | b'B') => typed.input.push_break(),
                 (_, byte) => typed.input.extend(&[byte]),
@@ -74,6 +80,7 @@ mod tests {
         assert_eq!(typed(b"a\x01pb"), (b"ab".to_vec(), vec![Key::PowerButton], false));
         assert_eq!(typed(b"ls\x01X"), (b"ls".to_vec(), vec![Key::Quit], false));
         assert_eq!(typed(b"\x01h"), (vec![], vec![], true));
+        assert_eq!(typed(b"\x01d\x01D"), (vec![], vec![Key::Explain; 2], false));
     }
 
     #[test]

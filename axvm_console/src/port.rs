@@ -200,6 +200,11 @@ impl Port {
         count
     }
 
+    /// A copy of the output that waits.
+    pub fn untaken(&self) -> Vec<u8> {
+        self.queues().output.iter().copied().collect()
+    }
+
     /// Readable while there is output.
     pub fn output_ready(&self) -> &EventFd {
         &self.0.output_ready

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axvm_sync::{EventFd, lock};
 
 use crate::Key;
+use crate::replay::Replay;
 
 /// What a console calls. From threads of its own; none of these may wait for the console.
 pub struct Hooks {
@@ -44,18 +45,25 @@ pub struct ConsoleShared {
     /// Set by the hub when it has ended.
     pub ended: EventFd,
     arrivals: Mutex<Vec<Arrival>>,
+    replay: Mutex<Replay>,
 }
 
 impl ConsoleShared {
     /// Nothing is set.
     pub fn new(hooks: Hooks) -> io::Result<ConsoleShared> {
         let (wake, closing, given_up, ended) = (EventFd::new()?, EventFd::new()?, EventFd::new()?, EventFd::new()?);
-        Ok(ConsoleShared { hooks, wake, closing, given_up, ended, arrivals: Mutex::default() })
+        let (arrivals, replay) = Default::default();
+        Ok(ConsoleShared { hooks, wake, closing, given_up, ended, arrivals, replay })
     }
 
     /// Clients that came since the last call.
     pub fn arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut lock(&self.arrivals))
+    }
+
+    /// The guest's latest output.
+    pub fn replay(&self) -> MutexGuard<'_, Replay> {
+        lock(&self.replay)
     }
 }
 
@@ -67,6 +75,11 @@ impl Attacher {
     /// The way into this console.
     pub(crate) fn to(shared: &Arc<ConsoleShared>) -> Attacher {
         Attacher(Arc::clone(shared))
+    }
+
+    /// The last 64 KiB that the guest wrote, as far as the console has taken them.
+    pub fn latest_output(&self) -> Vec<u8> {
+        self.0.replay().bytes().into()
     }
 
     /// Adds a client, whatever the back end: it gets the last 64 KiB, then what the guest writes; what it sent (`typed`)

@@ -6,11 +6,8 @@
 //!   port 0xe9       --> Port  --> Console: --debugcon
 //! ```
 
-use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port};
@@ -22,9 +19,6 @@ use axvm_sync::EventFd;
 use crate::config::Config;
 use crate::current::Current;
 use crate::speech::{tell, try_tell};
-
-/// After so long without a byte a console that is asked for its last words has none left.
-const BRIEFLY: Duration = Duration::from_millis(200);
 
 /// A console's two ends.
 struct Line {
@@ -52,10 +46,11 @@ impl OpenedConsoles {
 
     /// Starts their threads; a terminal is raw from now on.
     pub fn start(self, current: &Arc<Current>, events: &Events) -> Result<Consoles> {
-        let quit = Arc::<AtomicBool>::default();
+        let explain = EventFd::new().context("Cannot make an event for keys (see ulimit -n)")?;
+        let keys = Arc::new(Keys { quit: AtomicBool::new(false), explain });
         let start = |(opened, name): (Opened, String), has_break| {
             let port = Port::new().context("Cannot make a console")?;
-            let console = Console::start(opened, port.clone(), hooks(current, events, &quit, has_break))?;
+            let console = Console::start(opened, port.clone(), hooks(current, events, &keys, has_break))?;
             let place = console.pty_path().map_or(name, |path| {
                 tell(format_args!("The console is at {}", path.display()));
                 format!("pty {}", path.display())
@@ -68,7 +63,7 @@ impl OpenedConsoles {
         let com1 = start(self.com1, true)?;
         let hvc0 = self.hvc0.map(|hvc0| start(hvc0, false)).transpose()?;
         let debug = self.debug.map(|debug| start(debug, false)).transpose()?;
-        Ok(Consoles { com1, hvc0, debug, quit })
+        Ok(Consoles { com1, hvc0, debug, keys })
     }
 }
 
@@ -77,14 +72,24 @@ pub struct Consoles {
     com1: Line,
     hvc0: Option<Line>,
     debug: Option<Line>,
-    /// Ctrl-A x was pressed.
-    quit: Arc<AtomicBool>,
+    keys: Arc<Keys>,
 }
+
+/// Keys that the main thread looks at.
+struct Keys {
+    /// Ctrl-A x was pressed.
+    quit: AtomicBool,
+    /// Signalled by Ctrl-A d.
+    explain: EventFd,
+}
+
+/// The last lines of the consoles, for reports.
+pub struct LastWords(Vec<(Attacher, Port)>);
 
 impl Consoles {
     /// Whether the user ended the machine with Ctrl-A x.
     pub fn were_quit(&self) -> bool {
-        self.quit.load(Ordering::Relaxed)
+        self.keys.quit.load(Ordering::Relaxed)
     }
 
     /// The machine's ends of them.
@@ -103,19 +108,15 @@ impl Consoles {
         self.com1.console.attacher()
     }
 
-    /// The last lines on the UART's console, as text: what a guest writes is no command for a terminal here.
-    pub fn last_words(&self, count: usize) -> Vec<String> {
-        let mut bytes = Vec::new();
-        if let Ok((mut reader, client)) = UnixStream::pair() {
-            self.com1_attacher().attach(client, Vec::new());
-            // A client gets all that is kept at once, and then nothing: no guest writes any more.
-            let _ = reader.set_read_timeout(Some(BRIEFLY));
-            let _ = reader.read_to_end(&mut bytes);
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        let printable = |line: &str| line.chars().filter(|letter| !letter.is_control()).collect::<String>();
-        let mut lines: Vec<String> = text.lines().map(printable).filter(|line| !line.is_empty()).collect();
-        lines.split_off(lines.len().saturating_sub(count))
+    /// The way to their last lines: of the UART's, and of the one that people use if nothing came there.
+    pub fn last_words(&self) -> LastWords {
+        let for_people = self.hvc0.as_ref().unwrap_or(&self.com1);
+        LastWords([&self.com1, for_people].map(|line| (line.console.attacher(), line.port.clone())).into())
+    }
+
+    /// Readable when Ctrl-A d was pressed; take it then.
+    pub fn explain(&self) -> &EventFd {
+        &self.keys.explain
     }
 
     /// Where they go, for people.
@@ -163,15 +164,41 @@ impl Consoles {
     }
 }
 
-fn hooks(current: &Arc<Current>, events: &Events, quit: &Arc<AtomicBool>, has_break: bool) -> Hooks {
-    let (current, events, quit) = (Arc::clone(current), events.clone(), Arc::clone(quit));
+impl LastWords {
+    /// The last lines, as text: what a guest writes is no command for a terminal here.
+    pub fn last(&self, count: usize) -> Vec<String> {
+        self.0
+            .iter()
+            .map(|(console, port)| last_lines(console, port, count))
+            .find(|lines| !lines.is_empty())
+            .unwrap_or_default()
+    }
+}
+
+/// The last lines of one console.
+fn last_lines(console: &Attacher, port: &Port, count: usize) -> Vec<String> {
+    // What the console has not taken yet; in between it may.
+    let untaken = port.untaken();
+    let mut bytes = console.latest_output();
+    if !bytes.ends_with(&untaken) {
+        bytes.extend(untaken);
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let printable = |line: &str| line.chars().filter(|letter| !letter.is_control()).collect::<String>();
+    let mut lines: Vec<String> = text.lines().map(printable).filter(|line| !line.is_empty()).collect();
+    lines.split_off(lines.len().saturating_sub(count))
+}
+
+fn hooks(current: &Arc<Current>, events: &Events, keys: &Arc<Keys>, has_break: bool) -> Hooks {
+    let (current, events, keys) = (Arc::clone(current), events.clone(), Arc::clone(keys));
     Hooks {
         on_key: Box::new(move |key| match key {
             Key::Quit => {
-                quit.store(true, Ordering::Relaxed);
+                keys.quit.store(true, Ordering::Relaxed);
                 current.request_stop(StopReason::Quit);
             }
             Key::PowerButton => current.press_power_button(),
+            Key::Explain => keys.explain.signal(),
         }),
         on_warning: Box::new(move |message| events.warn(|| Event::Warning { from: "console", message })),
         on_help: Box::new(|words| _ = try_tell(words)),

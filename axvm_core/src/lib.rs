@@ -34,6 +34,7 @@ mod doctor;
 mod end;
 pub mod error;
 mod exec;
+mod explain;
 mod narrator;
 mod network;
 mod notify;

@@ -17,7 +17,6 @@ use axvm_api::{ApiServer, Bound, EventFeed, Registry};
 use axvm_console::BackEnd;
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
-use axvm_inspect::crash::CONSOLE_LINES;
 use axvm_machine::{KernelSource, Machine, Resources, cpuinfo};
 use axvm_memory::heap;
 use axvm_sandbox::Files;
@@ -31,6 +30,7 @@ use crate::current::Current;
 use crate::end::{End, Restarts};
 use crate::exec::machine::Expected;
 use crate::exec::{self, Ended};
+use crate::explain::Explainer;
 use crate::narrator::Narrator;
 use crate::network::{self, Network};
 use crate::notify::{Notifier, NotifyError, ServiceState};
@@ -65,6 +65,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let command = Expected::open(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
+    let explainer = Explainer::open(&config, &events)?;
     let output = speech::open().context("Cannot make an event for messages (see ulimit -n)")?;
     let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
@@ -76,10 +77,11 @@ pub fn run(args: RunArgs) -> Result<u8> {
     network.watch(&events)?;
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
-    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current));
+    let explainer = Arc::new(explainer.listen(consoles.last_words()));
+    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), Arc::clone(&explainer));
     let server = bound.serve(Arc::new(panel), feed)?;
     let mut outside = Outside::of(&config, &signals);
-    outside.server = Some(&server);
+    (outside.server, outside.explainer) = (Some(&server), Some(&*explainer));
     let reading_ends = outside.end.map(|end| end + SLOW_READER);
     let command = command.map(|command| command.start(&current, outside.grace)).transpose()?;
     let takes = |signal| command.as_ref().is_some_and(|command| command.signal(signal));
@@ -104,7 +106,10 @@ pub fn run(args: RunArgs) -> Result<u8> {
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     let quit = consoles.were_quit();
-    let end = end.map(|end| with_last_words(end, &consoles));
+    let end = end.map(|mut end| {
+        end.report_mut().into_iter().for_each(|report| explainer.complete(report));
+        end
+    });
     if let Some(command) = command {
         return of_command(command.ended(), &end?, &config, &consoles);
     }
@@ -118,14 +123,6 @@ pub fn run(args: RunArgs) -> Result<u8> {
     }
     show_report(&end);
     end.code()
-}
-
-/// An end whose report, if it has one, knows the console's last lines.
-fn with_last_words(mut end: End, consoles: &Consoles) -> End {
-    if let Some(report) = end.report_mut() {
-        report.add_console(&consoles.last_words(CONSOLE_LINES));
-    }
-    end
 }
 
 /// Shows why a vCPU could not go on, if that is how it ended.
@@ -142,7 +139,7 @@ fn of_command(ended: Option<Result<Ended>>, end: &End, config: &Config, consoles
         Some(ended) => return exec::code(ended?),
     }
     if config.console == BackEnd::None {
-        let last = consoles.last_words(LAST_LINES);
+        let last = consoles.last_words().last(LAST_LINES);
         last.iter().for_each(|line| speech::tell(format_args!("console: {line}")));
     }
     speech::tell(end.words(&config.settings).unwrap_or_else(|| "The guest ended before its command did".into()));
@@ -171,7 +168,7 @@ impl Outside<'_> {
     pub fn of<'a>(config: &Config, signals: &'a Signals) -> Outside<'a> {
         let end = config.settings.timeout.map(|Time(seconds)| Instant::now() + Duration::from_secs(seconds.into()));
         let grace = Duration::from_secs(config.settings.grace().into());
-        Outside { signals, server: None, grace, end, taker: None }
+        Outside { signals, server: None, grace, end, explainer: None, taker: None }
     }
 }
 
@@ -190,7 +187,7 @@ impl Starts<'_> {
     pub fn run(&self, ready: &dyn Fn(), tell: impl Fn(ServiceState)) -> Result<End> {
         let Starts { config, resources, consoles, current, outside } = self;
         let mut restarts = Restarts::new(config.settings.restart_limit());
-        let signs = Signs::of(config, resources.events());
+        let signs = Signs::of(config, resources.events(), outside.explainer);
         loop {
             let machine = match self.set_up(ready)? {
                 Ok(machine) => Arc::new(machine),

@@ -30,6 +30,7 @@ use signal_hook::consts::signal::{
 
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::explain::Explainer;
 use crate::reception::Reception;
 use crate::signs::Signs;
 use crate::speech::{self, try_tell};
@@ -107,6 +108,8 @@ pub struct Outside<'a> {
     pub grace: Duration,
     /// When the time is over.
     pub end: Option<Instant>,
+    /// Makes reports of a guest that runs.
+    pub explainer: Option<&'a Explainer>,
     /// Whom signals are for, as long as it takes them.
     pub taker: Option<&'a dyn Fn(i32) -> bool>,
 }
@@ -114,7 +117,7 @@ pub struct Outside<'a> {
 /// Serves `machine`, which is the current one, until its power switch is pressed. Gives the signal that asked the
 /// guest to end, if one did. Meanwhile it watches for `signs` of life.
 ///
-/// A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or `grace` without power-off,
+/// SIGUSR1 has the guest explained. A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or `grace` without power-off,
 /// ends the machine. Other signals do at once, and so does the end of the time that it has.
 pub fn serve(
     machine: &Machine,
@@ -123,7 +126,7 @@ pub fn serve(
     outside: &Outside<'_>,
     signs: &Signs<'_>,
 ) -> Result<Option<i32>> {
-    let Outside { signals, server, grace, end, taker } = *outside;
+    let Outside { signals, server, grace, end, explainer, taker } = *outside;
     let mut ending: Option<Ending> = None;
     let mut look = signs.first_look();
     let mut reception = Reception::of(server);
@@ -139,13 +142,16 @@ pub fn serve(
             [speech::catch_up(), reception.next_look(), look, end, ending.as_ref().map(|ending| ending.deadline)];
         let deadline = again.into_iter().flatten().min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let others: Vec<_> =
-            [signals.as_fd()].into_iter().chain(speech::behind()).chain(reception.listeners()).collect();
+        let own = [signals.as_fd(), consoles.explain().as_fd()];
+        let others: Vec<_> = own.into_iter().chain(speech::behind()).chain(reception.listeners()).collect();
         let outcome = machine.wait(&others, left).context("Cannot wait for events")?;
         match outcome {
             WaitOutcome::Stopped => return Ok(ending.map(|ending| ending.signal)),
             WaitOutcome::Halted(place) => signs.halted(machine, place),
             WaitOutcome::Readable | WaitOutcome::TimedOut => {}
+        }
+        if consoles.explain().take() {
+            explainer.inspect(|explainer| explainer.tell(machine));
         }
         for signal in signals.arrived() {
             if taker.is_some_and(|takes| takes(signal)) {
@@ -154,6 +160,7 @@ pub fn serve(
             match (signal, &ending) {
                 (SIGWINCH, _) => consoles.resized(),
                 (SIGCONT, _) => consoles.continued(),
+                (SIGUSR1, _) if let Some(explainer) = explainer => explainer.tell(machine),
                 (_, None) if POLITE.contains(&signal) => {
                     let pressed = machine.press_power_button();
                     if !grace.is_zero() {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   no exit, and no byte on any console, for --silence     --> one line, once: what to try
+//!   no exit for --explain                              --> a report of what each vCPU does, once until there is one
 //!   every vCPU in HLT with interrupts off                  --> --on-halt: an end with 6, or one line
 //! ```
 //!
@@ -17,6 +18,7 @@ use axvm_machine::Machine;
 
 use crate::config::Config;
 use crate::consoles::Consoles;
+use crate::explain::{Explainer, Standstill};
 use crate::settings::OnHalt;
 
 /// What is watched for while guests come and go.
@@ -26,15 +28,19 @@ pub struct Signs<'a> {
     silence: Cell<Option<Duration>>,
     /// What would be another console, or another way to find one.
     advice: String,
+    /// Explains a guest that does not move.
+    standstill: Option<Standstill<'a>>,
     events: &'a Events,
 }
 
 impl Signs<'_> {
     /// What the user wants.
-    pub fn of<'a>(config: &Config, events: &'a Events) -> Signs<'a> {
+    pub fn of<'a>(config: &Config, events: &'a Events, explainer: Option<&'a Explainer>) -> Signs<'a> {
         let silence = Some(config.settings.silence()).filter(|&seconds| seconds > 0);
         let silence = silence.map(|seconds| Duration::from_secs(seconds.into()));
-        Signs { on_halt: config.settings.on_halt(), silence: Cell::new(silence), advice: advice(config), events }
+        let standstill = explainer.map(|explainer| Standstill::of(config, explainer));
+        let (on_halt, silence) = (config.settings.on_halt(), Cell::new(silence));
+        Signs { on_halt, silence, advice: advice(config), standstill, events }
     }
 
     /// The guest has halted for good.
@@ -51,13 +57,20 @@ impl Signs<'_> {
         }
     }
 
-    /// When to look at a guest that starts now; none if silence is not told.
+    /// When to look at a guest that starts now; none if nothing is to be told.
     pub fn first_look(&self) -> Option<Instant> {
-        self.silence.get().map(|silence| Instant::now() + silence)
+        let standstill = self.standstill.as_ref().and_then(Standstill::first_look);
+        self.silence.get().map(|silence| Instant::now() + silence).into_iter().chain(standstill).min()
     }
 
     /// Looks whether there is silence, and tells it; when to look again.
     pub fn look(&self, machine: &Machine, consoles: &Consoles) -> Option<Instant> {
+        let silence = self.look_for_silence(machine, consoles);
+        let standstill = self.standstill.as_ref().and_then(|standstill| standstill.look(machine));
+        silence.into_iter().chain(standstill).min()
+    }
+
+    fn look_for_silence(&self, machine: &Machine, consoles: &Consoles) -> Option<Instant> {
         let silence = self.silence.get().filter(|_| !consoles.have_spoken())?;
         let left = match machine.is_paused() {
             true => silence,

@@ -229,7 +229,9 @@ pub fn tell(words: impl Display) {
 
 /// Shows text of several lines on standard error, as it is.
 pub fn show(text: impl Display) {
-    say(text.to_string().into_bytes());
+    let text = text.to_string();
+    let raw = axvm_console::is_raw() && COLUMNS.get().copied().flatten().is_some();
+    say(if raw { text.replace('\n', "\r\n") } else { text }.into_bytes());
 }
 
 fn say(line: Vec<u8>) {

@@ -5,6 +5,8 @@
 //!   a vCPU: state, CPUID --snapshot--> Snapshot, Processor --registers--> each register and what its bits mean
 //!                                                          --lint-------> rules of the processor that it breaks
 //!   and why it cannot go on, RAM           --crash-------> the report: causes, instruction, registers, page walks
+//!   all vCPUs, interrupts, rings     --hang--------> what the guest waits for
+//!   vmlinux, System.map              --symbols-----> names of addresses
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
@@ -13,7 +15,9 @@
 
 pub mod crash;
 pub mod doctor;
+pub mod hang;
 pub mod lint;
 pub mod registers;
 pub mod snapshot;
+pub mod symbols;
 pub mod wrap;

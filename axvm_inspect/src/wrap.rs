@@ -4,6 +4,8 @@
 //!   "no page of this size is free" --11--> "no page of" / "this size" / "is free"
 //! ```
 
+use std::fmt;
+
 /// Columns of a terminal that has not been made wider.
 pub const TERMINAL: usize = 80;
 
@@ -22,6 +24,17 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     }
     lines.push(line);
     lines
+}
+
+/// `text` in lines of a terminal, the first after `head`, the others below it. A line of columns stays as it is.
+pub(crate) fn paragraph(f: &mut fmt::Formatter<'_>, head: &str, text: &str) -> fmt::Result {
+    let lines =
+        if head.len() + text.len() <= TERMINAL { vec![text.to_owned()] } else { wrapped(text, TERMINAL - head.len()) };
+    for (n, line) in lines.iter().enumerate() {
+        let head = if n == 0 { head.to_owned() } else { " ".repeat(head.len()) };
+        writeln!(f, "{head}{line}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod crash;
 mod error;
 mod gate;
 mod halt;
+mod hang;
 mod image;
 mod inventory;
 mod machine;

@@ -403,14 +403,27 @@ impl Machine {
     /// Holds the vCPUs of a running machine while `act` looks at them. `None` if it does not run, one does not come, or
     /// a stop comes first.
     pub(crate) fn holding_vcpus<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
-        let _change = self.change();
+        let change = self.change();
+        self.bring_vcpus(&change, |all_came| all_came.then(act)).flatten()
+    }
+
+    /// The same with those vCPUs that come, and whether all do; also of a machine that is paused.
+    pub(crate) fn holding_those_who_come<T>(&self, act: impl FnOnce() -> T) -> Option<(T, bool)> {
+        let change = self.change();
+        match self.is_paused() {
+            true => Some((act(), true)),
+            false => self.bring_vcpus(&change, |all_came| (act(), all_came)),
+        }
+    }
+
+    fn bring_vcpus<T>(&self, _change: &MutexGuard<'_, Threads>, act: impl FnOnce(bool) -> T) -> Option<T> {
         if self.mode() != Mode::Running {
             return None;
         }
         self.shared.gate.order(Order::Pause);
         self.vcpus.iter().for_each(VcpuHandle::kick);
         let all_came = self.shared.gate.wait_until_still(Instant::now() + BRIEFLY);
-        let answer = (all_came && self.shared.gate.current() == Order::Pause).then(act);
+        let answer = (self.shared.gate.current() == Order::Pause).then(|| act(all_came));
         self.let_go();
         answer
     }

@@ -42,5 +42,5 @@ pub mod vsock;
 mod worker;
 
 pub use signals::{ConfigIrq, FaultReporter, QueueIrq};
-pub use transport::Transport;
+pub use transport::{Glance, QueueGlance, Transport};
 pub use worker::{Busy, StillBusy};

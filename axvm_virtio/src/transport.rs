@@ -12,6 +12,7 @@
 //!
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
 
+mod glance;
 mod saved;
 mod shared;
 
@@ -29,6 +30,7 @@ use crate::status::{DEVICE_NEEDS_RESET, DriverStatus, Transition};
 use crate::worker::{StillBusy, WorkerList};
 use axvm_sync::EventFd;
 
+pub use glance::{Glance, QueueGlance};
 pub use shared::Transport;
 pub(crate) use shared::{Registers, Selectors};
 

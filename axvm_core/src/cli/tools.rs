@@ -50,6 +50,12 @@ pub struct CtlArgs {
 pub enum CtlAction {
     /// Tell state, vCPUs, memory, disks and uptime
     Status,
+    /// Tell what the guest does: vCPUs, interrupts, queues, and why that may be no progress
+    Explain {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop every vCPU and device where all state can be read
     Pause,
     /// Go on after a pause

@@ -13,7 +13,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use axvm_api::Client;
-use axvm_api::types::{Action, ActionRequest};
+use axvm_api::types::{Action, ActionRequest, Explanation};
 use axvm_console::{BackEnd, Console, Hooks, Key, Port};
 use axvm_sandbox::Role;
 use axvm_sync::EventFd;
@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::serve::heeded;
-use crate::speech::{tell, try_tell};
+use crate::speech::{self, tell, try_tell};
 
 /// Bytes moved at once.
 const CHUNK: usize = 16 << 10;
@@ -87,11 +87,19 @@ fn hooks(stream: UnixStream, socket: PathBuf, has_break: bool) -> Hooks {
             Key::Quit => drop(stream.shutdown(Shutdown::Both)),
             // A machine that refuses has its reasons, and a paused one does not react: nothing to do here.
             Key::PowerButton => request(&socket, Action::PowerButton),
+            Key::Explain => explain(&socket),
         }),
         on_warning: Box::new(tell),
         on_help: Box::new(|words| _ = try_tell(words)),
         quit: "leaves the machine running",
         has_break,
+    }
+}
+
+fn explain(socket: &Path) {
+    match Client::connect(socket).and_then(|mut client| client.get::<Explanation>("/explain")) {
+        Ok(explanation) => speech::show(format_args!("\n{}\n", explanation.text)),
+        Err(error) => _ = try_tell(error),
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use axvm_api::registry::Found;
 use axvm_api::types::{
-    Action, ActionRequest, Balloon, BalloonUpdate, DriveUpdate, Status, VmUpdate, VsockStatus, WantedState,
+    Action, ActionRequest, Balloon, BalloonUpdate, DriveUpdate, Explanation, Status, VmUpdate, VsockStatus, WantedState,
 };
 use axvm_api::{Client, ClientError, Registry};
 
@@ -64,6 +64,13 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
         CtlAction::Pause => change(&mut client, WantedState::Paused)?,
         CtlAction::Resume => change(&mut client, WantedState::Resumed)?,
         CtlAction::Shutdown => act(&mut client, Action::PowerButton)?,
+        CtlAction::Explain { json } => {
+            let explanation: Explanation = client.get("/explain")?;
+            match json {
+                true => print(format!("{}\n", serde_json::to_string_pretty(&explanation)?))?,
+                false => print(explanation.text)?,
+            }
+        }
         CtlAction::Nmi => act(&mut client, Action::Nmi)?,
         CtlAction::Break => act(&mut client, Action::Break)?,
         CtlAction::Reset => act(&mut client, Action::Reset)?,

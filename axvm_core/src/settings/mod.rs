@@ -128,6 +128,15 @@ settings! {
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
         pub silence: Option<u32> = 10,
 
+        /// Tell what a guest does that has not moved for so long, and what that means; 0: never [default: 10, if given]
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10", help_heading = CONTROL)]
+        #[arg(allow_hyphen_values = true)]
+        pub explain: Option<u32> = 0,
+
+        /// Names of the guest kernel's functions for reports: its vmlinux with symbols, or its System.map
+        #[arg(long, value_name = "FILE", help_heading = CONTROL, value_hint = ValueHint::FilePath)]
+        pub symbols: Option<PathBuf>,
+
         /// Seconds that a guest has to power off after a first signal [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
         pub grace: Option<u32> = 10,

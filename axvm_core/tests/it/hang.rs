@@ -74,6 +74,8 @@ fn a_disk_that_hangs_holds_up_its_guest_and_no_one_else() {
     let begin = Instant::now();
     let (code, status, _) = place.run("ctl hangs status");
     assert!(code == 0 && status.contains("waits    vda-q0 has had a request in the host for"), "{status}");
+    let (code, told, _) = place.run("ctl hangs explain");
+    assert!(code == 0 && told.contains("  1. Thread vda-q0 has had a request in the host for"), "{told}");
     let (code, listed, _) = place.run("ps");
     assert!(code == 0 && listed.contains("hangs"), "{listed}");
     let (code, _, refusal) = place.run("ctl hangs pause");

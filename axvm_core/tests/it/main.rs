@@ -32,6 +32,7 @@ mod processors;
 mod sandbox;
 mod settings;
 mod shown;
+mod standstill;
 mod terminal;
 mod version;
 mod vsock;

@@ -35,7 +35,7 @@ const WAYS: &[(&str, Way)] = &[
     ("SIGHUP twice", ("", |axvm, _| twice(axvm, Signal::HUP), 129)),
     ("SIGTERM, and no time for the guest", ("--grace 0", |axvm, _| axvm.signal(Signal::TERM), 143)),
     ("SIGQUIT", ("", |axvm, _| axvm.signal(Signal::QUIT), 131)),
-    ("SIGUSR1", ("", |axvm, _| axvm.signal(Signal::USR1), 138)),
+    ("SIGUSR2", ("", |axvm, _| axvm.signal(Signal::USR2), 140)),
     ("SIGALRM", ("", |axvm, _| axvm.signal(Signal::ALARM), 142)),
 ];
 

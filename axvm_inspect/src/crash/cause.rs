@@ -28,9 +28,12 @@ pub struct Cause {
 }
 
 impl Cause {
-    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Cause {
+    pub(crate) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Cause {
         let (mut what, remedy) = (what.into(), remedy.into());
-        if let Some(first) = what.get_mut(..1) {
+        // A sentence begins in upper case, but for a vCPU.
+        if !what.starts_with("vCPU")
+            && let Some(first) = what.get_mut(..1)
+        {
             first.make_ascii_uppercase();
         }
         Cause { what, remedy }

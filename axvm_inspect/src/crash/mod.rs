@@ -23,7 +23,8 @@ use serde::Serialize;
 use crate::lint::{self, EntryState, Finding, Grade};
 use crate::registers::Explained;
 use crate::snapshot::{Processor, Snapshot};
-use crate::wrap::{TERMINAL, wrapped};
+use crate::symbols::Symbols;
+use crate::wrap::{TERMINAL, paragraph};
 
 mod cause;
 mod gate;
@@ -83,6 +84,10 @@ pub struct CrashReport {
     pub rules: Vec<Finding>,
     /// The console's last lines, without control characters.
     pub console: Vec<String>,
+    /// RIP as a function and an offset, if symbols were given.
+    pub function: Option<String>,
+    #[serde(skip)]
+    snapshot: Snapshot,
 }
 
 impl CrashFacts<'_> {
@@ -114,6 +119,8 @@ impl CrashFacts<'_> {
             gates,
             rules,
             console: Vec::new(),
+            function: None,
+            snapshot: snapshot.clone(),
         };
         report.add_console(self.console);
         report.causes = cause::rank(self, &report, &linear);
@@ -164,6 +171,12 @@ impl CrashFacts<'_> {
 }
 
 impl CrashReport {
+    /// Names the function at RIP.
+    pub fn add_symbols(&mut self, symbols: &Symbols) {
+        let rip = self.snapshot.cpu.linear_rip();
+        self.function = symbols.located(&self.snapshot).and_then(|names| names.name(rip));
+    }
+
     /// Puts the guest's last lines into it, where they are known later than the rest.
     pub fn add_console(&mut self, lines: &[String]) {
         let last = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
@@ -178,7 +191,7 @@ fn is_reset(snapshot: &Snapshot) -> bool {
 }
 
 /// A line of a guest, as a terminal may show it.
-fn clean(line: &str) -> String {
+pub(crate) fn clean(line: &str) -> String {
     let visible = line.chars().map(|char| if char.is_control() { '.' } else { char });
     visible.take(TERMINAL - 4).collect()
 }
@@ -201,7 +214,8 @@ impl fmt::Display for CrashReport {
         }
         if let Some(code) = &self.code {
             let bytes: Vec<String> = code.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            writeln!(f, "\nInstruction at {:#x}", code.address)?;
+            let function = self.function.as_ref().map(|function| format!(", {function}")).unwrap_or_default();
+            writeln!(f, "\nInstruction at {:#x}{function}", code.address)?;
             paragraph(f, "  ", code.text.as_deref().unwrap_or("no instruction"))?;
             paragraph(f, "  ", &bytes.join(" "))?;
         }
@@ -235,15 +249,4 @@ impl fmt::Display for CrashReport {
         }
         self.console.iter().try_for_each(|line| writeln!(f, "  | {line}"))
     }
-}
-
-/// `text` in lines of a terminal, the first after `head`, the others below it. A line of columns stays as it is.
-fn paragraph(f: &mut fmt::Formatter<'_>, head: &str, text: &str) -> fmt::Result {
-    let lines =
-        if head.len() + text.len() <= TERMINAL { vec![text.to_owned()] } else { wrapped(text, TERMINAL - head.len()) };
-    for (n, line) in lines.iter().enumerate() {
-        let head = if n == 0 { head.to_owned() } else { " ".repeat(head.len()) };
-        writeln!(f, "{head}{line}")?;
-    }
-    Ok(())
 }

@@ -168,17 +168,23 @@ impl Transport {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock, unless another has it.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Registers>> {
+        match self.registers.try_lock() {
+            Ok(registers) => Some(registers),
+            Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// The lock, unless a vCPU that waits for a worker keeps it until `deadline`. No lock of the standard library has a
     /// deadline, so this looks every millisecond.
     fn lock_until(&self, deadline: Instant) -> Result<MutexGuard<'_, Registers>, StillBusy> {
         loop {
-            match self.registers.try_lock() {
-                Ok(registers) => return Ok(registers),
-                Err(TryLockError::Poisoned(error)) => return Ok(error.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::park_timeout(Duration::from_millis(1));
-                }
-                Err(TryLockError::WouldBlock) => return Err(self.still_busy()),
+            match self.try_lock() {
+                Some(registers) => return Ok(registers),
+                None if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(1)),
+                None => return Err(self.still_busy()),
             }
         }
     }

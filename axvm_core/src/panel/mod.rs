@@ -4,22 +4,22 @@
 //!   thread api --Control--> Panel --> the machine of the moment: power switch, gate, balloon, chips
 //! ```
 
-use std::cmp::Reverse;
+mod words;
+
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axvm_api::types::{self, CacheType, MachineState};
+use axvm_api::types::{self, MachineState};
 use axvm_api::{Attach, Control, ControlError};
-use axvm_boot::plan::{Part, VirtioKind, disk_name};
+use axvm_boot::plan::{VirtioKind, disk_name};
 use axvm_console::{Attacher, Port};
 use axvm_devices::StopReason;
-use axvm_machine::{Addition, Additions, BALLOON, Card, KernelSource, Machine, PauseError, Resources, SlotError};
-use axvm_memory::{GuestRam, PageSize};
-use axvm_virtio::Busy;
+use axvm_machine::{Addition, Additions, BALLOON, Card, Machine, PauseError, Resources, SlotError};
+use axvm_memory::GuestRam;
 use axvm_virtio::balloon::Target;
-use axvm_virtio::block::{Cache, DiskConfig, DiskImage, Engine, OnFull};
+use axvm_virtio::block::DiskImage;
 use axvm_virtio::limiter::RateLimit;
 use axvm_virtio::net::{Link, LinkKind, NetConfig, NetHandle, Offloads};
 use axvm_virtio::vsock::VsockHost;
@@ -27,6 +27,7 @@ use axvm_virtio::vsock::VsockHost;
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::explain::Explainer;
 use crate::network::{self, Cards};
 use crate::rates;
 
@@ -55,6 +56,7 @@ pub struct Panel {
     started: Instant,
     current: Arc<Current>,
     counted: Mutex<Counted>,
+    explainer: Arc<Explainer>,
 }
 
 /// A look at the exits.
@@ -75,7 +77,13 @@ struct Facts {
 
 impl Panel {
     /// A panel for the machines of this process.
-    pub fn new(config: &Config, resources: &Resources, consoles: &Consoles, current: Arc<Current>) -> Panel {
+    pub fn new(
+        config: &Config,
+        resources: &Resources,
+        consoles: &Consoles,
+        current: Arc<Current>,
+        explainer: Arc<Explainer>,
+    ) -> Panel {
         let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
             path: disk.path.clone(),
@@ -89,7 +97,7 @@ impl Panel {
         let facts = Facts {
             name: config.name.clone(),
             console: consoles.places(),
-            config: describe(config, &cards),
+            config: words::describe(config, &cards),
             disks: disks.collect(),
             agent_port: config.agent_port.clone(),
         };
@@ -101,7 +109,21 @@ impl Panel {
         let vsock = resources.vsock().map(|(_, host)| host.clone());
         let additions = resources.additions().clone();
         let vcpus = config.machine.topology.count().min(4) as u16;
-        Panel { facts, ram, images, additions, vcpus, cards, vsock, attacher, com1, started, current, counted }
+        Panel {
+            facts,
+            ram,
+            images,
+            additions,
+            vcpus,
+            cards,
+            vsock,
+            attacher,
+            com1,
+            started,
+            current,
+            counted,
+            explainer,
+        }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -214,7 +236,7 @@ impl Control for Panel {
             cpus: self.facts.config.machine_config.vcpu_count,
             memory: types::Memory { size: self.ram.size(), resident },
             disks: self.disks(machine.as_deref()),
-            parts: machine.iter().flat_map(|machine| parts(machine)).collect(),
+            parts: machine.iter().flat_map(|machine| words::parts(machine)).collect(),
             networks: {
                 self.cards.keep(&self.added_cards());
                 self.cards.status()
@@ -225,11 +247,17 @@ impl Control for Panel {
                 types::SlotCount { count, free }
             }),
             agent_port: self.facts.agent_port.clone(),
-            busy: machine.as_ref().map(busy).unwrap_or_default(),
+            busy: machine.as_ref().map(words::busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
             console: self.facts.console.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
         })
+    }
+
+    fn explain(&self) -> Result<types::Explanation, ControlError> {
+        let report = self.explainer.report(&*self.machine()?);
+        let report = report.ok_or_else(|| ControlError::from("The machine is on its way to an end"))?;
+        Ok(words::explanation(report))
     }
 
     fn config(&self) -> Result<types::VmConfig, ControlError> {
@@ -356,7 +384,7 @@ impl Control for Panel {
         }
         // First whether it can come: a machine without slots has no use for descriptors, and its sandbox no calls.
         self.awake()?.check_next(VirtioKind::Block, &drive.drive_id).map_err(refused)?;
-        let config = disk_config(drive)?;
+        let config = words::disk_config(drive)?;
         let image = DiskImage::adopt(&config, descriptors).map_err(|error| ControlError(whole(&error)))?;
         self.plug(&drive.drive_id, Card::Disk(image, drive.queues.unwrap_or(self.vcpus)))
     }
@@ -464,100 +492,4 @@ fn refused(error: SlotError) -> ControlError {
 fn whole(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// What a disk is to be that is added.
-fn disk_config(drive: &types::NewDrive) -> Result<DiskConfig, ControlError> {
-    if drive.is_root_device {
-        return Err(
-            "A machine that runs has been booted already: is_root_device is false for a disk that is added".into()
-        );
-    }
-    let cache = match drive.cache_type {
-        Some(CacheType::Writethrough) => Cache::WriteThrough,
-        Some(CacheType::Writeback) | None => Cache::WriteBack,
-        Some(CacheType::Unsafe) => return Err("cache_type is Writeback or Writethrough; AxVM has no Unsafe".into()),
-    };
-    Ok(DiskConfig {
-        read_only: drive.is_read_only,
-        ephemeral: drive.is_ephemeral,
-        direct: drive.is_direct,
-        engine: Engine::Sync,
-        serial: drive.serial.clone(),
-        cache,
-        block_size: Some(drive.block_size.unwrap_or(512)),
-        on_full: if drive.reports_full { OnFull::Report } else { OnFull::Pause },
-        rate: rates::updated(RateLimit::default(), &drive.rate_limiter.unwrap_or_default()),
-        queues: drive.queues,
-        ..DiskConfig::new(&drive.path_on_host)
-    })
-}
-
-/// All parts of a machine: those of the plan, and those that were added.
-fn parts(machine: &Machine) -> Vec<types::MachinePart> {
-    let added = machine.inventory().slots().map(|slots| slots.parts()).unwrap_or_default();
-    machine.plan().parts().iter().chain(&added).map(part).collect()
-}
-
-/// A part of the plan, for clients.
-fn part(part: &Part) -> types::MachinePart {
-    types::MachinePart {
-        name: part.name.to_string(),
-        kind: part.kind.to_string(),
-        places: part.places.iter().map(ToString::to_string).collect(),
-        line: part.line,
-    }
-}
-
-/// The threads that wait for the host, longest first.
-fn busy(machine: &Arc<Machine>) -> Vec<types::BusyThread> {
-    let mut busy = machine.busy();
-    busy.sort_by_key(|busy| Reverse(busy.duration));
-    let thread = |busy: Busy| types::BusyThread { thread: busy.thread, seconds: busy.duration.as_secs_f64() };
-    busy.into_iter().map(thread).collect()
-}
-
-/// The machine in Firecracker's words.
-fn describe(config: &Config, cards: &Cards) -> types::VmConfig {
-    let machine = &config.machine;
-    let drive = |(n, disk): (usize, &DiskConfig)| types::Drive {
-        drive_id: disk_name(n),
-        path_on_host: disk.path.clone(),
-        is_root_device: n == 0,
-        is_read_only: disk.read_only,
-        cache_type: match disk.cache {
-            Cache::WriteThrough => CacheType::Writethrough,
-            Cache::WriteBack => CacheType::Writeback,
-        },
-    };
-    types::VmConfig {
-        boot_source: types::BootSource {
-            kernel_image_path: match &machine.kernel {
-                KernelSource::File(path) => path.clone(),
-                KernelSource::Embedded(_) => Default::default(),
-            },
-            initrd_path: machine.initrd.clone(),
-            boot_args: None,
-        },
-        drives: machine.disks.iter().enumerate().map(drive).collect(),
-        machine_config: types::MachineConfig {
-            vcpu_count: machine.topology.count(),
-            mem_size_mib: machine.memory.size >> 20,
-            smt: machine.topology.threads > 1,
-            huge_pages: match machine.memory.pages {
-                PageSize::Thp => types::HugePages::Transparent,
-                PageSize::Small => types::HugePages::None,
-                PageSize::Huge2M => types::HugePages::Huge2M,
-                PageSize::Huge1G => types::HugePages::Huge1G,
-            },
-            ..types::MachineConfig::default()
-        },
-        network_interfaces: cards.interfaces(),
-        balloon: None,
-        entropy: Some(types::Entropy {}),
-        vsock: machine
-            .vsock
-            .zip(config.vsock.clone())
-            .map(|(guest_cid, uds_path)| types::Vsock { guest_cid, uds_path }),
-    }
 }

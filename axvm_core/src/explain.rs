@@ -1,0 +1,153 @@
+//! Explaining a guest while it runs: what it does, and why that may be no progress.
+//!
+//! ```text
+//!   SIGUSR1, Ctrl-A d              \
+//!   --explain: nothing has moved    > Machine::look_into --> HangReport --> standard error
+//!   axvm ctl MACHINE explain       /                                   '--> the client
+//! ```
+//!
+//! Names of the guest's functions come from a file that is opened before the sandbox closes, and read when the first
+//! report wants them.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axvm_events::{Event, Events};
+use axvm_inspect::crash::{CONSOLE_LINES, CrashReport};
+use axvm_inspect::hang::HangReport;
+use axvm_inspect::symbols::Symbols;
+use axvm_machine::Machine;
+use axvm_sync::lock;
+
+use crate::config::Config;
+use crate::consoles::LastWords;
+use crate::speech;
+
+/// A file of symbols, before and after it was read.
+#[derive(Debug)]
+enum SymbolFile {
+    None,
+    Open(File),
+    Read(Symbols),
+}
+
+impl SymbolFile {
+    /// The one that the user named.
+    fn open(config: &Config) -> Result<SymbolFile> {
+        let Some(path) = &config.settings.symbols else { return Ok(SymbolFile::None) };
+        let open = |path: &Path| File::open(path).and_then(|file| file.metadata().map(|meta| (file, meta.is_dir())));
+        match open(path).with_context(|| format!("Cannot open {} (--symbols)", path.display()))? {
+            (_, true) => anyhow::bail!("{} is a directory; --symbols takes a vmlinux or a System.map", path.display()),
+            (file, false) => Ok(SymbolFile::Open(file)),
+        }
+    }
+}
+
+/// Makes reports of the machines of this process.
+pub struct Explainer {
+    symbols: Mutex<SymbolFile>,
+    consoles: LastWords,
+    events: Events,
+}
+
+impl Explainer {
+    /// With the symbols that the user named. Before the sandbox closes.
+    pub fn open(config: &Config, events: &Events) -> Result<OpenedExplainer> {
+        Ok(OpenedExplainer(SymbolFile::open(config)?, events.clone()))
+    }
+
+    /// What the guest does; none if it is on its way to an end.
+    pub fn report(&self, machine: &Machine) -> Option<HangReport> {
+        let console = self.consoles.last(CONSOLE_LINES);
+        match &*self.symbols() {
+            SymbolFile::Read(symbols) => machine.look_into(&console, Some(symbols)),
+            SymbolFile::None | SymbolFile::Open(_) => machine.look_into(&console, None),
+        }
+    }
+
+    /// Shows a report on standard error.
+    pub fn tell(&self, machine: &Machine) {
+        match self.report(machine) {
+            Some(report) => speech::show(format_args!("\n{report}\n")),
+            None => _ = speech::try_tell("the machine is on its way to an end: there is nothing to explain"),
+        }
+    }
+
+    /// Completes the report of a crash.
+    pub fn complete(&self, report: &mut CrashReport) {
+        report.add_console(&self.consoles.last(CONSOLE_LINES));
+        if let SymbolFile::Read(symbols) = &*self.symbols() {
+            report.add_symbols(symbols);
+        }
+    }
+
+    /// The symbols, read by now if there are some. A file without any is told once.
+    fn symbols(&self) -> MutexGuard<'_, SymbolFile> {
+        let mut symbols = lock(&self.symbols);
+        if let SymbolFile::Open(file) = &mut *symbols {
+            *symbols = match Symbols::read(file) {
+                Ok(read) => SymbolFile::Read(read),
+                Err(error) => {
+                    let message = format!("{:#}", anyhow::Error::new(error));
+                    self.events.warn(|| Event::Warning { from: "symbols", message });
+                    SymbolFile::None
+                }
+            };
+        }
+        symbols
+    }
+}
+
+/// An explainer that waits for its consoles.
+pub struct OpenedExplainer(SymbolFile, Events);
+
+impl OpenedExplainer {
+    /// The last lines come from `consoles`.
+    pub fn listen(self, consoles: LastWords) -> Explainer {
+        Explainer { symbols: Mutex::new(self.0), consoles, events: self.1 }
+    }
+}
+
+/// Explains by itself a guest that does not move.
+pub struct Standstill<'a> {
+    explainer: &'a Explainer,
+    /// How long; none if that is not to be explained.
+    after: Option<Duration>,
+    /// How many exits there were when it was explained.
+    explained: Cell<Option<u64>>,
+}
+
+impl Standstill<'_> {
+    /// What the user wants.
+    pub fn of<'a>(config: &Config, explainer: &'a Explainer) -> Standstill<'a> {
+        let after = Some(config.settings.explain()).filter(|&seconds| seconds > 0);
+        let after = after.map(|seconds| Duration::from_secs(seconds.into()));
+        Standstill { explainer, after, explained: Cell::new(None) }
+    }
+
+    /// When to look first at a guest that starts now.
+    pub fn first_look(&self) -> Option<Instant> {
+        self.explained.set(None);
+        self.after.map(|after| Instant::now() + after)
+    }
+
+    /// Explains a guest that has not moved for so long, once until it moves; when to look again.
+    pub fn look(&self, machine: &Machine) -> Option<Instant> {
+        let after = self.after?;
+        let exits = machine.exits().iter().sum();
+        let left = after.saturating_sub(machine.quiet());
+        if machine.is_paused() || self.explained.get() == Some(exits) {
+            return Some(Instant::now() + after);
+        }
+        if !left.is_zero() {
+            return Some(Instant::now() + left);
+        }
+        self.explained.set(Some(exits));
+        self.explainer.tell(machine);
+        Some(Instant::now() + after)
+    }
+}

@@ -1,0 +1,200 @@
+//! A guest that does not move: what each vCPU does, where interrupts and requests are, and what that usually means.
+//!
+//! ```text
+//!   HangFacts: vCPUs, IOAPIC, rings, console --report--> causes with remedies, ranked
+//!                                                        vCPUs: halted, spinning at default_idle+0xb, not started
+//!                                                        lines: GSI 5 vda, vector 0x25, masked
+//!                                                        queues: offered 12, returned 11
+//! ```
+//!
+//! Pure: the same facts give the same report, with or without KVM.
+
+mod cause;
+mod facts;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::{self, Write};
+
+use axvm_arch::irqchip::RedirectionEntry;
+use serde::Serialize;
+
+use crate::crash::{CONSOLE_LINES, Cause, clean};
+use crate::symbols::Located;
+use crate::wrap::paragraph;
+
+pub use facts::{DeviceFacts, Doing, HangFacts, LineFacts, Look, QueueFacts, Seen, VcpuFacts};
+
+/// The report. Its text fits a terminal of 80 columns.
+#[derive(Clone, Debug, Serialize)]
+pub struct HangReport {
+    /// Seconds without a sign.
+    pub quiet_seconds: u64,
+    /// What likely happened and what to try, the likeliest first.
+    pub causes: Vec<Cause>,
+    /// A line for each vCPU: its number, what it does.
+    pub vcpus: Vec<String>,
+    /// A line for each interrupt line that is used.
+    pub lines: Vec<String>,
+    /// A line for each virtio device and each of its queues.
+    pub devices: Vec<String>,
+    /// The console's last lines, without control characters.
+    pub console: Vec<String>,
+    /// Of symbols that were given and not used, why.
+    pub symbols: Option<&'static str>,
+}
+
+impl HangFacts<'_> {
+    /// Makes the report.
+    pub fn report(&self) -> HangReport {
+        let names = self.located();
+        let unused = self.symbols.is_some() && names.is_none();
+        HangReport {
+            quiet_seconds: self.quiet.as_secs(),
+            causes: cause::rank(self, names),
+            vcpus: self.vcpus.iter().enumerate().map(|(n, vcpu)| vcpu_line(n, vcpu, names)).collect(),
+            lines: self.interrupt_lines(),
+            devices: self.devices.iter().flat_map(device_lines).collect(),
+            console: self.console[self.console.len().saturating_sub(CONSOLE_LINES)..]
+                .iter()
+                .map(|line| clean(line))
+                .collect(),
+            symbols: unused.then_some("The symbols are another kernel's: what they say of entry_SYSCALL_64 cannot be"),
+        }
+    }
+
+    /// The names of functions where they are now; any vCPU may tell.
+    fn located(&self) -> Option<Located<'_>> {
+        let symbols = self.symbols?;
+        let seen = self.vcpus.iter().filter_map(|vcpu| vcpu.seen.as_ref());
+        // The first vCPU sets its registers first.
+        seen.map(|seen| symbols.located(&seen.snapshot)).next()?
+    }
+
+    /// Where a line leads; nothing of one that no driver has ever touched.
+    fn line(&self, line: &LineFacts) -> Option<String> {
+        let ioapic = self.ioapic?;
+        let entry = ioapic.pins.get(line.gsi as usize)?;
+        let asks = ioapic.requested >> line.gsi & 1 != 0;
+        let untouched = RedirectionEntry { masked: true, ..RedirectionEntry::default() };
+        (*entry != untouched || asks)
+            .then(|| format!("GSI {:<2} {:<10} {entry:?}{}", line.gsi, line.name, if asks { ", asks" } else { "" }))
+    }
+
+    /// A line of text for each that a driver has touched, and one for all others.
+    fn interrupt_lines(&self) -> Vec<String> {
+        let mut lines: Vec<&LineFacts> = self.lines.iter().collect();
+        lines.sort_by_key(|line| line.gsi);
+        let (told, untouched): (Vec<_>, Vec<_>) =
+            lines.into_iter().map(|line| (line, self.line(line))).partition(|(_, words)| words.is_some());
+        let mut words: Vec<String> = told.into_iter().filter_map(|(_, words)| words).collect();
+        let names: Vec<String> = untouched.iter().map(|(line, _)| format!("{} {}", line.gsi, line.name)).collect();
+        if self.ioapic.is_some() && !names.is_empty() {
+            words.push(format!("masked, as after a reset (no handler): GSI {}", names.join(", ")));
+        }
+        words
+    }
+}
+
+fn vcpu_line(n: usize, vcpu: &VcpuFacts, names: Option<Located<'_>>) -> String {
+    let mut line = format!("vCPU {n}: ");
+    let doing = match vcpu.doing() {
+        Doing::InHost => "in the host, and does not come back".into(),
+        Doing::NotStarted => "waits for INIT and SIPI: it was never started".into(),
+        Doing::Idle => "halted, interrupts on".into(),
+        Doing::HaltedForGood => "halted, interrupts off: for good".into(),
+        Doing::Spinning(range) => format!("spins between {:#x} and {:#x}", range.start(), range.end()),
+        Doing::Polling(range) => format!("asks devices from between {:#x} and {:#x}", range.start(), range.end()),
+        Doing::Running => "runs".to_owned(),
+    };
+    line.push_str(&doing);
+    if let Some(seen) = vcpu.seen.as_ref().filter(|_| vcpu.doing() != Doing::NotStarted) {
+        let rip = seen.snapshot.cpu.linear_rip();
+        let name = names.and_then(|names| names.name(rip)).map(|name| format!(", {name}")).unwrap_or_default();
+        let mode = seen.snapshot.cpu.mode();
+        let _ = write!(line, "; RIP {rip:#x}{name}; {mode}");
+        if !seen.takes_interrupts() && vcpu.doing() != Doing::HaltedForGood {
+            line.push_str("; interrupts off");
+        }
+        if !seen.apic_is_on() {
+            line.push_str("; local APIC off");
+        }
+        for (what, vectors) in [("pending", seen.pending()), ("in service", seen.in_service())] {
+            if !vectors.is_empty() {
+                let vectors: Vec<String> = vectors.iter().map(|vector| format!("{vector:#04x}")).collect();
+                let _ = write!(line, "; {what} {}", vectors.join(" "));
+            }
+        }
+    }
+    let _ = write!(line, "; {} exit{}", vcpu.exits, if vcpu.exits == 1 { "" } else { "s" });
+    line
+}
+
+fn device_lines(device: &DeviceFacts) -> Vec<String> {
+    let status = match device.status {
+        None => "a vCPU is at its registers".into(),
+        Some(0) => "no driver has touched it".into(),
+        Some(status) => format!("status {status:#x} {}", status_words(status)),
+    };
+    let mut lines = vec![format!("{}: {status}", device.name)];
+    lines.extend(device.queues.iter().map(|queue| {
+        let QueueFacts { index, size, avail, used, .. } = queue;
+        let mut line = format!("  queue {index}, size {size}: offered {avail}, returned {used}");
+        let in_flight = match queue.in_flight() {
+            0 => String::new(),
+            count if queue.waits_for_input => format!(", {count} wait for input"),
+            count => format!(", {count} open"),
+        };
+        line.push_str(&in_flight);
+        if queue.unseen() > 0 {
+            let _ = write!(line, ", {} not looked at", queue.unseen());
+        }
+        if queue.kicked {
+            line.push_str(", kicked");
+        }
+        line
+    }));
+    lines
+}
+
+/// The steps that a driver has taken.
+fn status_words(status: u32) -> String {
+    let bits = [
+        (1, "ACKNOWLEDGE"),
+        (2, "DRIVER"),
+        (8, "FEATURES_OK"),
+        (4, "DRIVER_OK"),
+        (64, "DEVICE_NEEDS_RESET"),
+        (128, "FAILED"),
+    ];
+    let set: Vec<&str> = bits.iter().filter(|(bit, _)| status & bit != 0).map(|(_, word)| *word).collect();
+    set.join(" ")
+}
+
+impl fmt::Display for HangReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.quiet_seconds {
+            0 => writeln!(f, "What the guest does now")?,
+            seconds => writeln!(f, "What the guest does, after {seconds} s without a sign of it")?,
+        }
+        writeln!(f, "\nWhat this usually means, and what to try")?;
+        for (n, Cause { what, remedy }) in (1..).zip(&self.causes) {
+            paragraph(f, &format!("{n:>3}. "), what)?;
+            paragraph(f, "     > ", remedy)?;
+        }
+        let parts = [("vCPUs", &self.vcpus), ("Interrupt lines", &self.lines), ("Devices", &self.devices)];
+        for (title, lines) in parts.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+            writeln!(f, "\n{title}")?;
+            lines.iter().try_for_each(|line| paragraph(f, "  ", line))?;
+        }
+        if let Some(why) = self.symbols {
+            writeln!(f)?;
+            paragraph(f, "", why)?;
+        }
+        if !self.console.is_empty() {
+            writeln!(f, "\nLast lines on the guest's console")?;
+        }
+        self.console.iter().try_for_each(|line| writeln!(f, "  | {line}"))
+    }
+}

@@ -1,0 +1,144 @@
+//! A guest that does not move, looked at: every vCPU is brought to the gate a few times, and all is noted that may tell why.
+//!
+//! ```text
+//!   hold --RIPs--> let go --10 ms--> hold --RIPs--> ... --> hold --registers, APICs, IOAPIC--> let go
+//!                                                    rings and registers of devices, while these go on
+//!                                                    '--> HangReport (axvm_inspect)
+//! ```
+//!
+//! Source: KVM API, `KVM_GET_MP_STATE`, `KVM_GET_LAPIC`, `KVM_GET_IRQCHIP`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axvm_boot::plan::{Kind, Part, VirtioKind};
+use axvm_inspect::hang::{DeviceFacts, HangFacts, HangReport, LineFacts, Look, QueueFacts, Seen, VcpuFacts};
+use axvm_inspect::snapshot::{Processor, Snapshot};
+use axvm_inspect::symbols::Symbols;
+use axvm_kvm::state::MpState;
+use axvm_kvm::{KvmVcpu, Rest};
+use axvm_virtio::{Glance, QueueGlance, Transport};
+
+use crate::Machine;
+use crate::inventory::Chip;
+
+/// How often each vCPU is looked at: enough to tell a loop from work.
+const LOOKS: usize = 5;
+/// From one look to the next.
+const BETWEEN: Duration = Duration::from_millis(10);
+
+impl Machine {
+    /// What its guest does, and why that may be no progress. `console`: the last lines that it wrote; `symbols`: its kernel's
+    /// names. Holds its vCPUs for some milliseconds, several times; `None` if it is on its way to an end.
+    pub fn look_into(&self, console: &[String], symbols: Option<&Symbols>) -> Option<HangReport> {
+        let (quiet, paused, mut looks) = (self.quiet(), self.is_paused(), Vec::new());
+        for _ in 0..LOOKS - 1 {
+            let (now, all) = self.holding_those_who_come(|| self.look())?;
+            looks.push(now);
+            if !all || paused {
+                break;
+            }
+            std::thread::sleep(BETWEEN);
+        }
+        let ((vcpus, ioapic), _) = self.holding_those_who_come(|| {
+            looks.push(self.look());
+            let vm = Arc::clone(self.vm());
+            let ioapic = self.visit_held(0, move |_| vm.save().ok()).flatten().map(|vm| vm.ioapic);
+            ((0..self.vcpu_count()).map(|index| self.see(index, &looks)).collect::<Vec<_>>(), ioapic)
+        })?;
+        let lines = self
+            .plan()
+            .parts()
+            .iter()
+            .filter_map(|part| Some(LineFacts { gsi: part.line?, name: part.name.to_string() }));
+        let facts = HangFacts {
+            quiet,
+            paused,
+            vcpus: &vcpus,
+            ioapic: ioapic.as_ref(),
+            lines: &lines.collect::<Vec<_>>(),
+            devices: &self.device_facts(),
+            busy: &self.busy().into_iter().map(|busy| (busy.thread, busy.duration)).collect::<Vec<_>>(),
+            console,
+            command_line: self.command_line(),
+            symbols,
+        };
+        Some(facts.report())
+    }
+
+    /// Where each vCPU is that is held.
+    fn look(&self) -> Vec<Option<Look>> {
+        let exits = self.exits();
+        let look = |(index, exits): (u32, u64)| {
+            let rip = self.visit_held(index, |vcpu| vcpu.state().map(|cpu| cpu.linear_rip()))?.ok()?;
+            Some(Look { rip, exits })
+        };
+        (0..).zip(exits).map(look).collect()
+    }
+
+    fn see(&self, index: u32, looks: &[Vec<Option<Look>>]) -> VcpuFacts {
+        let own = |look: &Vec<Option<Look>>| look.get(index as usize).copied().flatten();
+        let looks = looks.iter().filter_map(own).collect();
+        let seen = self.visit_held(index, move |vcpu| see(vcpu, looks)).flatten();
+        VcpuFacts { exits: self.exits().get(index as usize).copied().unwrap_or_default(), seen }
+    }
+
+    fn device_facts(&self) -> Vec<DeviceFacts> {
+        let bus = if self.plan().has_pci() { "virtio_pci" } else { "virtio_mmio" };
+        let mut devices = Vec::new();
+        for item in self.inventory().items() {
+            match &item.chip {
+                Chip::Virtio(transport)
+                | Chip::Disk(transport, _)
+                | Chip::Balloon(transport, _)
+                | Chip::Net(transport, _) => {
+                    devices.extend(device(&item.part, transport, bus));
+                }
+                Chip::Slots(slots) => {
+                    let parts = slots.parts();
+                    let there = slots.there();
+                    let named = there.iter().filter_map(|(_, name, transport)| {
+                        Some((parts.iter().find(|part| part.name == *name)?, transport))
+                    });
+                    devices.extend(named.filter_map(|(part, transport)| device(part, transport, bus)));
+                }
+                _ => {}
+            }
+        }
+        devices
+    }
+}
+
+/// All of a vCPU that stands still, or as much as KVM tells.
+fn see(vcpu: &KvmVcpu, looks: Vec<Look>) -> Option<Seen> {
+    if let Ok(state) = vcpu.save() {
+        let (snapshot, processor) = (Snapshot::from(&state), Processor::of(&state.cpuid));
+        return Some(Seen { mp_state: state.mp_state, snapshot, processor, lapic: Some(state.lapic), looks });
+    }
+    let mp_state = match vcpu.rest().ok()? {
+        Rest::Awake => MpState::Runnable,
+        Rest::Halted { .. } => MpState::Halted,
+        Rest::NotStarted => MpState::Uninitialized,
+    };
+    let (snapshot, processor) = Snapshot::take(vcpu).ok()?;
+    Some(Seen { mp_state, snapshot, processor, lapic: None, looks })
+}
+
+fn device(part: &Part, transport: &Transport, bus: &'static str) -> Option<DeviceFacts> {
+    let Kind::Virtio(kind) = part.kind else { return None };
+    let driver = match kind {
+        VirtioKind::Block(_) => "virtio_blk",
+        VirtioKind::Entropy => "virtio_rng",
+        VirtioKind::Balloon => "virtio_balloon",
+        VirtioKind::Console | VirtioKind::AgentPort => "virtio_console",
+        VirtioKind::Net(_) => "virtio_net",
+        VirtioKind::Vsock => "vmw_vsock_virtio_transport",
+    };
+    let Glance { status, interrupt_status, queues } = transport.glance();
+    let queue = |queue: QueueGlance| {
+        let QueueGlance { index, size, avail, used, used_event, kicked, waits_for_input } = queue;
+        QueueFacts { index, size, avail, used, used_event, kicked, waits_for_input }
+    };
+    let queues = queues.into_iter().map(queue).collect();
+    Some(DeviceFacts { name: part.name.to_string(), driver, bus, gsi: part.line, status, interrupt_status, queues })
+}
