@@ -309,6 +309,7 @@ fn memory() -> Vec<Scenario> {
 /// A machine in other hands: the control socket and its clients, consoles at other places.
 fn control() -> Vec<Scenario> {
     let look = "cpu() { awk '{ print $14 + $15 }' /proc/$pid/stat; }
+        axvm ctl web explain
         axvm ps | awk -v pid=$pid '$1 == pid { print \"ps\", $2, $3, $4, $5 }'
         sleep 4; before=$(cpu); sleep 5; echo idle $(($(cpu) - before))
         axvm ctl web pause; axvm ctl $pid status | head -n 1
@@ -328,7 +329,21 @@ fn control() -> Vec<Scenario> {
     let typed = Boot { arguments: hvc0, checks: "typed", on: Some(("Welcome to Linux on AxVM", TYPE)), ..PLAIN };
     // The kernel itself warns that it has no console before its module is there: the log is not clean.
     let checked = Boot { arguments: hvc0, checks: "disk,clock:NOW:30", ..PLAIN };
+    // Without its initrd's programs this kernel has no driver for a disk.
+    let waits = Boot {
+        checks: "typed",
+        append: "loglevel=7 rdinit=/none rootwait root=/dev/vda",
+        on: Some(("Waiting for root device", "axvm ctl $pid explain; axvm ctl $pid stop")),
+        rounds: 0,
+        ..PLAIN
+    };
+    let no_driver = |seen: &str| seen.contains("  1. The kernel has not found vda: it lacks virtio_mmio or virtio_blk");
     vec![
+        Scenario {
+            name: "explain",
+            boots: vec![waits],
+            proofs: vec![Proof::SameDisk, Proof::Seen("why there is no root device", no_driver)],
+        },
         Scenario {
             name: "control",
             boots: vec![boot],
@@ -346,7 +361,9 @@ fn obeyed(seen: &str) -> bool {
         value.unwrap_or(u64::MAX)
     };
     let said = |words: &str| seen.contains(words);
-    said("ps web running 2 512M")
+    said("  1. No sign of a fault: the vCPUs are idle")
+        && said("vda: status 0xf ACKNOWLEDGE DRIVER FEATURES_OK DRIVER_OK")
+        && said("ps web running 2 512M")
         && said(": paused for")
         // In 3 s: a tick that falls into the answer to `pause` counts.
         && number("paused") < 5
