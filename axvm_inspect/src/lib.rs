@@ -17,3 +17,4 @@ pub mod lint;
 pub mod registers;
 pub mod snapshot;
 pub mod wrap;
+pub mod xray;

@@ -14,8 +14,7 @@ use axvm_arch::msr;
 use axvm_arch::registers::CpuState;
 use axvm_boot::cpu::{CpuModel, Explained};
 use axvm_boot::plan::Plan;
-use axvm_boot::read_at::ReadAt;
-use axvm_boot::{acpi, command_line, cpu, linux, mp};
+use axvm_boot::{cpu, linux};
 use axvm_console::Port;
 use axvm_devices::{Bus, StopSwitch};
 use axvm_events::Event;
@@ -28,6 +27,7 @@ use crate::halt::Activity;
 use crate::image::Asked;
 use crate::inventory::Inventory;
 use crate::machine::Built;
+use crate::power_on::Placed;
 use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
 use crate::unclaimed::Space;
@@ -81,9 +81,8 @@ impl Resources {
 
         // 7  The guest's memory at power-on.
         let mut steps = Steps::start(&self.events);
-        let mp = mp::build(&apic_ids);
-        let start = self.place(spec, &wired.plan, &apic_ids)?;
-        mp.place(&self.ram).map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })?;
+        let images = (&self.kernel, self.initrd.as_ref());
+        let Placed { mp, start, .. } = Placed::place(spec, &wired.plan, &apic_ids, &self.ram, images)?;
         self.load(&start, asked)?;
         steps.done("boot", || describe(&start));
         steps.done("command line", || start.command_line.clone());
@@ -175,27 +174,6 @@ impl Resources {
         let shared = Arc::new(shared);
         let events = self.events.clone();
         Machine::start(Built { plan, inventory, command_line, ports, shared, attention, events, vcpus, vm }, &pins)
-    }
-
-    /// Step 7, the small part: tables and command line in guest RAM, and what else goes where.
-    fn place(&self, spec: &MachineSpec, plan: &Plan, apic_ids: &[u32]) -> Result<linux::LinuxStart, MachineError> {
-        let rsdp = match plan.acpi().has_tables() {
-            true => Some(acpi::build(apic_ids, plan)?.place(&self.ram)?),
-            false => None,
-        };
-        let defaults = command_line::Defaults {
-            root_read_only: spec.disks.first().is_some_and(|disk| disk.read_only),
-            virtio_console: spec.kernel_uses_virtio_console,
-        };
-        let config = linux::LinuxConfig {
-            command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
-            plain_command_line: spec.append.trim().to_owned(),
-            initrd_len: self.initrd.as_ref().map(ReadAt::len),
-            entry: spec.entry,
-            ecam: plan.has_pci(),
-        };
-        linux::prepare(&self.ram, &self.kernel, &config, rsdp)
-            .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })
     }
 
     /// Step 7, the large part: kernel and initrd from their files into guest RAM.

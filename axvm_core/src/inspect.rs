@@ -1,0 +1,79 @@
+//! `axvm inspect`: prints what [`axvm_inspect::xray`] shows of the machine that `axvm run` would start.
+//!
+//! ```text
+//!   arguments of run --> Config --> PowerOn (RAM of its own, no KVM) --> Facts --> Xray --> text, JSON
+//! ```
+//!
+//! Kernel and initrd are opened for reading, disks not at all: it can be asked while the machine runs.
+
+use std::io;
+
+use anyhow::Result;
+use axvm_arch::Gpa;
+use axvm_inspect::xray::{Facts, Style, Xray, text};
+use axvm_machine::{KernelSource, MachineSpec, PowerOn};
+
+use crate::cli::{InspectArgs, InspectFormat, RunArgs};
+use crate::config::Config;
+use crate::speech;
+
+/// Prints a machine at power-on.
+pub fn inspect(args: InspectArgs) -> Result<u8> {
+    let xray = look(args.run, &args.walk)?.only(&args.only);
+    speech::print(match args.format {
+        InspectFormat::Text => {
+            let style = Style { colour: speech::colour(io::stdout()), columns: speech::columns(io::stdout()) };
+            text(&xray, style)
+        }
+        InspectFormat::Json => format!("{}\n", serde_json::to_string_pretty(&xray)?),
+    })?;
+    Ok(0)
+}
+
+/// The machine that these arguments mean.
+fn look(run: RunArgs, walks: &[u64]) -> Result<Xray> {
+    let config = Config::from_args(run)?;
+    let PowerOn { plan, apic_ids: _, placed, ram } = PowerOn::of(&config.machine)?;
+    let read = |gpa: Gpa, bytes: &mut [u8]| ram.read(gpa, bytes).is_ok();
+    Ok(Xray::of(&Facts {
+        name: &config.name,
+        said: &said(&config),
+        plan: &plan,
+        tables: placed.tables.as_ref(),
+        mp: &placed.mp,
+        start: &placed.start,
+        default_command_line: &placed.default_command_line,
+        append: &config.machine.append,
+        read: &read,
+        walks,
+    }))
+}
+
+/// The machine in words, and what `axvm run` would warn of.
+fn said(config: &Config) -> Vec<(&'static str, String)> {
+    let MachineSpec { kernel, initrd, topology, cpu, memory, acpi, disks, nets, .. } = &config.machine;
+    let mut said = Vec::new();
+    said.push((
+        "kernel",
+        match kernel {
+            KernelSource::File(path) => path.display().to_string(),
+            KernelSource::Embedded(_) => "the embedded guest".into(),
+        },
+    ));
+    said.extend(initrd.iter().map(|path| ("initrd", path.display().to_string())));
+    let (sockets, cores, threads) = (topology.sockets, topology.cores, topology.threads);
+    said.push(("vCPUs", format!("{}: sockets {sockets}, cores {cores}, threads {threads}", topology.count())));
+    said.push(("cpu", cpu.to_string()));
+    said.push(("memory", format!("{} MiB", memory.size >> 20)));
+    let bus = if config.machine.plan().is_ok_and(|plan| plan.has_pci()) { "PCI" } else { "virtio-mmio" };
+    said.push(("bus", bus.into()));
+    said.push(("acpi", acpi.to_string()));
+    said.extend(disks.iter().map(|disk| {
+        let read_only = if disk.read_only { ", read-only" } else { "" };
+        ("disk", format!("{}{read_only}", disk.path.display()))
+    }));
+    said.extend(nets.iter().enumerate().map(|(n, _)| ("network card", format!("net{n}"))));
+    let warnings = config.machine.contradictions().into_iter().chain(config.machine.bus_chosen());
+    said.extend(warnings.map(|warning| ("warning", warning)));
+    said
+}
