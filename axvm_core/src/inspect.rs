@@ -6,12 +6,13 @@
 //!
 //! Kernel and initrd are opened for reading, disks not at all: it can be asked while the machine runs.
 
-use std::io;
+use std::{fs, io};
 
 use anyhow::Result;
-use axvm_arch::Gpa;
-use axvm_inspect::xray::{Facts, Style, Xray, text};
-use axvm_machine::{KernelSource, MachineSpec, PowerOn};
+use axvm_arch::{Gpa, cpuinfo};
+use axvm_inspect::xray::{CpuidFacts, Facts, Style, Xray, text};
+use axvm_kvm::Kvm;
+use axvm_machine::{KernelSource, MachineSpec, PowerOn, ProcessorModel};
 
 use crate::cli::{InspectArgs, InspectFormat, RunArgs};
 use crate::config::Config;
@@ -34,6 +35,7 @@ pub fn inspect(args: InspectArgs) -> Result<u8> {
 fn look(run: RunArgs, walks: &[u64]) -> Result<Xray> {
     let config = Config::from_args(run)?;
     let PowerOn { plan, apic_ids: _, placed, ram } = PowerOn::of(&config.machine)?;
+    let cpuid = cpuid(&config.machine);
     let read = |gpa: Gpa, bytes: &mut [u8]| ram.read(gpa, bytes).is_ok();
     Ok(Xray::of(&Facts {
         name: &config.name,
@@ -46,7 +48,17 @@ fn look(run: RunArgs, walks: &[u64]) -> Result<Xray> {
         append: &config.machine.append,
         read: &read,
         walks,
+        cpuid: cpuid.as_ref().map_err(String::as_str),
     }))
+}
+
+/// What KVM says of the first processor, if there is one here; and what /proc/cpuinfo says of the host's.
+fn cpuid(spec: &MachineSpec) -> Result<CpuidFacts, String> {
+    // No VM is made: the frequency of its TSC stays unknown.
+    let model = Kvm::open().and_then(|kvm| ProcessorModel::of(&kvm, spec, None)).map_err(|error| error.to_string())?;
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let host_flags = cpuinfo::field(&text, "flags").unwrap_or_default().to_owned();
+    Ok(CpuidFacts { guest: model.cpuid(spec, 0), supported: model.supported, host_flags })
 }
 
 /// The machine in words, and what `axvm run` would warn of.

@@ -6,7 +6,7 @@
 //!
 //! None of it needs /dev/kvm: what depends on the host has tests of its own.
 
-use crate::common::{AXVM, Place};
+use crate::common::{AXVM, Place, has_kvm};
 use crate::images;
 
 use std::fs;
@@ -58,6 +58,30 @@ fn the_whole_machine_is_shown_in_80_columns() {
 }
 
 #[test]
+fn devices_and_tables_are_taken_apart_on_either_bus() {
+    let place = place();
+    for (bus, name) in [("mmio", "tables.txt"), ("pci", "tables-pci.txt")] {
+        let text = answer(&place, &format!("{MACHINE} --bus {bus} --only devices,acpi"));
+        is_as_before(name, &text);
+        assert_eq!(text.lines().find(|line| line.chars().count() > 80), None);
+        assert!(!text.contains("not decoded") && !text.contains("WRONG"), "{text}");
+    }
+    let none = answer(&place, &format!("{MACHINE} --acpi off --only devices,acpi,command_line"));
+    assert!(none.contains("announced on the command line") && none.contains("There are none (--acpi off)"), "{none}");
+    assert!(none.contains("a virtio device: 512 bytes of registers at 0xd0000000, interrupt line 5"), "{none}");
+}
+
+#[test]
+fn the_processor_is_what_kvm_makes_of_it_or_unknown() {
+    let place = place();
+    let text = answer(&place, &format!("{MACHINE} --only cpuid"));
+    match has_kvm() {
+        true => assert!(text.contains("0x40000001") && text.contains("hypervisor"), "{text}"),
+        false => assert!(text.contains("Only KVM can tell, and it is not at hand: "), "{text}"),
+    }
+}
+
+#[test]
 fn programs_read_the_same_tree_as_json() {
     let place = place();
     let text = answer(&place, &format!("{MACHINE} --format json"));
@@ -100,7 +124,7 @@ fn a_machine_that_cannot_be_is_the_same_error_as_in_a_run() {
         let last =
             |output: &Output| String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
         assert!(!inspect.status.success() && inspect.stdout.is_empty(), "{words}");
-        if Path::new("/dev/kvm").exists() {
+        if has_kvm() {
             assert_eq!((last(&inspect), inspect.status), (last(&run), run.status), "{words}");
         }
     }

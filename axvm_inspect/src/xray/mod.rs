@@ -13,6 +13,7 @@
 //! No specification of its own: each section's rows cite theirs. Left out: a machine that runs.
 
 use axvm_arch::Gpa;
+use axvm_arch::cpuid::CpuidEntry;
 use axvm_arch::paging::ReadPhysical;
 use axvm_boot::acpi::Tables;
 use axvm_boot::linux::LinuxStart;
@@ -20,7 +21,11 @@ use axvm_boot::mp::MpTable;
 use axvm_boot::plan::Plan;
 use serde::Serialize;
 
+mod acpi;
+mod aml;
 mod boot_params;
+mod cpuid;
+mod devices;
 mod memory;
 mod processor;
 mod text;
@@ -33,7 +38,8 @@ pub use text::{Style, text};
 pub const VERSION: u32 = 1;
 
 /// The ids of all sections, in their order.
-pub const SECTIONS: [&str; 6] = ["machine", "memory", "boot_params", "command_line", "registers", "walk"];
+pub const SECTIONS: [&str; 9] =
+    ["machine", "memory", "boot_params", "command_line", "registers", "walk", "devices", "acpi", "cpuid"];
 
 /// All that an x-ray is made of.
 #[derive(Clone, Copy)]
@@ -58,6 +64,19 @@ pub struct Facts<'a> {
     pub read: ReadPhysical<'a>,
     /// Linear addresses to be walked.
     pub walks: &'a [u64],
+    /// What the first processor answers to CPUID, or why that is not known.
+    pub cpuid: Result<&'a CpuidFacts, &'a str>,
+}
+
+/// What is known of a processor's CPUID.
+#[derive(Clone, Debug, Default)]
+pub struct CpuidFacts {
+    /// What KVM supports on this host.
+    pub supported: Vec<CpuidEntry>,
+    /// What the first vCPU answers.
+    pub guest: Vec<CpuidEntry>,
+    /// Features that Linux lists for the host's processor, by their names in /proc/cpuinfo.
+    pub host_flags: String,
 }
 
 /// A machine at power-on.
@@ -144,6 +163,9 @@ impl Xray {
             words::section(facts),
             processor::registers(facts),
             processor::walks(facts),
+            devices::section(facts),
+            acpi::section(facts),
+            cpuid::section(facts),
         ];
         Xray { version: VERSION, name: clean(facts.name), sections }
     }

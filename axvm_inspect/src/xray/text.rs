@@ -31,6 +31,8 @@ const LEAST_COLUMNS: usize = 60;
 const WIDEST: usize = 24;
 /// Columns before what a row means, if it stands beside.
 const WIDEST_HEAD: usize = 34;
+/// Columns that the parts of a row are further right.
+const DEEPER: usize = 4;
 /// Columns that it has at least.
 const LEAST_ROOM: usize = 20;
 
@@ -111,7 +113,7 @@ fn push_rows(text: &mut String, rows: &[Row], indent: usize, style: Style) {
     let columns = Columns::of(rows, indent);
     for row in rows {
         push_row(text, row, &columns, style);
-        push_rows(text, &row.rows, indent + columns.at + if columns.at > 0 { 4 } else { 2 }, style);
+        push_rows(text, &row.rows, indent + DEEPER, style);
     }
 }
 
