@@ -135,7 +135,8 @@ mod tests {
             let names: Vec<&str> = text.split_whitespace().filter(|name| *name != "-").collect();
             assert!(text.split_whitespace().count() <= 32, "{leaf:#x}.{index} {output:?}");
             let mut once = names.clone();
-            (once.sort_unstable(), once.dedup());
+            once.sort_unstable();
+            once.dedup();
             assert_eq!(once.len(), names.len(), "{leaf:#x}.{index} {output:?}");
         }
     }

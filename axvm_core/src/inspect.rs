@@ -1,18 +1,21 @@
 //! `axvm inspect`: prints what [`axvm_inspect::xray`] shows of the machine that `axvm run` would start.
 //!
 //! ```text
-//!   arguments of run --> Config --> PowerOn (RAM of its own, no KVM) --> Facts --> Xray --> text, JSON
+//!   arguments of run --> Config --> PowerOn (RAM of its own, no KVM) --> Facts --> Xray --> text, JSON, HTML
+//!   two settings files --> two Xrays --> Diff -------------------------------> the same
 //! ```
 //!
 //! Kernel and initrd are opened for reading, disks not at all: it can be asked while the machine runs.
 
+use std::path::PathBuf;
 use std::{fs, io};
 
 use anyhow::Result;
 use axvm_arch::{Gpa, cpuinfo};
-use axvm_inspect::xray::{CpuidFacts, Facts, Style, Xray, text};
+use axvm_inspect::xray::{CpuidFacts, Diff, Facts, Style, Xray, diff_html, html, text};
 use axvm_kvm::Kvm;
 use axvm_machine::{KernelSource, MachineSpec, PowerOn, ProcessorModel};
+use serde::Serialize;
 
 use crate::cli::{InspectArgs, InspectFormat, RunArgs};
 use crate::config::Config;
@@ -20,15 +23,35 @@ use crate::speech;
 
 /// Prints a machine at power-on.
 pub fn inspect(args: InspectArgs) -> Result<u8> {
-    let xray = look(args.run, &args.walk)?.only(&args.only);
-    speech::print(match args.format {
-        InspectFormat::Text => {
-            let style = Style { colour: speech::colour(io::stdout()), columns: speech::columns(io::stdout()) };
-            text(&xray, style)
+    let style = Style { colour: speech::colour(io::stdout()), columns: speech::columns(io::stdout()) };
+    speech::print(match &args.diff[..] {
+        [a, b] => {
+            let look = |path: &PathBuf| {
+                let run = RunArgs { config: Some(path.clone()), ..args.run.clone() };
+                Ok::<_, anyhow::Error>(look(run, &args.walk)?.only(&args.only))
+            };
+            let names = [a, b].map(|path| path.display().to_string());
+            let diff = Diff::of((&names[0], &look(a)?), (&names[1], &look(b)?));
+            match args.format {
+                InspectFormat::Text => diff.text(style),
+                InspectFormat::Json => json(&diff)?,
+                InspectFormat::Html => diff_html(&diff),
+            }
         }
-        InspectFormat::Json => format!("{}\n", serde_json::to_string_pretty(&xray)?),
+        _ => {
+            let xray = look(args.run, &args.walk)?.only(&args.only);
+            match args.format {
+                InspectFormat::Text => text(&xray, style),
+                InspectFormat::Json => json(&xray)?,
+                InspectFormat::Html => html(&xray),
+            }
+        }
     })?;
     Ok(0)
+}
+
+fn json(tree: &impl Serialize) -> Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(tree)?))
 }
 
 /// The machine that these arguments mean.

@@ -254,6 +254,8 @@ Examples:
   axvm inspect bzImage --only memory    one part of it
   axvm inspect bzImage --entry 64 --walk 0x100000
   axvm inspect --config vm.toml --format json | jq '.sections[].id'
+  axvm inspect --config vm.toml --format html > vm.html
+  axvm inspect --diff a.toml b.toml     what differs between two machines
 
 It needs no /dev/kvm and no root: nothing is started, and of the disks not one is opened.")]
 pub struct InspectArgs {
@@ -269,6 +271,10 @@ pub struct InspectArgs {
     #[arg(long, value_name = "SECTION", value_delimiter = ',', value_parser = PossibleValuesParser::new(SECTIONS))]
     pub only: Vec<String>,
 
+    /// Show what differs between the machines of two settings files; other arguments hold for both
+    #[arg(long, num_args = 2, value_names = ["A", "B"], value_hint = ValueHint::FilePath, conflicts_with = "config")]
+    pub diff: Vec<PathBuf>,
+
     /// The arguments of run.
     #[command(flatten)]
     pub run: RunArgs,
@@ -282,6 +288,8 @@ pub enum InspectFormat {
     Text,
     /// For programs
     Json,
+    /// A page for a browser, in one file
+    Html,
 }
 
 /// An address: hexadecimal after 0x, else decimal.

@@ -82,6 +82,46 @@ fn the_processor_is_what_kvm_makes_of_it_or_unknown() {
 }
 
 #[test]
+fn a_browser_gets_one_page_that_needs_nothing_else() {
+    let place = place();
+    let page = answer(
+        &place,
+        &format!("{MACHINE} --only machine,memory,boot_params,command_line,registers,walk --format html"),
+    );
+    is_as_before("machine.html", &page);
+    for outside in ["http://", "https://", "src=", "url(", "<script", "<link"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    let count = |tag: &str| page.matches(&format!("<{tag}")).count();
+    for tag in ["section", "table", "tr", "td", "svg", "nav", "div"] {
+        assert_eq!(count(tag), page.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+}
+
+#[test]
+fn two_settings_files_are_compared() {
+    let place = place();
+    let file = |name: &str, size: &str, more: &str| {
+        let text = format!("kernel = 'bzImage'\nname = 'x'\n{more}\n[cpus]\ncount = 1\n[memory]\nsize = '{size}'\n");
+        fs::write(place.path(name), text).unwrap();
+    };
+    file("a.toml", "64M", "initrd = 'initrd.img'");
+    file("b.toml", "128M", "initrd = 'initrd.img'\nappend = 'quiet'\nbus = 'pci'");
+    let only = "--only machine,memory,boot_params,command_line,registers,walk,devices";
+    is_as_before("diff.txt", &answer(&place, &format!("inspect --diff a.toml b.toml {only}")));
+    let same = answer(&place, "inspect --diff a.toml a.toml");
+    assert!(same.ends_with("There is no difference.\n"), "{same}");
+    let more = answer(&place, "inspect --diff a.toml b.toml -m 1G --only machine --format json");
+    let json: serde_json::Value = serde_json::from_str(&more).unwrap();
+    let changes = json["sections"][0]["changes"].as_array().unwrap();
+    assert_eq!((changes.len(), &changes[0]["path"][0]), (1, &"bus".into()), "other arguments hold for both: {more}");
+    assert!(answer(&place, "inspect --diff a.toml b.toml --format html").contains("<th>a.toml</th><th>b.toml</th>"));
+    for words in ["--diff a.toml", "--diff a.toml b.toml --config a.toml", "--diff a.toml none.toml"] {
+        assert!(!axvm(&place, &format!("inspect {words}")).status.success(), "{words}");
+    }
+}
+
+#[test]
 fn programs_read_the_same_tree_as_json() {
     let place = place();
     let text = answer(&place, &format!("{MACHINE} --format json"));

@@ -80,7 +80,7 @@ fn e820(page: &[u8], n: usize) -> Option<Row> {
         _ => "unknown",
     };
     let words = format!("{gpa:#x}..{:#x}, {}", gpa.saturating_add(len), size(len));
-    Some(Row::new(name).at(offset as u64).len(20).bytes(entry).value(kind).means(words))
+    Some(Row::new(format!("{name} at {gpa:#x}")).at(offset as u64).len(20).bytes(entry).value(kind).means(words))
 }
 
 /// A field of the setup header, as the loader left it.
@@ -178,7 +178,7 @@ fn start_info(facts: &Facts) -> Option<Vec<Row>> {
         let entry = info.get(offset..offset + 24)?;
         let (gpa, len) = (number(&entry[..8]), number(&entry[8..16]));
         let words = format!("{gpa:#x}..{:#x}, {}, type {}", gpa.saturating_add(len), size(len), number(&entry[16..20]));
-        row(&info, "memmap entry", offset, 24, &words, "start_info.h")
+        row(&info, &format!("memory at {gpa:#x}"), offset, 24, &words, "start_info.h")
     }));
     Some(rows)
 }

@@ -26,11 +26,15 @@ mod aml;
 mod boot_params;
 mod cpuid;
 mod devices;
+mod diff;
+mod html;
 mod memory;
 mod processor;
 mod text;
 mod words;
 
+pub use diff::{Change, Changes, Diff};
+pub use html::{diff_html, html};
 pub use text::{Style, text};
 
 /// The version of the tree: a program that reads the JSON compares it. It grows when a field or a section's id changes its
@@ -255,7 +259,7 @@ fn hex(bytes: &[u8]) -> String {
     shown.join(" ") + more
 }
 
-/// `len` bytes, for people: exact, in the largest unit in which it is short.
+/// `len` bytes, for people: in the largest unit, with a digit behind the point where it is not exact.
 fn size(len: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.iter().find(|(unit, _)| len >= *unit) {

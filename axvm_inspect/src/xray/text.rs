@@ -37,19 +37,19 @@ const DEEPER: usize = 4;
 const LEAST_ROOM: usize = 20;
 
 impl Style {
-    fn width(self) -> usize {
+    pub(super) fn width(self) -> usize {
         self.columns.unwrap_or(TERMINAL).clamp(LEAST_COLUMNS, MOST_COLUMNS)
     }
 
-    fn paint(self, colour: &str, text: &str) -> String {
+    pub(super) fn paint(self, colour: &str, text: &str) -> String {
         if self.colour && !text.trim().is_empty() { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.into() }
     }
 
-    fn title(self, text: &str) -> String {
+    pub(super) fn title(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    fn name(self, text: &str) -> String {
+    pub(super) fn name(self, text: &str) -> String {
         self.paint("36", text)
     }
 
