@@ -14,6 +14,7 @@
 
 pub mod bits;
 pub mod control;
+pub mod cpu_features;
 pub mod cpuid;
 pub mod cpuinfo;
 pub mod descriptor;

@@ -54,7 +54,7 @@ pub fn build(defaults: &str, user: &str) -> String {
 }
 
 /// What a word decides: two words of one subject contradict or repeat each other.
-fn subject(word: &str) -> &str {
+pub fn subject(word: &str) -> &str {
     match word.split_once('=') {
         // There may be several: one subject per device, whatever its speed.
         Some(("console", _)) => word.split(',').next().unwrap_or(word),
@@ -66,7 +66,7 @@ fn subject(word: &str) -> &str {
 }
 
 /// Splits at white space outside of double quotes, as the kernel does.
-pub(crate) fn words(line: &str) -> impl Iterator<Item = &str> {
+pub fn words(line: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     let is_gap = move |letter: char| {
         quoted ^= letter == '"';

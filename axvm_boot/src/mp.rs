@@ -84,6 +84,11 @@ impl MpTable {
         self.processors
     }
 
+    /// The pointer with the table behind it, as they lie at [`layout::MP_TABLE`].
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Copies it to where kernels look for it.
     pub fn place(&self, ram: &GuestRam) -> Result<(), BootError> {
         let what = "the MP table";

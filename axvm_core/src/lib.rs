@@ -14,6 +14,7 @@
 //!               exec   --> axvm_exec                 commands in their guests; agent, what answers there
 //!   printed:    pages, completions                   about AxVM
 //!               doctor --> axvm_inspect              about the host
+//!               inspect --> axvm_inspect             about a machine that does not run
 //!               speech, narrator, error              how answers, events and mistakes are said
 //! ```
 //!
@@ -35,6 +36,7 @@ mod end;
 pub mod error;
 mod exec;
 mod explain;
+mod inspect;
 mod narrator;
 mod network;
 mod notify;
@@ -93,6 +95,7 @@ fn command(cli: Cli) -> Result<u8> {
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Inspect(args)) => inspect::inspect(args),
         Some(Command::Config(args)) => pages::config(args).map_err(Into::into),
         Some(Command::Completions(args)) => completions::completions(&args).map_err(Into::into),
         Some(Command::Man(args)) => pages::man(&args).map_err(Into::into),

@@ -21,3 +21,4 @@ pub mod registers;
 pub mod snapshot;
 pub mod symbols;
 pub mod wrap;
+pub mod xray;

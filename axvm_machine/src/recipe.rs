@@ -10,12 +10,10 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axvm_arch::msr;
 use axvm_arch::registers::CpuState;
 use axvm_boot::cpu::{CpuModel, Explained};
 use axvm_boot::plan::Plan;
-use axvm_boot::read_at::ReadAt;
-use axvm_boot::{acpi, command_line, cpu, linux, mp};
+use axvm_boot::{cpu, linux};
 use axvm_console::Port;
 use axvm_devices::{Bus, StopSwitch};
 use axvm_events::Event;
@@ -28,11 +26,13 @@ use crate::halt::Activity;
 use crate::image::Asked;
 use crate::inventory::Inventory;
 use crate::machine::Built;
+use crate::power_on::Placed;
+use crate::processor::ProcessorModel;
 use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
 use crate::unclaimed::Space;
 use crate::vcpu::{AddressSpace, VcpuShared};
-use crate::{Machine, MachineError, MachineSpec, Resources, cpuinfo, crash};
+use crate::{Machine, MachineError, MachineSpec, Resources, crash};
 
 /// The last APIC id without x2APIC: 255 is the broadcast.
 const LAST_XAPIC_ID: u32 = 254;
@@ -81,9 +81,8 @@ impl Resources {
 
         // 7  The guest's memory at power-on.
         let mut steps = Steps::start(&self.events);
-        let mp = mp::build(&apic_ids);
-        let start = self.place(spec, &wired.plan, &apic_ids)?;
-        mp.place(&self.ram).map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })?;
+        let images = (&self.kernel, self.initrd.as_ref());
+        let Placed { mp, start, .. } = Placed::place(spec, &wired.plan, &apic_ids, &self.ram, images)?;
         self.load(&start, asked)?;
         steps.done("boot", || describe(&start));
         steps.done("command line", || start.command_line.clone());
@@ -177,27 +176,6 @@ impl Resources {
         Machine::start(Built { plan, inventory, command_line, ports, shared, attention, events, vcpus, vm }, &pins)
     }
 
-    /// Step 7, the small part: tables and command line in guest RAM, and what else goes where.
-    fn place(&self, spec: &MachineSpec, plan: &Plan, apic_ids: &[u32]) -> Result<linux::LinuxStart, MachineError> {
-        let rsdp = match plan.acpi().has_tables() {
-            true => Some(acpi::build(apic_ids, plan)?.place(&self.ram)?),
-            false => None,
-        };
-        let defaults = command_line::Defaults {
-            root_read_only: spec.disks.first().is_some_and(|disk| disk.read_only),
-            virtio_console: spec.kernel_uses_virtio_console,
-        };
-        let config = linux::LinuxConfig {
-            command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
-            plain_command_line: spec.append.trim().to_owned(),
-            initrd_len: self.initrd.as_ref().map(ReadAt::len),
-            entry: spec.entry,
-            ecam: plan.has_pci(),
-        };
-        linux::prepare(&self.ram, &self.kernel, &config, rsdp)
-            .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })
-    }
-
     /// Step 7, the large part: kernel and initrd from their files into guest RAM.
     fn load(&self, start: &linux::LinuxStart, asked: Asked) -> Result<(), MachineError> {
         for piece in &start.pieces {
@@ -224,46 +202,35 @@ impl Resources {
         start: &CpuState,
     ) -> Result<Vec<KvmVcpu>, MachineError> {
         let capabilities = self.kvm.capabilities();
-        let mut supported = self.kvm.supported_cpuid()?;
-        // KVM leaves the processor's name empty; the guest sees the host's.
-        if let Some(name) = cpuinfo::processor_name() {
-            cpu::put_name(&mut supported, name);
-        }
-        let supported_msrs = self.kvm.supported_msrs()?;
-        let msrs = cpu::msrs(&supported_msrs);
-        let config = cpu::CpuConfig {
-            model: spec.cpu,
-            tsc_deadline: capabilities.tsc_deadline,
-            tsc_khz: vm.tsc_khz(),
-            tsc_aux: supported_msrs.contains(&msr::TSC_AUX),
-        };
-        let missing = cpu::missing_features(&supported, spec.cpu.template);
+        let processor = ProcessorModel::of(&self.kvm, spec, vm.tsc_khz())?;
+        let ProcessorModel { supported, config, msrs } = &processor;
+        let missing = cpu::missing_features(supported, spec.cpu.template);
         if !missing.is_empty() {
             self.events.warn(|| Event::Warning {
                 from: "--cpu ivybridge",
                 message: format!("this host lacks {}; the guest does without", missing.join(", ")),
             });
         }
-        for option in cpu::missing_options(&supported, spec.cpu) {
+        for option in cpu::missing_options(supported, spec.cpu) {
             self.events.warn(|| Event::Warning { from: "--cpu", message: option.to_string() });
         }
-        let groundless = cpu::groundless(&supported, &config);
+        let groundless = cpu::groundless(supported, config);
         Steps::start(&self.events).done("cpuid", || {
             let told = if groundless.is_empty() {
                 String::new()
             } else {
                 format!("; guests are not told of {}", Explained(&groundless))
             };
-            let kvm_counts = !spec.cpu.pmu && !capabilities.pmu_disable && cpu::has_pmu(&supported);
+            let kvm_counts = !spec.cpu.pmu && !capabilities.pmu_disable && cpu::has_pmu(supported);
             let counts = if kvm_counts { " (told of none; KVM before Linux 5.18 counts all the same)" } else { "" };
             let on_off = |on| if on { "on" } else { "off" };
             let CpuModel { template, nested, pmu } = spec.cpu;
             format!("{template}, nested {}, pmu {}{counts}{told}", on_off(nested), on_off(pmu))
         });
         let create = |(n, &id): (usize, &u32)| {
-            let cpuid = cpu::leaves(&supported, &spec.topology, n as u32, &config);
+            let cpuid = processor.cpuid(spec, n as u32);
             let bsp = n == 0;
-            let setup = VcpuSetup { cpuid: &cpuid, msrs: &msrs, start: bsp.then_some(start), is_bsp: bsp };
+            let setup = VcpuSetup { cpuid: &cpuid, msrs, start: bsp.then_some(start), is_bsp: bsp };
             Ok(vm.create_vcpu(id, &setup)?)
         };
         apic_ids.iter().enumerate().map(create).collect()

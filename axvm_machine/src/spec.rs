@@ -147,7 +147,7 @@ impl MachineSpec {
     }
 
     /// Why the devices are on PCI, if that was not asked for.
-    pub(crate) fn bus_chosen(&self) -> Option<String> {
+    pub fn bus_chosen(&self) -> Option<String> {
         let plan = self.plan().ok()?;
         let why = || match &self.kernel_lacks_mmio {
             Some(config) => format!("{} says that the kernel has no virtio-mmio, so devices", config.display()),

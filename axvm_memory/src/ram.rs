@@ -84,6 +84,17 @@ impl GuestRam {
             // The pool says it by itself.
             Some(_) => {}
         }
+        GuestRam::map(config)
+    }
+
+    /// The same for looking at a machine that will not run, of any size: the host needs no more memory than is written to.
+    pub fn allocate_to_inspect(size: u64) -> Result<Arc<GuestRam>, RamError> {
+        let config = RamConfig { pages: PageSize::Small, ..RamConfig::new(size) };
+        check_size(&config)?;
+        GuestRam::map(&config)
+    }
+
+    fn map(config: &RamConfig) -> Result<Arc<GuestRam>, RamError> {
         let regions = map_all(config)?;
         if config.pages == PageSize::Thp && !config.populates() {
             regions[0].map.begin_small();

@@ -27,7 +27,8 @@ use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Pars
 pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
 pub use tools::{
-    CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, LinkWord, PsArgs, Removed, SelftestArgs,
+    CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, InspectArgs, InspectFormat, LinkWord, PsArgs,
+    Removed, SelftestArgs,
 };
 
 use crate::error::ConfigError;
@@ -113,6 +114,9 @@ listens at vsock port 348, for the host alone, or at the machine's --agent-port.
 
     /// Explain this host: what AxVM finds, what it misses, what to change
     Doctor(DoctorArgs),
+
+    /// Show a machine at power-on, without starting it: memory, tables, registers
+    Inspect(InspectArgs),
 
     /// Print a settings file: from arguments, an example, or the schema of all
     #[command(after_help = "\

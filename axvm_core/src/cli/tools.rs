@@ -4,15 +4,19 @@
 //!   axvm ctl MACHINE VERB, axvm ps     a machine is a path of a control socket, a process id, or a name
 //!   axvm exec MACHINE -- COMMAND       a command in its guest
 //!   axvm selftest, axvm doctor         this host
+//!   axvm inspect ARGS                  a machine that is not started
 //! ```
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use axvm_inspect::xray::SECTIONS;
 use axvm_virtio::block::DiskConfig;
 use axvm_virtio::limiter::RateLimit;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
+use super::RunArgs;
 use crate::settings::{NetSetting, mebibytes};
 
 /// `axvm ctl`.
@@ -246,4 +250,59 @@ pub struct DoctorArgs {
     /// Print JSON instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+/// `axvm inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axvm inspect bzImage -m 2G -c 4       what axvm run would start
+  axvm inspect bzImage --only memory    one part of it
+  axvm inspect bzImage --entry 64 --walk 0x100000
+  axvm inspect --config vm.toml --format json | jq '.sections[].id'
+  axvm inspect --config vm.toml --format html > vm.html
+  axvm inspect --diff a.toml b.toml     what differs between two machines
+
+It needs no /dev/kvm and no root: nothing is started, and of the disks not one is opened.")]
+pub struct InspectArgs {
+    /// What to print
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: InspectFormat,
+
+    /// Follow this linear address through the page tables; may be given again
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub walk: Vec<u64>,
+
+    /// Show only these sections, with commas between them
+    #[arg(long, value_name = "SECTION", value_delimiter = ',', value_parser = PossibleValuesParser::new(SECTIONS))]
+    pub only: Vec<String>,
+
+    /// Show what differs between the machines of two settings files; other arguments hold for both
+    #[arg(long, num_args = 2, value_names = ["A", "B"], value_hint = ValueHint::FilePath, conflicts_with = "config")]
+    pub diff: Vec<PathBuf>,
+
+    /// The arguments of run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// How `axvm inspect` answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum InspectFormat {
+    /// For a terminal
+    #[default]
+    Text,
+    /// For programs
+    Json,
+    /// A page for a browser, in one file
+    Html,
+}
+
+/// An address: hexadecimal after 0x, else decimal.
+fn address(text: &str) -> Result<u64, &'static str> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(&digits.replace('_', ""), 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "not an address; say 0x100000, or 1048576")
 }

@@ -18,6 +18,7 @@ mod guests;
 mod hang;
 mod hotplug;
 mod images;
+mod inspect;
 mod life;
 mod messages;
 mod network;

@@ -57,6 +57,19 @@ fn on_a_terminal_lines_end_between_words() {
 }
 
 #[test]
+fn a_machine_is_shown_as_wide_as_the_terminal_is_and_in_colour() {
+    let kernel = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&kernel, axvm_guest::selftest()).unwrap();
+    let words = format!("inspect --name x -c 1 --only memory,devices,acpi,registers -k {}", kernel.path().display());
+    let (shown, code) = on_terminal(&words, &[]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("\x1b[1mMemory\x1b[0m"), "{shown}");
+    let widest = plain(&shown).lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(COLUMNS.into()), "{widest:?}: {shown}");
+    assert!(!on_terminal(&words, &[("NO_COLOR", "1")]).0.contains('\x1b'));
+}
+
+#[test]
 fn colour_is_only_where_it_is_wanted() {
     // What other programs ask, too, and this one does not.
     let others = [None, Some(("CI", "true")), Some(("CLICOLOR", "0")), Some(("CLICOLOR_FORCE", "1"))];

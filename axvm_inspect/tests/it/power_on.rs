@@ -10,7 +10,7 @@ use axvm_inspect::snapshot::{Processor, Snapshot};
 use axvm_memory::{GuestRam, RamConfig};
 
 /// The least that is a bzImage: a header, and some bytes of code. It can be entered in 32 and in 64 bits.
-fn bzimage() -> Vec<u8> {
+pub fn bzimage() -> Vec<u8> {
     let mut image = vec![0; 3 * 512 + 0x1000];
     let mut put = |field: Field, value: u64| {
         image[field.offset..field.end()].copy_from_slice(&value.to_le_bytes()[..field.size]);
