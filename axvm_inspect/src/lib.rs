@@ -5,6 +5,7 @@
 //!   a vCPU: state, CPUID --snapshot--> Snapshot, Processor --registers--> each register and what its bits mean
 //!                                                          --lint-------> rules of the processor that it breaks
 //!   and why it cannot go on, RAM           --crash-------> the report: causes, instruction, registers, page walks
+//!   the guest's kernel and initrd, plan ------kernel------> what the machine needs and they lack
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
@@ -13,6 +14,7 @@
 
 pub mod crash;
 pub mod doctor;
+pub mod kernel;
 pub mod lint;
 pub mod registers;
 pub mod snapshot;

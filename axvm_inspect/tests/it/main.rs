@@ -2,3 +2,4 @@
 
 mod doctor;
 mod power_on;
+mod real_kernels;
