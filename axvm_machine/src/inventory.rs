@@ -197,9 +197,14 @@ impl Inventory {
         fixed.chain(self.slots().map(Slots::disks).unwrap_or_default())
     }
 
-    /// The disks with a request that waits for room on the host.
-    pub(crate) fn full(&self) -> Vec<(Arc<str>, FullStorage)> {
-        self.disks().filter_map(|(name, disk)| Some((name, disk.full()?))).collect()
+    /// Whether a request of a disk waits for room on the host.
+    pub(crate) fn is_full(&self) -> bool {
+        self.disks().any(|(_, disk)| disk.full().is_some())
+    }
+
+    /// The disks with such a request that the user was not told of.
+    pub(crate) fn newly_full(&self) -> impl Iterator<Item = (Arc<str>, FullStorage)> {
+        self.disks().filter_map(|(name, disk)| Some((name, disk.newly_full()?)))
     }
 
     /// Asks every part to come to rest, and waits for none.

@@ -302,19 +302,18 @@ impl Machine {
         let change = self.change();
         let was_paused = self.is_paused();
         // A pause and its end may have come first.
-        if self.inventory.full().is_empty() {
+        if !self.inventory.is_full() {
             return;
         }
         if let Err(PauseError::Busy(_) | PauseError::Vcpu) = self.pause_held(&change, Instant::now() + MOMENT) {
             // Another device hangs in the host: again, after a look at what else there is.
             return self.attention.signal();
         }
-        let full = self.inventory.full();
-        if full.is_empty() && !was_paused {
+        if !self.inventory.is_full() && !was_paused {
             // There was room again before the worker stood still. Devices that do stand still come back at once.
             let _ = self.resume_held(&change, Instant::now() + MOMENT);
         }
-        for (device, FullStorage { action, path, error, free }) in full {
+        for (device, FullStorage { action, path, error, free }) in self.inventory.newly_full() {
             let path = path.display().to_string();
             self.events.warn(|| Event::DiskFull { device, action, path, error, free });
         }

@@ -41,13 +41,18 @@ impl DiskHandle {
     /// What waits for room on the host, if something does.
     pub fn full(&self) -> Option<FullStorage> {
         let link = &self.0;
-        let (_, action, error) = link.lock().first().cloned()?;
+        let (_, action, error) = link.lock().kept.first().cloned()?;
         let (path, free) = (link.image.storage().to_owned(), link.image.free());
         Some(FullStorage { action, path, error, free })
     }
-}
 
-impl DiskHandle {
+    /// The same, once: until nothing waits any more, the second caller is given none.
+    pub fn newly_full(&self) -> Option<FullStorage> {
+        let full = self.full()?;
+        let was_told = std::mem::replace(&mut self.0.lock().told, true);
+        (!was_told).then_some(full)
+    }
+
     /// What the guest is told, in bytes.
     pub fn size(&self) -> u64 {
         self.0.image.size()
@@ -78,14 +83,19 @@ impl DiskHandle {
     }
 }
 
-/// A request that waits for room: its queue, what is to be done, and why it is not.
-type Kept = (u16, &'static str, String);
+/// The requests that wait for room.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// One of a queue at most: its queue, what is to be done, and why it is not.
+    kept: Vec<(u16, &'static str, String)>,
+    /// The user knows.
+    told: bool,
+}
 
 /// Between a disk and its workers.
 pub(super) struct DiskLink {
     pub(super) image: Arc<DiskImage>,
-    /// The requests that are kept, one of a queue at most.
-    kept: Mutex<Vec<Kept>>,
+    waiting: Mutex<Waiting>,
     /// Signalled when a request is kept.
     attention: Option<Arc<EventFd>>,
     /// The way to the driver.
@@ -96,29 +106,34 @@ pub(super) struct DiskLink {
 
 impl DiskLink {
     pub(super) fn new(image: Arc<DiskImage>, attention: Option<Arc<EventFd>>) -> Arc<DiskLink> {
-        let (kept, notice, kicks) = Default::default();
-        Arc::new(DiskLink { image, kept, attention, notice, kicks })
+        let (waiting, notice, kicks) = Default::default();
+        Arc::new(DiskLink { image, waiting, attention, notice, kicks })
     }
 
-    /// For a worker: a request of `queue` must wait for room.
+    /// For a worker: a request of `queue` must wait for room. It may say so again, as a kick makes it try again before it
+    /// stands still.
     pub(super) fn keep(&self, queue: u16, action: &'static str, error: &io::Error) {
-        self.forget(queue);
-        self.lock().push((queue, action, error.to_string()));
+        let mut waiting = self.lock();
+        waiting.kept.retain(|(kept, ..)| *kept != queue);
+        waiting.kept.push((queue, action, error.to_string()));
+        drop(waiting);
         self.attention.iter().for_each(|attention| attention.signal());
     }
 
     /// Nothing of `queue` is kept: it was done, or will be tried again.
     pub(super) fn forget(&self, queue: u16) {
-        self.lock().retain(|(kept, ..)| *kept != queue);
+        let mut waiting = self.lock();
+        waiting.kept.retain(|(kept, ..)| *kept != queue);
+        waiting.told &= !waiting.kept.is_empty();
     }
 
     /// The same for all queues.
     pub(super) fn forget_all(&self) {
-        self.lock().clear();
+        *self.lock() = Waiting::default();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
-        lock(&self.kept)
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        lock(&self.waiting)
     }
 }
 
@@ -145,5 +160,28 @@ mod tests {
         link.keep(3, "write", &full());
         link.forget_all();
         assert_eq!(handle.full(), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_told_once() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 16).unwrap();
+        let link = DiskLink::new(DiskImage::open(&DiskConfig::new(file.path())).unwrap(), None);
+        let handle = DiskHandle(Arc::clone(&link));
+        let keep = |queue| link.keep(queue, "write", &io::ErrorKind::StorageFull.into());
+        keep(0);
+        assert!(handle.newly_full().is_some());
+        // A kick came before the worker stood still, and another queue had no room either.
+        keep(0);
+        keep(1);
+        link.forget(0);
+        assert!(handle.full().is_some());
+        assert_eq!(handle.newly_full(), None);
+        link.forget(1);
+        keep(0);
+        assert!(handle.newly_full().is_some(), "it found room, and has none again");
+        link.forget_all();
+        keep(0);
+        assert!(handle.newly_full().is_some(), "the machine was resumed");
     }
 }
