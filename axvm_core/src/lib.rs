@@ -34,6 +34,7 @@ mod doctor;
 mod end;
 pub mod error;
 mod exec;
+mod lint;
 mod narrator;
 mod network;
 mod notify;

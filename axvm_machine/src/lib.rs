@@ -40,6 +40,7 @@ mod vcpu;
 
 pub use build_config::without_mmio;
 pub use error::MachineError;
+pub use image::Image;
 pub use inventory::{Chip, Inventory, Item};
 pub use machine::{Machine, PauseError, WaitOutcome};
 pub use recipe::Ports;

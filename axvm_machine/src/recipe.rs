@@ -190,11 +190,11 @@ impl Resources {
         let config = linux::LinuxConfig {
             command_line: command_line::build(&command_line::default_command_line(plan, defaults), &spec.append),
             plain_command_line: spec.append.trim().to_owned(),
-            initrd_len: self.initrd.as_ref().map(ReadAt::len),
+            initrd_len: self.initrd.as_deref().map(ReadAt::len),
             entry: spec.entry,
             ecam: plan.has_pci(),
         };
-        linux::prepare(&self.ram, &self.kernel, &config, rsdp)
+        linux::prepare(&self.ram, &*self.kernel, &config, rsdp)
             .map_err(|source| MachineError::Boot { kernel: self.kernel.name(), source })
     }
 

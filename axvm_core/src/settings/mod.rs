@@ -46,7 +46,7 @@ use words::{Switch, on_off, words, words_and_parts};
 pub use file::{SettingsFault, parse, read};
 pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport, check_tap_name};
 pub use parts::{Amount, Cpus, Memory};
-pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
+pub use policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
 pub use setting::Setting;
 pub use value::{IoPort, Name, Pins, Size, Time, mebibytes};
@@ -127,6 +127,10 @@ settings! {
         /// Say once that a guest has shown nothing and touched no device for so long; 0: never [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]
         pub silence: Option<u32> = 10,
+
+        /// Warn, while the guest starts, of what the machine needs and its kernel and initrd lack [default: auto]
+        #[arg(long, value_parser = words::<Lint>(), help_heading = CONTROL)]
+        pub lint: Option<Lint> = Lint::Auto,
 
         /// Seconds that a guest has to power off after a first signal [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]

@@ -19,6 +19,7 @@ mod hang;
 mod hotplug;
 mod images;
 mod life;
+mod lint;
 mod messages;
 mod network;
 mod network_errors;
