@@ -232,10 +232,18 @@ impl Cpio {
         }
         facts.entries += 1;
         if facts.modules.len() < MODULES {
-            facts.modules.extend(std::str::from_utf8(&self.bytes).ok().and_then(module_name));
+            let name = std::str::from_utf8(&self.bytes).ok().and_then(module_name);
+            facts.modules.extend(name.iter().filter_map(|name| without_number(name)));
+            facts.modules.extend(name);
         }
         if data == 0 { Place::Between } else { Place::Data(data) }
     }
+}
+
+/// What is left of a name without the number in front by which some initrds order their modules: `00-virtio_blk.ko`.
+fn without_number(name: &str) -> Option<String> {
+    let (number, rest) = name.split_once('_')?;
+    number.bytes().all(|digit| digit.is_ascii_digit()).then(|| rest.to_owned())
 }
 
 /// What follows a header, whose magic number is right.
@@ -284,6 +292,12 @@ mod tests {
         assert_eq!(modules(&found), ["b", "c", "virtio_blk", "virtio_mmio"]);
         assert_eq!((found.entries, found.unread.clone(), found.packed.len()), (8, None, 0));
         assert_eq!((found.has("virtio_blk"), found.has("virtio_net")), (Some(true), Some(false)));
+    }
+
+    #[test]
+    fn a_number_in_front_of_a_module_is_no_part_of_its_name() {
+        let found = facts(&archive(&["lib/modules/9.9.9/00-virtio_blk.ko", "8250_pci.ko"]));
+        assert_eq!((found.has("virtio_blk"), found.has("8250_pci")), (Some(true), Some(true)));
     }
 
     #[test]

@@ -25,5 +25,6 @@ pub mod unpack;
 
 pub use facts::{Answer, Beside, Evidence, KernelFacts, Presence, examine, release};
 pub use initrd::InitrdFacts;
+pub use input::Input;
 pub use needs::{FileSystem, Needs};
 pub use rules::{Finding, lint};

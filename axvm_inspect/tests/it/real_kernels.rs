@@ -13,13 +13,20 @@ use std::{env, fs};
 use axvm_boot::acpi::Acpi;
 use axvm_boot::plan::{Plan, VirtioKind};
 use axvm_inspect::kernel::feature::{ALL, BLOCK, Feature};
-use axvm_inspect::kernel::{Beside, Evidence, InitrdFacts, KernelFacts, Needs, Presence, examine, lint, release};
+use axvm_inspect::kernel::{
+    Beside, Evidence, FileSystem, InitrdFacts, KernelFacts, Needs, Presence, examine, initrd, lint, release,
+};
+
+/// What is in a directory of the cache.
+fn cached(directory: &str) -> impl Iterator<Item = PathBuf> {
+    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home).unwrap_or_default().join(directory);
+    fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path())
+}
 
 /// The cloud kernels, each with what is beside it. The generic ones are like them, and take longer.
 fn kernels() -> Vec<(PathBuf, Vec<u8>, Beside)> {
-    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home).unwrap_or_default().join("axvm/kernels");
-    let paths = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+    let paths = cached("axvm/kernels");
     let paths = paths.filter(|path| path.to_string_lossy().ends_with("cloud-amd64")).map(|path| path.join("vmlinuz"));
     let opened = paths.filter_map(|path| {
         let bytes = fs::read(&path).ok()?;
@@ -28,11 +35,15 @@ fn kernels() -> Vec<(PathBuf, Vec<u8>, Beside)> {
     });
     let kernels: Vec<_> = opened.filter(|(.., beside)| beside.config.is_some()).collect();
     if kernels.is_empty() {
-        // Past the test harness, which keeps the output of passing tests to itself.
-        let test = std::thread::current().name().unwrap_or_default().to_string();
-        let _ = writeln!(std::io::stderr(), "skipped: no kernel to look into: {test}: run cargo xtask lab once");
+        skip();
     }
     kernels
+}
+
+/// Past the test harness, which keeps the output of passing tests to itself.
+fn skip() {
+    let test = std::thread::current().name().unwrap_or_default().to_string();
+    let _ = writeln!(std::io::stderr(), "skipped: no kernel to look into: {test}: run cargo xtask lab once");
 }
 
 /// Whether names say what the configuration says, or less.
@@ -82,5 +93,32 @@ fn a_stock_kernel_without_its_modules_is_told_apart_from_one_with_them() {
         };
         assert_eq!(rules(&[]), ["virtio-bus", "virtio-blk"], "{}", path.display());
         assert_eq!(rules(&["virtio_mmio", "virtio_blk"]), [""; 0], "{}", path.display());
+    }
+}
+
+#[test]
+fn a_distribution_with_its_own_initrd_lacks_nothing() {
+    let pairs = cached("axvm").filter_map(|directory| {
+        Some((fs::read(directory.join("vmlinuz")).ok()?, fs::read(directory.join("initrd.img")).ok()?, directory))
+    });
+    let devices = [VirtioKind::Block(0), VirtioKind::Entropy, VirtioKind::Net(0)];
+    let plan = Plan::on_pci(&devices, Acpi::Full, 1 << 30).unwrap();
+    let mut machine = Needs::of(&plan, &[0, 1], "console=ttyS0 root=/dev/vda rw");
+    (machine.has_initrd, machine.first_disk) = (true, FileSystem::named("ext4"));
+    let mut count = 0;
+    for (kernel, image, directory) in pairs.take(1) {
+        let place = directory.display();
+        let initrd = initrd::examine(&&image[..]);
+        assert_eq!(initrd.unread, None, "{place}");
+        assert!(initrd.has("virtio_blk") == Some(true) && initrd.has("none") == Some(false), "{place}: {initrd:?}");
+        let kernel = examine(&&kernel[..], &Beside::default()).unwrap();
+        assert!(kernel.is_known(), "{place}: {}", kernel.evidence());
+        assert_eq!(lint(&kernel, Some(&initrd), &machine), [], "{place}");
+        let bare = lint(&kernel, Some(&InitrdFacts::default()), &machine);
+        assert!(bare.iter().any(|finding| finding.rule == "virtio-blk"), "{place}: {bare:?}");
+        count += 1;
+    }
+    if count == 0 {
+        skip();
     }
 }
