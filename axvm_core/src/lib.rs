@@ -37,6 +37,7 @@ pub mod error;
 mod exec;
 mod explain;
 mod inspect;
+mod lint;
 mod narrator;
 mod network;
 mod notify;

@@ -31,6 +31,7 @@ use crate::end::{End, Restarts};
 use crate::exec::machine::Expected;
 use crate::exec::{self, Ended};
 use crate::explain::Explainer;
+use crate::lint::GuestFiles;
 use crate::narrator::Narrator;
 use crate::network::{self, Network};
 use crate::notify::{Notifier, NotifyError, ServiceState};
@@ -66,6 +67,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let explainer = Explainer::open(&config, &events)?;
+    let files = Cell::new(GuestFiles::of(&config, &resources));
     let output = speech::open().context("Cannot make an event for messages (see ulimit -n)")?;
     let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
     axvm_sandbox::on_crash(axvm_console::restore_terminal_in_handler);
@@ -100,6 +102,9 @@ pub fn run(args: RunArgs) -> Result<u8> {
         if !began.replace(true) {
             // What set-up needed.
             heap::give_back();
+        }
+        if let (Some(files), Some(machine)) = (files.take(), current.machine()) {
+            files.look(&config, &machine, &events);
         }
         tell(&notifier, state, &events);
     });

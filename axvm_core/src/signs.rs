@@ -19,6 +19,7 @@ use axvm_machine::Machine;
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::explain::{Explainer, Standstill};
+use crate::lint;
 use crate::settings::OnHalt;
 
 /// What is watched for while guests come and go.
@@ -94,6 +95,9 @@ fn advice(config: &Config) -> String {
         vec!["a kernel with an 8250 driver speaks with console=ttyS0, or from its start with earlyprintk=ttyS0"];
     if config.virtio_console.is_none() {
         ways.push("one without with --virtio-console stdio");
+    }
+    if !lint::is_wanted(&config.settings) {
+        ways.push("--lint on tells what the kernel lacks");
     }
     match config.machine.acpi {
         Acpi::Full => ways.push("one made for microVMs may need --acpi cpus or --acpi off"),

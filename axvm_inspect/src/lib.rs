@@ -7,6 +7,7 @@
 //!   and why it cannot go on, RAM           --crash-------> the report: causes, instruction, registers, page walks
 //!   all vCPUs, interrupts, rings     --hang--------> what the guest waits for
 //!   vmlinux, System.map              --symbols-----> names of addresses
+//!   the guest's kernel and initrd, plan ------kernel------> what the machine needs and they lack
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
@@ -16,6 +17,7 @@
 pub mod crash;
 pub mod doctor;
 pub mod hang;
+pub mod kernel;
 pub mod lint;
 pub mod registers;
 pub mod snapshot;

@@ -169,13 +169,28 @@ impl ReadAt for Image {
         match self {
             Image::File(file, ..) => read_exact_at(file, offset, bytes),
             Image::Embedded(embedded) => embedded.read_at(offset, bytes),
-            Image::Followed(Some(first), _) => first.read_at(offset, bytes),
-            Image::Followed(None, after) => (&**after).read_at(offset, bytes),
+            Image::Followed(first, after) => read_both(first.as_deref(), after, offset, bytes),
         }
     }
 }
 
 const EARLY_END: io::ErrorKind = io::ErrorKind::UnexpectedEof;
+
+/// The bytes of the first, zeroes up to the boundary, and the archive after it.
+fn read_both(first: Option<&Image>, after: &[u8], offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+    let len = first.map_or(0, ReadAt::len);
+    let in_first = len.saturating_sub(offset).min(bytes.len() as u64) as usize;
+    let (of_first, rest) = bytes.split_at_mut(in_first);
+    if let (Some(first), false) = (first, of_first.is_empty()) {
+        first.read_at(offset, of_first)?;
+    }
+    let begins = len.next_multiple_of(ALIGNMENT);
+    let offset = offset.max(len);
+    let gap = begins.saturating_sub(offset).min(rest.len() as u64) as usize;
+    let (gap, rest) = rest.split_at_mut(gap);
+    gap.fill(0);
+    if rest.is_empty() { Ok(()) } else { after.read_at(offset.max(begins) - begins, rest) }
+}
 
 /// As the standard library's, by the system call that the sandbox allows.
 fn read_exact_at(file: &File, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
@@ -287,6 +302,14 @@ mod tests {
         let image = Image::initrd(Some(file.path()), Some(&after)).unwrap().unwrap();
         assert_eq!((image.len(), loaded(&image, 0, 14)), (14, Ok(b"first\0\0\x00070701".to_vec())));
         assert_eq!(image.head(9).unwrap(), b"first");
+        for (offset, expected) in
+            [(0, &b"first\0\0\x00070701"[..]), (3, b"st\0\0"), (6, b"\0"), (7, b"\x0007"), (9, b"7070")]
+        {
+            let mut bytes = vec![0xff; expected.len()];
+            image.read_at(offset, &mut bytes).unwrap();
+            assert_eq!(bytes, expected, "at {offset}");
+        }
+        assert!(image.read_at(13, &mut [0; 2]).is_err() && image.read_at(99, &mut [0; 1]).is_err());
         std::fs::write(file.path(), "longer than it was").unwrap();
         let text = loaded(&image, 0, 14).unwrap_err();
         assert!(text.contains("changed while it was read") && text.contains(file.path().to_str().unwrap()), "{text}");

@@ -43,6 +43,7 @@ mod vcpu;
 
 pub use build_config::without_mmio;
 pub use error::MachineError;
+pub use image::Image;
 pub use inventory::{Chip, Inventory, Item};
 pub use machine::{Machine, PauseError, WaitOutcome};
 pub use power_on::{Placed, PowerOn};

@@ -81,7 +81,7 @@ impl Resources {
 
         // 7  The guest's memory at power-on.
         let mut steps = Steps::start(&self.events);
-        let images = (&self.kernel, self.initrd.as_ref());
+        let images = (&*self.kernel, self.initrd.as_deref());
         let Placed { mp, start, .. } = Placed::place(spec, &wired.plan, &apic_ids, &self.ram, images)?;
         self.load(&start, asked)?;
         steps.done("boot", || describe(&start));

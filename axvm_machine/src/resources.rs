@@ -29,8 +29,8 @@ pub struct Resources {
     pub(crate) kvm: Kvm,
     pub(crate) ram: Arc<GuestRam>,
     pub(crate) disks: Vec<Arc<DiskImage>>,
-    pub(crate) kernel: Image,
-    pub(crate) initrd: Option<Image>,
+    pub(crate) kernel: Arc<Image>,
+    pub(crate) initrd: Option<Arc<Image>>,
     pub(crate) nets: Vec<(NetConfig, NetHandle)>,
     pub(crate) vsock: Option<(u32, VsockHost)>,
     pub(crate) additions: Additions,
@@ -79,8 +79,8 @@ impl Resources {
         }
         steps.done("disks", || format!("{} opened and locked", disks.len()));
 
-        let kernel = Image::kernel(&spec.kernel)?;
-        let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
+        let kernel = Arc::new(Image::kernel(&spec.kernel)?);
+        let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?.map(Arc::new);
         let teardown = Teardown::open();
         Ok(Resources {
             kernel,
@@ -125,6 +125,11 @@ impl Resources {
     /// What was added while the machine ran. It stays over resets, until it is removed.
     pub fn additions(&self) -> &Additions {
         &self.additions
+    }
+
+    /// The kernel and the initrd, to look into.
+    pub fn images(&self) -> (Arc<Image>, Option<Arc<Image>>) {
+        (Arc::clone(&self.kernel), self.initrd.clone())
     }
 
     /// Guest RAM.

@@ -8,6 +8,7 @@
 //!   then    threads are made by spawn(), which enters the role before anything else:
 //!
 //!     main (all rows) --+-- ram
+//!                       +-- lint
 //!                       +-- console
 //!                       +-- api   (queue's rows, threads) --+
 //!                       '-- vcpuN (queue's rows, threads, KVM) +-- vda-q0 ...
@@ -69,10 +70,13 @@ pub enum Role {
     Api,
     /// Helps to populate or clear RAM.
     Ram,
+    /// Looks into the guest's kernel and initrd, which are open.
+    Lint,
 }
 
 impl Role {
-    pub(crate) const ALL: [Role; 6] = [Role::Main, Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram];
+    pub(crate) const ALL: [Role; 7] =
+        [Role::Main, Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint];
 }
 
 /// Why the sandbox could not be closed.

@@ -22,10 +22,11 @@ const QUEUE: Roles = 1 << Role::Queue as u8;
 const CONSOLE: Roles = 1 << Role::Console as u8;
 const API: Roles = 1 << Role::Api as u8;
 const RAM: Roles = 1 << Role::Ram as u8;
+const LINT: Roles = 1 << Role::Lint as u8;
 
 const MAIN: Roles = 1 << Role::Main as u8;
 /// All but main.
-const ALL: Roles = DATA | RAM;
+const ALL: Roles = DATA | RAM | LINT;
 /// Those that make the queue threads: a vCPU at DRIVER_OK, the control socket's at the end of a pause.
 const MAKERS: Roles = VCPU | API;
 /// What the queue threads may, their makers must.
@@ -115,7 +116,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_writev, ALL, Always, "[rare] long frames, from RAM to a tap; last words of the C library"),
     Row(libc::SYS_pread64, CONSOLE, Always, "a console file at its limit, into its older generation"),
     Row(libc::SYS_ftruncate, CONSOLE, Always, "a console file at its limit starts over"),
-    Row(libc::SYS_preadv, WORK, Always, "disks, kernel and initrd, straight into RAM"),
+    Row(libc::SYS_preadv, WORK | LINT, Always, "disks, kernel and initrd, straight into RAM; a look into the latter"),
     Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
     Row(libc::SYS_lseek, API, Always, "the size of a disk that grew; the list of mappings, for a backtrace"),
     Row(libc::SYS_io_uring_enter, WORK, OneOf(3, ENTER), "disks with an io_uring, which was told before what it may do"),
@@ -129,7 +130,8 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_statx, CONSOLE | API, Always, "whether a socket is still ours, sizes of files"),
     Row(libc::SYS_fcntl, DATA, OneOf(1, DESCRIPTOR), "flags and copies of descriptors"),
     Row(libc::SYS_fcntl, API, OnPci(1, &[libc::F_SETLK as u64]), "the lock of an image that a client hands over"),
-    Row(libc::SYS_close, DATA, Always, "ends of descriptors"),
+    Row(libc::SYS_fcntl, LINT, OneOf(1, &[libc::F_GETFD as u64]), "[debug] whether a descriptor is open, before it is closed"),
+    Row(libc::SYS_close, DATA | LINT, Always, "ends of descriptors"),
     Row(libc::SYS_getrandom, DATA, Always, "entropy device, hash maps"),
     // Files by name, for reading. Landlock says which.
     Row(libc::SYS_open, API, Bits(1, WRITE, 0), "[musl] openat"),
@@ -179,6 +181,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_prctl, ALL, OneOf(0, OWN), "names of threads, the auxiliary vector, names of heaps"),
     Row(libc::SYS_seccomp, MAKERS, FILTER, "a new thread gets its filter"),
     Row(libc::SYS_sched_getaffinity, ALL, Always, "count of processors, size of a stack"),
+    Row(libc::SYS_setpriority, LINT, OneOf(1, &[0]), "the calling thread, behind the vCPUs"),
     Row(libc::SYS_sched_setaffinity, VCPU, OneOf(0, &[0]), "--pin: the calling thread"),
     Row(libc::SYS_gettid, ALL, Always, "names of threads"),
     Row(libc::SYS_getpid, ALL, Always, "signals to itself"),

@@ -84,7 +84,7 @@ fn call<const COUNT: usize>(number: i64, arguments: [u64; COUNT]) -> i64 {
 fn every_thread_is_filtered_and_has_no_capability() {
     works("every_thread_is_filtered_and_has_no_capability", || {
         armed();
-        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram] {
+        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint] {
             let (tell, told) = std::sync::mpsc::channel();
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let run = move || {
@@ -121,6 +121,12 @@ fn each_role_does_its_work() {
             big();
             socket.set_nonblocking(true).unwrap();
         });
+        let packed = disk.try_clone().unwrap();
+        on(Role::Lint, "lint", move || {
+            big();
+            rustix::process::setpriority_process(None, 19).unwrap();
+            rustix::io::preadv(&packed, &mut [io::IoSliceMut::new(&mut [0; 512])], 512).unwrap();
+        });
         on(Role::Api, "api", || drop(fs::read("/proc/self/smaps").unwrap()));
         on(Role::Vcpu, "vcpu0", move || {
             thread::available_parallelism().unwrap();
@@ -147,7 +153,7 @@ fn a_panic_of_any_thread_is_told_and_survived() {
         armed();
         let told = || std::panic::catch_unwind(|| panic!("{:?}", std::backtrace::Backtrace::force_capture())).is_err();
         assert!(told());
-        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram] {
+        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint] {
             on(role, "panics", move || assert!(told()));
         }
     });

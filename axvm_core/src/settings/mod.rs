@@ -46,7 +46,7 @@ use words::{Switch, on_off, words, words_and_parts};
 pub use file::{SettingsFault, parse, read};
 pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport, check_tap_name};
 pub use parts::{Amount, Cpus, Memory};
-pub use policy::{OnCrash, OnHalt, OnPanic, OnReboot};
+pub use policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
 pub use setting::Setting;
 pub use value::{IoPort, Name, Pins, Size, Time, mebibytes};
@@ -136,6 +136,9 @@ settings! {
         /// Names of the guest kernel's functions for reports: its vmlinux with symbols, or its System.map
         #[arg(long, value_name = "FILE", help_heading = CONTROL, value_hint = ValueHint::FilePath)]
         pub symbols: Option<PathBuf>,
+        /// Warn, while the guest starts, of what the machine needs and its kernel and initrd lack [default: auto]
+        #[arg(long, value_parser = words::<Lint>(), help_heading = CONTROL)]
+        pub lint: Option<Lint> = Lint::Auto,
 
         /// Seconds that a guest has to power off after a first signal [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]

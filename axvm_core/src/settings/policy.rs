@@ -44,6 +44,18 @@ pub enum OnPanic {
     Continue,
 }
 
+/// Whether kernel and initrd are looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lint {
+    /// If standard error is a terminal
+    Auto,
+    /// Yes
+    On,
+    /// No
+    Off,
+}
+
 /// What a guest does whose vCPUs are all halted for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

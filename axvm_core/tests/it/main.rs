@@ -20,6 +20,7 @@ mod hotplug;
 mod images;
 mod inspect;
 mod life;
+mod lint;
 mod messages;
 mod network;
 mod network_errors;

@@ -2,4 +2,5 @@
 
 mod doctor;
 mod power_on;
+mod real_kernels;
 mod xray;
