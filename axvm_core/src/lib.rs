@@ -48,6 +48,7 @@ mod serve;
 pub mod settings;
 mod signs;
 mod speech;
+mod trace;
 mod vsock;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@
 //!   a vCPU: state, CPUID --snapshot--> Snapshot, Processor --registers--> each register and what its bits mean
 //!                                                          --lint-------> rules of the processor that it breaks
 //!   and why it cannot go on, RAM           --crash-------> the report: causes, instruction, registers, page walks
+//!   what its threads recorded --timeline--> a trace file, and what that tells
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
@@ -16,4 +17,5 @@ pub mod doctor;
 pub mod lint;
 pub mod registers;
 pub mod snapshot;
+pub mod timeline;
 pub mod wrap;

@@ -33,5 +33,6 @@ mod sandbox;
 mod settings;
 mod shown;
 mod terminal;
+mod trace;
 mod version;
 mod vsock;

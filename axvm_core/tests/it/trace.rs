@@ -1,0 +1,79 @@
+//! `axvm run --trace`: what a guest did, in a file that other programs read. The sandbox is on.
+//!
+//! ```text
+//!   guest: prints, reads its disk, ends --> axvm --trace t.json --> JSON, register by register
+//! ```
+
+use crate::common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{Place, has_kvm};
+use serde_json::Value;
+
+/// A file's events; a file that is no JSON fails.
+fn events(path: &Path) -> Vec<Value> {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn names<'a>(events: &'a [Value], category: &str) -> Vec<&'a str> {
+    events.iter().filter(|event| event["cat"] == category).filter_map(|event| event["name"].as_str()).collect()
+}
+
+#[test]
+fn a_trace_names_what_the_guest_accessed_and_what_it_printed() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let words = "run guest.elf --cpus 2 --memory 64M --disk disk.img --trace t.json";
+    let (code, said, errors) = place.run(words);
+    assert_eq!(code, 0, "{errors}");
+    let events = events(&place.path("t.json"));
+    let lanes: Vec<_> = names_of_lanes(&events);
+    assert!(["axvm", "vcpu0", "vcpu1"].iter().all(|lane| lanes.contains(lane)), "{lanes:?}");
+    for (category, name) in [
+        ("port write", "COM1 THR"),
+        ("port read", "COM1 LSR"),
+        ("mmio write", "vda Status"),
+        ("mmio read", "vda MagicValue"),
+        ("step", "vcpus"),
+    ] {
+        assert!(names(&events, category).contains(&name), "{category} {name}");
+    }
+    // Each letter is one exit, and the lines are what came out.
+    let printed = names(&events, "console");
+    let lines: Vec<_> = said.lines().filter(|line| line.contains("virtio-block")).map(str::trim_end).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| printed.contains(line)), "{lines:?} in {printed:?}");
+    let letters = names(&events, "port write").iter().filter(|name| **name == "COM1 THR").count();
+    assert!(letters >= said.len(), "{letters} of {}", said.len());
+    let last = &events[events.len() - 1];
+    assert_eq!((&last["name"], &last["args"]["left_out"]), (&"end".into(), &0.into()));
+    // Again, over the old one; and what is no trace stays.
+    assert_eq!(place.run(words).0, 0);
+    let (code, _, errors) = place.run("run guest.elf --cpus 1 --memory 64M --trace guest.elf");
+    assert!(code == 1 && errors.contains("is there and is no trace"), "{errors}");
+    assert_eq!(fs::read(place.path("guest.elf")).unwrap(), axvm_guest::selftest());
+}
+
+fn names_of_lanes(events: &[Value]) -> Vec<&str> {
+    events
+        .iter()
+        .filter(|event| event["name"] == "thread_name")
+        .filter_map(|event| event["args"]["name"].as_str())
+        .collect()
+}
+
+#[test]
+fn a_guest_that_prints_for_ever_stays_below_the_limit() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (code, _, errors) = place.run("run guest.elf --cpus 1 --memory 64M --trace t.json,limit=64K");
+    assert_eq!(code, 0, "{errors}");
+    assert!(fs::metadata(place.path("t.json")).unwrap().len() <= 64 << 10);
+    let events = events(&place.path("t.json"));
+    assert!(events[events.len() - 1]["args"]["left_out"].as_u64().unwrap() > 0);
+}

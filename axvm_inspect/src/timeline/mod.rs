@@ -1,0 +1,13 @@
+//! The timeline of a machine: what its threads recorded, as a file for people and programs, and what such a file tells.
+//!
+//! ```text
+//!   Record --chrome--> FILE, one event a line        ui.perfetto.dev, chrome://tracing
+//!                        |
+//!                        '--read--> Timeline --summary--> text
+//! ```
+//!
+//! Format: the Trace Event Format of Chrome ("JSON Array Format"), which Perfetto reads, too.
+//! Left out: files of other programs.
+
+pub mod chrome;
+mod console;
