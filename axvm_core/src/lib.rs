@@ -13,7 +13,7 @@
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
 //!               exec   --> axvm_exec                 commands in their guests; agent, what answers there
 //!   printed:    pages, completions                   about AxVM
-//!               doctor --> axvm_inspect              about the host
+//!               doctor, report --> axvm_inspect      about the host; about a machine that was traced
 //!               speech, narrator, error              how answers, events and mistakes are said
 //! ```
 //!
@@ -42,6 +42,7 @@ mod panel;
 mod rates;
 mod reception;
 mod remote;
+mod report;
 mod run;
 mod selftest;
 mod serve;
@@ -92,6 +93,7 @@ fn command(cli: Cli) -> Result<u8> {
         Some(Command::Net(args)) => network::net(&args.action),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
+        Some(Command::Report(args)) => report::report(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Config(args)) => pages::config(args).map_err(Into::into),
         Some(Command::Completions(args)) => completions::completions(&args).map_err(Into::into),

@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use axvm_events::tape::{Kind, TapeReader, Tapes};
+use axvm_events::tape::{Capacity, Kind, TapeReader, Tapes};
 use axvm_events::{Event, Events, Sink};
 use axvm_inspect::timeline::chrome::{BEGIN, Chrome, PROGRAM, Scale};
 use axvm_kvm::tsc;
@@ -33,8 +33,6 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::settings::TraceTo;
 use crate::speech;
 
-/// Records of a tape: 1 MiB of them.
-const CAPACITY: usize = 32 << 10;
 /// Between two looks at the tapes.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the clock is measured before the first record is written.
@@ -85,14 +83,7 @@ impl Recorder {
         let path = to.path.clone();
         let file = new_file(&path)?;
         let start = (tsc(), Instant::now());
-        Ok(Recorder {
-            tapes: Arc::new(Tapes::new(tsc, CAPACITY)),
-            notes: Arc::default(),
-            start,
-            file,
-            path,
-            limit: to.bytes(),
-        })
+        Ok(Recorder { tapes: Arc::new(Tapes::new(tsc)), notes: Arc::default(), start, file, path, limit: to.bytes() })
     }
 
     /// The stream that ends in the file.
@@ -158,7 +149,7 @@ impl Recorder {
     ) -> io::Result<()> {
         let lane = chrome.lane(reader.name());
         // As many as a tape holds: one that fills faster than this does not keep the others waiting.
-        for _ in 0..CAPACITY / BATCH {
+        for _ in 0..Capacity::Thread as usize / BATCH {
             let mut count = 0;
             let missed = reader.read(BATCH, |record| {
                 count += 1;

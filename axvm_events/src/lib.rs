@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tape::{Names, Tape, Tapes};
+use tape::{Capacity, Names, Tape, Tapes};
 
 /// Something that happened. Every consumer reads this one enum.
 #[derive(Clone, Debug, PartialEq)]
@@ -300,9 +300,14 @@ impl Events {
         Events { tapes: Some(tapes), ..self }
     }
 
-    /// A tape for the thread or queue that is called `name`, if there is a recorder.
+    /// A tape for the thread that is called `name`, if there is a recorder.
     pub fn tape(&self, name: &str) -> Option<Tape> {
-        self.tapes.as_ref().map(|tapes| tapes.tape(name))
+        self.tapes.as_ref().and_then(|tapes| tapes.tape(name, Capacity::Thread))
+    }
+
+    /// A tape for the queue of a device, of which a guest may have many made.
+    pub fn queue_tape(&self, name: &str) -> Option<Tape> {
+        self.tapes.as_ref().and_then(|tapes| tapes.tape(name, Capacity::Queue))
     }
 
     /// Tells the recorder, if there is one, how registers are called.

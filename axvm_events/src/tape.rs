@@ -10,6 +10,7 @@
 //!
 //! No specification. Left out: what is recorded of a guest's memory, which is nothing.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -115,6 +116,12 @@ pub struct Tape {
     ring: RingWriter<AtomicU64>,
 }
 
+impl fmt::Debug for Tape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tape")
+    }
+}
+
 impl Tape {
     /// What the clock says.
     #[inline]
@@ -165,25 +172,41 @@ impl TapeReader {
 /// Tells what the guest accessed: the name of the part, and of its register where it has one.
 pub type Names = Arc<dyn Fn(Kind, u64) -> Option<String> + Send + Sync>;
 
+/// How many records a tape holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Capacity {
+    /// A vCPU's: 1 MiB.
+    Thread = 32 << 10,
+    /// A queue's: 128 KiB.
+    Queue = 4 << 10,
+}
+
+/// Tapes that wait for their reader; a machine does not start with more.
+const WAITING: usize = 1024;
+
 /// All tapes of a process.
 pub struct Tapes {
     clock: Clock,
-    capacity: usize,
     new: Mutex<Vec<TapeReader>>,
     names: Mutex<Option<Names>>,
 }
 
 impl Tapes {
-    /// Tapes that hold `capacity` records each.
-    pub fn new(clock: Clock, capacity: usize) -> Tapes {
-        Tapes { clock, capacity, new: Mutex::default(), names: Mutex::default() }
+    /// Tapes whose records have their times from `clock`.
+    pub fn new(clock: Clock) -> Tapes {
+        Tapes { clock, new: Mutex::default(), names: Mutex::default() }
     }
 
-    /// A tape for the thread, or the queue, that is called `name`.
-    pub fn tape(&self, name: &str) -> Tape {
-        let (writer, reader) = ring(self.capacity);
-        lock(&self.new).push(TapeReader { name: name.into(), ring: reader, words: Vec::new() });
-        Tape { clock: self.clock, ring: writer }
+    /// A tape for the thread, or the queue, that is called `name`. None while too many wait for their reader: a guest that
+    /// has a device start again and again shall cost no memory.
+    pub fn tape(&self, name: &str, capacity: Capacity) -> Option<Tape> {
+        let mut new = lock(&self.new);
+        if new.len() >= WAITING {
+            return None;
+        }
+        let (writer, reader) = ring(capacity as usize);
+        new.push(TapeReader { name: name.into(), ring: reader, words: Vec::new() });
+        Some(Tape { clock: self.clock, ring: writer })
     }
 
     /// The readers of tapes that are new since the last call.
@@ -213,8 +236,8 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_as_it_went() {
-        let tapes = Tapes::new(|| 42, 16);
-        let mut tape = tapes.tape("vcpu7");
+        let tapes = Tapes::new(|| 42);
+        let mut tape = tapes.tape("vcpu7", Capacity::Queue).unwrap();
         let record = |kind| Record {
             at: u64::MAX,
             took: u32::MAX,
@@ -233,6 +256,14 @@ mod tests {
         let mark = Record { at: 42, took: 0, kind: Kind::Pop, size: 0, count: 1, address: 3, value: 4 };
         assert_eq!(read, Kind::ALL.map(record).into_iter().chain([mark]).collect::<Vec<_>>());
         assert_eq!((&**reader.name(), reader.is_over(), tapes.take_new().len()), ("vcpu7", true, 0));
+    }
+
+    #[test]
+    fn tapes_that_are_not_read_come_to_an_end() {
+        let tapes = Tapes::new(|| 0);
+        let count = (0..WAITING + 9).filter_map(|_| tapes.tape("vda-q0", Capacity::Queue)).count();
+        assert_eq!((count, tapes.take_new().len()), (WAITING, WAITING));
+        assert!(tapes.tape("vda-q0", Capacity::Queue).is_some());
     }
 
     #[test]

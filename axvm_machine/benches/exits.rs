@@ -18,7 +18,7 @@ use std::time::Instant;
 use axvm_console::Port;
 use axvm_devices::{BusBuilder, BusDevice, Irq, Uart16550};
 use axvm_events::Events;
-use axvm_events::tape::Tapes;
+use axvm_events::tape::{Capacity, Tapes};
 use axvm_kvm::{Exit, Vcpu, tsc};
 use axvm_machine::testing::Loop;
 use axvm_memory::{GuestRam, RamConfig};
@@ -114,12 +114,11 @@ fn main() {
         start.elapsed().as_nanos() as f64 / f64::from(EXITS)
     };
     let mut samples = vec![[const { Vec::new() }; 3]; rows.len()];
-    // As large as a recorder's: the writes of a tape miss the cache as there.
-    let tapes = Tapes::new(tsc, 32 << 10);
+    let tapes = Tapes::new(tsc);
     for _ in 0..ROUNDS {
         for (row, samples) in rows.iter().zip(&mut samples) {
             samples[0].push(time(row.1, &|vcpu| _ = machine.run(vcpu)));
-            let tape = Cell::new(Some(tapes.tape("vcpu0")));
+            let tape = Cell::new(tapes.tape("vcpu0", Capacity::Thread));
             samples[1].push(time(row.1, &|vcpu| _ = tape.take().map(|tape| machine.run_taped(vcpu, tape))));
             tapes.take_new();
             samples[2].push(time(row.1, &floor));

@@ -248,7 +248,7 @@ pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuS
 mod tests {
     use super::*;
     use axvm_devices::{BusBuilder, BusDevice};
-    use axvm_events::tape::{Kind, Record, Tapes};
+    use axvm_events::tape::{Capacity, Kind, Record, Tapes};
     use std::collections::VecDeque;
     use std::sync::Mutex;
 
@@ -387,9 +387,9 @@ mod tests {
             Step::Shutdown,
         ];
         static TIME: AtomicU64 = AtomicU64::new(0);
-        let tapes = Tapes::new(|| TIME.fetch_add(1, Ordering::Relaxed), 16);
+        let tapes = Tapes::new(|| TIME.fetch_add(1, Ordering::Relaxed));
         let mut vcpu = Scripted(steps.into(), Vec::new());
-        run(0, &mut vcpu, &Exits::default(), &shared, tapes.tape("vcpu0"));
+        run(0, &mut vcpu, &Exits::default(), &shared, tapes.tape("vcpu0", Capacity::Thread).unwrap());
         let mut read = Vec::new();
         tapes.take_new()[0].read(9, |record| read.push(record));
         let record = |at, kind, size, count, address, value| Record { at, took: 1, kind, size, count, address, value };

@@ -48,8 +48,21 @@ fn a_trace_names_what_the_guest_accessed_and_what_it_printed() {
     assert!(!lines.is_empty() && lines.iter().all(|line| printed.contains(line)), "{lines:?} in {printed:?}");
     let letters = names(&events, "port write").iter().filter(|name| **name == "COM1 THR").count();
     assert!(letters >= said.len(), "{letters} of {}", said.len());
+    // Each request of the disk has a beginning and an end, and its arrow ends at an interrupt.
+    let phases = |phase: &str, category: &str| {
+        events.iter().filter(|event| event["ph"] == phase && event["cat"] == category).count()
+    };
+    let requests = phases("b", "vda-q0");
+    assert!(requests > 10 && requests == phases("e", "vda-q0"), "{requests}");
+    assert!(phases("f", "flow") >= requests && phases("s", "flow") >= requests);
     let last = &events[events.len() - 1];
     assert_eq!((&last["name"], &last["args"]["left_out"]), (&"end".into(), &0.into()));
+    let (code, said, errors) = place.run("report t.json");
+    assert_eq!(code, 0, "{errors}");
+    for part in ["of 2 vCPUs", "  COM1 THR write ", "Exits by time in AxVM", "Requests of vda-q0: ", "  AxVM: set-up "]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
     // Again, over the old one; and what is no trace stays.
     assert_eq!(place.run(words).0, 0);
     let (code, _, errors) = place.run("run guest.elf --cpus 1 --memory 64M --trace guest.elf");
@@ -63,6 +76,29 @@ fn names_of_lanes(events: &[Value]) -> Vec<&str> {
         .filter(|event| event["name"] == "thread_name")
         .filter_map(|event| event["args"]["name"].as_str())
         .collect()
+}
+
+#[test]
+fn what_is_no_trace_is_refused_with_what_to_do() {
+    let place = Place::new();
+    for (words, said) in [
+        ("report none.json", "Cannot open none.json: No such file"),
+        ("report guest.elf", "Cannot read guest.elf: it has no event that `axvm run --trace` writes; name a file that"),
+        ("report .", "Cannot read .: Is a directory"),
+        ("run guest.elf --trace none/t.json", "Cannot make the trace none/t.json: No such file or directory"),
+    ] {
+        let (code, _, errors) = place.run(words);
+        assert!(code == 1 && errors.contains(said), "axvm {words}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+    for (words, said) in [
+        ("run guest.elf --trace t.json,limit=5", "--trace t.json,limit=5: no limit for a file; say limit=64M"),
+        ("run guest.elf --trace ,limit=5M", "no file; say FILE or FILE,limit=256M"),
+        ("report", "FILE"),
+    ] {
+        let (code, _, errors) = place.run(words);
+        assert!(code == 2 && errors.contains(said), "axvm {words}: {errors}");
+    }
 }
 
 #[test]

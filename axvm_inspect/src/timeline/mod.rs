@@ -11,3 +11,6 @@
 
 pub mod chrome;
 mod console;
+pub mod phases;
+pub mod read;
+pub mod summary;
