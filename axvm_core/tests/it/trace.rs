@@ -63,6 +63,10 @@ fn a_trace_names_what_the_guest_accessed_and_what_it_printed() {
     {
         assert!(said.contains(part), "{part}: {said}");
     }
+    let (code, said, errors) = place.run("report t.json -o t.html");
+    assert_eq!((code, &*said), (0, ""), "{errors}");
+    let page = fs::read_to_string(place.path("t.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("COM1 THR") && page.contains("vda-q0"));
     // Again, over the old one; and what is no trace stays.
     assert_eq!(place.run(words).0, 0);
     let (code, _, errors) = place.run("run guest.elf --cpus 1 --memory 64M --trace guest.elf");

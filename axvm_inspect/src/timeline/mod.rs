@@ -4,6 +4,7 @@
 //!   Record --chrome--> FILE, one event a line        ui.perfetto.dev, chrome://tracing
 //!                        |
 //!                        '--read--> Timeline --summary--> text
+//!                                            --page-----> a page for a browser
 //! ```
 //!
 //! Format: the Trace Event Format of Chrome ("JSON Array Format"), which Perfetto reads, too.
@@ -11,6 +12,7 @@
 
 pub mod chrome;
 mod console;
+pub mod page;
 pub mod phases;
 pub mod read;
 pub mod summary;
