@@ -100,6 +100,15 @@ impl<W: Word> RingWriter<W> {
     }
 }
 
+impl<W: Word> RingWriter<W> {
+    /// The last records, at most `limit` of them, the oldest first: for the thread that wrote them.
+    pub(crate) fn last(&self, limit: usize) -> Vec<[u64; WORDS]> {
+        let count = self.head.min(limit as u64).min(self.ring.slots.len() as u64);
+        let slot = |number| self.ring.slot(number).each_ref().map(|word: &W| word.load(Ordering::Relaxed));
+        (self.head - count..self.head).map(slot).collect()
+    }
+}
+
 impl<W: Word> RingReader<W> {
     /// Whether the writing end is gone. What it wrote before can still be read.
     pub(crate) fn is_abandoned(&self) -> bool {
@@ -163,6 +172,8 @@ mod tests {
         let mut read = Vec::new();
         assert_eq!(reader.read(&mut read, 3), 93);
         assert_eq!(reader.read(&mut read, 100), 0);
+        assert_eq!(writer.last(3), (97..100).map(record).collect::<Vec<_>>());
+        assert_eq!(writer.last(100).len(), 8);
         assert_eq!(read, (93..100).map(record).collect::<Vec<_>>());
     }
 

@@ -135,6 +135,11 @@ impl Tape {
         self.ring.push(record.pack());
     }
 
+    /// The last records of this thread, at most `limit` of them, the oldest first.
+    pub fn last(&self, limit: usize) -> Vec<Record> {
+        self.ring.last(limit).into_iter().filter_map(Record::unpack).collect()
+    }
+
     /// Adds one that took no time: it is now.
     pub fn mark(&mut self, kind: Kind, address: u64, value: u64) {
         let at = self.now();
@@ -249,6 +254,7 @@ mod tests {
         };
         Kind::ALL.into_iter().for_each(|kind| tape.push(record(kind)));
         tape.mark(Kind::Pop, 3, 4);
+        assert_eq!(tape.last(2).first(), Some(&record(Kind::Interrupt)));
         drop(tape);
         let mut reader = tapes.take_new().pop().unwrap();
         let mut read = Vec::new();

@@ -28,7 +28,12 @@ pub(crate) trait ExitTape {
 pub(crate) trait Recording {
     /// What the guest reads.
     fn answered(&mut self, data: &[u8]);
+    /// The exits before this one, as far as they are known, the latest last.
+    fn before(&self) -> Vec<Record>;
 }
+
+/// Exits that a report of a crash shows.
+const LAST: usize = 8;
 
 /// Records nothing.
 pub(crate) struct Off;
@@ -48,6 +53,10 @@ impl ExitTape for Off {
 impl Recording for Nothing {
     #[inline(always)]
     fn answered(&mut self, _: &[u8]) {}
+
+    fn before(&self) -> Vec<Record> {
+        Vec::new()
+    }
 }
 
 /// A record whose time runs.
@@ -80,6 +89,10 @@ impl Recording for Running<'_> {
     #[inline]
     fn answered(&mut self, data: &[u8]) {
         self.record.value = value(data);
+    }
+
+    fn before(&self) -> Vec<Record> {
+        self.tape.last(LAST)
     }
 }
 

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 
 use axvm_devices::{Bus, BusNames, StopReason, StopSwitch};
 use axvm_events::Events;
+use axvm_events::tape::{Kind, Record};
 use axvm_inspect::crash::CrashReport;
 use axvm_kvm::failure::Failure;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
@@ -41,6 +42,21 @@ pub(crate) struct VcpuShared {
     pub(crate) crash: OnceLock<CrashReport>,
     /// Where a recorder would be.
     pub(crate) events: Events,
+}
+
+impl VcpuShared {
+    /// An exit, for people.
+    fn words(&self, exit: &Record) -> String {
+        let (space, name) = match exit.kind {
+            Kind::PortRead | Kind::PortWrite => ("port", self.ports.names().name(exit.address, exit.kind.is_write())),
+            Kind::MmioRead | Kind::MmioWrite => ("mmio", self.mmio.names().name(exit.address, exit.kind.is_write())),
+            Kind::Kick => return "held or kicked".into(),
+            _ => return "another exit".into(),
+        };
+        let name = name.unwrap_or_else(|| format!("{space} {:#x}", exit.address));
+        let way = if exit.kind.is_write() { "write" } else { "read" };
+        format!("{name} {way} {:#x}", exit.value)
+    }
 }
 
 /// A bus, and what is known of accesses that no chip on it answers.
@@ -234,7 +250,10 @@ pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuS
                 Passage::Closed => return,
             },
             other => match Failure::of(&other) {
-                Some(failure) => return stop.request(crash::end(index, failure, vcpu, crash)),
+                Some(failure) => {
+                    let exits = recording.before().iter().map(|exit| shared.words(exit)).collect();
+                    return stop.request(crash::end(index, failure, vcpu, exits, crash));
+                }
                 None => None,
             },
         };
@@ -248,7 +267,7 @@ pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuS
 mod tests {
     use super::*;
     use axvm_devices::{BusBuilder, BusDevice};
-    use axvm_events::tape::{Capacity, Kind, Record, Tapes};
+    use axvm_events::tape::{Capacity, Tapes};
     use std::collections::VecDeque;
     use std::sync::Mutex;
 

@@ -83,6 +83,38 @@ fn names_of_lanes(events: &[Value]) -> Vec<&str> {
 }
 
 #[test]
+fn a_crash_is_told_with_the_exits_before_it_and_ends_the_trace_in_order() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let words = "run guest.elf --memory 32M --cpus 1 --append crash=6 --console none --trace t.json";
+    let (code, _, errors) = place.run(words);
+    assert!(code == 5 && errors.contains("Last exits of this vCPU, the latest below\n  "), "{errors}");
+    assert!(errors.contains("\n  COM1 THR write 0xa\n"), "{errors}");
+    let events = events(&place.path("t.json"));
+    assert!(names(&events, "end").contains(&"the last exit") && events[events.len() - 1]["name"] == "end");
+}
+
+#[test]
+fn a_machine_that_starts_again_goes_on_in_its_lanes() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.shell("--trace t.json");
+    talk.say("reset\n");
+    talk.hear("ready\n> ");
+    axvm.signal(rustix::process::Signal::TERM);
+    axvm.signal(rustix::process::Signal::TERM);
+    axvm.end();
+    let events = events(&place.path("t.json"));
+    assert_eq!(names_of_lanes(&events).iter().filter(|lane| **lane == "vcpu0").count(), 1);
+    let begins = names(&events, "step").iter().filter(|step| **step == "vcpus").count();
+    assert_eq!(begins, 2, "both starts are in it");
+}
+
+#[test]
 fn what_is_no_trace_is_refused_with_what_to_do() {
     let place = Place::new();
     for (words, said) in [

@@ -81,6 +81,8 @@ pub struct CrashReport {
     pub gates: Vec<GateWords>,
     /// Rules of the processor that the registers break.
     pub rules: Vec<Finding>,
+    /// What this vCPU asked for before, the latest last, where that was recorded.
+    pub exits: Vec<String>,
     /// The console's last lines, without control characters.
     pub console: Vec<String>,
 }
@@ -113,6 +115,7 @@ impl CrashFacts<'_> {
             registers: Explained::of(snapshot),
             gates,
             rules,
+            exits: Vec::new(),
             console: Vec::new(),
         };
         report.add_console(self.console);
@@ -230,6 +233,10 @@ impl fmt::Display for CrashReport {
                 &finding.to_string(),
             )?;
         }
+        if !self.exits.is_empty() {
+            writeln!(f, "\nLast exits of this vCPU, the latest below")?;
+        }
+        self.exits.iter().try_for_each(|exit| writeln!(f, "  {exit}"))?;
         if !self.console.is_empty() {
             writeln!(f, "\nLast lines on the guest's console")?;
         }

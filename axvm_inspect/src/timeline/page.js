@@ -182,8 +182,9 @@ function drawRequests(lane, top) {
   let last = [-1, -1, -1, -1];
   for (let n = begin; n < end; n++) {
     const [kicked, popped, completed, toldAt, row] = list[n];
+    if (placeOf(completed) < LEFT) continue;
     const x = Math.max(placeOf(popped), LEFT), x2 = Math.max(placeOf(completed), x + 1), y = top + 2 + row * thin;
-    if (x2 < LEFT || x2 <= last[row]) continue;
+    if (x2 <= last[row]) continue;
     last[row] = x2;
     paint.fillStyle = colours['--c2'];
     paint.fillRect(x, y, x2 - x, thin - 1);
