@@ -13,7 +13,7 @@
 //!   elsewhere:  remote --> axvm_api                  machines of other processes: axvm ctl, axvm ps
 //!               exec   --> axvm_exec                 commands in their guests; agent, what answers there
 //!   printed:    pages, completions                   about AxVM
-//!               doctor --> axvm_inspect              about the host
+//!               doctor, report --> axvm_inspect      about the host; about a machine that was traced
 //!               inspect --> axvm_inspect             about a machine that does not run
 //!               speech, narrator, error              how answers, events and mistakes are said
 //! ```
@@ -46,12 +46,14 @@ mod panel;
 mod rates;
 mod reception;
 mod remote;
+mod report;
 mod run;
 mod selftest;
 mod serve;
 pub mod settings;
 mod signs;
 mod speech;
+mod trace;
 mod vsock;
 
 use std::process::ExitCode;
@@ -95,6 +97,7 @@ fn command(cli: Cli) -> Result<u8> {
         Some(Command::Net(args)) => network::net(&args.action),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
+        Some(Command::Report(args)) => report::report(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Inspect(args)) => inspect::inspect(args),
         Some(Command::Config(args)) => pages::config(args).map_err(Into::into),

@@ -41,6 +41,7 @@ use crate::serve::{Outside, Signals, see_off, serve};
 use crate::settings::Time;
 use crate::signs::Signs;
 use crate::speech;
+use crate::trace::Recorder;
 use crate::vsock::VsockSocket;
 
 /// Runs a machine to its end; the exit code.
@@ -49,7 +50,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let feed = EventFeed::new().context("Cannot make the event stream (see ulimit -n)")?;
     let narrator = Arc::new(Narrator::new(config.settings.verbose()));
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
-    let events = narration.and(feed.events());
+    let recorder = config.settings.trace.as_ref().map(Recorder::open).transpose()?;
+    let events = recorder.iter().fold(narration.and(feed.events()), |events, recorder| events.and(recorder.events()));
     if config.by_default {
         speech::tell(taken(&config));
     }
@@ -75,6 +77,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
         close_sandbox(&config, &sockets, &events)?;
     }
 
+    let writing = recorder.map(Recorder::start).transpose()?;
     speech::start_writer(output).context("Cannot start a thread for messages (see ulimit -u)")?;
     network.watch(&events)?;
     let current = Arc::new(Current::default());
@@ -110,6 +113,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
     });
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
+    // The machine is gone, and nothing records any more.
+    drop(writing);
     let quit = consoles.were_quit();
     let end = end.map(|mut end| {
         end.report_mut().into_iter().for_each(|report| explainer.complete(report));

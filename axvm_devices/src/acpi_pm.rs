@@ -24,7 +24,7 @@ use axvm_arch::layout::acpi::SLEEP_TYPE_S5;
 use serde::{Deserialize, Serialize};
 
 use crate::state::Check;
-use crate::{BusDevice, ChipStateError, LevelIrq, StopReason, StopSwitch};
+use crate::{BusDevice, ChipStateError, LevelIrq, RegisterNames, StopReason, StopSwitch};
 
 /// PM1_STS and PM1_EN: the power button.
 const PWRBTN: u16 = 1 << 8;
@@ -159,6 +159,10 @@ impl BusDevice for AcpiPm {
             }
         }
         self.sci.set(pm1.is_pending());
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |offset, _| ["STS", "STS", "EN", "EN", "CNT", "CNT"].get(usize::try_from(offset).ok()?).copied()
     }
 }
 

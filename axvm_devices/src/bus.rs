@@ -24,7 +24,14 @@ pub trait BusDevice: Send + Sync {
     fn read(&self, offset: u64, data: &mut [u8]);
     /// The guest writes `data` at `offset`.
     fn write(&self, offset: u64, data: &[u8]);
+    /// How its registers are called, for people.
+    fn registers(&self) -> RegisterNames {
+        |_, _| None
+    }
 }
+
+/// Name of the register at an offset, as the datasheet has it; it may be another one for writes (`true`).
+pub type RegisterNames = fn(u64, bool) -> Option<&'static str>;
 
 /// A new slot does not fit on the bus.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -134,10 +141,45 @@ impl Bus {
         self.find(address).map(|slot| &*slot.name)
     }
 
+    /// How parts and registers are called; this outlives the bus.
+    pub fn names(&self) -> BusNames {
+        let named = |slot: &Slot| NamedSlot {
+            base: slot.base,
+            last: slot.last,
+            part: Arc::clone(&slot.name),
+            registers: slot.chip.registers(),
+        };
+        BusNames(self.slots.iter().map(named).collect())
+    }
+
     fn find(&self, address: u64) -> Option<&Slot> {
         let after = self.slots.partition_point(|slot| slot.base <= address);
         let slot = &self.slots[after.checked_sub(1)?];
         (address <= slot.last).then_some(slot)
+    }
+}
+
+/// The names on a bus, sorted.
+pub struct BusNames(Box<[NamedSlot]>);
+
+struct NamedSlot {
+    base: u64,
+    last: u64,
+    part: Arc<str>,
+    registers: RegisterNames,
+}
+
+impl BusNames {
+    /// What the guest accesses at `address`: part and register, or how far into the part it is.
+    pub fn name(&self, address: u64, write: bool) -> Option<String> {
+        let after = self.0.partition_point(|slot| slot.base <= address);
+        let NamedSlot { base, last, part, registers } = &self.0[after.checked_sub(1)?];
+        let offset = (address <= *last).then(|| address - base)?;
+        Some(match registers(offset, write) {
+            Some("") => part.to_string(),
+            Some(register) => format!("{part} {register}"),
+            None => format!("{part} +{offset:#x}"),
+        })
     }
 }
 
@@ -214,6 +256,32 @@ mod tests {
         let names = [0xff, 0x100, 0x107, 0x108, 0x110, 0x118].map(|address| bus.name_at(address));
         assert_eq!(names, [None, Some("vda"), Some("vda"), None, Some("vdb"), None]);
         assert!(bus.slots().eq([(0x100, 0x107, "vda"), (0x110, 0x117, "vdb")]));
+    }
+
+    #[test]
+    fn each_register_has_the_name_that_its_chip_gives_it() {
+        struct Named;
+        impl BusDevice for Named {
+            fn read(&self, _: u64, _: &mut [u8]) {}
+            fn write(&self, _: u64, _: &[u8]) {}
+            fn registers(&self) -> RegisterNames {
+                |offset, write| match (offset, write) {
+                    (0, true) => Some("THR"),
+                    (0, false) => Some("RBR"),
+                    (1, _) => Some(""),
+                    _ => None,
+                }
+            }
+        }
+        let mut builder = BusBuilder::default();
+        builder.plug(0x100, 4, "COM1", Arc::new(Named)).unwrap();
+        let names = builder.finish().names();
+        let name = |address, write| names.name(address, write);
+        assert_eq!(name(0x100, true).unwrap(), "COM1 THR");
+        assert_eq!(name(0x100, false).unwrap(), "COM1 RBR");
+        assert_eq!(name(0x101, false).unwrap(), "COM1");
+        assert_eq!(name(0x103, false).unwrap(), "COM1 +0x3");
+        assert_eq!([0, 0xff, 0x104, u64::MAX].map(|address| name(address, true)), [const { None }; 4]);
     }
 
     #[test]

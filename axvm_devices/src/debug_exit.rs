@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::{BusDevice, StopReason, StopSwitch};
+use crate::{BusDevice, RegisterNames, StopReason, StopSwitch};
 
 /// The debug-exit port: one register, 1 to 4 bytes.
 pub struct DebugExit {
@@ -34,6 +34,10 @@ impl BusDevice for DebugExit {
         let mut value = [0; 4];
         value.iter_mut().zip(data).for_each(|(byte, &written)| *byte = written);
         self.stop.request(StopReason::DebugExit(u32::from_le_bytes(value)));
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |_, _| Some("")
     }
 }
 

@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use crate::{BusDevice, StopReason, StopSwitch};
+use crate::{BusDevice, RegisterNames, StopReason, StopSwitch};
 
 /// OBF: the output buffer holds a byte for the CPU.
 const OUTPUT_BUFFER_FULL: u8 = 1 << 0;
@@ -51,6 +51,10 @@ impl BusDevice for I8042 {
         {
             self.stop.request(StopReason::Reset("i8042"));
         }
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |_, write| Some(if write { "command" } else { "status" })
     }
 }
 

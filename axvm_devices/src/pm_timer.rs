@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BusDevice, ChipStateError};
+use crate::{BusDevice, ChipStateError, RegisterNames};
 
 /// Ticks in a second.
 const HZ: u128 = 3_579_545;
@@ -108,6 +108,10 @@ impl BusDevice for PmTimer {
 
     /// Read-only.
     fn write(&self, _: u64, _: &[u8]) {}
+
+    fn registers(&self) -> RegisterNames {
+        |_, _| Some("")
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use axvm_events::{Event, Events};
 
-use crate::{BusDevice, StopReason, StopSwitch};
+use crate::{BusDevice, RegisterNames, StopReason, StopSwitch};
 
 /// The guest panicked.
 const PANICKED: u8 = 1 << 0;
@@ -62,6 +62,10 @@ impl BusDevice for Pvpanic {
         if data.first().is_some_and(|events| events & PANICKED != 0) {
             self.panicked();
         }
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |_, _| Some("")
     }
 }
 

@@ -8,12 +8,20 @@
 //!
 //! Off by default, and then an `emit` costs one branch: the event is not even built. A sink that is subscribed only
 //! at times costs one relaxed load while it is not.
+//!
+//! What comes too often to be an event for people, exits and requests, goes onto [tapes](tape) instead.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
+
+mod ring;
+pub mod tape;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tape::{Capacity, Names, Tape, Tapes};
 
 /// Something that happened. Every consumer reads this one enum.
 #[derive(Clone, Debug, PartialEq)]
@@ -232,6 +240,7 @@ pub trait Sink: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Events {
     subscribers: Vec<Subscriber>,
+    tapes: Option<Arc<Tapes>>,
 }
 
 /// A sink and what it wants.
@@ -262,23 +271,50 @@ impl Subscriber {
 impl Events {
     /// A stream that ends in `sink`.
     pub fn to(sink: Arc<dyn Sink>) -> Events {
-        Events { subscribers: vec![Subscriber { sink, wants: Wants::Everything }] }
+        Events::of(Subscriber { sink, wants: Wants::Everything })
     }
 
     /// A stream of warnings only.
     pub fn warnings_to(sink: Arc<dyn Sink>) -> Events {
-        Events { subscribers: vec![Subscriber { sink, wants: Wants::Warnings }] }
+        Events::of(Subscriber { sink, wants: Wants::Warnings })
     }
 
     /// A stream that ends in `sink` while `on` is true; it may be switched at any time.
     pub fn at_times_to(sink: Arc<dyn Sink>, on: Arc<AtomicBool>) -> Events {
-        Events { subscribers: vec![Subscriber { sink, wants: Wants::AtTimes(on) }] }
+        Events::of(Subscriber { sink, wants: Wants::AtTimes(on) })
     }
 
     /// This stream and `other` as one: each sink gets what it would have got alone.
     pub fn and(mut self, other: Events) -> Events {
         self.subscribers.extend(other.subscribers);
+        self.tapes = self.tapes.or(other.tapes);
         self
+    }
+
+    fn of(subscriber: Subscriber) -> Events {
+        Events { subscribers: vec![subscriber], tapes: None }
+    }
+
+    /// This stream, and what is recorded beside it.
+    pub fn with_tapes(self, tapes: Arc<Tapes>) -> Events {
+        Events { tapes: Some(tapes), ..self }
+    }
+
+    /// A tape for the thread that is called `name`, if there is a recorder.
+    pub fn tape(&self, name: &str) -> Option<Tape> {
+        self.tapes.as_ref().and_then(|tapes| tapes.tape(name, Capacity::Thread))
+    }
+
+    /// A tape for the queue of a device, of which a guest may have many made.
+    pub fn queue_tape(&self, name: &str) -> Option<Tape> {
+        self.tapes.as_ref().and_then(|tapes| tapes.tape(name, Capacity::Queue))
+    }
+
+    /// Tells the recorder, if there is one, how registers are called.
+    pub fn name_registers(&self, names: impl FnOnce() -> Names) {
+        if let Some(tapes) = &self.tapes {
+            tapes.set_names(names());
+        }
     }
 
     /// Whether a subscriber takes more than warnings.

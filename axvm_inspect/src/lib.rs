@@ -8,6 +8,7 @@
 //!   all vCPUs, interrupts, rings     --hang--------> what the guest waits for
 //!   vmlinux, System.map              --symbols-----> names of addresses
 //!   the guest's kernel and initrd, plan ------kernel------> what the machine needs and they lack
+//!   what its threads recorded --timeline--> a trace file, and what that tells
 //! ```
 //!
 //! Nothing here starts a machine, and nothing needs KVM: a host without it gets rows that say so. Findings are values;
@@ -22,5 +23,6 @@ pub mod lint;
 pub mod registers;
 pub mod snapshot;
 pub mod symbols;
+pub mod timeline;
 pub mod wrap;
 pub mod xray;

@@ -28,6 +28,7 @@ mod run_page;
 pub mod state;
 mod system;
 mod teardown;
+mod tsc;
 mod vcpu;
 mod vm;
 
@@ -40,5 +41,6 @@ pub use routes::Routes;
 pub use state::{VcpuState, VmState};
 pub use system::Kvm;
 pub use teardown::Teardown;
+pub use tsc::tsc;
 pub use vcpu::{KvmVcpu, VcpuSetup};
 pub use vm::{Doorbells, LevelLine, Vm};

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   played vCPU --Exit--> loop --> bus --> chip          each row adds what is right of the one above
+//!        |------> the same with a tape: what --trace costs, whose clock is most of it
 //!        '------> a loop that answers 0: the floor
 //! ```
 //!
 //! Nothing enters a guest, so nothing is measured but AxVM's own instructions. Rounds of all rows take turns; medians.
 //! Run: `cargo bench -p axvm_machine --bench exits`.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
@@ -16,7 +18,8 @@ use std::time::Instant;
 use axvm_console::Port;
 use axvm_devices::{BusBuilder, BusDevice, Irq, Uart16550};
 use axvm_events::Events;
-use axvm_kvm::{Exit, Vcpu};
+use axvm_events::tape::{Capacity, Tapes};
+use axvm_kvm::{Exit, Vcpu, tsc};
 use axvm_machine::testing::Loop;
 use axvm_memory::{GuestRam, RamConfig};
 use axvm_virtio::mmio::MmioTransport;
@@ -110,20 +113,24 @@ fn main() {
         run(&mut vcpu);
         start.elapsed().as_nanos() as f64 / f64::from(EXITS)
     };
-    let mut samples = vec![[Vec::new(), Vec::new()]; rows.len()];
+    let mut samples = vec![[const { Vec::new() }; 3]; rows.len()];
+    let tapes = Tapes::new(tsc);
     for _ in 0..ROUNDS {
         for (row, samples) in rows.iter().zip(&mut samples) {
             samples[0].push(time(row.1, &|vcpu| _ = machine.run(vcpu)));
-            samples[1].push(time(row.1, &floor));
+            let tape = Cell::new(tapes.tape("vcpu0", Capacity::Thread));
+            samples[1].push(time(row.1, &|vcpu| _ = tape.take().map(|tape| machine.run_taped(vcpu, tape))));
+            tapes.take_new();
+            samples[2].push(time(row.1, &floor));
         }
     }
-    println!("{:<32} {:>20} {:>20}", "ns for an exit, beside KVM", "AxVM", "floor");
+    println!("{:<32} {:>20} {:>20} {:>20}", "ns for an exit, beside KVM", "AxVM", "with a tape", "floor");
     for ((name, _), samples) in rows.iter().zip(samples) {
-        let [ours, floor] = samples.map(|mut samples| {
+        let [ours, taped, floor] = samples.map(|mut samples| {
             samples.sort_by(f64::total_cmp);
             let [low, median, high] = [1, 2, 3].map(|quarter| samples[samples.len() * quarter / 4]);
             format!("{median:.1} ({low:.1} .. {high:.1})")
         });
-        println!("{name:<32} {ours:>20} {floor:>20}");
+        println!("{name:<32} {ours:>20} {taped:>20} {floor:>20}");
     }
 }

@@ -20,12 +20,19 @@ use axvm_inspect::snapshot::Snapshot;
 use axvm_kvm::failure::Failure;
 use axvm_kvm::{KvmVcpu, Vcpu};
 
-/// Why the machine stops when vCPU number `index` ends with `failure`; `to` is where the whole report goes.
-pub(crate) fn end(index: u32, failure: Failure, vcpu: &dyn Vcpu, to: &OnceLock<CrashReport>) -> StopReason {
+/// Why the machine stops when vCPU number `index` ends with `failure`, after `exits`; `to` is where the whole report goes.
+pub(crate) fn end(
+    index: u32,
+    failure: Failure,
+    vcpu: &dyn Vcpu,
+    exits: Vec<String>,
+    to: &OnceLock<CrashReport>,
+) -> StopReason {
     let report = vcpu.as_kvm().and_then(|vcpu| report(index, &failure, vcpu));
     let errors = report.iter().flat_map(|report| &report.rules).filter(|finding| finding.grade == Grade::Error);
     let broken: String = errors.map(|finding| format!(". {finding}")).collect();
-    if let Some(report) = report {
+    if let Some(mut report) = report {
+        report.exits = exits;
         let _ = to.set(report);
     }
     match failure {

@@ -22,6 +22,7 @@ mod build_config;
 pub mod cpuinfo;
 mod crash;
 mod error;
+mod exit_tape;
 mod gate;
 mod halt;
 mod hang;

@@ -15,8 +15,9 @@ use axvm_boot::cpu::{CpuModel, Explained};
 use axvm_boot::plan::Plan;
 use axvm_boot::{cpu, linux};
 use axvm_console::Port;
-use axvm_devices::{Bus, StopSwitch};
+use axvm_devices::{Bus, BusNames, StopSwitch};
 use axvm_events::Event;
+use axvm_events::tape::{Kind, Names};
 use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 use axvm_sync::EventFd;
 
@@ -170,7 +171,9 @@ impl Resources {
             gate: Arc::new(Gate::new(order)),
             activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
             crash: OnceLock::new(),
+            events: self.events.clone(),
         };
+        self.events.name_registers(|| register_names(shared.ports.names(), shared.mmio.names()));
         let shared = Arc::new(shared);
         let events = self.events.clone();
         Machine::start(Built { plan, inventory, command_line, ports, shared, attention, events, vcpus, vm }, &pins)
@@ -235,6 +238,15 @@ impl Resources {
         };
         apic_ids.iter().enumerate().map(create).collect()
     }
+}
+
+/// How registers are called, for a recorder.
+fn register_names(ports: BusNames, mmio: BusNames) -> Names {
+    Arc::new(move |kind, address| match kind {
+        Kind::PortRead | Kind::PortWrite => ports.name(address, kind.is_write()),
+        Kind::MmioRead | Kind::MmioWrite => mmio.name(address, kind.is_write()),
+        _ => None,
+    })
 }
 
 /// What was put where, for `-v`.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use axvm_boot::plan::{Kind, Part, Place, Plan, VirtioKind};
 use axvm_devices::pci::{PciFunction, PciHotplug};
-use axvm_devices::{BusDevice, Irq};
+use axvm_devices::{BusDevice, Irq, RegisterNames};
 use axvm_events::{Event, Events};
 use axvm_kvm::Vm;
 use axvm_memory::GuestRam;
@@ -395,5 +395,9 @@ impl BusDevice for Slots {
 
     fn write(&self, offset: u64, data: &[u8]) {
         self.controller.write(offset, data);
+    }
+
+    fn registers(&self) -> RegisterNames {
+        self.controller.registers()
     }
 }

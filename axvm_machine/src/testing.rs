@@ -11,8 +11,10 @@ use std::sync::{Arc, OnceLock};
 
 use axvm_devices::{Bus, StopReason, StopSwitch};
 use axvm_events::Events;
+use axvm_events::tape::Tape;
 use axvm_kvm::Vcpu;
 
+use crate::exit_tape::Off;
 use crate::gate::{Gate, Order};
 use crate::halt::Activity;
 use crate::unclaimed::Space;
@@ -32,12 +34,19 @@ impl Loop {
             gate: Arc::new(Gate::new(Order::Run)),
             activity: Activity::new()?,
             crash: OnceLock::new(),
+            events,
         }))
     }
 
     /// Runs `vcpu` as vCPU 0 until it gives an exit that ends a machine; why it stopped.
     pub fn run(&self, vcpu: &mut dyn Vcpu) -> Option<StopReason> {
-        run(0, vcpu, &Exits::default(), &self.0);
+        run(0, vcpu, &Exits::default(), &self.0, Off);
+        self.0.stop.reason()
+    }
+
+    /// The same with a tape.
+    pub fn run_taped(&self, vcpu: &mut dyn Vcpu, tape: Tape) -> Option<StopReason> {
+        run(0, vcpu, &Exits::default(), &self.0, tape);
         self.0.stop.reason()
     }
 }

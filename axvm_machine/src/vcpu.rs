@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use axvm_devices::{Bus, StopReason, StopSwitch};
+use axvm_devices::{Bus, BusNames, StopReason, StopSwitch};
 use axvm_events::Events;
+use axvm_events::tape::{Kind, Record};
 use axvm_inspect::crash::CrashReport;
 use axvm_kvm::failure::Failure;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
@@ -23,6 +24,7 @@ use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
 use crate::crash;
+use crate::exit_tape::{ExitTape, Off, Recording};
 use crate::gate::{Gate, Order, Passage};
 use crate::halt::Activity;
 use crate::unclaimed::{Access, Space, Unclaimed};
@@ -38,6 +40,23 @@ pub(crate) struct VcpuShared {
     pub(crate) activity: Activity,
     /// Why a vCPU cannot go on: that of the first.
     pub(crate) crash: OnceLock<CrashReport>,
+    /// Where a recorder would be.
+    pub(crate) events: Events,
+}
+
+impl VcpuShared {
+    /// An exit, for people.
+    fn words(&self, exit: &Record) -> String {
+        let (space, name) = match exit.kind {
+            Kind::PortRead | Kind::PortWrite => ("port", self.ports.names().name(exit.address, exit.kind.is_write())),
+            Kind::MmioRead | Kind::MmioWrite => ("mmio", self.mmio.names().name(exit.address, exit.kind.is_write())),
+            Kind::Kick => return "held or kicked".into(),
+            _ => return "another exit".into(),
+        };
+        let name = name.unwrap_or_else(|| format!("{space} {:#x}", exit.address));
+        let way = if exit.kind.is_write() { "write" } else { "read" };
+        format!("{name} {way} {:#x}", exit.value)
+    }
 }
 
 /// A bus, and what is known of accesses that no chip on it answers.
@@ -49,6 +68,11 @@ pub(crate) struct AddressSpace {
 impl AddressSpace {
     pub(crate) fn new(space: Space, bus: Bus, events: &Events) -> AddressSpace {
         AddressSpace { bus, unclaimed: Unclaimed::new(space, events) }
+    }
+
+    /// How the bus's registers are called, to those who come later.
+    pub(crate) fn names(&self) -> BusNames {
+        self.bus.names()
     }
 
     /// The machine has stopped: tells how often the guest found no chip.
@@ -148,7 +172,10 @@ pub(crate) fn spawn(
             );
             return shared.stop.request(StopReason::HostError(message));
         }
-        run(index, &mut vcpu, &exits, &shared);
+        match shared.events.tape(&format!("vcpu{index}")) {
+            None => run(index, &mut vcpu, &exits, &shared, Off),
+            Some(tape) => run(index, &mut vcpu, &exits, &shared, tape),
+        }
     })?;
     Ok((handle, thread))
 }
@@ -185,9 +212,10 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 
 /// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
 ///
-/// Only a kick leads to the gate: then the exit before it is answered and its instruction completed.
-pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
-    let VcpuShared { ports, mmio, stop, gate, activity, crash } = shared;
+/// Only a kick leads to the gate: then the exit before it is answered and its instruction completed. Each exit goes onto
+/// `tape`, for which there is a loop of its own.
+pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared, mut tape: impl ExitTape) {
+    let VcpuShared { ports, mmio, stop, gate, activity, crash, .. } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -198,10 +226,19 @@ pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuS
             exits.count();
             activity.note();
         }
+        let mut recording = tape.begin(&exit);
         let unclaimed = match exit {
-            Exit::IoIn { port, size, data } => ports.read(port.into(), size, data).map(|access| (ports, access)),
+            Exit::IoIn { port, size, data } => {
+                let unanswered = ports.read(port.into(), size, data);
+                recording.answered(data);
+                unanswered.map(|access| (ports, access))
+            }
             Exit::IoOut { port, size, data } => ports.write(port.into(), size, data).map(|access| (ports, access)),
-            Exit::MmioRead { address, data } => mmio.read(address, data.len(), data).map(|access| (mmio, access)),
+            Exit::MmioRead { address, data } => {
+                let unanswered = mmio.read(address, data.len(), data);
+                recording.answered(data);
+                unanswered.map(|access| (mmio, access))
+            }
             Exit::MmioWrite { address, data } => mmio.write(address, data.len(), data).map(|access| (mmio, access)),
             Exit::Halted => None,
             Exit::Interrupted => match gate.pass(index, vcpu) {
@@ -213,7 +250,10 @@ pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuS
                 Passage::Closed => return,
             },
             other => match Failure::of(&other) {
-                Some(failure) => return stop.request(crash::end(index, failure, vcpu, crash)),
+                Some(failure) => {
+                    let exits = recording.before().iter().map(|exit| shared.words(exit)).collect();
+                    return stop.request(crash::end(index, failure, vcpu, exits, crash));
+                }
                 None => None,
             },
         };
@@ -227,6 +267,7 @@ pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuS
 mod tests {
     use super::*;
     use axvm_devices::{BusBuilder, BusDevice};
+    use axvm_events::tape::{Capacity, Tapes};
     use std::collections::VecDeque;
     use std::sync::Mutex;
 
@@ -291,6 +332,7 @@ mod tests {
             gate: Arc::new(Gate::new(Order::Run)),
             activity: Activity::new().unwrap(),
             crash: OnceLock::new(),
+            events,
         }
     }
 
@@ -302,7 +344,7 @@ mod tests {
         let shared = shared(ports, mmio);
         let (count, exits) = (steps.len() as u64, Exits::default());
         let mut vcpu = Scripted(steps.into(), Vec::new());
-        run(0, &mut vcpu, &exits, &shared);
+        run(0, &mut vcpu, &exits, &shared, Off);
         assert!(exits.get() == count || exits.get() + 1 == count, "an error is no exit");
         let written = chip.0.lock().unwrap().clone();
         (shared.stop.reason().unwrap(), vcpu.1, written)
@@ -312,11 +354,11 @@ mod tests {
     fn a_kicked_vcpu_obeys_the_gate() {
         let shared = shared(BusBuilder::default(), BusBuilder::default());
         let mut vcpu = Scripted([Step::Kick, Step::Kick, Step::Shutdown].into(), Vec::new());
-        run(0, &mut vcpu, &Exits::default(), &shared);
+        run(0, &mut vcpu, &Exits::default(), &shared, Off);
         assert_eq!(vcpu.0.len(), 0, "an open gate holds no vCPU");
         shared.gate.order(Order::Stop);
         let mut vcpu = Scripted([Step::In(0x99, 1, 1), Step::Kick, Step::Shutdown].into(), Vec::new());
-        run(0, &mut vcpu, &Exits::default(), &shared);
+        run(0, &mut vcpu, &Exits::default(), &shared, Off);
         assert_eq!(vcpu.0.len(), 1, "the exit before the kick is answered, and nothing runs after it");
     }
 
@@ -347,5 +389,38 @@ mod tests {
         }
         let (event, ..) = play(vec![Step::Error]);
         assert!(matches!(event, StopReason::HostError(text) if text.contains("KVM_RUN")));
+    }
+
+    #[test]
+    fn a_tape_has_each_exit_with_its_answer() {
+        let chip = Arc::new(Chip::default());
+        let (mut ports, mut mmio) = (BusBuilder::default(), BusBuilder::default());
+        ports.plug(0x10, 8, "chip", chip.clone()).unwrap();
+        mmio.plug(0x1000, 8, "chip", chip).unwrap();
+        let shared = shared(ports, mmio);
+        let steps = [
+            Step::In(0x12, 1, 1),
+            Step::Out(0x10, 2, vec![1, 2, 3, 4]),
+            Step::Read(0x1003, 4),
+            Step::Kick,
+            Step::Shutdown,
+        ];
+        static TIME: AtomicU64 = AtomicU64::new(0);
+        let tapes = Tapes::new(|| TIME.fetch_add(1, Ordering::Relaxed));
+        let mut vcpu = Scripted(steps.into(), Vec::new());
+        run(0, &mut vcpu, &Exits::default(), &shared, tapes.tape("vcpu0", Capacity::Thread).unwrap());
+        let mut read = Vec::new();
+        tapes.take_new()[0].read(9, |record| read.push(record));
+        let record = |at, kind, size, count, address, value| Record { at, took: 1, kind, size, count, address, value };
+        assert_eq!(
+            read,
+            [
+                record(0, Kind::PortRead, 1, 1, 0x12, 0x42),
+                record(2, Kind::PortWrite, 2, 2, 0x10, 0x0403_0201),
+                record(4, Kind::MmioRead, 4, 1, 0x1003, 0x4343_4343),
+                record(6, Kind::Kick, 0, 1, 0, 0),
+                record(8, Kind::End, 0, 1, 0, 0),
+            ]
+        );
     }
 }

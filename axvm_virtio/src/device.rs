@@ -115,9 +115,12 @@ impl Activation {
     pub(crate) fn spawn<W: Work>(
         &self,
         thread: String,
-        queues: Vec<LiveQueue>,
+        mut queues: Vec<LiveQueue>,
         work: W,
     ) -> Result<Option<Worker<W>>, StartError> {
+        for live in &mut queues {
+            live.queue.record_on(self.fault.tape(&format!("{}-q{}", self.name, live.index)));
+        }
         let Some(first) = queues.first() else { return Ok(None) };
         let index = first.index;
         let parts = WorkerParts { name: thread, queues, fault: self.fault.clone(), list: Arc::clone(&self.workers) };

@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use axvm_devices::{BusDevice, Irq};
+use axvm_devices::{BusDevice, Irq, RegisterNames};
 use axvm_events::Events;
 use axvm_memory::GuestRam;
 
@@ -65,6 +65,23 @@ mod reg {
     pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
     pub(super) const CONFIG: u64 = 0x100;
 }
+
+/// Registers as table 4.1 names them.
+#[rustfmt::skip]
+const NAMES: &[(u64, &str)] = &[
+    (reg::MAGIC_VALUE, "MagicValue"), (reg::VERSION, "Version"), (reg::DEVICE_ID, "DeviceID"),
+    (reg::VENDOR_ID, "VendorID"), (reg::DEVICE_FEATURES, "DeviceFeatures"),
+    (reg::DEVICE_FEATURES_SEL, "DeviceFeaturesSel"), (reg::DRIVER_FEATURES, "DriverFeatures"),
+    (reg::DRIVER_FEATURES_SEL, "DriverFeaturesSel"), (reg::QUEUE_SEL, "QueueSel"),
+    (reg::QUEUE_NUM_MAX, "QueueNumMax"), (reg::QUEUE_NUM, "QueueNum"), (reg::QUEUE_READY, "QueueReady"),
+    (reg::QUEUE_NOTIFY, "QueueNotify"), (reg::INTERRUPT_STATUS, "InterruptStatus"),
+    (reg::INTERRUPT_ACK, "InterruptACK"), (reg::STATUS, "Status"), (reg::QUEUE_DESC_LOW, "QueueDescLow"),
+    (reg::QUEUE_DESC_HIGH, "QueueDescHigh"), (reg::QUEUE_DRIVER_LOW, "QueueDriverLow"),
+    (reg::QUEUE_DRIVER_HIGH, "QueueDriverHigh"), (reg::QUEUE_DEVICE_LOW, "QueueDeviceLow"),
+    (reg::QUEUE_DEVICE_HIGH, "QueueDeviceHigh"), (reg::SHM_LEN_LOW, "SHMLenLow"), (reg::SHM_LEN_HIGH, "SHMLenHigh"),
+    (reg::SHM_BASE_LOW, "SHMBaseLow"), (reg::SHM_BASE_HIGH, "SHMBaseHigh"), (reg::QUEUE_RESET, "QueueReset"),
+    (reg::CONFIG_GENERATION, "ConfigGeneration"),
+];
 
 /// Offset of QueueNotify: where an ioeventfd goes, matching the queue's number in 32 bits.
 pub const QUEUE_NOTIFY: u64 = reg::QUEUE_NOTIFY;
@@ -123,6 +140,10 @@ impl BusDevice for MmioTransport {
                 _ => write(&mut self.lock(), offset, value),
             }
         }
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |offset, _| NAMES.iter().find(|(register, _)| *register == offset).map(|(_, name)| *name)
     }
 }
 

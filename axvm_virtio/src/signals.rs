@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axvm_devices::Irq;
+use axvm_events::tape::Tape;
 use axvm_events::{Event, Events};
 
 use crate::state::{StateError, VectorsState};
@@ -225,6 +226,11 @@ impl FaultReporter {
             let (device, reason) = (Arc::clone(&self.0.name), reason.to_string());
             self.0.events.warn(|| Event::VirtioNeedsReset { device, reason });
         }
+    }
+
+    /// A tape for the queue that is called `name`, if there is a recorder.
+    pub(crate) fn tape(&self, name: &str) -> Option<Tape> {
+        self.0.events.queue_tape(name)
     }
 
     /// The host failed a request: tells the user, at most once a second.

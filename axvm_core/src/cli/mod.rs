@@ -28,7 +28,7 @@ pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
 pub use tools::{
     CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, InspectArgs, InspectFormat, LinkWord, PsArgs,
-    Removed, SelftestArgs,
+    Removed, ReportArgs, SelftestArgs,
 };
 
 use crate::error::ConfigError;
@@ -111,6 +111,9 @@ listens at vsock port 348, for the host alone, or at the machine's --agent-port.
 
     /// Prove, device by device, that this host can run AxVM
     Selftest(SelftestArgs),
+
+    /// Tell where a machine's time went, from what `axvm run --trace` wrote
+    Report(ReportArgs),
 
     /// Explain this host: what AxVM finds, what it misses, what to change
     Doctor(DoctorArgs),

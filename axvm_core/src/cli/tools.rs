@@ -49,6 +49,27 @@ pub struct CtlArgs {
     pub action: CtlAction,
 }
 
+/// `axvm report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axvm run -k bzImage --trace boot.json
+  axvm report boot.json                    what took how long
+  axvm report boot.json -o boot.html       the same as a page, with every exit and request
+
+https://ui.perfetto.dev and chrome://tracing open the file, too.")]
+pub struct ReportArgs {
+    /// What `axvm run --trace FILE` wrote
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Print the summary as text, which is what is done without -o
+    #[arg(long)]
+    pub text: bool,
+    /// Write a page for a browser, which needs nothing else
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
 /// What can be done with a running machine.
 #[derive(Debug, Subcommand)]
 pub enum CtlAction {

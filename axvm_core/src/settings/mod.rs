@@ -23,6 +23,7 @@ mod policy;
 mod schema;
 mod setting;
 mod text;
+mod trace;
 mod value;
 mod vsock;
 mod words;
@@ -49,6 +50,7 @@ pub use parts::{Amount, Cpus, Memory};
 pub use policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot};
 pub use schema::schema;
 pub use setting::Setting;
+pub use trace::TraceTo;
 pub use value::{IoPort, Name, Pins, Size, Time, mebibytes};
 pub use vsock::{PATH_LIMIT as VSOCK_PATH_LIMIT, Vsock};
 
@@ -151,6 +153,11 @@ settings! {
         /// Tell each step of building the machine, and unusual events, on stderr
         #[arg(short, long, switch(), help_heading = CONTROL)]
         pub verbose: Option<bool> = false,
+
+        /// Write a timeline to this file, for `axvm report` and Perfetto: each exit, what the guest accessed, how long that
+        /// took; FILE[,limit=SIZE] [default: none; limit=256M]
+        #[arg(long, value_name = "FILE", help_heading = CONTROL, value_hint = ValueHint::FilePath, verbatim_doc_comment)]
+        pub trace: Option<TraceTo>,
 
         /// How the kernel is entered [default: 32 for a bzImage, pvh for an ELF file, multiboot if that is the only way]
         #[arg(long, value_parser = words::<Entry>(), help_heading = HARDWARE)]

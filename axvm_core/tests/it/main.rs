@@ -36,5 +36,6 @@ mod settings;
 mod shown;
 mod standstill;
 mod terminal;
+mod trace;
 mod version;
 mod vsock;

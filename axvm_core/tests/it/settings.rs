@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 76] = [
+const OPTIONS: [&[&str]; 77] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -97,6 +97,7 @@ const OPTIONS: [&[&str]; 76] = [
     &["--timeout", "5m"],
     &["--verbose"],
     &["-v=off"],
+    &["--trace", "boot.json,limit=1G"],
     &["--console", "stdio"],
     &["--console", "file=a=b"],
     &["--virtio-console", "unix=s", "--console", "pty"],

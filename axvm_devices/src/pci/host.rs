@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{ConfigSpace, Identity};
 use super::function::{PciFunction, PciFunctionState};
 use crate::state::Check;
-use crate::{BusDevice, ChipStateError, PlugError, StopReason, StopSwitch};
+use crate::{BusDevice, ChipStateError, PlugError, RegisterNames, StopReason, StopSwitch};
 
 /// Bit 31 of the address register: configuration accesses are on.
 const ENABLE: u32 = 1 << 31;
@@ -306,6 +306,14 @@ impl BusDevice for PciHost {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |offset, _| match offset {
+            0..4 => Some("CONFIG_ADDRESS"),
+            4..8 => Some("CONFIG_DATA"),
+            _ => None,
         }
     }
 }

@@ -21,7 +21,7 @@ use axvm_sync::lock;
 use serde::{Deserialize, Serialize};
 
 use crate::state::Check;
-use crate::{BusDevice, ChipStateError, Irq};
+use crate::{BusDevice, ChipStateError, Irq, RegisterNames};
 
 const UP: u64 = 0;
 const DOWN: u64 = 4;
@@ -147,6 +147,10 @@ impl BusDevice for PciHotplug {
             }
             _ => {}
         }
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |offset, _| ["up", "down", "there"].get(usize::try_from(offset / 4).ok()?).copied()
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use crate::{BusDevice, ChipStateError, Irq};
+use crate::{BusDevice, ChipStateError, Irq, RegisterNames};
 use registers::{NANOS, Nanos, Registers};
 pub use state::RtcState;
 
@@ -142,6 +142,10 @@ impl BusDevice for Rtc {
                 _ => self.write_data(&mut chip, byte),
             }
         }
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |offset, _| ["index", "data"].get(usize::try_from(offset).ok()?).copied()
     }
 }
 

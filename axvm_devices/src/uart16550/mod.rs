@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axvm_console::Port;
 
-use crate::{BusDevice, ChipStateError, Irq};
+use crate::{BusDevice, ChipStateError, Irq, RegisterNames};
 use registers::{Cause, Registers};
 pub use state::UartState;
 
@@ -99,5 +99,23 @@ impl BusDevice for Uart16550 {
                 registers.write(register, byte);
             }
         });
+    }
+
+    /// Those of DLAB = 0: only the chip knows whether the first two are the divisor now.
+    fn registers(&self) -> RegisterNames {
+        |offset, write| {
+            let [read, written] = match offset {
+                0 => ["RBR", "THR"],
+                1 => ["IER"; 2],
+                2 => ["IIR", "FCR"],
+                3 => ["LCR"; 2],
+                4 => ["MCR"; 2],
+                5 => ["LSR"; 2],
+                6 => ["MSR"; 2],
+                7 => ["SCR"; 2],
+                _ => return None,
+            };
+            Some(if write { written } else { read })
+        }
     }
 }

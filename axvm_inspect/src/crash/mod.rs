@@ -82,6 +82,8 @@ pub struct CrashReport {
     pub gates: Vec<GateWords>,
     /// Rules of the processor that the registers break.
     pub rules: Vec<Finding>,
+    /// What this vCPU asked for before, the latest last, where that was recorded.
+    pub exits: Vec<String>,
     /// The console's last lines, without control characters.
     pub console: Vec<String>,
     /// RIP as a function and an offset, if symbols were given.
@@ -118,6 +120,7 @@ impl CrashFacts<'_> {
             registers: Explained::of(snapshot),
             gates,
             rules,
+            exits: Vec::new(),
             console: Vec::new(),
             function: None,
             snapshot: snapshot.clone(),
@@ -244,6 +247,10 @@ impl fmt::Display for CrashReport {
                 &finding.to_string(),
             )?;
         }
+        if !self.exits.is_empty() {
+            writeln!(f, "\nLast exits of this vCPU, the latest below")?;
+        }
+        self.exits.iter().try_for_each(|exit| writeln!(f, "  {exit}"))?;
         if !self.console.is_empty() {
             writeln!(f, "\nLast lines on the guest's console")?;
         }

@@ -42,6 +42,7 @@ mod rings;
 
 use std::sync::Arc;
 
+use axvm_events::tape::{Kind, Tape};
 use axvm_memory::{AccessError, GuestArray, GuestRam};
 
 pub use chain::Chain;
@@ -72,6 +73,8 @@ pub struct VirtQueue {
     buffers: Buffers,
     /// The first error; nothing is taken after it.
     broken: Option<QueueError>,
+    /// Where its requests are recorded.
+    tape: Option<Tape>,
 }
 
 impl VirtQueue {
@@ -108,7 +111,25 @@ impl VirtQueue {
             published: state.next_used,
             buffers: Buffers::default(),
             broken: None,
+            tape: None,
         })
+    }
+
+    /// From now on its requests are recorded, if there is a tape.
+    pub(crate) fn record_on(&mut self, tape: Option<Tape>) {
+        self.tape = tape;
+    }
+
+    /// A kick of the driver woke the worker.
+    pub(crate) fn was_kicked(&mut self) {
+        self.record(Kind::Doorbell, 0, 0);
+    }
+
+    #[inline]
+    fn record(&mut self, kind: Kind, head: u16, written: u32) {
+        if let Some(tape) = &mut self.tape {
+            tape.mark(kind, head.into(), written.into());
+        }
     }
 
     /// Takes the next chain that the driver made available; `None` if there is none now.
@@ -118,7 +139,11 @@ impl VirtQueue {
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Chain<'_>>, QueueError> {
         match self.take() {
-            Ok(head) => Ok(head.map(|head| self.buffers.chain(head))),
+            Ok(None) => Ok(None),
+            Ok(Some(head)) => {
+                self.record(Kind::Pop, head, 0);
+                Ok(Some(self.buffers.chain(head)))
+            }
             Err(error) => {
                 self.broken = Some(error);
                 Err(error)
@@ -136,6 +161,7 @@ impl VirtQueue {
         assert!(self.next_used != self.next_avail, "chain {head} pushed to a queue with no chain in flight");
         self.elements.set(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
+        self.record(Kind::Complete, head, written);
     }
 
     /// Gives the chain that was popped last back to the ring: the next [`VirtQueue::pop`] finds it again.
@@ -155,7 +181,11 @@ impl VirtQueue {
             return false;
         }
         self.published = new;
-        self.used.publish(&self.avail, old, new, self.features.event_idx)
+        let wanted = self.used.publish(&self.avail, old, new, self.features.event_idx);
+        if wanted {
+            self.record(Kind::Interrupt, 0, 0);
+        }
+        wanted
     }
 
     /// Whether the driver offers a chain that was not taken: a look at one cache line.

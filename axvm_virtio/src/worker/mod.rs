@@ -190,8 +190,8 @@ impl<W: Work> Inside<W> {
                 // A stop that is taken back after it cut a turn short leaves work to do.
                 _ if self.status.was_cut_short() => ready.set_everything(),
                 Next::Again => ready.set_everything(),
-                Next::Sleep => wait::sleep(&self.queues, &self.work, None, &mut ready),
-                Next::SleepFor(limit) => wait::sleep(&self.queues, &self.work, Some(limit), &mut ready),
+                Next::Sleep => wait::sleep(&mut self.queues, &self.work, None, &mut ready),
+                Next::SleepFor(limit) => wait::sleep(&mut self.queues, &self.work, Some(limit), &mut ready),
             }
         }
         Ok(())

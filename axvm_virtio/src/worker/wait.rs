@@ -60,20 +60,21 @@ impl Ready {
 }
 
 /// Sleeps until a kick, a source, or the end of `limit`; says in `ready` which.
-pub(super) fn sleep(queues: &[LiveQueue], work: &impl Work, limit: Option<Duration>, ready: &mut Ready) {
+pub(super) fn sleep(queues: &mut [LiveQueue], work: &impl Work, limit: Option<Duration>, ready: &mut Ready) {
     let mut sources = Sources::default();
     work.sources(&mut sources);
     match queues {
         [live] if sources.0.is_empty() && limit.is_none() => {
             // A signal may interrupt the sleep: one look too many.
             live.kick.wait();
+            live.queue.was_kicked();
             ready.set_everything();
         }
-        _ => poll_all(queues, sources, limit, ready),
+        queues => poll_all(queues, sources, limit, ready),
     }
 }
 
-fn poll_all(queues: &[LiveQueue], sources: Sources<'_>, limit: Option<Duration>, ready: &mut Ready) {
+fn poll_all(queues: &mut [LiveQueue], sources: Sources<'_>, limit: Option<Duration>, ready: &mut Ready) {
     let kicks = queues.iter().map(|live| PollFd::new(&*live.kick, PollFlags::IN));
     let mut all: Vec<_> = kicks.chain(sources.0).collect();
     // A limit that no clock can express is none.
@@ -86,8 +87,9 @@ fn poll_all(queues: &[LiveQueue], sources: Sources<'_>, limit: Option<Duration>,
     ready.queues.extend(happened.by_ref().take(queues.len()));
     ready.sources.clear();
     ready.sources.extend(happened);
-    for (live, _) in queues.iter().zip(&ready.queues).filter(|(_, ready)| **ready) {
+    for (live, _) in queues.iter_mut().zip(&ready.queues).filter(|(_, ready)| **ready) {
         // It is readable and we are its only reader: this does not wait.
         live.kick.wait();
+        live.queue.was_kicked();
     }
 }

@@ -1,0 +1,240 @@
+//! A ring of records for one thread that must not wait: it overwrites, and the reader finds out what it missed.
+//!
+//! ```text
+//!            head - capacity           head
+//!   reader: ----|---- can be read -------|
+//!   writer:     '- is overwritten now    '- next
+//! ```
+//!
+//! The writer says that a slot's record is gone before it writes into the slot: with the head that it stored last. A
+//! reader copies, looks at the head again, and throws away what the writer may have touched meanwhile. So neither waits
+//! for the other, no record is half of one and half of another, and what is lost is counted.
+//!
+//! No specification. Left out: several writers; each thread has a ring of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Words of a record.
+pub const WORDS: usize = 4;
+
+/// Memory that two threads share, a word of it: the processor's, or that of a model.
+pub(crate) trait Word {
+    fn zero() -> Self;
+    fn load(&self, order: Ordering) -> u64;
+    fn store(&self, value: u64, order: Ordering);
+    fn fence(order: Ordering);
+}
+
+impl Word for AtomicU64 {
+    fn zero() -> AtomicU64 {
+        AtomicU64::new(0)
+    }
+
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        AtomicU64::load(self, order)
+    }
+
+    #[inline]
+    fn store(&self, value: u64, order: Ordering) {
+        AtomicU64::store(self, value, order);
+    }
+
+    #[inline]
+    fn fence(order: Ordering) {
+        fence(order);
+    }
+}
+
+/// What both ends share.
+struct Ring<W> {
+    /// Records written so far.
+    head: W,
+    /// A power of two of them.
+    slots: Box<[[W; WORDS]]>,
+}
+
+/// The writing end: one thread's.
+pub(crate) struct RingWriter<W> {
+    ring: Arc<Ring<W>>,
+    /// The ring's head, which only this end moves.
+    head: u64,
+}
+
+/// The reading end.
+pub(crate) struct RingReader<W> {
+    ring: Arc<Ring<W>>,
+    /// Records read or missed so far.
+    next: u64,
+}
+
+/// A ring of at least `capacity` records: its two ends.
+pub(crate) fn ring<W: Word>(capacity: usize) -> (RingWriter<W>, RingReader<W>) {
+    let slot = |_| std::array::from_fn(|_| W::zero());
+    let slots = (0..capacity.max(2).next_power_of_two()).map(slot).collect();
+    let ring = Arc::new(Ring { head: W::zero(), slots });
+    (RingWriter { ring: Arc::clone(&ring), head: 0 }, RingReader { ring, next: 0 })
+}
+
+impl<W: Word> Ring<W> {
+    #[inline]
+    fn slot(&self, number: u64) -> &[W; WORDS] {
+        // A power of two, and not more than memory has room for.
+        &self.slots[number as usize & (self.slots.len() - 1)]
+    }
+}
+
+impl<W: Word> RingWriter<W> {
+    /// Adds a record; where the ring is full, over the oldest.
+    #[inline]
+    pub(crate) fn push(&mut self, record: [u64; WORDS]) {
+        // A reader that sees one of these words sees the head that says so, too.
+        W::fence(Ordering::Release);
+        for (word, value) in self.ring.slot(self.head).iter().zip(record) {
+            word.store(value, Ordering::Relaxed);
+        }
+        self.head += 1;
+        // Release: a reader that sees this head sees the whole record.
+        self.ring.head.store(self.head, Ordering::Release);
+    }
+}
+
+impl<W: Word> RingWriter<W> {
+    /// The last records, at most `limit` of them, the oldest first: for the thread that wrote them.
+    pub(crate) fn last(&self, limit: usize) -> Vec<[u64; WORDS]> {
+        let count = self.head.min(limit as u64).min(self.ring.slots.len() as u64);
+        let slot = |number| self.ring.slot(number).each_ref().map(|word: &W| word.load(Ordering::Relaxed));
+        (self.head - count..self.head).map(slot).collect()
+    }
+}
+
+impl<W: Word> RingReader<W> {
+    /// Whether the writing end is gone. What it wrote before can still be read.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        let is_abandoned = Arc::strong_count(&self.ring) == 1;
+        // With its last record: that came before its end of the ring went.
+        W::fence(Ordering::Acquire);
+        is_abandoned
+    }
+
+    /// Whether all is read that was written so far.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ring.head.load(Ordering::Acquire) == self.next
+    }
+
+    /// Reads up to `limit` records into `to`, the oldest first; how many were overwritten before they could be read.
+    pub(crate) fn read(&mut self, to: &mut Vec<[u64; WORDS]>, limit: usize) -> u64 {
+        let ring = &*self.ring;
+        let capacity = ring.slots.len() as u64;
+        let head = ring.head.load(Ordering::Acquire);
+        // The slot of the oldest is the one that the writer writes next.
+        let first = self.next.max((head + 1).saturating_sub(capacity));
+        let end = head.min(first.saturating_add(limit as u64));
+        let start = to.len();
+        to.extend((first..end).map(|number| ring.slot(number).each_ref().map(|word| word.load(Ordering::Relaxed))));
+        W::fence(Ordering::Acquire);
+        let oldest = (ring.head.load(Ordering::Relaxed) + 1).saturating_sub(capacity);
+        // What the writer came to meanwhile.
+        let spoilt = oldest.clamp(first, end) - first;
+        to.drain(start..start + spoilt as usize);
+        let missed = first - self.next + spoilt;
+        self.next = end;
+        missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record that shows whether it is of one piece.
+    fn record(number: u64) -> [u64; WORDS] {
+        [number, !number, number << 32, number.wrapping_mul(7)]
+    }
+
+    #[test]
+    fn records_come_in_order_and_once() {
+        let (mut writer, mut reader) = ring::<AtomicU64>(8);
+        let mut read = Vec::new();
+        for round in 0..5 {
+            (0..5).for_each(|n| writer.push(record(round * 5 + n)));
+            assert_eq!(reader.read(&mut read, usize::MAX), 0);
+        }
+        assert_eq!(reader.read(&mut read, usize::MAX), 0);
+        assert_eq!(read, (0..25).map(record).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_slow_reader_gets_the_latest_and_the_number_of_those_that_are_lost() {
+        let (mut writer, mut reader) = ring::<AtomicU64>(8);
+        (0..100).for_each(|n| writer.push(record(n)));
+        let mut read = Vec::new();
+        assert_eq!(reader.read(&mut read, 3), 93);
+        assert_eq!(reader.read(&mut read, 100), 0);
+        assert_eq!(writer.last(3), (97..100).map(record).collect::<Vec<_>>());
+        assert_eq!(writer.last(100).len(), 8);
+        assert_eq!(read, (93..100).map(record).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_written_outlives_its_writer() {
+        let (mut writer, mut reader) = ring::<AtomicU64>(4);
+        writer.push(record(1));
+        assert!(!reader.is_abandoned());
+        drop(writer);
+        let mut read = Vec::new();
+        assert_eq!((reader.is_abandoned(), reader.read(&mut read, 9), read), (true, 0, vec![record(1)]));
+    }
+
+    #[test]
+    fn a_reader_beside_a_busy_writer_sees_whole_records_and_misses_none_unsaid() {
+        const COUNT: u64 = 200_000;
+        let (mut writer, mut reader) = ring::<AtomicU64>(64);
+        let thread = std::thread::spawn(move || (0..COUNT).for_each(|n| writer.push(record(n))));
+        let (mut read, mut next) = (Vec::new(), 0);
+        while next < COUNT {
+            next += reader.read(&mut read, 16);
+            for found in read.drain(..) {
+                assert_eq!(found, record(next));
+                next += 1;
+            }
+        }
+        thread.join().unwrap();
+    }
+
+    mod model {
+        use super::*;
+
+        impl Word for loom::sync::atomic::AtomicU64 {
+            fn zero() -> Self {
+                Self::new(0)
+            }
+            fn load(&self, order: Ordering) -> u64 {
+                Self::load(self, order)
+            }
+            fn store(&self, value: u64, order: Ordering) {
+                Self::store(self, value, order);
+            }
+            fn fence(order: Ordering) {
+                loom::sync::atomic::fence(order);
+            }
+        }
+
+        /// In every order of memory accesses: without either fence, or with a weaker order at the head, this fails.
+        #[test]
+        fn no_order_of_accesses_mixes_two_records() {
+            loom::model(|| {
+                let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64>(2);
+                let thread = loom::thread::spawn(move || (1..=3).for_each(|n| writer.push([n, 0, 0, n])));
+                let mut read = Vec::new();
+                let mut next = reader.read(&mut read, 2);
+                for [first, .., last] in read {
+                    next += 1;
+                    assert_eq!((first, last), (next, next), "a record of two");
+                }
+                thread.join().unwrap();
+            });
+        }
+    }
+}

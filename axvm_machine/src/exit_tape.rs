@@ -1,0 +1,105 @@
+//! The vCPU loop's recorder: what each exit was, and how long its answer took.
+//!
+//! ```text
+//!   exit --begin--> Recording --answered(data)--> dropped: onto the tape
+//! ```
+//!
+//! The loop is compiled twice, with [`Off`] and with a [`Tape`]; which one runs is chosen when the thread starts. `Off` is
+//! nothing: no branch, no clock.
+//!
+//! Left out: the guest's RIP. KVM gives it for a system call of its own, or copies all registers at each exit
+//! (KVM_CAP_SYNC_REGS); either costs more than the record.
+
+use axvm_events::tape::{Kind, Record, Tape, value};
+use axvm_kvm::Exit;
+
+/// Where a loop records.
+pub(crate) trait ExitTape {
+    /// One exit, from its beginning on.
+    type Recording<'a>: Recording
+    where
+        Self: 'a;
+
+    /// An exit came.
+    fn begin(&mut self, exit: &Exit<'_>) -> Self::Recording<'_>;
+}
+
+/// An exit that is being answered. Dropped, it is recorded.
+pub(crate) trait Recording {
+    /// What the guest reads.
+    fn answered(&mut self, data: &[u8]);
+    /// The exits before this one, as far as they are known, the latest last.
+    fn before(&self) -> Vec<Record>;
+}
+
+/// Exits that a report of a crash shows.
+const LAST: usize = 8;
+
+/// Records nothing.
+pub(crate) struct Off;
+
+/// Of nothing.
+pub(crate) struct Nothing;
+
+impl ExitTape for Off {
+    type Recording<'a> = Nothing;
+
+    #[inline(always)]
+    fn begin(&mut self, _: &Exit<'_>) -> Nothing {
+        Nothing
+    }
+}
+
+impl Recording for Nothing {
+    #[inline(always)]
+    fn answered(&mut self, _: &[u8]) {}
+
+    fn before(&self) -> Vec<Record> {
+        Vec::new()
+    }
+}
+
+/// A record whose time runs.
+pub(crate) struct Running<'a> {
+    tape: &'a mut Tape,
+    record: Record,
+}
+
+impl ExitTape for Tape {
+    type Recording<'a> = Running<'a>;
+
+    #[inline]
+    fn begin(&mut self, exit: &Exit<'_>) -> Running<'_> {
+        let (kind, address, size, data) = match exit {
+            Exit::IoIn { port, size, data } => (Kind::PortRead, (*port).into(), *size, &**data),
+            Exit::IoOut { port, size, data } => (Kind::PortWrite, (*port).into(), *size, *data),
+            Exit::MmioRead { address, data } => (Kind::MmioRead, *address, data.len(), &**data),
+            Exit::MmioWrite { address, data } => (Kind::MmioWrite, *address, data.len(), *data),
+            Exit::Halted => (Kind::Halt, 0, 0, &[][..]),
+            Exit::Interrupted => (Kind::Kick, 0, 0, &[][..]),
+            _ => (Kind::End, 0, 0, &[][..]),
+        };
+        let count = u16::try_from(data.len() / size.max(1)).unwrap_or(u16::MAX).max(1);
+        let (size, value, at) = (size as u8, value(data), self.now());
+        Running { tape: self, record: Record { at, took: 0, kind, size, count, address, value } }
+    }
+}
+
+impl Recording for Running<'_> {
+    #[inline]
+    fn answered(&mut self, data: &[u8]) {
+        self.record.value = value(data);
+    }
+
+    fn before(&self) -> Vec<Record> {
+        self.tape.last(LAST)
+    }
+}
+
+impl Drop for Running<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let took = self.tape.now().saturating_sub(self.record.at);
+        self.tape.push(Record { took: u32::try_from(took).unwrap_or(u32::MAX), ..self.record });
+    }
+}
