@@ -124,14 +124,18 @@ pub fn run(args: RunArgs) -> Result<u8> {
         return of_command(command.ended(), &end?, &config, &consoles);
     }
     see_off(consoles, &signals, reading_ends);
-    let end = end?;
+    say_end(&end?, quit, &config)
+}
+
+/// Says how the machine ended, by Ctrl-A x if `quit`; the exit code.
+fn say_end(end: &End, quit: bool, config: &Config) -> Result<u8> {
     if quit && end.is_quit() {
         speech::tell("Ended by Ctrl-A x");
     }
     if let Some(words) = end.words(&config.settings) {
         speech::tell(words);
     }
-    show_report(&end);
+    show_report(end);
     end.code()
 }
 
