@@ -8,6 +8,7 @@
 //! Kernel and initrd are opened for reading, disks not at all: it can be asked while the machine runs.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::{fs, io};
 
 use anyhow::Result;
@@ -19,6 +20,7 @@ use serde::Serialize;
 
 use crate::cli::{InspectArgs, InspectFormat, RunArgs};
 use crate::config::Config;
+use crate::lint::GuestFiles;
 use crate::speech;
 
 /// Prints a machine at power-on.
@@ -28,7 +30,7 @@ pub fn inspect(args: InspectArgs) -> Result<u8> {
         [a, b] => {
             let look = |path: &PathBuf| {
                 let run = RunArgs { config: Some(path.clone()), ..args.run.clone() };
-                Ok::<_, anyhow::Error>(look(run, &args.walk)?.only(&args.only))
+                Ok::<_, anyhow::Error>(look(run, &args.walk, &args.only)?.only(&args.only))
             };
             let names = [a, b].map(|path| path.display().to_string());
             let diff = Diff::of((&names[0], &look(a)?), (&names[1], &look(b)?));
@@ -39,7 +41,7 @@ pub fn inspect(args: InspectArgs) -> Result<u8> {
             }
         }
         _ => {
-            let xray = look(args.run, &args.walk)?.only(&args.only);
+            let xray = look(args.run, &args.walk, &args.only)?.only(&args.only);
             match args.format {
                 InspectFormat::Text => text(&xray, style),
                 InspectFormat::Json => json(&xray)?,
@@ -55,9 +57,14 @@ fn json(tree: &impl Serialize) -> Result<String> {
 }
 
 /// The machine that these arguments mean.
-fn look(run: RunArgs, walks: &[u64]) -> Result<Xray> {
+fn look(run: RunArgs, walks: &[u64], only: &[String]) -> Result<Xray> {
     let config = Config::from_args(run)?;
-    let PowerOn { plan, apic_ids: _, placed, ram } = PowerOn::of(&config.machine)?;
+    let PowerOn { plan, apic_ids: _, placed, ram, kernel, initrd } = PowerOn::of(&config.machine)?;
+    // To unpack a kernel takes a second: not for those who do not ask.
+    let lacks = (only.is_empty() || only.iter().any(|id| id == "lacks")).then(|| {
+        let files = GuestFiles::opened(&config, Arc::new(kernel), initrd.map(Arc::new));
+        files.ok_or("no Linux is expected there").map(|files| files.lacks(&config, &plan, &placed.start.command_line))
+    });
     let cpuid = cpuid(&config.machine);
     let read = |gpa: Gpa, bytes: &mut [u8]| ram.read(gpa, bytes).is_ok();
     Ok(Xray::of(&Facts {
@@ -72,6 +79,7 @@ fn look(run: RunArgs, walks: &[u64]) -> Result<Xray> {
         read: &read,
         walks,
         cpuid: cpuid.as_ref().map_err(String::as_str),
+        lacks: lacks.as_ref().map(|looked| looked.as_ref().map_err(|why| *why)),
     }))
 }
 

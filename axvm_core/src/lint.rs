@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axvm_boot::linux::Entry;
+use axvm_boot::plan::Plan;
 use axvm_boot::read_at::ReadAt;
 use axvm_console::BackEnd;
 use axvm_events::{Event, Events};
 use axvm_inspect::kernel::{self, Beside, FileSystem, Finding, KernelFacts, Needs};
+use axvm_inspect::xray::Lacks;
 use axvm_machine::{Image, KernelSource, Machine, Resources};
 use axvm_memory::heap;
 use axvm_sandbox::Role;
@@ -63,34 +65,49 @@ impl ReadAt for Opened {
 impl GuestFiles {
     /// Takes what is open, and reads what will not be in reach any more; none if it is not to be looked into.
     pub fn of(config: &Config, resources: &Resources) -> Option<GuestFiles> {
-        let KernelSource::File(path) = &config.machine.kernel else { return None };
-        if !is_wanted(&config.settings) || config.machine.entry == Some(Entry::Multiboot) {
+        if !is_wanted(&config.settings) {
             return None;
         }
         let (kernel, initrd) = resources.images();
+        let files = GuestFiles::opened(config, kernel, initrd)?;
+        Some(GuestFiles { first_disk: first_disk(resources), ..files })
+    }
+
+    /// The same of files that are open; none if they are not for Linux.
+    pub fn opened(config: &Config, kernel: Arc<Image>, initrd: Option<Arc<Image>>) -> Option<GuestFiles> {
+        let KernelSource::File(path) = &config.machine.kernel else { return None };
+        if config.machine.entry == Some(Entry::Multiboot) {
+            return None;
+        }
         let opened = |image: Arc<Image>| {
             let len = image.len();
             Opened(image, len)
         };
         let beside = Beside::of(path, kernel::release(&*kernel).as_deref());
-        Some(GuestFiles {
-            kernel: opened(kernel),
-            initrd: initrd.map(opened),
-            beside,
-            first_disk: first_disk(resources),
-        })
+        Some(GuestFiles { kernel: opened(kernel), initrd: initrd.map(opened), beside, first_disk: None })
+    }
+
+    /// What a machine with this plan and this command line needs.
+    fn needs(&self, config: &Config, plan: &Plan, command_line: &str) -> Needs {
+        Needs {
+            entry: config.machine.entry,
+            has_initrd: self.initrd.is_some(),
+            serial_is_shown: config.console != BackEnd::None,
+            first_disk: self.first_disk,
+            ..Needs::of(plan, &config.machine.apic_ids(), command_line)
+        }
+    }
+
+    /// What is missing, now.
+    pub fn lacks(&self, config: &Config, plan: &Plan, command_line: &str) -> Lacks {
+        let (findings, facts) = self.findings(&self.needs(config, plan, command_line));
+        Lacks { findings, evidence: facts.evidence().to_string() }
     }
 
     /// Looks into them in a thread of its own, for the machine that runs.
     pub fn look(self, config: &Config, machine: &Machine, events: &Events) {
         let Ok(plan) = config.machine.plan() else { return };
-        let needs = Needs {
-            entry: config.machine.entry,
-            has_initrd: self.initrd.is_some(),
-            serial_is_shown: config.console != BackEnd::None,
-            first_disk: self.first_disk,
-            ..Needs::of(&plan, &config.machine.apic_ids(), machine.command_line())
-        };
+        let needs = self.needs(config, &plan, machine.command_line());
         let told = events.clone();
         let body = move || {
             // Where that is not allowed it has the place of all threads.

@@ -77,6 +77,10 @@ pub struct PowerOn {
     pub placed: Placed,
     /// That memory, without the bytes of kernel and initrd.
     pub ram: Arc<GuestRam>,
+    /// The kernel's file.
+    pub kernel: Image,
+    /// The initrd's.
+    pub initrd: Option<Image>,
 }
 
 impl PowerOn {
@@ -89,7 +93,7 @@ impl PowerOn {
         let initrd = Image::initrd(spec.initrd.as_deref(), spec.initrd_after.as_ref())?;
         let ram = GuestRam::allocate_to_inspect(spec.memory.size)?;
         let placed = Placed::place(spec, &plan, &apic_ids, &ram, (&kernel, initrd.as_ref()))?;
-        Ok(PowerOn { plan, apic_ids, placed, ram })
+        Ok(PowerOn { plan, apic_ids, placed, ram, kernel, initrd })
     }
 }
 

@@ -223,7 +223,7 @@ fn commands_that_only_print_say_what_they_lack() {
         ("completions tcsh", &["SHELL tcsh: not one of bash, elvish, fish, powershell, zsh"]),
         ("config --from-args -k k -- make", &["-- make: a settings file has no command", "axvm run --config"]),
         ("inspect -k k --walk ten", &["--walk ten: not an address", "say 0x100000, or 1048576"]),
-        ("inspect -k k --only ram", &["--only ram: not one of machine, memory, boot_params"]),
+        ("inspect -k k --only ram", &["--only ram: not one of machine, lacks, memory, boot_params"]),
         ("inspect -k k --format xml", &["--format xml: not one of text, json, html"]),
         ("inspect --diff a", &["--diff"]),
         ("inspect --diff a b --config c", &["--diff: does not go together with --config"]),

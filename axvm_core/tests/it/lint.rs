@@ -56,7 +56,13 @@ fn what_the_guest_lacks_is_told_while_it_runs() {
     let lacking = place(&["other"]);
     let errors = run(&lacking, "vmlinux-9.9.9", "--lint on", "lint: 1 finding");
     assert!(errors.contains(LACK) && errors.contains("config-9.9.9"), "{errors}");
+    // The same without a machine.
+    let look = "inspect --kernel vmlinux-9.9.9 --initrd initrd.img --disk disk.img --memory 32M --only lacks";
+    let (code, shown, _) = lacking.run(look);
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(code == 0 && words.contains("(from config-9.9.9). virtio-blk root=/dev/vda will wait"), "{shown}");
     let whole = place(&["virtio_blk"]);
+    assert!(whole.run(look).1.contains("nothing that AxVM knows of"));
     let errors = run(&whole, "vmlinux-9.9.9", "--lint on", "lint: 0 findings, from config-9.9.9");
     assert!(!errors.contains("guest:"), "{errors}");
 }

@@ -21,6 +21,8 @@ use axvm_boot::mp::MpTable;
 use axvm_boot::plan::Plan;
 use serde::Serialize;
 
+use crate::kernel::Finding;
+
 mod acpi;
 mod aml;
 mod boot_params;
@@ -42,8 +44,8 @@ pub use text::{Style, text};
 pub const VERSION: u32 = 1;
 
 /// The ids of all sections, in their order.
-pub const SECTIONS: [&str; 9] =
-    ["machine", "memory", "boot_params", "command_line", "registers", "walk", "devices", "acpi", "cpuid"];
+pub const SECTIONS: [&str; 10] =
+    ["machine", "lacks", "memory", "boot_params", "command_line", "registers", "walk", "devices", "acpi", "cpuid"];
 
 /// All that an x-ray is made of.
 #[derive(Clone, Copy)]
@@ -70,6 +72,17 @@ pub struct Facts<'a> {
     pub walks: &'a [u64],
     /// What the first processor answers to CPUID, or why that is not known.
     pub cpuid: Result<&'a CpuidFacts, &'a str>,
+    /// What kernel and initrd lack, or why that is not known; none to leave the section out.
+    pub lacks: Option<Result<&'a Lacks, &'a str>>,
+}
+
+/// What a look into kernel and initrd has found.
+#[derive(Clone, Debug, Default)]
+pub struct Lacks {
+    /// What this machine needs and they do not have.
+    pub findings: Vec<Finding>,
+    /// What tells of the kernel.
+    pub evidence: String,
 }
 
 /// What is known of a processor's CPUID.
@@ -160,7 +173,7 @@ impl std::fmt::Display for Value {
 impl Xray {
     /// Looks at the machine.
     pub fn of(facts: &Facts) -> Xray {
-        let sections = vec![
+        let mut sections = vec![
             machine(facts),
             memory::section(facts),
             boot_params::section(facts),
@@ -171,6 +184,9 @@ impl Xray {
             acpi::section(facts),
             cpuid::section(facts),
         ];
+        if let Some(looked) = facts.lacks {
+            sections.insert(1, lacks(looked));
+        }
         Xray { version: VERSION, name: clean(facts.name), sections }
     }
 
@@ -193,6 +209,19 @@ fn machine(facts: &Facts) -> Section {
     rows.insert(1.min(rows.len()), Row::new("format").text(start.kernel.to_string()));
     rows.insert(2.min(rows.len()), entry);
     Section { id: "machine", title: "Machine", about: "What was asked for, completed by defaults.".into(), rows }
+}
+
+/// What this machine needs and its guest does not have.
+fn lacks(looked: Result<&Lacks, &str>) -> Section {
+    let (about, rows) = match looked {
+        Err(why) => (format!("Kernel and initrd were not looked into: {why}."), Vec::new()),
+        Ok(Lacks { findings, evidence }) => {
+            let rows: Vec<Row> = findings.iter().map(|found| Row::new(found.rule).means(&found.message)).collect();
+            let found = if rows.is_empty() { "nothing that AxVM knows of" } else { "this" };
+            (format!("What this machine needs and kernel and initrd lack: {found} (from {evidence})."), rows)
+        }
+    };
+    Section { id: "lacks", title: "What the guest lacks", about: clean(&about), rows }
 }
 
 impl Row {

@@ -6,7 +6,8 @@ use axvm_boot::acpi::{self, Acpi};
 use axvm_boot::linux::{self, Entry, LinuxConfig};
 use axvm_boot::mp;
 use axvm_boot::plan::{Plan, VirtioKind};
-use axvm_inspect::xray::{CpuidFacts, Facts, Row, SECTIONS, Style, Value, Xray, text};
+use axvm_inspect::kernel::Finding;
+use axvm_inspect::xray::{CpuidFacts, Facts, Lacks, Row, SECTIONS, Style, Value, Xray, text};
 use axvm_memory::GuestRam;
 use proptest::prelude::*;
 
@@ -31,6 +32,8 @@ fn look(kernel: &[u8], entry: Entry, append: &str, cpuid: Result<&CpuidFacts, &s
     };
     let start = linux::prepare(&ram, &kernel, &config, Some(rsdp)).ok()?;
     let read = |gpa: Gpa, data: &mut [u8]| ram.read(gpa, data).is_ok();
+    let found = Finding { rule: "virtio-blk", message: "no driver".into(), evidence: "a test".into() };
+    let lacks = Lacks { findings: vec![found], evidence: "a test".into() };
     Some(Xray::of(&Facts {
         name: "test",
         said: &[("kernel", "test".into())],
@@ -42,6 +45,7 @@ fn look(kernel: &[u8], entry: Entry, append: &str, cpuid: Result<&CpuidFacts, &s
         append,
         read: &read,
         walks: &[0, u64::MAX, 0xc000_0000],
+        lacks: Some(Ok(&lacks)),
         cpuid,
     }))
 }
@@ -118,6 +122,7 @@ fn a_damaged_table_is_seen_by_its_checksum() {
             append,
             read: &read,
             walks,
+            lacks: None,
             cpuid,
         };
         let xray = Xray::of(&facts);
