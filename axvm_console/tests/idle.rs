@@ -40,7 +40,8 @@ fn assert_sleeps(what: &str) {
     let (time, count) = (cpu_time(), sleeps());
     std::thread::sleep(Duration::from_millis(300));
     let (used, woken) = (cpu_time() - time, sleeps() - count);
-    assert!(used < Duration::from_millis(3), "{what}: {used:?}");
+    // One that spins takes all of it; the host may be busy, and the clock counts in ticks.
+    assert!(used < Duration::from_millis(60), "{what}: {used:?}");
     assert_eq!(woken, 0, "{what}");
 }
 

@@ -55,7 +55,7 @@ pub struct CtlArgs {
 Examples:
   axvm run -k bzImage --trace boot.json
   axvm report boot.json                    what took how long
-  axvm report boot.json -o boot.html       the same as a page, with every exit and request
+  axvm report boot.json -o boot.html       as a page: every exit and request
 
 https://ui.perfetto.dev and chrome://tracing open the file, too.")]
 pub struct ReportArgs {
