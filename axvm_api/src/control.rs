@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use thiserror::Error;
 
 use crate::types::{
-    Added, Balloon, BalloonStatistics, DriveUpdate, Explanation, NetworkUpdate, NewDrive, NewNetwork, Removal, Status,
-    VmConfig,
+    Added, Balloon, BalloonStatistics, DriveUpdate, DumpStatus, Explanation, MemoryContents, NetworkUpdate, NewDrive,
+    NewNetwork, Removal, Status, VcpuRegisters, VmConfig,
 };
 
 /// A running machine, as the control socket sees it.
@@ -19,6 +19,15 @@ pub trait Control: Send + Sync {
     fn status(&self) -> Result<Status, ControlError>;
     /// What the guest does, and why that may be no progress.
     fn explain(&self) -> Result<Explanation, ControlError>;
+    /// Each vCPU's registers.
+    fn registers(&self) -> Result<Vec<VcpuRegisters>, ControlError>;
+    /// `len` bytes of the guest's memory from `address`, which is a number, a register or a symbol, in `space`: `physical`,
+    /// or `vcpu0` for linear addresses as the first vCPU has them.
+    fn memory(&self, space: &str, address: &str, len: &str) -> Result<MemoryContents, ControlError>;
+    /// Begins to write memory and registers into a file that the client has opened, as an ELF core.
+    fn dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError>;
+    /// How far that is.
+    fn dump_status(&self) -> Result<DumpStatus, ControlError>;
     /// What the machine was built from.
     fn config(&self) -> Result<VmConfig, ControlError>;
     /// Stops every vCPU and worker at a point from which all state could be read. Done when it returns; twice is once.

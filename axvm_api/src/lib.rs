@@ -17,6 +17,7 @@ pub mod client;
 mod connection;
 pub mod control;
 pub mod events;
+mod examined;
 pub mod http;
 mod openapi;
 pub mod registry;

@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use crate::control::{Control, ControlError};
 use crate::http::Response;
 use crate::types::{
-    Action, ActionRequest, Added, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, NetworkUpdate, NewDrive,
-    NewNetwork, Removal, StatisticsUpdate, Version, VmUpdate, WantedState,
+    Action, ActionRequest, Added, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, MemoryContents,
+    NetworkUpdate, NewDrive, NewNetwork, Removal, StatisticsUpdate, Version, VmUpdate, WantedState,
 };
 
 /// One method of one path.
@@ -191,6 +191,20 @@ fn own() -> Vec<Route> {
         get("/explain", "What the guest does, and what that usually means: for one that does not move", |control| {
             control.explain()
         }),
+        get("/registers", "The registers of each vCPU", |control| control.registers()),
+        memory(),
+        Route {
+            method: "PUT",
+            path: "/dump",
+            summary: "Write memory and registers as an ELF core into an open file, which comes with the request (SCM_RIGHTS), \
+                      as axvm ctl NAME dump sends it; the machine stands still meanwhile",
+            body: None,
+            answer: None,
+            work: Work::Call(Box::new(|control, _, _, descriptors| {
+                control.dump(descriptors).map(|()| Response::done())
+            })),
+        },
+        get("/dump", "How far the last dump is", |control| control.dump_status()),
         get("/network-interfaces", "The network cards: cables, links, frames", |control| {
             Ok(control.status()?.networks)
         }),
@@ -202,6 +216,22 @@ fn own() -> Vec<Route> {
         special("/console", "The console: send Upgrade: axvm-console, then raw bytes both ways", Work::Console),
         special("/openapi.json", "This description", Work::Document),
     ]
+}
+
+/// A route whose path says what to read.
+fn memory() -> Route {
+    Route {
+        method: "GET",
+        path: "/memory/{space}/{address}/{len}",
+        summary: "Some of the guest's memory: space is physical, or vcpu0 for linear addresses as that vCPU has them; \
+                  address a number, a register such as rsp, or a symbol",
+        body: None,
+        answer: Some(SchemaGenerator::subschema_for::<MemoryContents>),
+        work: Work::Call(Box::new(|control, path, _, _| match path.split('/').skip(2).collect::<Vec<_>>()[..] {
+            [space, address, len] => control.memory(space, address, len).map(|contents| Response::json(&contents)),
+            _ => Err("The path is /memory/SPACE/ADDRESS/LENGTH".into()),
+        })),
+    }
 }
 
 const HARDWARE: &str = "Only before the machine is started: give --cpus and --memory of axvm run";

@@ -9,9 +9,10 @@ use axvm_sync::lock;
 
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
-    Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, Explanation, HugePages,
-    LikelyCause, LinkState, MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate,
-    NewDrive, NewNetwork, RateLimiter, Removal, Resident, Status, VmConfig, Vsock, VsockStatus,
+    Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, DumpState, DumpStatus, Exits,
+    Explanation, HugePages, LikelyCause, LinkState, MachineConfig, MachineState, Memory, MemoryContents,
+    NetworkInterface, NetworkStatus, NetworkUpdate, NewDrive, NewNetwork, RateLimiter, Removal, Resident, Status,
+    VcpuRegisters, VmConfig, Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -76,6 +77,26 @@ impl Control for FakeMachine {
             console: "stdio".into(),
             version: "0.0.0".into(),
         })
+    }
+
+    fn registers(&self) -> Result<Vec<VcpuRegisters>, ControlError> {
+        self.note("registers")?;
+        let registers = [("rip".to_owned(), "0x1000".to_owned())].into();
+        let (state, text, meanings) = ("halted".into(), "RIP 0x1000\n".into(), String::new());
+        Ok(vec![VcpuRegisters { vcpu: 0, state, function: None, registers, text, meanings }])
+    }
+
+    fn memory(&self, space: &str, address: &str, len: &str) -> Result<MemoryContents, ControlError> {
+        self.note(format!("memory {space} {address} {len}"))?;
+        Ok(MemoryContents { address: 16, bytes: "f4eb".into(), end: None, walk: String::new(), bits: 64 })
+    }
+
+    fn dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        self.note(format!("dump into {} descriptors", descriptors.len()))
+    }
+
+    fn dump_status(&self) -> Result<DumpStatus, ControlError> {
+        Ok(DumpStatus { state: DumpState::Writing, done: 1 << 20, total: 2 << 20, error: None })
     }
 
     fn explain(&self) -> Result<Explanation, ControlError> {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use crate::examined::{DumpState, DumpStatus, MemoryContents, VcpuRegisters};
+
 /// The level of Firecracker's API that these types follow; what its clients read as the version.
 pub const FIRECRACKER_API: &str = "1.17.0";
 

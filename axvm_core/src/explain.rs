@@ -63,10 +63,7 @@ impl Explainer {
     /// What the guest does; none if it is on its way to an end.
     pub fn report(&self, machine: &Machine) -> Option<HangReport> {
         let console = self.consoles.last(CONSOLE_LINES);
-        match &*self.symbols() {
-            SymbolFile::Read(symbols) => machine.look_into(&console, Some(symbols)),
-            SymbolFile::None | SymbolFile::Open(_) => machine.look_into(&console, None),
-        }
+        self.with_symbols(|symbols| machine.look_into(&console, symbols))
     }
 
     /// Shows a report on standard error.
@@ -82,6 +79,14 @@ impl Explainer {
         report.add_console(&self.consoles.last(CONSOLE_LINES));
         if let SymbolFile::Read(symbols) = &*self.symbols() {
             report.add_symbols(symbols);
+        }
+    }
+
+    /// What `look` finds with the names of the guest's functions, if there are some.
+    pub fn with_symbols<T>(&self, look: impl FnOnce(Option<&Symbols>) -> T) -> T {
+        match &*self.symbols() {
+            SymbolFile::Read(symbols) => look(Some(symbols)),
+            SymbolFile::None | SymbolFile::Open(_) => look(None),
         }
     }
 

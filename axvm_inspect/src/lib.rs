@@ -15,11 +15,13 @@
 //! printing them, as text or JSON, and exit codes are the program's business (`axvm_core`).
 #![forbid(unsafe_code)]
 
+pub mod core_file;
 pub mod crash;
 pub mod doctor;
 pub mod hang;
 pub mod kernel;
 pub mod lint;
+pub mod listing;
 pub mod registers;
 pub mod snapshot;
 pub mod symbols;

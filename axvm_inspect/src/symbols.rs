@@ -124,6 +124,11 @@ pub struct Located<'a> {
 }
 
 impl Located<'_> {
+    /// Where the function of this name is.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.symbols.address(name).map(|linked| linked.wrapping_add(self.slide))
+    }
+
     /// `default_idle+0x12`; none if there is no function.
     pub fn name(&self, address: u64) -> Option<String> {
         let (name, offset) = self.symbols.at(address.wrapping_sub(self.slide))?;

@@ -110,7 +110,7 @@ impl Machine {
 }
 
 /// All of a vCPU that stands still, or as much as KVM tells.
-fn see(vcpu: &KvmVcpu, looks: Vec<Look>) -> Option<Seen> {
+pub(crate) fn see(vcpu: &KvmVcpu, looks: Vec<Look>) -> Option<Seen> {
     if let Ok(state) = vcpu.save() {
         let (snapshot, processor) = (Snapshot::from(&state), Processor::of(&state.cpuid));
         return Some(Seen { mp_state: state.mp_state, snapshot, processor, lapic: Some(state.lapic), looks });

@@ -22,6 +22,7 @@ mod build_config;
 pub mod cpuinfo;
 mod crash;
 mod error;
+mod examine;
 mod exit_tape;
 mod gate;
 mod halt;
@@ -44,6 +45,7 @@ mod vcpu;
 
 pub use build_config::without_mmio;
 pub use error::MachineError;
+pub use examine::DumpError;
 pub use image::Image;
 pub use inventory::{Chip, Inventory, Item};
 pub use machine::{Machine, PauseError, WaitOutcome};

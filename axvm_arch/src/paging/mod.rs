@@ -24,7 +24,10 @@ use crate::Gpa;
 use crate::bits::Bits;
 use crate::registers::{SystemRegisters, cr0, cr4, efer};
 
+pub use self::mappings::Mapping;
+
 pub mod entry;
+mod mappings;
 
 #[cfg(test)]
 mod model;

@@ -27,8 +27,8 @@ use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Pars
 pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
 pub use tools::{
-    CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, InspectArgs, InspectFormat, LinkWord, PsArgs,
-    Removed, ReportArgs, SelftestArgs,
+    CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, InspectArgs, InspectFormat, LinkWord, MemoryArgs,
+    PsArgs, Removed, ReportArgs, SelftestArgs,
 };
 
 use crate::error::ConfigError;

@@ -17,7 +17,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::RunArgs;
-use crate::settings::{NetSetting, mebibytes};
+use crate::settings::{NetSetting, len, mebibytes};
 
 /// `axvm ctl`.
 #[derive(Debug, Args)]
@@ -81,6 +81,26 @@ pub enum CtlAction {
         #[arg(long)]
         json: bool,
     },
+    /// Tell the registers of its vCPUs
+    Registers {
+        /// Of this vCPU only
+        #[arg(value_name = "VCPU")]
+        vcpu: Option<u32>,
+        /// And what each bit of the control registers means
+        #[arg(long)]
+        bits: bool,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show some of the guest's memory
+    Memory(MemoryArgs),
+    /// Write memory and registers into a file that gdb and crash open, an ELF core
+    Dump {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Stop every vCPU and device where all state can be read
     Pause,
     /// Go on after a pause
@@ -136,6 +156,32 @@ pub enum CtlAction {
     Console,
     /// Print events as they happen, one JSON object a line
     Events,
+}
+
+/// Which of the guest's memory to show, and how.
+#[derive(Debug, Args)]
+pub struct MemoryArgs {
+    /// Where it begins: a number, a register such as rsp or cr3, or a function (with --symbols of axvm run)
+    #[arg(value_name = "ADDRESS")]
+    pub address: String,
+    /// Bytes, such as 64 or 4K
+    #[arg(value_name = "LENGTH", default_value = "128", value_parser = len)]
+    pub len: u64,
+    /// A guest-physical address, not one that page tables translate
+    #[arg(long, conflicts_with_all = ["vcpu", "walk"])]
+    pub physical: bool,
+    /// With the registers and page tables of this vCPU
+    #[arg(long, value_name = "VCPU", default_value = "0")]
+    pub vcpu: u32,
+    /// As instructions
+    #[arg(long, conflicts_with = "output")]
+    pub instructions: bool,
+    /// The page table entries that translate the address, too
+    #[arg(long)]
+    pub walk: bool,
+    /// Into a file, as it is
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// What can become of a cable.

@@ -4,6 +4,7 @@
 //!   thread api --Control--> Panel --> the machine of the moment: power switch, gate, balloon, chips
 //! ```
 
+mod examine;
 mod words;
 
 use std::os::fd::OwnedFd;
@@ -57,6 +58,7 @@ pub struct Panel {
     current: Arc<Current>,
     counted: Mutex<Counted>,
     explainer: Arc<Explainer>,
+    dump: Arc<Mutex<types::DumpStatus>>,
 }
 
 /// A look at the exits.
@@ -123,6 +125,7 @@ impl Panel {
             current,
             counted,
             explainer,
+            dump: Arc::default(),
         }
     }
 
@@ -258,6 +261,22 @@ impl Control for Panel {
         let report = self.explainer.report(&*self.machine()?);
         let report = report.ok_or_else(|| ControlError::from("The machine is on its way to an end"))?;
         Ok(words::explanation(report))
+    }
+
+    fn registers(&self) -> Result<Vec<types::VcpuRegisters>, ControlError> {
+        self.vcpu_registers()
+    }
+
+    fn memory(&self, space: &str, address: &str, len: &str) -> Result<types::MemoryContents, ControlError> {
+        self.memory_contents(space, address, len)
+    }
+
+    fn dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        self.begin_dump(descriptors)
+    }
+
+    fn dump_status(&self) -> Result<types::DumpStatus, ControlError> {
+        Ok(axvm_sync::lock(&self.dump).clone())
     }
 
     fn config(&self) -> Result<types::VmConfig, ControlError> {

@@ -3,6 +3,7 @@
 //! ```text
 //!   status          GET /status, /balloon    --> a few lines
 //!   pause, resume   PATCH /vm                    shutdown, reset, stop, nmi, break    PUT /actions
+//!   registers, memory, dump   GET /registers, /memory; PUT /dump
 //!   balloon         PATCH /balloon               console, events             a stream, until one side ends
 //! ```
 
@@ -22,7 +23,7 @@ use crate::rates;
 use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
-use super::{attach, find, hotplug, net};
+use super::{attach, examine, find, hotplug, net};
 
 /// Does it; exit code 0, or 1 with the reason as an error.
 pub fn ctl(args: &CtlArgs) -> Result<u8> {
@@ -71,6 +72,9 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
                 false => print(explanation.text)?,
             }
         }
+        CtlAction::Registers { vcpu, bits, json } => examine::registers(&mut client, *vcpu, *bits, *json)?,
+        CtlAction::Memory(args) => examine::memory(&mut client, args)?,
+        CtlAction::Dump { file } => examine::dump(&mut client, file)?,
         CtlAction::Nmi => act(&mut client, Action::Nmi)?,
         CtlAction::Break => act(&mut client, Action::Break)?,
         CtlAction::Reset => act(&mut client, Action::Reset)?,

@@ -6,6 +6,7 @@
 
 mod attach;
 mod ctl;
+mod examine;
 mod hotplug;
 mod net;
 mod ps;

@@ -11,6 +11,7 @@ mod disks;
 mod endings;
 mod errors;
 mod errors_host;
+mod examine;
 mod exec;
 mod exec_machine;
 mod faults;

@@ -37,6 +37,7 @@ mod tests;
 pub use cause::Cause;
 pub use gate::GateWords;
 pub use place::Code;
+pub(crate) use place::assembly;
 pub use trigger::Trigger;
 
 /// All that a report is made of.

@@ -81,7 +81,7 @@ impl Code {
         Some(Code {
             address: snapshot.cpu.linear_rip(),
             bytes: bytes[..len].to_vec(),
-            text: valid.then(|| text(&decoded)),
+            text: valid.then(|| assembly(&decoded)),
             operands: if valid { operands(snapshot, &decoded) } else { Vec::new() },
             decoded,
         })
@@ -97,7 +97,8 @@ impl Code {
     }
 }
 
-fn text(instruction: &Instruction) -> String {
+/// An instruction as an assembler would write it.
+pub(crate) fn assembly(instruction: &Instruction) -> String {
     let (mut formatter, mut text) = (IntelFormatter::new(), String::new());
     let options = formatter.options_mut();
     options.set_hex_prefix("0x");

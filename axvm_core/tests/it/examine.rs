@@ -1,0 +1,147 @@
+//! A guest is looked into from outside, and goes on: its registers, its memory, both of them as a core file for gdb.
+//!
+//! Needs /dev/kvm; without it each test says that it was skipped. The sandbox is on, as for users.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::{Command, Stdio};
+
+use axvm_api::types::{DumpState, DumpStatus, MachineState, MemoryContents, VcpuRegisters};
+
+use crate::common::{Axvm, Place, Talk, has_kvm, skip, until};
+
+fn machine(place: &Place, size: &str) -> (Axvm, Talk) {
+    let words = "run --kernel guest.elf --api-sock api --append shell --console stdio --disk disk.img --on-halt wait";
+    place.talking(place.axvm(&format!("{words} {size}")))
+}
+
+#[test]
+fn registers_and_memory_are_told_of_a_guest_that_goes_on() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = machine(&place, "--cpus 2 --memory 32M");
+    talk.ask("work 10");
+    let all: Vec<VcpuRegisters> = axvm.control().get("/registers").unwrap();
+    assert_eq!([&*all[0].state, &*all[1].state], ["halted", "not started"]);
+    let rip = all[0].registers["rip"].clone();
+    let (code, told, _) = place.run("ctl api registers");
+    assert!(
+        code == 0 && told.starts_with("vCPU 0: halted\n  mode  long mode, 64 bits, 4-level paging, CPL 0\n"),
+        "{told}"
+    );
+    assert!(told.contains("\nvCPU 1: not started\n") && told.lines().all(|line| line.len() <= 80), "{told}");
+    let (_, told, _) = place.run("ctl api registers 1 --bits");
+    assert!(told.starts_with("vCPU 1") && told.contains("  CR0 0x"), "{told}");
+    let (code, _, error) = place.run("ctl api registers 2");
+    assert!(code == 1 && error.contains("There is no vCPU 2; the machine has 0 to 1"), "{error}");
+
+    // The image is where the file says, at the same address by page tables and without.
+    let head = "0x0000000000100000  ";
+    let (_, linear, _) = place.run("ctl api memory 0x100000 64");
+    let (_, physical, _) = place.run("ctl api memory 0x100000 0x40 --physical");
+    assert!(linear.starts_with(head) && linear == physical && linear.lines().count() == 4, "{linear}");
+    let (_, told, _) = place.run("ctl api memory rsp 8 --walk");
+    assert!(told.starts_with("PML4E [  0] at 0x") && told.contains("writable, kernel only"), "{told}");
+    let (_, told, _) = place.run("ctl api memory rip 16 --instructions");
+    assert!(told.starts_with(&format!("{:#018x}  ", number(&rip))), "{told}");
+    let (code, _, _) = place.run("ctl api memory 0 80K --physical -o piece");
+    assert!(code == 0 && fs::read(place.path("piece")).unwrap().len() == 80 << 10);
+    for (words, why) in [
+        ("0x1fffff0 64", "The memory ends after 16 bytes: 0x2000000: at physical 0x2000000 is no RAM"),
+        ("0xffff800000000000", "The memory ends after 0 bytes: 0xffff800000000000: the PML4E is not present"),
+        ("0x2000000 --physical", "at physical 0x2000000 is no RAM"),
+        ("start_kernel", "start_kernel is neither a number, such as 0x100000, nor a register, such as rsp"),
+        ("../x", "../x is no address; name a number such as 0x100000"),
+        ("0 --vcpu 7", "There is no vCPU 7; the machine has 0 to 1"),
+        ("0 many", "not a length; write bytes, such as 128, 0x80 or 4K"),
+    ] {
+        let (code, _, error) = place.run(&format!("ctl api memory {words}"));
+        assert!(code != 0 && error.contains(why), "{words}: {error}");
+    }
+    let refused = axvm.control().get::<MemoryContents>("/memory/vcpu0/0/65537").unwrap_err().to_string();
+    assert!(refused.contains("65537 is no length; it is 1 to 65536 bytes"), "{refused}");
+    talk.ask("work 10");
+    assert_eq!(place.run("ctl api stop").0, 0);
+    axvm.ends_with(0);
+}
+
+fn number(text: &str) -> u64 {
+    u64::from_str_radix(&text[2..], 16).unwrap()
+}
+
+#[test]
+fn a_dump_is_a_core_that_gdb_opens() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = machine(&place, "--cpus 2 --memory 32M");
+    talk.ask("work 10");
+    let (code, told, error) = place.run("ctl api dump core");
+    assert!(code == 0 && told.starts_with("core: 32M of RAM, ") && error.is_empty(), "{told}{error}");
+    let file = fs::metadata(place.path("core")).unwrap();
+    assert_eq!(file.permissions().mode() & 0o777, 0o600, "a guest's secrets");
+    assert!(file.len() > 32 << 20 && file.blocks() * 512 < 16 << 20, "zeroes are holes");
+    assert_eq!(axvm.status().state, MachineState::Running, "as before");
+    talk.ask("work 10");
+    // Of a paused machine nothing moves between the dump and the questions; it stays paused.
+    assert_eq!(place.run("ctl api pause").0, 0);
+    assert_eq!(place.run("ctl api dump core").0, 0);
+    assert_eq!(axvm.status().state, MachineState::Paused);
+    let all: Vec<VcpuRegisters> = axvm.control().get("/registers").unwrap();
+    let memory: MemoryContents = axvm.control().get("/memory/vcpu0/rsp/4").unwrap();
+    let questions = ["info registers rip", "x/4xb $rsp", "info threads"].map(|ask| ["-ex", ask]);
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-batch", "-nx"]).args(questions.as_flattened()).arg("-c").arg(place.path("core"));
+    match gdb.output() {
+        Err(error) => skip(&format!("a core in gdb: {error}")),
+        Ok(output) => {
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert!(told.contains(&format!("rip            {}", all[0].registers["rip"])), "{told}");
+            let bytes: Vec<_> = memory.bytes.as_bytes().chunks(2).map(|pair| String::from_utf8_lossy(pair)).collect();
+            assert!(
+                told.contains(&format!("0x{}\t0x{}\t0x{}\t0x{}", bytes[0], bytes[1], bytes[2], bytes[3])),
+                "{told}"
+            );
+            assert!(told.contains("LWP 2"), "{told}");
+        }
+    }
+    let (code, _, error) = place.run("ctl api dump nowhere/core");
+    assert!(
+        code == 1
+            && error.contains(
+                "Cannot write nowhere/core: No such file or directory (os error 2); name a file in a directory"
+            ),
+        "{error}"
+    );
+    let (code, _, error) = place.run("ctl api dump /dev/null");
+    assert!(code == 1 && error.contains("/dev/null is no file"), "{error}");
+    let refused = axvm.control().put("/dump", &()).unwrap_err().to_string();
+    assert!(refused.contains("The open file must come with the request"), "{refused}");
+    assert_eq!(place.run("ctl api stop").0, 0);
+    axvm.ends_with(0);
+}
+
+#[test]
+fn a_dump_ends_with_its_pause_and_leaves_no_file() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = machine(&place, "--cpus 1 --memory 6G");
+    talk.ask("work 10");
+    let mut dump = place.axvm("ctl api dump core").stderr(Stdio::null()).spawn().unwrap();
+    let status = || axvm.control().get::<DumpStatus>("/dump").unwrap();
+    until("it is being written", || status().done > 0 && status().state == DumpState::Writing);
+    let (code, _, error) = place.run("ctl api dump other");
+    assert!(code == 1 && error.contains("A dump is being written; GET /dump tells how far it is"), "{error}");
+    assert_eq!(place.run("ctl api resume").0, 0);
+    assert_eq!(dump.wait().unwrap().code(), Some(1));
+    assert_eq!(status().error.as_deref(), Some("the machine went on before all of it was written"));
+    assert!(!place.path("core").exists());
+    talk.ask("work 10");
+    assert_eq!(place.run("ctl api stop").0, 0);
+    axvm.ends_with(0);
+}
