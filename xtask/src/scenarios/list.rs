@@ -316,6 +316,10 @@ fn control() -> Vec<Scenario> {
         before=$(cpu); sleep 3; echo paused $(($(cpu) - before))
         axvm ctl web resume
         echo replay $(timeout 2 axvm ctl web console </dev/null | grep -c 'axvm: init after')
+        axvm ctl web registers 0 | head -n 2
+        axvm ctl web memory idtr 16 --walk | grep 'physical 0x'
+        axvm ctl web dump /tmp/core && tail -c 8192 /tmp/core | strings | grep -m 1 ^OSRELEASE
+        echo mappings $(od -An -tu2 -j56 -N2 /tmp/core); rm /tmp/core
         axvm ctl web balloon 200; sleep 6
         awk '/^VmRSS/ { print \"rss\", int($2 / 1024) }' /proc/$pid/status
         axvm ctl web balloon 0; axvm ctl web balloon 9999; axvm ctl web status; ls /tmp/*.api";
@@ -364,6 +368,10 @@ fn obeyed(seen: &str) -> bool {
     said("  1. No sign of a fault: the vCPUs are idle")
         && said("vda: status 0xf ACKNOWLEDGE DRIVER FEATURES_OK DRIVER_OK")
         && said("ps web running 2 512M")
+        && said("  mode  long mode, 64 bits, 4-level paging, CPL ")
+        && said("/tmp/core: 512M of RAM, ")
+        && said("\nOSRELEASE=6.")
+        && (8..5000).contains(&number("mappings"))
         && said(": paused for")
         // In 3 s: a tick that falls into the answer to `pause` counts.
         && number("paused") < 5
