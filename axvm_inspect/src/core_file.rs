@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   0        | ELF header | PT_NOTE | PT_LOAD ram 0 | PT_LOAD ram 1 | PT_LOAD kernel ... |
+//!            | notes: NT_PRSTATUS of each vCPU, VMCOREINFO ................................ |
 //!   4 KiB .. | ram 0, at p_paddr 0 .................. holes where it is zero .............. |
 //!            | ram 1, at p_paddr 4 GiB ................................................... |
-//!            | notes: NT_PRSTATUS of each vCPU, VMCOREINFO ................................ |
 //! ```
 //!
 //! Bytes of RAM are in the file once. A PT_LOAD of a region of RAM names them by guest-physical address alone (its linear
@@ -27,6 +27,9 @@ const PT_NOTE: u32 = 4;
 /// Readable, writable, executable.
 const RWX: u32 = 7;
 const NT_PRSTATUS: u32 = 1;
+/// What the notes of a vCPU and of a kernel have at most, with their heads.
+const STATUS_NOTE: u64 = 512;
+const KERNEL_NOTE: u64 = 2 * PAGE;
 /// Mappings of the kernel that are named: the longest. A program header counts them with 16 bits.
 const MOST_MAPPINGS: usize = 4096;
 
@@ -44,20 +47,22 @@ pub struct Region {
 pub struct CoreFile {
     regions: Vec<Region>,
     mappings: Vec<(Mapping, u64)>,
+    notes: u64,
     start: u64,
 }
 
 impl CoreFile {
-    /// For these regions of RAM, by ascending address, and what the kernel maps. Of a mapping only what lies in RAM counts.
-    pub fn new(regions: &[Region], mappings: &[Mapping]) -> CoreFile {
-        let mut core = CoreFile { regions: regions.to_vec(), mappings: Vec::new(), start: 0 };
+    /// For these regions of RAM, by ascending address, so many vCPUs, and what the kernel maps. Of a mapping only what lies in
+    /// RAM counts.
+    pub fn new(regions: &[Region], vcpus: usize, mappings: &[Mapping]) -> CoreFile {
+        let mut core = CoreFile { regions: regions.to_vec(), mappings: Vec::new(), notes: 0, start: 0 };
         let mut longest: Vec<Mapping> =
             mappings.iter().flat_map(|mapping| regions.iter().filter_map(|region| within(mapping, region))).collect();
         longest.sort_by_key(|mapping| std::cmp::Reverse(mapping.len));
         longest.truncate(MOST_MAPPINGS);
         longest.sort_by_key(|mapping| mapping.linear);
-        let headers = EHDR + PHDR * (1 + regions.len() + longest.len()) as u64;
-        core.start = headers.next_multiple_of(PAGE);
+        core.notes = EHDR + PHDR * (1 + regions.len() + longest.len()) as u64;
+        core.start = (core.notes + STATUS_NOTE * vcpus as u64 + KERNEL_NOTE).next_multiple_of(PAGE);
         core.mappings =
             longest.into_iter().filter_map(|mapping| Some((mapping, core.offset(mapping.physical)?))).collect();
         core
@@ -75,13 +80,20 @@ impl CoreFile {
         None
     }
 
-    /// Where the notes begin: behind all RAM.
-    pub fn notes_at(&self) -> u64 {
+    /// Bytes of the whole file.
+    pub fn file_len(&self) -> u64 {
         self.start + self.regions.iter().map(|region| region.len).sum::<u64>()
     }
 
-    /// What stands at the beginning of the file, when the notes have `notes` bytes.
-    pub fn headers(&self, notes: u64) -> Vec<u8> {
+    /// What stands before RAM: headers, and the notes of these vCPUs and of their kernel. `crash` wants notes there.
+    pub fn head(&self, cpus: &[CpuState], vmcoreinfo: Option<&[u8]>) -> Vec<u8> {
+        let notes = notes(cpus, vmcoreinfo);
+        let mut head = self.headers(notes.len() as u64);
+        head.extend(notes);
+        head
+    }
+
+    fn headers(&self, notes: u64) -> Vec<u8> {
         let count = 1 + self.regions.len() + self.mappings.len();
         let mut out = b"\x7fELF\x02\x01\x01".to_vec();
         out.resize(16, 0);
@@ -95,7 +107,7 @@ impl CoreFile {
         for half in [0, 0, EHDR as u16, PHDR as u16, count as u16, 64, 0, 0] {
             out.extend(half.to_le_bytes());
         }
-        program_header(&mut out, PT_NOTE, [self.notes_at(), 0, 0, notes]);
+        program_header(&mut out, PT_NOTE, [self.notes, 0, 0, notes]);
         for region in &self.regions {
             let at = self.offset(region.gpa).unwrap_or_default();
             program_header(&mut out, PT_LOAD, [at, region.gpa.0, region.gpa.0, region.len]);
@@ -125,7 +137,7 @@ fn program_header(out: &mut Vec<u8>, kind: u32, [offset, linear, physical, len]:
 }
 
 /// The notes: the registers of each vCPU, whose thread number is its own plus one, and what the kernel says of itself.
-pub fn notes(cpus: &[CpuState], vmcoreinfo: Option<&[u8]>) -> Vec<u8> {
+fn notes(cpus: &[CpuState], vmcoreinfo: Option<&[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
     for (number, cpu) in (1..).zip(cpus) {
         note(&mut out, b"CORE\0", NT_PRSTATUS, &prstatus(number, cpu));
@@ -205,14 +217,12 @@ mod tests {
             Mapping { linear: 0xffff_ffff_8100_0000, physical: Gpa(0x1_0000_1000), len: 0x1000 },
             Mapping { linear: 0xffff_ffff_9000_0000, physical: Gpa(0xfee0_0000), len: 0x1000 },
         ];
-        let core = CoreFile::new(&RAM, &mappings);
+        let core = CoreFile::new(&RAM, 2, &mappings);
         let cpus = [CpuState::default(), CpuState::default()];
-        let notes = notes(&cpus, Some(b"OSRELEASE=6.8\n"));
-        let mut file = core.headers(notes.len() as u64);
-        file.resize(core.notes_at() as usize, 0);
+        let mut file = core.head(&cpus, Some(b"OSRELEASE=6.8\n"));
+        file.resize(core.file_len() as usize, 0);
         file[core.offset(Gpa(0x3010)).unwrap() as usize] = 1;
         file[core.offset(Gpa(0x1_0000_1fff)).unwrap() as usize] = 2;
-        file.extend(&notes);
         assert_eq!((core.offset(Gpa(0x4000)), core.offset(Gpa(0x1_0000_2000))), (None, None));
 
         let elf = ElfFile64::<Endianness>::parse(&*file).unwrap();
@@ -269,9 +279,10 @@ mod tests {
             .map(|n| Mapping { linear: n << 12, physical: Gpa(0x1000), len: 0x1000 + (n & 1) * 0x1000 })
             .chain([Mapping { linear: u64::MAX - 0xfff, physical: Gpa(u64::MAX - 0xfff), len: 0x2000 }])
             .collect();
-        let core = CoreFile::new(&RAM, &mappings);
+        let core = CoreFile::new(&RAM, 300, &mappings);
         assert_eq!(core.mappings.len(), MOST_MAPPINGS);
         assert!(core.mappings.iter().all(|(mapping, _)| mapping.len == 0x2000), "the longest");
-        assert!(core.headers(0).len() as u64 <= core.start);
+        let said = vec![b'x'; 4096];
+        assert!(core.head(&[CpuState::default(); 300], Some(&said)).len() as u64 <= core.start);
     }
 }

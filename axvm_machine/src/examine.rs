@@ -65,7 +65,7 @@ impl Machine {
             seen.iter().map(|seen| seen.as_ref().map(|seen| seen.snapshot.cpu).unwrap_or_default()).collect();
         let mappings = seen.first().and_then(Option::as_ref).map(|seen| kernel(seen, ram)).unwrap_or_default();
         let regions: Vec<Region> = ram.regions().map(|region| Region { gpa: region.gpa, len: region.len }).collect();
-        let (core, total) = (CoreFile::new(&regions, &mappings), ram.size());
+        let (core, total) = (CoreFile::new(&regions, cpus.len(), &mappings), ram.size());
         let (mut done, mut buffer, mut said) = (0, vec![0; PIECE], None);
         for region in regions {
             for at in (0..region.len).step_by(PIECE) {
@@ -83,8 +83,8 @@ impl Machine {
                 done += len;
             }
         }
-        let notes = core_file::notes(&cpus, said.as_deref());
-        for (at, bytes) in [(core.notes_at(), &notes), (0, &core.headers(notes.len() as u64))] {
+        // The last byte makes the file as long as it is, whatever holes there are; the head comes last: without it, no core.
+        for (at, bytes) in [(core.file_len() - 1, &last(ram)?[..]), (0, &core.head(&cpus, said.as_deref()))] {
             (&*file).seek(SeekFrom::Start(at))?;
             (&*file).write_all(bytes)?;
         }
@@ -108,6 +108,14 @@ fn write_piece(
         ram.write_all_at(file, &[range], core.offset(gpa).ok_or_else(no_ram)?)?;
     }
     Ok(())
+}
+
+/// The last byte of RAM.
+fn last(ram: &GuestRam) -> io::Result<[u8; 1]> {
+    let mut byte = [0];
+    let end = ram.regions().last().map_or(0, |region| region.gpa.0 + region.len);
+    ram.read(Gpa(end.saturating_sub(1)), &mut byte).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Ok(byte)
 }
 
 /// What the kernel that a vCPU runs has mapped for itself: the upper half of a linear address space, in long mode.

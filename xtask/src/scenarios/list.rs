@@ -318,7 +318,7 @@ fn control() -> Vec<Scenario> {
         echo replay $(timeout 2 axvm ctl web console </dev/null | grep -c 'axvm: init after')
         axvm ctl web registers 0 | head -n 2
         axvm ctl web memory idtr 16 --walk | grep 'physical 0x'
-        axvm ctl web dump /tmp/core && tail -c 8192 /tmp/core | strings | grep -m 1 ^OSRELEASE
+        axvm ctl web dump /tmp/core && head -c 65536 /tmp/core | strings | grep -m 1 ^OSRELEASE
         echo mappings $(od -An -tu2 -j56 -N2 /tmp/core); rm /tmp/core
         axvm ctl web balloon 200; sleep 6
         awk '/^VmRSS/ { print \"rss\", int($2 / 1024) }' /proc/$pid/status
