@@ -26,6 +26,8 @@ pub trait Control: Send + Sync {
     fn memory(&self, space: &str, address: &str, len: &str) -> Result<MemoryContents, ControlError>;
     /// Begins to write memory and registers into a file that the client has opened, as an ELF core.
     fn dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError>;
+    /// Serves gdb at the other end of a stream that the client has made.
+    fn debug(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError>;
     /// How far that is.
     fn dump_status(&self) -> Result<DumpStatus, ControlError>;
     /// What the machine was built from.

@@ -204,6 +204,17 @@ fn own() -> Vec<Route> {
                 control.dump(descriptors).map(|()| Response::done())
             })),
         },
+        Route {
+            method: "PUT",
+            path: "/gdb",
+            summary: "Serve gdb at the other end of a socket, which comes with the request (SCM_RIGHTS), as axvm ctl NAME gdb \
+                      sends it",
+            body: None,
+            answer: None,
+            work: Work::Call(Box::new(|control, _, _, descriptors| {
+                control.debug(descriptors).map(|()| Response::done())
+            })),
+        },
         get("/dump", "How far the last dump is", |control| control.dump_status()),
         get("/network-interfaces", "The network cards: cables, links, frames", |control| {
             Ok(control.status()?.networks)

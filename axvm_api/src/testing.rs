@@ -95,6 +95,10 @@ impl Control for FakeMachine {
         self.note(format!("dump into {} descriptors", descriptors.len()))
     }
 
+    fn debug(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        self.note(format!("gdb at {} descriptors", descriptors.len()))
+    }
+
     fn dump_status(&self) -> Result<DumpStatus, ControlError> {
         Ok(DumpStatus { state: DumpState::Writing, done: 1 << 20, total: 2 << 20, error: None })
     }

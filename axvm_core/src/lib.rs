@@ -31,6 +31,7 @@ mod completions;
 pub mod config;
 mod consoles;
 mod current;
+mod debug;
 mod doctor;
 mod end;
 pub mod error;
@@ -97,6 +98,7 @@ fn command(cli: Cli) -> Result<u8> {
         Some(Command::Net(args)) => network::net(&args.action),
         Some(Command::Ps(args)) => remote::ps(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
+        Some(Command::Gdb(args)) => remote::gdb(&args),
         Some(Command::Report(args)) => report::report(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Inspect(args)) => inspect::inspect(args),

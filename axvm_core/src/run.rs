@@ -6,6 +6,7 @@
 //!
 //! What can go wrong because of the user comes first; the terminal is taken last and given back before AxVM speaks.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::current::Current;
+use crate::debug::Debugger;
 use crate::end::{End, Restarts};
 use crate::exec::machine::Expected;
 use crate::exec::{self, Ended};
@@ -83,7 +85,9 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let explainer = Arc::new(explainer.listen(consoles.last_words()));
-    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), Arc::clone(&explainer));
+    let debugger = Arc::new(Debugger::new(Arc::clone(&current), Arc::clone(resources.ram()), Arc::clone(&explainer)));
+    let (shown, asked) = (Arc::clone(&explainer), Arc::clone(&debugger));
+    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), shown, asked);
     let server = bound.serve(Arc::new(panel), feed)?;
     let mut outside = Outside::of(&config, &signals);
     (outside.server, outside.explainer) = (Some(&server), Some(&*explainer));
@@ -91,8 +95,14 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let command = command.map(|command| command.start(&current, outside.grace)).transpose()?;
     let takes = |signal| command.as_ref().is_some_and(|command| command.signal(signal));
     outside.taker = Some(&takes);
-    let starts =
-        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, outside: &outside };
+    let starts = Starts {
+        config: &config,
+        resources: &resources,
+        consoles: &consoles,
+        current: &current,
+        outside: &outside,
+        debugger: Some(&*debugger),
+    };
     let began = Cell::new(false);
     let ready = || {
         if !began.get() {
@@ -111,6 +121,9 @@ pub fn run(args: RunArgs) -> Result<u8> {
         }
         tell(&notifier, state, &events);
     });
+    if debugger.wants_stop() {
+        debugger.finish(end.as_ref().ok().and_then(|end| end.code().ok()).unwrap_or(1));
+    }
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     // The machine is gone, and nothing records any more.
@@ -193,13 +206,15 @@ pub struct Starts<'a> {
     pub consoles: &'a Consoles,
     pub current: &'a Current,
     pub outside: &'a Outside<'a>,
+    /// Who may want the next machine to wait before its first instruction.
+    pub debugger: Option<&'a Debugger>,
 }
 
 impl Starts<'_> {
     /// Runs guest after guest, until one ends for good. `ready` is called before the first instruction of each, `tell` when
     /// one runs.
     pub fn run(&self, ready: &dyn Fn(), tell: impl Fn(ServiceState)) -> Result<End> {
-        let Starts { config, resources, consoles, current, outside } = self;
+        let Starts { config, resources, consoles, current, outside, .. } = self;
         let mut restarts = Restarts::new(config.settings.restart_limit());
         let signs = Signs::of(config, resources.events(), outside.explainer);
         loop {
@@ -249,7 +264,11 @@ impl Starts<'_> {
             signal.set(signal.get().or_else(|| self.outside.signals.ending(self.consoles)));
             signal.get().is_some()
         };
-        let built = self.resources.build_unless(&asked, ready, &self.config.machine, &self.consoles.ports());
+        let mut spec = Cow::Borrowed(&self.config.machine);
+        if self.debugger.is_some_and(Debugger::wants_stop) {
+            spec.to_mut().stopped = true;
+        }
+        let built = self.resources.build_unless(&asked, ready, &spec, &self.consoles.ports());
         match signal.get() {
             Some(signal) => Ok(Err(signal)),
             None => Ok(Ok(built?)),

@@ -59,6 +59,13 @@ pub fn instructions(bytes: &[u8], address: u64, bits: u32) -> String {
     text
 }
 
+/// Bytes of the first instruction, if it is one.
+pub fn first_len(bytes: &[u8], bits: u32) -> Option<usize> {
+    let bits = if matches!(bits, 16 | 32) { bits } else { 64 };
+    let decoded = Decoder::new(bits, bytes, DecoderOptions::NONE).decode();
+    (!decoded.is_invalid()).then(|| decoded.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

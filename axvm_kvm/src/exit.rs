@@ -8,8 +8,8 @@
 //!                           data[0] = 0x60;  run() --> guest goes on with al = 0x60
 //! ```
 //!
-//! Spec: KVM API chapter 5 "The kvm_run structure". Left out: exits that KVM makes only when asked to, such as those of
-//! debugging.
+//! Spec: KVM API chapter 5 "The kvm_run structure". Left out: exits that KVM makes only when asked to, but for
+//! those of debugging.
 
 use std::io;
 
@@ -78,6 +78,15 @@ pub enum Exit<'a> {
         /// What KVM tells; for emulation failures its flags, then instruction length and bytes.
         data: Vec<u64>,
     },
+    /// A step is done, or a breakpoint was met; only after [`KvmVcpu::set_debug`].
+    Debug {
+        /// Linear address of the next instruction.
+        pc: u64,
+        /// Debug register 6: which hardware breakpoint (bits 0 to 3), or a step (bit 14).
+        dr6: u64,
+        /// The exception: 1 #DB, 3 #BP.
+        exception: u32,
+    },
     /// An exit this project does not ask KVM for.
     Other {
         /// `KVM_EXIT_*`.
@@ -98,6 +107,11 @@ pub trait Vcpu: Send {
 
     /// Where it is in the guest's program: after an exit for a device, at that instruction or just behind it.
     fn rip(&self) -> Option<u64> {
+        None
+    }
+
+    /// The same, to change it.
+    fn as_kvm_mut(&mut self) -> Option<&mut KvmVcpu> {
         None
     }
 

@@ -14,9 +14,10 @@
 //! The virtual CPU behind a run loop is the trait [`Vcpu`], so the loop also runs on a scripted one.
 //!
 //! Spec: Linux Documentation/virt/kvm/api.rst (API version 12).
-//! Left out: split irqchip, nested state, dirty logging, guest debugging; other processors than x86-64.
+//! Left out: split irqchip, nested state, dirty logging; other processors than x86-64.
 
 mod capabilities;
+mod debug;
 mod error;
 mod exit;
 pub mod failure;
@@ -33,6 +34,7 @@ mod vcpu;
 mod vm;
 
 pub use capabilities::{CAPABILITIES, Capabilities, Capability, Survey};
+pub use debug::{DebugControl, HARDWARE_COUNT, Watch};
 pub use error::{KvmError, Owner};
 pub use exit::{Exit, Vcpu};
 pub use kick::Kicker;

@@ -108,6 +108,11 @@ impl RunPage {
                 let event = unsafe { about.system_event };
                 Exit::SystemEvent { kind: event.type_ }
             }
+            kvm::KVM_EXIT_DEBUG => {
+                // SAFETY: the reason names the member that KVM wrote.
+                let debug = unsafe { about.debug.arch };
+                Exit::Debug { pc: debug.pc, dr6: debug.dr6, exception: debug.exception }
+            }
             kvm::KVM_EXIT_HLT => Exit::Halted,
             kvm::KVM_EXIT_INTR => Exit::Interrupted,
             kvm::KVM_EXIT_SHUTDOWN => Exit::Shutdown,

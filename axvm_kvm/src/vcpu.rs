@@ -39,6 +39,8 @@ const APIC_LVT_LINT0: usize = 0x350;
 const APIC_LVT_LINT1: usize = 0x360;
 /// SVR: APIC software-enabled, vector 0xff.
 const SVR_ENABLED: u32 = 1 << 8 | 0xff;
+/// #BP.
+const BREAKPOINT: u32 = 3;
 /// LVT delivery mode NMI, not masked.
 const LVT_NMI: u32 = 0b100 << 8;
 /// LVT delivery mode ExtINT, not masked: the PIC answers.
@@ -61,13 +63,15 @@ pub struct VcpuSetup<'a> {
 #[derive(Debug)]
 pub struct KvmVcpu {
     pub(crate) fd: VcpuFd,
-    page: RunPage,
+    pub(crate) page: RunPage,
     id: u32,
     run_size: usize,
     /// The MSRs of its state.
     msrs: Arc<[u32]>,
     /// What the guest runs in stays mapped while it can run.
     ram: Arc<GuestRam>,
+    /// Where a debugger has put an OUT, by linear address.
+    pub(crate) traps: Vec<u64>,
 }
 
 impl Vm {
@@ -80,7 +84,8 @@ impl Vm {
         let fd = self.fd.create_vcpu(id.into()).map_err(|errno| create_error(errno.into()))?;
         let run_size = self.fd.run_size();
         let page = RunPage::map(&fd, run_size).map_err(create_error)?;
-        let vcpu = KvmVcpu { fd, page, id, run_size, msrs: self.msrs.clone(), ram: self.ram.clone() };
+        let vcpu =
+            KvmVcpu { fd, page, id, run_size, msrs: self.msrs.clone(), ram: self.ram.clone(), traps: Vec::new() };
         vcpu.set_cpuid(setup.cpuid)?;
         vcpu.set_msrs(setup.msrs)?;
         vcpu.set_registers(setup.start, self.x2apic())?;
@@ -184,7 +189,7 @@ impl KvmVcpu {
 
     /// `KVM_RUN`: whether it ended with an exit. The call itself, for `VcpuFd::run` takes the exit apart, too, and
     /// differently.
-    fn enter(&mut self) -> bool {
+    pub(crate) fn enter(&mut self) -> bool {
         // SAFETY: the file is a vCPU's, and KVM_RUN takes no argument, but wants a 0. What it writes is the page that it
         // shares for this vCPU, of which no borrow is left, and guest RAM, which is mapped as long as `_ram` is.
         unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_RUN, 0 as libc::c_ulong) == 0 }
@@ -221,7 +226,17 @@ impl Vcpu for KvmVcpu {
                 _ => return Err(failed),
             }
         }
+        if !self.traps.is_empty()
+            && matches!(self.page.exit(), Exit::IoOut { size: 1, .. })
+            && let Some(pc) = self.trapped()?
+        {
+            return Ok(Exit::Debug { pc, dr6: 0, exception: BREAKPOINT });
+        }
         Ok(self.page.exit())
+    }
+
+    fn as_kvm_mut(&mut self) -> Option<&mut KvmVcpu> {
+        Some(self)
     }
 
     fn as_kvm(&self) -> Option<&KvmVcpu> {

@@ -11,9 +11,9 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axvm_kvm::Vcpu;
 
@@ -105,14 +105,40 @@ impl Gate {
         index: u32,
         act: impl FnOnce(&mut dyn Vcpu) -> T + Send + 'static,
     ) -> Option<T> {
+        // Without an answer if the visit panics, or the vCPU leaves before it comes: the sender is dropped.
+        self.begin_visit(index, act)?.recv().ok()
+    }
+
+    /// The same with an act that may take long: after `limit`, `late` is called once.
+    pub fn visit_within<T: Send + 'static>(
+        &self,
+        index: u32,
+        limit: Duration,
+        late: impl FnOnce(),
+        act: impl FnOnce(&mut dyn Vcpu) -> T + Send + 'static,
+    ) -> Option<T> {
+        let answered = self.begin_visit(index, act)?;
+        match answered.recv_timeout(limit) {
+            Err(RecvTimeoutError::Timeout) => {
+                late();
+                answered.recv().ok()
+            }
+            answer => answer.ok(),
+        }
+    }
+
+    fn begin_visit<T: Send + 'static>(
+        &self,
+        index: u32,
+        act: impl FnOnce(&mut dyn Vcpu) -> T + Send + 'static,
+    ) -> Option<Receiver<T>> {
         let (answer, answered) = sync_channel(1);
         let mut state = self.state();
         let visit: Visit = Box::new(move |vcpu| _ = answer.send(act(vcpu)));
         state.waiting.get_mut(&index)?.push(visit);
         drop(state);
         self.changed.notify_all();
-        // Without an answer if the visit panics, or the vCPU leaves before it comes: the sender is dropped.
-        answered.recv().ok()
+        Some(answered)
     }
 
     /// Gives an order. After [`Order::Pause`] and [`Order::Stop`] the vCPUs must be kicked. Nothing follows a stop.
@@ -163,7 +189,6 @@ mod tests {
     use super::*;
     use axvm_kvm::Exit;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
     use std::{array, io, thread};
 
     /// A vCPU that nothing is asked of.

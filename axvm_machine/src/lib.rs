@@ -21,6 +21,7 @@ mod board;
 mod build_config;
 pub mod cpuinfo;
 mod crash;
+mod debug;
 mod error;
 mod examine;
 mod exit_tape;
@@ -44,6 +45,7 @@ mod unclaimed;
 mod vcpu;
 
 pub use build_config::without_mmio;
+pub use debug::{Hit, Step, Stops};
 pub use error::MachineError;
 pub use examine::DumpError;
 pub use image::Image;

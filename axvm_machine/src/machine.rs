@@ -65,6 +65,8 @@ enum Mode {
     /// A pause began and was not completed: vCPUs and devices are held, as far as they came.
     Pausing,
     Paused(Instant),
+    /// A debugger holds the vCPUs, and no device.
+    Stopped(Instant),
     /// A reason to stop was taken up: no pause holds it any more.
     Stopping,
 }
@@ -80,6 +82,17 @@ pub(crate) struct Built {
     pub(crate) events: Events,
     pub(crate) vcpus: Vec<KvmVcpu>,
     pub(crate) vm: Arc<Vm>,
+    pub(crate) first: First,
+}
+
+/// What a machine does first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    Runs,
+    /// All of it waits for a [`Machine::resume`].
+    Paused,
+    /// Its vCPUs do, for a debugger.
+    Stopped,
 }
 
 /// What ended a [`Machine::wait`].
@@ -114,9 +127,14 @@ impl Machine {
     /// Starts every vCPU on a thread of its own, on the host CPU that `pins` gives it. They run, or wait at a gate whose
     /// order is to pause: then the machine comes into being paused.
     pub(crate) fn start(built: Built, pins: &[usize]) -> Result<Machine, MachineError> {
-        let Built { plan, inventory, command_line, ports, shared, attention, events, vcpus: kvm_vcpus, vm } = built;
-        let paused = shared.gate.current() == Order::Pause;
-        let mode = if paused { Mode::Paused(Instant::now()) } else { Mode::Running };
+        let Built { plan, inventory, command_line, ports, shared, attention, events, vcpus: kvm_vcpus, vm, first } =
+            built;
+        let paused = first != First::Runs;
+        let mode = match first {
+            First::Runs => Mode::Running,
+            First::Paused => Mode::Paused(Instant::now()),
+            First::Stopped => Mode::Stopped(Instant::now()),
+        };
         let (change, mode) = (Mutex::default(), Mutex::new(mode));
         let watch = Mutex::new(Watch::new(Instant::now()));
         let vcpus = Vec::with_capacity(kvm_vcpus.len());
@@ -175,7 +193,7 @@ impl Machine {
     }
 
     pub(crate) fn is_held(&self) -> bool {
-        matches!(self.mode(), Mode::Pausing | Mode::Paused(_))
+        matches!(self.mode(), Mode::Pausing | Mode::Paused(_) | Mode::Stopped(_))
     }
 
     /// Whether there is a reason to stop that counts now. From then on no pause succeeds; and while a pause holds, what
@@ -183,7 +201,7 @@ impl Machine {
     fn takes_up_a_stop(&self) -> bool {
         let stop = &self.shared.stop;
         let mut mode = lock(&self.mode);
-        if matches!(*mode, Mode::Pausing | Mode::Paused(_)) {
+        if matches!(*mode, Mode::Pausing | Mode::Paused(_) | Mode::Stopped(_)) {
             // Taken before the look, so that none that comes after it is missed.
             stop.event_fd().take();
             if stop.can_wait() {
@@ -249,7 +267,7 @@ impl Machine {
         let _change = self.change();
         match self.mode() {
             Mode::Running => act(slots),
-            Mode::Pausing | Mode::Paused(_) | Mode::Stopping => Err(SlotError::NotRunning),
+            Mode::Pausing | Mode::Paused(_) | Mode::Stopped(_) | Mode::Stopping => Err(SlotError::NotRunning),
         }
     }
 
@@ -281,7 +299,7 @@ impl Machine {
     /// Since when it stands still, if it does.
     pub fn paused_since(&self) -> Option<Instant> {
         match self.mode() {
-            Mode::Paused(since) => Some(since),
+            Mode::Paused(since) | Mode::Stopped(since) => Some(since),
             _ => None,
         }
     }
@@ -320,7 +338,7 @@ impl Machine {
     }
 
     fn pause_held(&self, _change: &MutexGuard<'_, Threads>, deadline: Instant) -> Result<(), PauseError> {
-        if self.is_paused() {
+        if matches!(self.mode(), Mode::Paused(_)) {
             return Ok(());
         }
         self.change_mode(Mode::Pausing)?;
@@ -331,6 +349,23 @@ impl Machine {
         }
         self.inventory.pause(deadline)?;
         self.change_mode(Mode::Paused(Instant::now()))
+    }
+
+    /// Holds the vCPUs, and lets the devices go on, until a [`Machine::resume`]. A machine that is paused stays so.
+    pub fn hold_vcpus(&self, deadline: Instant) -> Result<(), PauseError> {
+        let _change = self.change();
+        if self.is_paused() {
+            return Ok(());
+        }
+        self.change_mode(Mode::Stopped(Instant::now()))?;
+        self.shared.gate.order(Order::Pause);
+        self.vcpus.iter().for_each(VcpuHandle::kick);
+        if self.shared.gate.wait_until_still(deadline) { Ok(()) } else { Err(self.held_up()) }
+    }
+
+    /// Makes one vCPU come back, at the gate or in a step.
+    pub(crate) fn kick_one(&self, index: u32) {
+        self.vcpus.get(index as usize).into_iter().for_each(VcpuHandle::kick);
     }
 
     /// A vCPU does not come to the gate: it waits for a device that the guest has reset.
@@ -351,7 +386,7 @@ impl Machine {
     /// Keeps a paused machine paused for as long as what it returns lives; `None` if it is not paused.
     pub(crate) fn hold(&self) -> Option<MutexGuard<'_, Threads>> {
         let change = self.change();
-        self.is_paused().then_some(change)
+        matches!(self.mode(), Mode::Paused(_)).then_some(change)
     }
 
     /// A visit to a machine that is [held](Machine::hold).
@@ -387,7 +422,7 @@ impl Machine {
     }
 
     fn resume_held(&self, _change: &MutexGuard<'_, Threads>, deadline: Instant) -> Result<(), StillBusy> {
-        if matches!(self.mode(), Mode::Pausing | Mode::Paused(_)) {
+        if self.is_held() {
             self.inventory.resume(deadline)?;
             self.let_go();
             // Unless a stop came first.

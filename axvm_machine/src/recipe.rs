@@ -22,11 +22,12 @@ use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 use axvm_sync::EventFd;
 
 use crate::board::Board;
+use crate::debug::Stops;
 use crate::gate::{Gate, Order};
 use crate::halt::Activity;
 use crate::image::Asked;
 use crate::inventory::Inventory;
-use crate::machine::Built;
+use crate::machine::{Built, First};
 use crate::power_on::Placed;
 use crate::processor::ProcessorModel;
 use crate::resources::Steps;
@@ -108,7 +109,7 @@ impl Resources {
             crash::check_first_entry(&vcpus[0], &self.events);
         }
         ready();
-        self.start(wired, vcpus, start.command_line, Order::Run)
+        self.start(wired, vcpus, start.command_line, if spec.stopped { First::Stopped } else { First::Runs })
     }
 
     /// Builds a machine that goes on where `saved` stood, once it is resumed: it is paused. `spec` and RAM must be those of
@@ -126,7 +127,7 @@ impl Resources {
         wired.inventory.pause(Instant::now()).map_err(|busy| MachineError::host("a device")(io::Error::other(busy)))?;
         saved.restore_parts(ports, &wired.inventory)?;
         steps.done("restore", || format!("{} vCPUs and {} parts", vcpus.len(), saved.parts.len()));
-        self.start(wired, vcpus, saved.command_line.clone(), Order::Pause)
+        self.start(wired, vcpus, saved.command_line.clone(), First::Paused)
     }
 
     /// Steps 3 to 6: a VM with all its parts, and none of them has done anything yet.
@@ -155,28 +156,32 @@ impl Resources {
         Ok(Wired { vm, plan, inventory, stop, attention, port_bus, mmio_bus, ports, pins })
     }
 
-    /// Lets the vCPUs begin, under a first order.
+    /// Lets the vCPUs begin, or wait.
     fn start(
         &self,
         wired: Wired,
         vcpus: Vec<KvmVcpu>,
         command_line: String,
-        order: Order,
+        first: First,
     ) -> Result<Machine, MachineError> {
         let Wired { vm, plan, inventory, stop, attention, port_bus, mmio_bus, ports, pins } = wired;
         let shared = VcpuShared {
             ports: AddressSpace::new(Space::Port, port_bus, &self.events),
             mmio: AddressSpace::new(Space::Mmio, mmio_bus, &self.events),
             stop,
-            gate: Arc::new(Gate::new(order)),
+            gate: Arc::new(Gate::new(if first == First::Runs { Order::Run } else { Order::Pause })),
             activity: Activity::new().map_err(MachineError::host("the vCPUs' activity"))?,
+            stops: Stops::new().map_err(MachineError::host("an event for a debugger"))?,
             crash: OnceLock::new(),
             events: self.events.clone(),
         };
         self.events.name_registers(|| register_names(shared.ports.names(), shared.mmio.names()));
         let shared = Arc::new(shared);
         let events = self.events.clone();
-        Machine::start(Built { plan, inventory, command_line, ports, shared, attention, events, vcpus, vm }, &pins)
+        Machine::start(
+            Built { plan, inventory, command_line, ports, shared, attention, events, vcpus, vm, first },
+            &pins,
+        )
     }
 
     /// Step 7, the large part: kernel and initrd from their files into guest RAM.

@@ -73,6 +73,9 @@ pub struct MachineSpec {
     pub debug_exit: Option<u16>,
     /// Whether there is a debug console.
     pub debug_console: bool,
+    /// Whether its vCPUs wait before the first instruction, for a debugger, until a
+    /// [`Machine::resume`](crate::Machine::resume).
+    pub stopped: bool,
 }
 
 /// Where a kernel comes from.
@@ -110,6 +113,7 @@ impl MachineSpec {
             panic_stops: true,
             debug_exit: None,
             debug_console: false,
+            stopped: false,
         }
     }
 

@@ -14,6 +14,7 @@ use axvm_events::Events;
 use axvm_events::tape::Tape;
 use axvm_kvm::Vcpu;
 
+use crate::debug::Stops;
 use crate::exit_tape::Off;
 use crate::gate::{Gate, Order};
 use crate::halt::Activity;
@@ -33,6 +34,7 @@ impl Loop {
             stop: Arc::new(StopSwitch::new()?),
             gate: Arc::new(Gate::new(Order::Run)),
             activity: Activity::new()?,
+            stops: Stops::new()?,
             crash: OnceLock::new(),
             events,
         }))

@@ -24,6 +24,7 @@ use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
 use crate::crash;
+use crate::debug::{Hit, Stops};
 use crate::exit_tape::{ExitTape, Off, Recording};
 use crate::gate::{Gate, Order, Passage};
 use crate::halt::Activity;
@@ -38,6 +39,8 @@ pub(crate) struct VcpuShared {
     pub(crate) gate: Arc<Gate>,
     /// Whether the guest does something.
     pub(crate) activity: Activity,
+    /// Who met a breakpoint.
+    pub(crate) stops: Stops,
     /// Why a vCPU cannot go on: that of the first.
     pub(crate) crash: OnceLock<CrashReport>,
     /// Where a recorder would be.
@@ -45,6 +48,18 @@ pub(crate) struct VcpuShared {
 }
 
 impl VcpuShared {
+    /// Answers an exit that asks for a device, and says whether it was one; of no count and on no tape.
+    pub(crate) fn answer(&self, exit: Exit<'_>) -> bool {
+        match exit {
+            Exit::IoIn { port, size, data } => _ = self.ports.read(port.into(), size, data),
+            Exit::IoOut { port, size, data } => _ = self.ports.write(port.into(), size, data),
+            Exit::MmioRead { address, data } => _ = self.mmio.read(address, data.len(), data),
+            Exit::MmioWrite { address, data } => _ = self.mmio.write(address, data.len(), data),
+            _ => return false,
+        }
+        true
+    }
+
     /// An exit, for people.
     fn words(&self, exit: &Record) -> String {
         let (space, name) = match exit.kind {
@@ -215,7 +230,7 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed. Each exit goes onto
 /// `tape`, for which there is a loop of its own.
 pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared, mut tape: impl ExitTape) {
-    let VcpuShared { ports, mmio, stop, gate, activity, crash, .. } = shared;
+    let VcpuShared { ports, mmio, stop, gate, activity, crash, stops, .. } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -248,6 +263,10 @@ pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuS
                     None
                 }
                 Passage::Closed => return,
+            },
+            Exit::Debug { pc, dr6, exception } => match stops.hit(index, Hit { pc, dr6, exception }, vcpu, gate) {
+                Passage::Closed => return,
+                _ => None,
             },
             other => match Failure::of(&other) {
                 Some(failure) => {
@@ -331,6 +350,7 @@ mod tests {
             stop,
             gate: Arc::new(Gate::new(Order::Run)),
             activity: Activity::new().unwrap(),
+            stops: Stops::new().unwrap(),
             crash: OnceLock::new(),
             events,
         }

@@ -27,8 +27,8 @@ use clap::{ArgGroup, Args, ColorChoice, CommandFactory, FromArgMatches, Id, Pars
 pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
 pub use tools::{
-    CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, InspectArgs, InspectFormat, LinkWord, MemoryArgs,
-    PsArgs, Removed, ReportArgs, SelftestArgs,
+    CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, GdbArgs, InspectArgs, InspectFormat, LinkWord,
+    MemoryArgs, PsArgs, Removed, ReportArgs, SelftestArgs,
 };
 
 use crate::error::ConfigError;
@@ -111,6 +111,9 @@ listens at vsock port 348, for the host alone, or at the machine's --agent-port.
 
     /// Prove, device by device, that this host can run AxVM
     Selftest(SelftestArgs),
+
+    /// Start gdb at a machine that runs
+    Gdb(GdbArgs),
 
     /// Tell where a machine's time went, from what `axvm run --trace` wrote
     Report(ReportArgs),

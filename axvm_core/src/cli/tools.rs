@@ -95,6 +95,8 @@ pub enum CtlAction {
     },
     /// Show some of the guest's memory
     Memory(MemoryArgs),
+    /// Be gdb's way to the machine, on standard input and output: gdb -ex "target remote | axvm ctl NAME gdb"
+    Gdb,
     /// Write memory and registers into a file that gdb and crash open, an ELF core
     Dump {
         /// The file
@@ -289,6 +291,21 @@ pub struct PsArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// `axvm gdb`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  axvm gdb web
+  axvm gdb web -- vmlinux                       with the kernel's symbols; monitor kaslr tells the offset
+  axvm gdb web -- -batch -ex 'info registers'   gdb's own options")]
+pub struct GdbArgs {
+    /// The machine: path of its control socket, process id, or name
+    pub machine: OsString,
+    /// Words for gdb
+    #[arg(last = true, value_name = "ARGS")]
+    pub gdb: Vec<OsString>,
 }
 
 /// `axvm selftest`.

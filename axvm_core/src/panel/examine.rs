@@ -104,6 +104,19 @@ impl Panel {
         })
     }
 
+    pub(super) fn begin_debugging(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        let Some(stream) = descriptors.into_iter().next() else {
+            return Err("The stream must come with the request (SCM_RIGHTS): axvm ctl MACHINE gdb does that".into());
+        };
+        self.machine()?;
+        if self.debugger.wants_stop() {
+            return Err("Another debugger is at this machine; one at a time".into());
+        }
+        let debugger = Arc::clone(&self.debugger);
+        let thread = axvm_sandbox::spawn(Role::Api, "gdb".to_owned(), move || _ = debugger.serve(stream));
+        thread.map(drop).map_err(|error| ControlError(format!("The host starts no thread for gdb: {error}")))
+    }
+
     pub(super) fn begin_dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
         let Some(file) = descriptors.into_iter().next().map(File::from) else {
             return Err(

@@ -28,6 +28,7 @@ use axvm_virtio::vsock::VsockHost;
 use crate::config::Config;
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::debug::Debugger;
 use crate::explain::Explainer;
 use crate::network::{self, Cards};
 use crate::rates;
@@ -59,6 +60,7 @@ pub struct Panel {
     counted: Mutex<Counted>,
     explainer: Arc<Explainer>,
     dump: Arc<Mutex<types::DumpStatus>>,
+    debugger: Arc<Debugger>,
 }
 
 /// A look at the exits.
@@ -85,6 +87,7 @@ impl Panel {
         consoles: &Consoles,
         current: Arc<Current>,
         explainer: Arc<Explainer>,
+        debugger: Arc<Debugger>,
     ) -> Panel {
         let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
@@ -126,6 +129,7 @@ impl Panel {
             counted,
             explainer,
             dump: Arc::default(),
+            debugger,
         }
     }
 
@@ -273,6 +277,10 @@ impl Control for Panel {
 
     fn dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
         self.begin_dump(descriptors)
+    }
+
+    fn debug(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        self.begin_debugging(descriptors)
     }
 
     fn dump_status(&self) -> Result<types::DumpStatus, ControlError> {

@@ -23,7 +23,7 @@ use crate::rates;
 use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
-use super::{attach, examine, find, hotplug, net};
+use super::{attach, debug, examine, find, hotplug, net};
 
 /// Does it; exit code 0, or 1 with the reason as an error.
 pub fn ctl(args: &CtlArgs) -> Result<u8> {
@@ -74,6 +74,7 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
         }
         CtlAction::Registers { vcpu, bits, json } => examine::registers(&mut client, *vcpu, *bits, *json)?,
         CtlAction::Memory(args) => examine::memory(&mut client, args)?,
+        CtlAction::Gdb => debug::connect(&mut client)?,
         CtlAction::Dump { file } => examine::dump(&mut client, file)?,
         CtlAction::Nmi => act(&mut client, Action::Nmi)?,
         CtlAction::Break => act(&mut client, Action::Break)?,

@@ -6,6 +6,7 @@
 
 mod attach;
 mod ctl;
+mod debug;
 mod examine;
 mod hotplug;
 mod net;
@@ -22,6 +23,7 @@ use axvm_api::Registry;
 use axvm_api::registry::Found;
 
 pub use ctl::ctl;
+pub use debug::gdb;
 pub use ps::ps;
 
 /// The socket of the machine that the user means.

@@ -1,0 +1,275 @@
+//! A debugger at a machine: gdb's remote protocol over a stream, one session after the other.
+//!
+//! ```text
+//!   gdb --"target remote | axvm ctl NAME gdb"--> descriptor --PUT /gdb--\
+//!   gdb --"target remote PATH", --gdb------------> listener --thread gdb--> session: stopped <--> running
+//!                                                                             held     resume, breakpoint, Ctrl-C
+//! ```
+//!
+//! gdbstub takes the protocol apart; [`target`] does what it asks. A session ends with its stream: then every breakpoint is
+//! taken out and the guest goes on, as after `detach`. A reset of the guest is a stop at its first instruction.
+//!
+//! Spec: GDB manual, appendix E "GDB Remote Serial Protocol".
+
+mod breakpoints;
+mod monitor;
+mod registers;
+mod target;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use axvm_kvm::Watch;
+use axvm_machine::{Hit, Machine, Step};
+use axvm_memory::GuestRam;
+use axvm_sync::{lock, wait_any};
+use gdbstub::common::{Signal, Tid};
+use gdbstub::conn::Connection;
+use gdbstub::stub::state_machine::GdbStubStateMachine;
+use gdbstub::stub::{GdbStub, MultiThreadStopReason};
+use gdbstub::target::ext::breakpoints::WatchKind;
+
+use self::target::{GdbTarget, tid};
+use crate::current::Current;
+use crate::explain::Explainer;
+
+/// How long a vCPU may take to come out of the host.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// From one look whether the machine is still the same to the next, while it runs.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What sessions have in common.
+pub struct Debugger {
+    current: Arc<Current>,
+    ram: Arc<GuestRam>,
+    explainer: Arc<Explainer>,
+    /// Whether one is there. The next machine stops before its first instruction then.
+    is_attached: AtomicBool,
+    /// The process is about to end with this code.
+    ending: Mutex<Option<u8>>,
+    gone: Condvar,
+}
+
+/// A stream to gdb.
+struct Stream(File);
+
+impl Connection for Stream {
+    type Error = io::Error;
+
+    fn write(&mut self, byte: u8) -> io::Result<()> {
+        self.write_all(&[byte])
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Why a machine that ran has stopped.
+type Stop = MultiThreadStopReason<u64>;
+
+impl Debugger {
+    /// For the machines of this process.
+    pub fn new(current: Arc<Current>, ram: Arc<GuestRam>, explainer: Arc<Explainer>) -> Debugger {
+        let (is_attached, ending, gone) = Default::default();
+        Debugger { current, ram, explainer, is_attached, ending, gone }
+    }
+
+    /// Whether the next machine is to wait before its first instruction.
+    pub fn wants_stop(&self) -> bool {
+        self.is_attached.load(Ordering::Acquire)
+    }
+
+    /// The process ends: tells gdb how, and waits a moment until that is done.
+    pub fn finish(&self, code: u8) {
+        let mut ending = lock(&self.ending);
+        *ending = Some(code);
+        let is_there = |_: &mut Option<u8>| self.wants_stop();
+        drop(self.gone.wait_timeout_while(ending, Duration::from_millis(500), is_there));
+    }
+
+    /// Serves gdb at the other end of `stream` until one of them leaves. One at a time: false if there is another.
+    pub fn serve(&self, stream: OwnedFd) -> bool {
+        if self.is_attached.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        if let Some(machine) = self.current.wait_for_machine(PATIENCE) {
+            let mut target = GdbTarget::new(machine, Arc::clone(&self.ram), Arc::clone(&self.explainer));
+            // An error of the stream is the end of it.
+            let _ = self.session(File::from(stream), &mut target);
+            if target.machine.hold_vcpus(Instant::now() + PATIENCE).is_ok() {
+                target.disarm();
+                target.machine.stops().take();
+                let _ = target.machine.resume(Instant::now() + PATIENCE);
+            }
+        }
+        self.is_attached.store(false, Ordering::Release);
+        let _ending = lock(&self.ending);
+        self.gone.notify_all();
+        true
+    }
+
+    fn session(&self, mut input: File, target: &mut GdbTarget) -> io::Result<()> {
+        if target.machine.hold_vcpus(Instant::now() + PATIENCE).is_err() {
+            return Ok(());
+        }
+        let stub = GdbStub::new(Stream(input.try_clone()?));
+        let mut stub = stub.run_state_machine(target).map_err(io::Error::other)?;
+        let mut bytes = Bytes::default();
+        loop {
+            stub = match stub {
+                GdbStubStateMachine::Idle(idle) => {
+                    let Some(byte) = bytes.next(&mut input)? else { return Ok(()) };
+                    idle.incoming_data(target, byte).map_err(io::Error::other)?
+                }
+                GdbStubStateMachine::Running(running) => match self.run(target, &input, &mut bytes) {
+                    Ran::Stopped(stop) => running.report_stop(target, stop).map_err(io::Error::other)?,
+                    Ran::Readable => match bytes.next(&mut input)? {
+                        Some(byte) => running.incoming_data(target, byte).map_err(io::Error::other)?,
+                        None => return Ok(()),
+                    },
+                },
+                GdbStubStateMachine::CtrlCInterrupt(interrupt) => {
+                    let stop = self.hold(target, Signal::SIGINT);
+                    interrupt.interrupt_handled(target, Some(stop)).map_err(io::Error::other)?
+                }
+                GdbStubStateMachine::Disconnected(_) => return Ok(()),
+            };
+        }
+    }
+
+    /// Lets the guest run, or one vCPU step, until something stops it or gdb speaks.
+    fn run(&self, target: &mut GdbTarget, input: &File, bytes: &mut Bytes) -> Ran {
+        if let Some(vcpu) = target.take_step() {
+            return Ran::Stopped(self.step(target, vcpu));
+        }
+        // After a byte that was none of its business it runs still.
+        if target.machine.is_paused() {
+            target.arm(&target.breakpoints.control());
+            if target.machine.resume(Instant::now() + PATIENCE).is_err() {
+                return Ran::Stopped(self.hold(target, Signal::SIGTRAP));
+            }
+        }
+        loop {
+            if bytes.is_some() {
+                return Ran::Readable;
+            }
+            let stops = target.machine.stops().event_fd();
+            let ready = wait_any(&[input.as_fd(), stops.as_fd()], Some(Instant::now() + LOOK)).unwrap_or_default();
+            if ready.get(1) == Some(&true) {
+                return Ran::Stopped(self.hold(target, Signal::SIGTRAP));
+            }
+            if ready.first() == Some(&true) {
+                return Ran::Readable;
+            }
+            if let Some(stop) = self.ended(target) {
+                return Ran::Stopped(stop);
+            }
+        }
+    }
+
+    fn step(&self, target: &mut GdbTarget, vcpu: u32) -> Stop {
+        target.forget();
+        target.current = vcpu;
+        let control = axvm_kvm::DebugControl { step: true, ..target.breakpoints.control() };
+        let _ = target.machine.alter(vcpu, move |own| own.set_debug(&control));
+        let end = target.machine.step(vcpu);
+        target.machine.stops().take();
+        match end {
+            Step::Over => self.ended(target).unwrap_or_else(|| signal(vcpu, Signal::SIGSEGV)),
+            Step::Done | Step::Waits => signal(vcpu, Signal::SIGTRAP),
+        }
+    }
+
+    /// Holds the machine, and says what stopped it: a breakpoint, or `or`.
+    fn hold(&self, target: &mut GdbTarget, or: Signal) -> Stop {
+        target.forget();
+        let held = target.machine.hold_vcpus(Instant::now() + PATIENCE);
+        let hits = target.machine.stops().take();
+        if held.is_err()
+            && let Some(stop) = self.ended(target)
+        {
+            return stop;
+        }
+        // Of several, the others meet theirs again when they go on.
+        match hits.into_iter().next() {
+            Some((vcpu, hit)) => {
+                target.current = vcpu;
+                met(target, vcpu, hit)
+            }
+            None => signal(target.current, or),
+        }
+    }
+
+    /// What to tell of a machine that has ended, or was reset.
+    fn ended(&self, target: &mut GdbTarget) -> Option<Stop> {
+        if let Some(code) = *lock(&self.ending) {
+            return Some(Stop::Exited(code));
+        }
+        let is_same = |machine: &Arc<Machine>| Arc::ptr_eq(machine, &target.machine);
+        let next = self.current.machine().filter(|machine| !is_same(machine))?;
+        // Its RAM is new: no breakpoint is in it.
+        target.machine = next;
+        target.forget();
+        target.current = 0;
+        let _ = target.machine.hold_vcpus(Instant::now() + PATIENCE);
+        Some(signal(0, Signal::SIGTRAP))
+    }
+}
+
+/// What ended a run.
+enum Ran {
+    Stopped(Stop),
+    /// gdb says something.
+    Readable,
+}
+
+fn signal(vcpu: u32, signal: Signal) -> Stop {
+    Stop::SignalWithThread { tid: tid(vcpu), signal }
+}
+
+/// What a vCPU has met.
+fn met(target: &GdbTarget, vcpu: u32, hit: Hit) -> Stop {
+    let tid: Tid = tid(vcpu);
+    match target.breakpoints.met(hit.dr6) {
+        _ if hit.exception == 3 || target.breakpoints.is_soft(hit.pc) => Stop::SwBreak(tid),
+        Some((_, Watch::Execute)) => Stop::HwBreak(tid),
+        Some((addr, Watch::Write(_))) => Stop::Watch { tid, kind: WatchKind::Write, addr },
+        Some((addr, Watch::Access(_))) => Stop::Watch { tid, kind: WatchKind::ReadWrite, addr },
+        None => signal(vcpu, Signal::SIGTRAP),
+    }
+}
+
+/// What came and was not looked at.
+#[derive(Default)]
+struct Bytes {
+    buffer: Vec<u8>,
+    next: usize,
+}
+
+impl Bytes {
+    fn is_some(&self) -> bool {
+        self.next < self.buffer.len()
+    }
+
+    /// The next one, which is waited for; none at the end.
+    fn next(&mut self, input: &mut File) -> io::Result<Option<u8>> {
+        if !self.is_some() {
+            self.buffer.resize(4096, 0);
+            let count = input.read(&mut self.buffer)?;
+            self.buffer.truncate(count);
+            self.next = 0;
+        }
+        let byte = self.buffer.get(self.next).copied();
+        self.next += 1;
+        Ok(byte)
+    }
+}

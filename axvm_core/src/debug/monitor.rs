@@ -1,0 +1,132 @@
+//! gdb's `monitor` commands: what AxVM knows of the machine and gdb cannot ask for.
+//!
+//! No specification: these are AxVM's own.
+
+use std::fmt::Write;
+
+use axvm_arch::Gpa;
+use axvm_devices::StopReason;
+use axvm_inspect::registers::Explained;
+use axvm_inspect::{core_file, listing};
+
+use super::breakpoints::Patch;
+use super::target::GdbTarget;
+
+const HELP: &str = "\
+monitor breakpoints [out|int3]   those there are, and what new ones in code are made of
+monitor registers [bits]         all of the stopped vCPU, and what each bit means
+monitor walk ADDRESS             the page table entries that translate it
+monitor phys ADDRESS [LENGTH]    guest-physical memory
+monitor kaslr                    by how much the kernel was moved, and what to type
+monitor explain                  vCPUs, interrupts, queues, and what that usually means
+monitor exits                    how often each vCPU came back from the guest
+monitor devices                  who sits where
+monitor power                    press the power button
+monitor reset                    press the reset button
+";
+
+/// What a command is answered.
+pub fn answer(target: &mut GdbTarget, command: &str) -> String {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    match words[..] {
+        [] | ["help"] => HELP.into(),
+        ["breakpoints"] => target.breakpoints.words(),
+        ["breakpoints", kind @ ("out" | "int3")] => {
+            target.breakpoints.patch = if kind == "out" { Patch::Out } else { Patch::Int3 };
+            target.breakpoints.words()
+        }
+        ["registers"] => explained(target).map_or_else(not_told, |all| all.to_string()),
+        ["registers", "bits"] => explained(target).map_or_else(not_told, |all| all.meanings()),
+        ["walk", address] => match number(address) {
+            None => no_number(address),
+            Some(address) => walk(target, address),
+        },
+        ["phys", address] => physical(target, address, "128"),
+        ["phys", address, len] => physical(target, address, len),
+        ["kaslr"] => kaslr(target),
+        ["explain"] => match target.explainer.report(&target.machine) {
+            Some(report) => report.to_string() + "\n",
+            None => "The machine is on its way to an end\n".into(),
+        },
+        ["exits"] => (0..).zip(target.machine.exits()).fold(String::new(), |mut text, (n, exits): (u32, u64)| {
+            let _ = writeln!(text, "vCPU {n}: {exits}");
+            text
+        }),
+        ["devices"] => target.machine.plan().parts().iter().map(|part| format!("{part}\n")).collect(),
+        ["power"] => match target.machine.press_power_button() {
+            true => "The power button is pressed; the guest takes note when it goes on\n".into(),
+            false => "The machine has no power button: it runs without ACPI\n".into(),
+        },
+        ["reset"] => {
+            target.machine.stop_switch().insist(StopReason::Reset("gdb"));
+            "The machine is reset\n".into()
+        }
+        _ => format!("There is no such command; monitor help lists them\n{HELP}"),
+    }
+}
+
+fn not_told() -> String {
+    "The vCPU does not tell its registers\n".into()
+}
+
+fn no_number(word: &str) -> String {
+    format!("{word:?} is no number; write such as 0x1000\n")
+}
+
+fn number(word: &str) -> Option<u64> {
+    match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
+fn explained(target: &GdbTarget) -> Option<Explained> {
+    target.snapshot(target.current).map(|(snapshot, _)| Explained::of(&snapshot))
+}
+
+fn walk(target: &mut GdbTarget, address: u64) -> String {
+    match target.paging(target.current) {
+        Some((paging, _)) => format!("{}\n", paging.walk(address, &|gpa, data| target.ram.read(gpa, data).is_ok())),
+        None => not_told(),
+    }
+}
+
+/// Most bytes that are shown.
+const LONGEST: u64 = 4096;
+
+fn physical(target: &GdbTarget, address: &str, len: &str) -> String {
+    let (Some(address), Some(len)) = (number(address), number(len).filter(|len| *len <= LONGEST)) else {
+        return format!("Write an address and at most {LONGEST} bytes, such as: monitor phys 0x1000 64\n");
+    };
+    let mut bytes = vec![0; len as usize];
+    match target.ram.read(Gpa(address), &mut bytes) {
+        Ok(()) => listing::bytes(&bytes, address),
+        Err(error) => format!("{error}\n"),
+    }
+}
+
+/// What Linux says of itself for those who read its memory.
+fn kaslr(target: &GdbTarget) -> String {
+    let mut page = vec![0; 4096];
+    for region in target.ram.regions() {
+        for at in (0..region.len).step_by(page.len()) {
+            let gpa = Gpa(region.gpa.0 + at);
+            // The head first: the rest of most pages is of no use.
+            let mut head = [0; 4];
+            if target.ram.read(gpa, &mut head).is_err()
+                || head != [11, 0, 0, 0]
+                || target.ram.read(gpa, &mut page).is_err()
+            {
+                continue;
+            }
+            let text = core_file::vmcoreinfo(&page).map(String::from_utf8_lossy);
+            let offset =
+                text.as_ref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("KERNELOFFSET=")));
+            if let Some(offset) = offset.and_then(|digits| u64::from_str_radix(digits, 16).ok()) {
+                return format!("The kernel was moved by {offset:#x}. Type: symbol-file -o {offset:#x} vmlinux\n");
+            }
+        }
+    }
+    "The guest is no Linux, or has not come so far: VMCOREINFO is not there. Try again later, or add nokaslr to --append\n"
+        .into()
+}

@@ -1,0 +1,150 @@
+//! Debugging a guest: steps, breakpoints, and registers that a debugger sets.
+//!
+//! ```text
+//!   hardware   DR0 to DR3 of the guest's processor   --KVM_EXIT_DEBUG--> Exit::Debug
+//!   INT3       the byte 0xcc in the guest's code     --KVM_EXIT_DEBUG-->   likewise, where KVM intercepts #BP
+//!   OUT        e6 80 (or ee) in the guest's code     --KVM_EXIT_IO----->   likewise: run() knows the place
+//!   step       one instruction, interrupts held back --KVM_EXIT_DEBUG-->   likewise
+//! ```
+//!
+//! A KVM without hardware virtualization, or one that is nested, may intercept no #BP and have no debug registers; port I/O
+//! exits everywhere. So a breakpoint can be an OUT, at privilege level 0: its exit is no access to a device, the
+//! instruction is completed without effect, and RIP set back. (KVM leaves RIP at or behind an OUT, as it likes.)
+//!
+//! Spec: KVM API 4.87 `KVM_SET_GUEST_DEBUG`, chapter 5 `KVM_EXIT_DEBUG`; Intel SDM volume 3, 18.2 "Debug Registers".
+//! Left out: breakpoints on ports.
+
+use std::io;
+
+use axvm_arch::registers::CpuState;
+use kvm_bindings::{kvm_guest_debug, kvm_guest_debug_arch};
+
+use crate::{KvmVcpu, registers};
+
+const ENABLE: u32 = 1;
+const SINGLE_STEP: u32 = 1 << 1;
+const USE_SOFTWARE: u32 = 1 << 16;
+const USE_HARDWARE: u32 = 1 << 17;
+const BLOCK_INTERRUPTS: u32 = 1 << 20;
+/// DR7: what is always set.
+const DR7: u64 = 0x400;
+
+/// How many hardware breakpoints there are.
+pub const HARDWARE_COUNT: usize = 4;
+
+/// What a hardware breakpoint waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// The instruction here.
+    Execute,
+    /// A write to so many bytes: 1, 2, 4 or 8, and aligned so.
+    Write(u8),
+    /// A read or a write.
+    Access(u8),
+}
+
+/// What makes a vCPU stop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DebugControl {
+    /// After one instruction; no interrupt comes meanwhile.
+    pub step: bool,
+    /// At INT3.
+    pub int3: bool,
+    /// At these linear addresses; at most [`HARDWARE_COUNT`].
+    pub hardware: Vec<(u64, Watch)>,
+    /// At an OUT that was put at these linear addresses.
+    pub traps: Vec<u64>,
+}
+
+impl DebugControl {
+    fn dr7(&self) -> u64 {
+        let fields = |(n, (_, watch)): (usize, &(u64, Watch))| {
+            let (kind, len) = match watch {
+                Watch::Execute => (0, 1),
+                Watch::Write(len) => (1, *len),
+                Watch::Access(len) => (3, *len),
+            };
+            // One byte 0, two 1, four 3, eight 2.
+            let len = match len {
+                2 => 1,
+                4 => 3,
+                8 => 2,
+                _ => 0,
+            };
+            // Global enable, and four bits of type and length.
+            2 << (2 * n) | (kind | len << 2) << (16 + 4 * n)
+        };
+        self.hardware.iter().take(HARDWARE_COUNT).enumerate().map(fields).fold(DR7, |all, own| all | own)
+    }
+}
+
+impl KvmVcpu {
+    /// From the next run on the vCPU stops as `control` says.
+    pub fn set_debug(&mut self, control: &DebugControl) -> io::Result<()> {
+        let mut flags = 0;
+        for (wanted, bits) in [
+            (control.step, ENABLE | SINGLE_STEP | BLOCK_INTERRUPTS),
+            (control.int3, ENABLE | USE_SOFTWARE),
+            (!control.hardware.is_empty(), ENABLE | USE_HARDWARE),
+        ] {
+            flags |= if wanted { bits } else { 0 };
+        }
+        let mut debugreg = [0; 8];
+        for (register, (address, _)) in debugreg.iter_mut().zip(control.hardware.iter().take(HARDWARE_COUNT)) {
+            *register = *address;
+        }
+        debugreg[7] = control.dr7();
+        self.traps.clone_from(&control.traps);
+        Ok(self.fd.set_guest_debug(&kvm_guest_debug {
+            control: flags,
+            arch: kvm_guest_debug_arch { debugreg },
+            ..Default::default()
+        })?)
+    }
+
+    /// Gives the vCPU other registers; those of the system only if they differ. It must stand still.
+    pub fn set_state(&self, state: &CpuState) -> io::Result<()> {
+        let mut sregs = self.fd.get_sregs()?;
+        if registers::state_of(&self.fd.get_regs()?, &sregs).system != state.system {
+            registers::apply(&state.system, &mut sregs);
+            self.fd.set_sregs(&sregs)?;
+        }
+        Ok(self.fd.set_regs(&registers::kvm_regs_for(&state.regs))?)
+    }
+
+    /// Whether the next run comes back at once. A vCPU that waits at a gate was told so; one that is stepped there is not.
+    pub fn hold_back(&self, hold: bool) {
+        self.page.set_immediate_exit(hold);
+    }
+
+    /// After an OUT: the trap that it was, if it was one, with the vCPU standing before it again.
+    pub(crate) fn trapped(&mut self) -> io::Result<Option<u64>> {
+        let rip = self.state()?.linear_rip();
+        let is_here = |trap: &&u64| [0, 1, 2].iter().any(|behind| trap.wrapping_add(*behind) == rip);
+        let Some(trap) = self.traps.iter().find(is_here).copied() else { return Ok(None) };
+        // The OUT is completed, which moves RIP behind it where it was not; nothing else runs.
+        self.hold_back(true);
+        self.enter();
+        let mut state = self.state()?;
+        state.regs.rip = state.regs.rip.wrapping_sub(state.linear_rip().wrapping_sub(trap));
+        self.fd.set_regs(&registers::kvm_regs_for(&state.regs))?;
+        Ok(Some(trap))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_registers_are_as_the_manual_has_them() {
+        let dr7 =
+            |hardware: &[(u64, Watch)]| DebugControl { hardware: hardware.to_vec(), ..DebugControl::default() }.dr7();
+        assert_eq!(dr7(&[]), 0x400);
+        assert_eq!(dr7(&[(0, Watch::Execute)]), 0x402);
+        // Breakpoint 1: a write of four bytes, type 01, length 11.
+        assert_eq!(dr7(&[(0, Watch::Execute), (8, Watch::Write(4))]), 0x00d0_040a);
+        assert_eq!(dr7(&[(0, Watch::Access(8))]), 0x000b_0402);
+        assert_eq!(dr7(&[(0, Watch::Write(2)); 9]), 0x5555_04aa, "four, whatever is asked");
+    }
+}
