@@ -28,7 +28,7 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::consoles::{Consoles, OpenedConsoles};
 use crate::current::Current;
-use crate::debug::Debugger;
+use crate::debug::{Debugger, OpenedGdb};
 use crate::end::{End, Restarts};
 use crate::exec::machine::Expected;
 use crate::exec::{self, Ended};
@@ -71,6 +71,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
     let explainer = Explainer::open(&config, &events)?;
+    let gdb = config.settings.gdb.as_ref().map(OpenedGdb::open).transpose()?;
     let files = Cell::new(GuestFiles::of(&config, &resources));
     let output = speech::open().context("Cannot make an event for messages (see ulimit -n)")?;
     let notifier = Notifier::from_env().unwrap_or_else(|error| not_told(&error, &events));
@@ -85,7 +86,13 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let explainer = Arc::new(explainer.listen(consoles.last_words()));
-    let debugger = Arc::new(Debugger::new(Arc::clone(&current), Arc::clone(resources.ram()), Arc::clone(&explainer)));
+    let debugger = Arc::new(Debugger::new(
+        Arc::clone(&current),
+        Arc::clone(resources.ram()),
+        Arc::clone(&explainer),
+        config.settings.gdb_wait(),
+    ));
+    let _gdb = gdb.map(|gdb| gdb.start(Arc::clone(&debugger))).transpose()?;
     let (shown, asked) = (Arc::clone(&explainer), Arc::clone(&debugger));
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), shown, asked);
     let server = bound.serve(Arc::new(panel), feed)?;
@@ -121,7 +128,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
         }
         tell(&notifier, state, &events);
     });
-    if debugger.wants_stop() {
+    if debugger.is_attached() {
         debugger.finish(end.as_ref().ok().and_then(|end| end.code().ok()).unwrap_or(1));
     }
     tell(&notifier, ServiceState::Stopping, &events);

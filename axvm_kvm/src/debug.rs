@@ -112,6 +112,14 @@ impl KvmVcpu {
         Ok(self.fd.set_regs(&registers::kvm_regs_for(&state.regs))?)
     }
 
+    /// Ends a HLT, as an SMI may: to a step, the instruction behind it is the next.
+    pub fn wake(&self) -> io::Result<()> {
+        if self.fd.get_mp_state()?.mp_state == kvm_bindings::KVM_MP_STATE_HALTED {
+            self.fd.set_mp_state(kvm_bindings::kvm_mp_state { mp_state: kvm_bindings::KVM_MP_STATE_RUNNABLE })?;
+        }
+        Ok(())
+    }
+
     /// Whether the next run comes back at once. A vCPU that waits at a gate was told so; one that is stepped there is not.
     pub fn hold_back(&self, hold: bool) {
         self.page.set_immediate_exit(hold);

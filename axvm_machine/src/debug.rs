@@ -76,7 +76,7 @@ impl Stops {
 pub enum Step {
     /// One instruction further.
     Done,
-    /// The instruction waits for something, such as HLT for an interrupt.
+    /// The instruction waits for something: a HLT for an interrupt, a vCPU that was not started for INIT and SIPI.
     Waits,
     /// The machine is on its way to an end, or the guest crashed.
     Over,
@@ -109,10 +109,13 @@ impl Machine {
     }
 }
 
-/// Runs until the instruction is done.
+/// Runs until the instruction is done. A HLT that was begun before is over.
 fn step(vcpu: &mut dyn Vcpu, shared: &VcpuShared) -> Step {
     if let Some(vcpu) = vcpu.as_kvm() {
         vcpu.hold_back(false);
+        if vcpu.wake().is_err() {
+            return Step::Over;
+        }
     }
     let end = loop {
         match vcpu.run() {

@@ -143,11 +143,9 @@ impl Machine {
         for (vcpu, kvm_vcpu) in (0..).zip(kvm_vcpus) {
             let pin = pins.get(vcpu as usize).copied();
             let error = |source| MachineError::VcpuThread { vcpu, source };
+            // Before its first instruction.
+            kvm_vcpu.hold_back(paused);
             let (handle, thread) = vcpu::spawn(vcpu, kvm_vcpu, pin, Arc::clone(&machine.shared)).map_err(error)?;
-            if paused {
-                // Before its first instruction, or soon after: until then nothing of it has happened that counts.
-                handle.kick();
-            }
             machine.vcpus.push(handle);
             machine.change().push(thread);
         }

@@ -12,6 +12,7 @@
 //! Spec: GDB manual, appendix E "GDB Remote Serial Protocol".
 
 mod breakpoints;
+mod listen;
 mod monitor;
 mod registers;
 mod target;
@@ -33,9 +34,11 @@ use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
 
+pub use self::listen::OpenedGdb;
 use self::target::{GdbTarget, tid};
 use crate::current::Current;
 use crate::explain::Explainer;
+use crate::speech;
 
 /// How long a vCPU may take to come out of the host.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,6 +52,8 @@ pub struct Debugger {
     explainer: Arc<Explainer>,
     /// Whether one is there. The next machine stops before its first instruction then.
     is_attached: AtomicBool,
+    /// The first machine waits in any case.
+    waits: AtomicBool,
     /// The process is about to end with this code.
     ending: Mutex<Option<u8>>,
     gone: Condvar,
@@ -77,22 +82,32 @@ impl Connection for Stream {
 type Stop = MultiThreadStopReason<u64>;
 
 impl Debugger {
-    /// For the machines of this process.
-    pub fn new(current: Arc<Current>, ram: Arc<GuestRam>, explainer: Arc<Explainer>) -> Debugger {
+    /// For the machines of this process, of which the first one is to wait for gdb, if `waits`.
+    pub fn new(current: Arc<Current>, ram: Arc<GuestRam>, explainer: Arc<Explainer>, waits: bool) -> Debugger {
         let (is_attached, ending, gone) = Default::default();
-        Debugger { current, ram, explainer, is_attached, ending, gone }
+        Debugger { current, ram, explainer, is_attached, waits: AtomicBool::new(waits), ending, gone }
     }
 
-    /// Whether the next machine is to wait before its first instruction.
-    pub fn wants_stop(&self) -> bool {
+    /// Whether a session is on.
+    pub fn is_attached(&self) -> bool {
         self.is_attached.load(Ordering::Acquire)
+    }
+
+    /// Whether the first machine is still to come, and is to wait.
+    fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    /// Whether the machine that is about to be built is to wait before its first instruction.
+    pub fn wants_stop(&self) -> bool {
+        self.waits.swap(false, Ordering::Relaxed) || self.is_attached()
     }
 
     /// The process ends: tells gdb how, and waits a moment until that is done.
     pub fn finish(&self, code: u8) {
         let mut ending = lock(&self.ending);
         *ending = Some(code);
-        let is_there = |_: &mut Option<u8>| self.wants_stop();
+        let is_there = |_: &mut Option<u8>| self.is_attached();
         drop(self.gone.wait_timeout_while(ending, Duration::from_millis(500), is_there));
     }
 
@@ -103,8 +118,12 @@ impl Debugger {
         }
         if let Some(machine) = self.current.wait_for_machine(PATIENCE) {
             let mut target = GdbTarget::new(machine, Arc::clone(&self.ram), Arc::clone(&self.explainer));
-            // An error of the stream is the end of it.
-            let _ = self.session(File::from(stream), &mut target);
+            // A stream that breaks is an end like others.
+            if let Err(error) = self.session(File::from(stream), &mut target)
+                && error.kind() == io::ErrorKind::Other
+            {
+                let _ = speech::try_tell(format_args!("gdb has said what is not understood: {error}"));
+            }
             if target.machine.hold_vcpus(Instant::now() + PATIENCE).is_ok() {
                 target.disarm();
                 target.machine.stops().take();

@@ -23,7 +23,8 @@ use axvm_memory::GuestRam;
 use gdbstub::common::{Signal, Tid};
 use gdbstub::target::ext::base::BaseOps;
 use gdbstub::target::ext::base::multithread::{
-    MultiThreadBase, MultiThreadResume, MultiThreadResumeOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
+    MultiThreadBase, MultiThreadResume, MultiThreadResumeOps, MultiThreadSchedulerLocking,
+    MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
 use gdbstub::target::ext::breakpoints::{
     Breakpoints as BreakpointsExt, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps,
@@ -252,6 +253,10 @@ impl MultiThreadResume for GdbTarget {
         Ok(())
     }
 
+    fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
+        Some(self)
+    }
+
     fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
         Some(self)
     }
@@ -260,6 +265,13 @@ impl MultiThreadResume for GdbTarget {
 impl MultiThreadSingleStep for GdbTarget {
     fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), io::Error> {
         self.step = Some(index(tid));
+        Ok(())
+    }
+}
+
+impl MultiThreadSchedulerLocking for GdbTarget {
+    /// In a step the others are held anyway; those that go on do so together.
+    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), io::Error> {
         Ok(())
     }
 }

@@ -109,7 +109,7 @@ impl Panel {
             return Err("The stream must come with the request (SCM_RIGHTS): axvm ctl MACHINE gdb does that".into());
         };
         self.machine()?;
-        if self.debugger.wants_stop() {
+        if self.debugger.is_attached() {
             return Err("Another debugger is at this machine; one at a time".into());
         }
         let debugger = Arc::clone(&self.debugger);

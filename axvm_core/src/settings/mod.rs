@@ -16,6 +16,7 @@
 //! Format: TOML 1.1. Schema: JSON Schema 2020-12.
 
 mod file;
+mod gdb;
 mod net;
 mod parts;
 mod peers;
@@ -45,6 +46,7 @@ use setting::settings;
 use words::{Switch, on_off, words, words_and_parts};
 
 pub use file::{SettingsFault, parse, read};
+pub use gdb::GdbAt;
 pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport, check_tap_name};
 pub use parts::{Amount, Cpus, Memory};
 pub use policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot};
@@ -134,6 +136,15 @@ settings! {
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10", help_heading = CONTROL)]
         #[arg(allow_hyphen_values = true)]
         pub explain: Option<u32> = 0,
+
+        /// Let gdb in: unix=PATH or tcp=[ADDRESS:]PORT [default: none; tcp=127.0.0.1:1234, if given]
+        #[arg(short = 's', long, value_name = "WHERE", num_args = 0..=1, default_missing_value = "tcp=1234")]
+        #[arg(help_heading = CONTROL)]
+        pub gdb: Option<GdbAt>,
+
+        /// Wait before the guest's first instruction until gdb says continue, or `axvm ctl NAME resume`
+        #[arg(short = 'S', long, switch(), help_heading = CONTROL)]
+        pub gdb_wait: Option<bool> = false,
 
         /// Names of the guest kernel's functions for reports: its vmlinux with symbols, or its System.map
         #[arg(long, value_name = "FILE", help_heading = CONTROL, value_hint = ValueHint::FilePath)]

@@ -15,6 +15,7 @@ mod examine;
 mod exec;
 mod exec_machine;
 mod faults;
+mod gdb;
 mod guests;
 mod hang;
 mod hotplug;
