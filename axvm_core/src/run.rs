@@ -40,7 +40,7 @@ use crate::notify::{Notifier, NotifyError, ServiceState};
 use crate::panel::Panel;
 use crate::reception::Reception;
 use crate::serve::{Outside, Signals, see_off, serve};
-use crate::settings::Time;
+use crate::settings::{GdbAt, Time};
 use crate::signs::Signs;
 use crate::speech;
 use crate::trace::Recorder;
@@ -86,30 +86,18 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let explainer = Arc::new(explainer.listen(consoles.last_words()));
-    let debugger = Arc::new(Debugger::new(
-        Arc::clone(&current),
-        Arc::clone(resources.ram()),
-        Arc::clone(&explainer),
-        config.settings.gdb_wait(),
-    ));
+    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), Arc::clone(&explainer));
+    let debugger = Arc::clone(panel.debugger());
     let _gdb = gdb.map(|gdb| gdb.start(Arc::clone(&debugger))).transpose()?;
-    let (shown, asked) = (Arc::clone(&explainer), Arc::clone(&debugger));
-    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), shown, asked);
     let server = bound.serve(Arc::new(panel), feed)?;
     let mut outside = Outside::of(&config, &signals);
-    (outside.server, outside.explainer) = (Some(&server), Some(&*explainer));
+    (outside.server, outside.explainer, outside.debugger) = (Some(&server), Some(&*explainer), Some(&*debugger));
     let reading_ends = outside.end.map(|end| end + SLOW_READER);
     let command = command.map(|command| command.start(&current, outside.grace)).transpose()?;
     let takes = |signal| command.as_ref().is_some_and(|command| command.signal(signal));
     outside.taker = Some(&takes);
-    let starts = Starts {
-        config: &config,
-        resources: &resources,
-        consoles: &consoles,
-        current: &current,
-        outside: &outside,
-        debugger: Some(&*debugger),
-    };
+    let starts =
+        Starts { config: &config, resources: &resources, consoles: &consoles, current: &current, outside: &outside };
     let began = Cell::new(false);
     let ready = || {
         if !began.get() {
@@ -128,9 +116,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
         }
         tell(&notifier, state, &events);
     });
-    if debugger.is_attached() {
-        debugger.finish(end.as_ref().ok().and_then(|end| end.code().ok()).unwrap_or(1));
-    }
+    debugger.finish(end.as_ref().ok().and_then(|end| end.code().ok()).unwrap_or(1));
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
     // The machine is gone, and nothing records any more.
@@ -202,7 +188,7 @@ impl Outside<'_> {
     pub fn of<'a>(config: &Config, signals: &'a Signals) -> Outside<'a> {
         let end = config.settings.timeout.map(|Time(seconds)| Instant::now() + Duration::from_secs(seconds.into()));
         let grace = Duration::from_secs(config.settings.grace().into());
-        Outside { signals, server: None, grace, end, explainer: None, taker: None }
+        Outside { signals, server: None, grace, end, explainer: None, debugger: None, taker: None }
     }
 }
 
@@ -213,8 +199,6 @@ pub struct Starts<'a> {
     pub consoles: &'a Consoles,
     pub current: &'a Current,
     pub outside: &'a Outside<'a>,
-    /// Who may want the next machine to wait before its first instruction.
-    pub debugger: Option<&'a Debugger>,
 }
 
 impl Starts<'_> {
@@ -272,7 +256,7 @@ impl Starts<'_> {
             signal.get().is_some()
         };
         let mut spec = Cow::Borrowed(&self.config.machine);
-        if self.debugger.is_some_and(Debugger::wants_stop) {
+        if self.outside.debugger.is_some_and(Debugger::wants_stop) {
             spec.to_mut().stopped = true;
         }
         let built = self.resources.build_unless(&asked, ready, &spec, &self.consoles.ports());
@@ -334,7 +318,11 @@ pub fn close_sandbox(config: &Config, sockets: &[PathBuf], events: &Events) -> R
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let named = sockets.iter().chain(&config.vsock).chain(&config.agent_port).map(PathBuf::as_path);
+    let gdb = config.settings.gdb.iter().filter_map(|place| match place {
+        GdbAt::Unix(path) => Some(path.as_path()),
+        GdbAt::Tcp(_) => None,
+    });
+    let named = sockets.iter().chain(&config.vsock).chain(&config.agent_port).map(PathBuf::as_path).chain(gdb);
     let files = console_sockets.chain(network::socket_files(&config.settings.net));
     let sockets_in = named.chain(files).map(directory).collect();
     let write = consoles().filter(|end| matches!(end, BackEnd::Pty)).map(|_| "/dev/pts".into()).collect();

@@ -124,14 +124,8 @@ fn prove(cpus: u32) -> Result<Vec<Proof>> {
     let outside = Outside::of(&config, &signals);
     let mut ends = Vec::new();
     for config in [&config, &on_pci] {
-        let starts = Starts {
-            config,
-            resources: &resources,
-            consoles: &consoles,
-            current: &current,
-            outside: &outside,
-            debugger: None,
-        };
+        let starts =
+            Starts { config, resources: &resources, consoles: &consoles, current: &current, outside: &outside };
         let end = starts.run(&|| {}, |_| {});
         let is_good = end.as_ref().is_ok_and(|end| outcome(end, config).is_none());
         ends.push(end);

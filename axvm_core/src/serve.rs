@@ -30,6 +30,7 @@ use signal_hook::consts::signal::{
 
 use crate::consoles::Consoles;
 use crate::current::Current;
+use crate::debug::Debugger;
 use crate::explain::Explainer;
 use crate::reception::Reception;
 use crate::signs::Signs;
@@ -110,6 +111,8 @@ pub struct Outside<'a> {
     pub end: Option<Instant>,
     /// Makes reports of a guest that runs.
     pub explainer: Option<&'a Explainer>,
+    /// May want the next machine to wait before its first instruction.
+    pub debugger: Option<&'a Debugger>,
     /// Whom signals are for, as long as it takes them.
     pub taker: Option<&'a dyn Fn(i32) -> bool>,
 }
@@ -126,7 +129,7 @@ pub fn serve(
     outside: &Outside<'_>,
     signs: &Signs<'_>,
 ) -> Result<Option<i32>> {
-    let Outside { signals, server, grace, end, explainer, taker } = *outside;
+    let Outside { signals, server, grace, end, explainer, taker, .. } = *outside;
     let mut ending: Option<Ending> = None;
     let mut look = signs.first_look();
     let mut reception = Reception::of(server);

@@ -39,13 +39,14 @@ mod resources;
 mod saved;
 mod slots;
 mod spec;
+mod stops;
 #[doc(hidden)]
 pub mod testing;
 mod unclaimed;
 mod vcpu;
 
 pub use build_config::without_mmio;
-pub use debug::{Hit, Step, Stops};
+pub use debug::Step;
 pub use error::MachineError;
 pub use examine::DumpError;
 pub use image::Image;
@@ -58,3 +59,4 @@ pub use resources::Resources;
 pub use saved::{ChipState, MismatchError, SaveError, SavedMachine, SavedPart, SlotState, SlotsState};
 pub use slots::{Addition, Additions, Card, NumberedKind, SlotError, Slots};
 pub use spec::{BALLOON, KernelSource, MachineSpec};
+pub use stops::{Hit, Stops};

@@ -22,7 +22,6 @@ use axvm_kvm::{KvmVcpu, VcpuSetup, Vm};
 use axvm_sync::EventFd;
 
 use crate::board::Board;
-use crate::debug::Stops;
 use crate::gate::{Gate, Order};
 use crate::halt::Activity;
 use crate::image::Asked;
@@ -32,6 +31,7 @@ use crate::power_on::Placed;
 use crate::processor::ProcessorModel;
 use crate::resources::Steps;
 use crate::saved::{MismatchError, SavedMachine};
+use crate::stops::Stops;
 use crate::unclaimed::Space;
 use crate::vcpu::{AddressSpace, VcpuShared};
 use crate::{Machine, MachineError, MachineSpec, Resources, crash};

@@ -14,10 +14,10 @@ use axvm_events::Events;
 use axvm_events::tape::Tape;
 use axvm_kvm::Vcpu;
 
-use crate::debug::Stops;
 use crate::exit_tape::Off;
 use crate::gate::{Gate, Order};
 use crate::halt::Activity;
+use crate::stops::Stops;
 use crate::unclaimed::Space;
 use crate::vcpu::{AddressSpace, Exits, VcpuShared, run};
 

@@ -24,10 +24,10 @@ use axvm_sandbox::Role;
 use rustix::thread::CpuSet;
 
 use crate::crash;
-use crate::debug::{Hit, Stops};
 use crate::exit_tape::{ExitTape, Off, Recording};
 use crate::gate::{Gate, Order, Passage};
 use crate::halt::Activity;
+use crate::stops::{Hit, Stops};
 use crate::unclaimed::{Access, Space, Unclaimed};
 
 /// What all vCPUs of a machine share.

@@ -298,8 +298,8 @@ pub struct PsArgs {
 #[command(after_help = "\
 Examples:
   axvm gdb web
-  axvm gdb web -- vmlinux                       with the kernel's symbols; monitor kaslr tells the offset
-  axvm gdb web -- -batch -ex 'info registers'   gdb's own options")]
+  axvm gdb web -- vmlinux             with the kernel's symbols (monitor kaslr)
+  axvm gdb web -- -batch -ex 'info registers'")]
 pub struct GdbArgs {
     /// The machine: path of its control socket, process id, or name
     pub machine: OsString,

@@ -105,6 +105,9 @@ impl Debugger {
 
     /// The process ends: tells gdb how, and waits a moment until that is done.
     pub fn finish(&self, code: u8) {
+        if !self.is_attached() {
+            return;
+        }
         let mut ending = lock(&self.ending);
         *ending = Some(code);
         let is_there = |_: &mut Option<u8>| self.is_attached();

@@ -87,7 +87,6 @@ impl Panel {
         consoles: &Consoles,
         current: Arc<Current>,
         explainer: Arc<Explainer>,
-        debugger: Arc<Debugger>,
     ) -> Panel {
         let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
@@ -113,6 +112,9 @@ impl Panel {
         let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
         let vsock = resources.vsock().map(|(_, host)| host.clone());
         let additions = resources.additions().clone();
+        let waits = config.settings.gdb_wait();
+        let debugger =
+            Arc::new(Debugger::new(Arc::clone(&current), Arc::clone(resources.ram()), Arc::clone(&explainer), waits));
         let vcpus = config.machine.topology.count().min(4) as u16;
         Panel {
             facts,
@@ -131,6 +133,11 @@ impl Panel {
             dump: Arc::default(),
             debugger,
         }
+    }
+
+    /// What lets gdb at these machines.
+    pub fn debugger(&self) -> &Arc<Debugger> {
+        &self.debugger
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {

@@ -56,9 +56,7 @@ pub fn gdb(args: &GdbArgs) -> Result<u8> {
     // gdb gives the line to a shell.
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let (axvm, socket) = (quoted(&axvm.to_string_lossy()), quoted(&socket.to_string_lossy()));
-    let error = Command::new("gdb")
-        .args(&args.gdb)
-        .args(["-iex", "set tcp connect-timeout 10", "-ex", &format!("target remote | {axvm} ctl {socket} gdb")])
-        .exec();
+    let error =
+        Command::new("gdb").args(["-ex", &format!("target remote | {axvm} ctl {socket} gdb")]).args(&args.gdb).exec();
     Err(error).context("Cannot start gdb; install it (Debian: apt install gdb)")
 }

@@ -45,13 +45,13 @@ impl Gdb {
 
     /// What a command is answered.
     fn ask(&mut self, command: &str) -> String {
-        self.talk.say(&format!("{command}\n"));
+        self.talk.say(format!("{command}\n"));
         self.talk.hear("(gdb) ")
     }
 
     /// A command whose answer comes when the guest stops.
     fn say(&mut self, command: &str) {
-        self.talk.say(&format!("{command}\n"));
+        self.talk.say(format!("{command}\n"));
         self.talk.hear("Continuing.");
     }
 
@@ -204,7 +204,9 @@ fn a_guest_waits_for_gdb_before_its_first_instruction() {
         let (screen, output) = std::io::pipe().unwrap();
         let axvm = place.start(place.axvm(&words), input, output);
         let mut talk = Talk::new(None, screen);
-        until("it says where", || axvm.errors().contains(&format!("The guest waits for gdb: gdb -ex 'target remote {target}'")));
+        until("it says where", || {
+            axvm.errors().contains(&format!("The guest waits for gdb: gdb -ex 'target remote {target}'"))
+        });
         assert_eq!(axvm.status().state, MachineState::Paused);
         let Some(mut gdb) = Gdb::with(&place, &format!("target remote {target}")) else { return };
         assert!(gdb.ask("print/x $cr0").contains("= 0x11\n"));

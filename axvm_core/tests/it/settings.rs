@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 77] = [
+const OPTIONS: [&[&str]; 80] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -89,6 +89,9 @@ const OPTIONS: [&[&str]; 77] = [
     &["--silence", "3"],
     &["--explain"],
     &["--explain", "3"],
+    &["--gdb"],
+    &["--gdb", "unix=web.gdb"],
+    &["--gdb-wait"],
     &["--symbols", "System.map"],
     &["--lint", "auto"],
     &["--lint", "on"],
