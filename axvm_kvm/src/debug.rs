@@ -12,11 +12,11 @@
 //! instruction is completed without effect, and RIP set back. (KVM leaves RIP at or behind an OUT, as it likes.)
 //!
 //! Spec: KVM API 4.87 `KVM_SET_GUEST_DEBUG`, chapter 5 `KVM_EXIT_DEBUG`; Intel SDM volume 3, 18.2 "Debug Registers".
-//! Left out: breakpoints on ports.
+//! Left out: breakpoints on ports; other system registers, which no thread of a vCPU may set (see `axvm_sandbox`).
 
 use std::io;
 
-use axvm_arch::registers::CpuState;
+use axvm_arch::registers::Registers;
 use kvm_bindings::{kvm_guest_debug, kvm_guest_debug_arch};
 
 use crate::{KvmVcpu, registers};
@@ -102,14 +102,9 @@ impl KvmVcpu {
         })?)
     }
 
-    /// Gives the vCPU other registers; those of the system only if they differ. It must stand still.
-    pub fn set_state(&self, state: &CpuState) -> io::Result<()> {
-        let mut sregs = self.fd.get_sregs()?;
-        if registers::state_of(&self.fd.get_regs()?, &sregs).system != state.system {
-            registers::apply(&state.system, &mut sregs);
-            self.fd.set_sregs(&sregs)?;
-        }
-        Ok(self.fd.set_regs(&registers::kvm_regs_for(&state.regs))?)
+    /// Gives the vCPU other general registers. It must stand still.
+    pub fn set_general(&self, general: &Registers) -> io::Result<()> {
+        Ok(self.fd.set_regs(&registers::kvm_regs_for(general))?)
     }
 
     /// Ends a HLT, as an SMI may: to a step, the instruction behind it is the next.
@@ -135,7 +130,7 @@ impl KvmVcpu {
         self.enter();
         let mut state = self.state()?;
         state.regs.rip = state.regs.rip.wrapping_sub(state.linear_rip().wrapping_sub(trap));
-        self.fd.set_regs(&registers::kvm_regs_for(&state.regs))?;
+        self.set_general(&state.regs)?;
         Ok(Some(trap))
     }
 }

@@ -35,7 +35,6 @@ pub(crate) const VCPU: &[u64] = &[
     0x8030_ae7c, // KVM_GET_CLOCK
     // To debug: registers that the user sets, steps and breakpoints of its own guest.
     0x4090_ae82, // KVM_SET_REGS
-    0x4138_ae84, // KVM_SET_SREGS
     0x4004_ae99, // KVM_SET_MP_STATE: a step ends a HLT
     0x4048_ae9b, // KVM_SET_GUEST_DEBUG
     0x4020_ae76, // KVM_IRQFD: taken off and put back, all edges have arrived then

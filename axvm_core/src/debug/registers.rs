@@ -112,7 +112,7 @@ impl Registers for GdbRegisters {
         }
     }
 
-    /// Takes the general registers, RIP, flags, bases of FS and GS, and control registers.
+    /// Takes the general registers, RIP and flags.
     fn gdb_deserialize(&mut self, bytes: &[u8]) -> Result<(), ()> {
         let mut all = Vec::new();
         self.gdb_serialize(|byte| all.extend(byte));
@@ -132,14 +132,6 @@ impl Registers for GdbRegisters {
         r.rip = long(GENERAL - 8).ok_or(())?.wrapping_sub(base);
         let flags = bytes.get(GENERAL..GENERAL + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
         r.rflags = u64::from(flags.ok_or(())?);
-        let s = &mut self.cpu.system;
-        let last = bytes.len() - 7 * 8;
-        let (mut fs, mut gs, mut cr2) = (s.fs.base, s.gs.base, self.cr2);
-        let rest = [&mut fs, &mut gs, &mut s.cr0, &mut cr2, &mut s.cr3, &mut s.cr4, &mut s.efer];
-        for (n, register) in rest.into_iter().enumerate() {
-            *register = long(last + 8 * n).ok_or(())?;
-        }
-        (s.fs.base, s.gs.base) = (fs, gs);
         Ok(())
     }
 }
@@ -185,7 +177,7 @@ mod tests {
     fn what_a_debugger_changes_comes_back() {
         let old = GdbRegisters::default();
         let mut cpu = CpuState::default();
-        (cpu.regs.r15, cpu.regs.rip, cpu.regs.rflags, cpu.system.cr3, cpu.system.fs.base) = (1, 2, 0x202, 4, 5);
+        (cpu.regs.r15, cpu.regs.rip, cpu.regs.rflags) = (1, 2, 0x202);
         let mut read = old.clone();
         read.gdb_deserialize(&bytes(&GdbRegisters::new(cpu, 0, &[]))).unwrap();
         assert_eq!(read.cpu, cpu);

@@ -182,8 +182,8 @@ impl MultiThreadBase for GdbTarget {
         let mut bytes = Vec::new();
         gdbstub::arch::Registers::gdb_serialize(regs, |byte| bytes.extend(byte));
         gdbstub::arch::Registers::gdb_deserialize(&mut new, &bytes).map_err(|()| TargetError::NonFatal)?;
-        let state = new.cpu;
-        let set = self.machine.alter(index(tid), move |vcpu| vcpu.set_state(&state));
+        let general = new.cpu.regs;
+        let set = self.machine.alter(index(tid), move |vcpu| vcpu.set_general(&general));
         self.known.remove(&index(tid));
         set.and_then(Result::ok).ok_or(TargetError::NonFatal)
     }
