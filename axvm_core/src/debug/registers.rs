@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Spec: GDB manual, "i386 Features"; Intel SDM volume 1, 10.5.1 "FXSAVE Area". Left out: AVX, which gdb shows from a
-//! feature of its own; a debugger's changes to segments, x87 and vector registers.
+//! feature of its own; a debugger's changes to other registers than the general ones.
 
 use axvm_arch::registers::CpuState;
 use gdbstub::arch::{Arch, Registers};
