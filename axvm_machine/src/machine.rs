@@ -388,8 +388,12 @@ impl Machine {
 
     fn resume_held(&self, _change: &MutexGuard<'_, Threads>, deadline: Instant) -> Result<(), StillBusy> {
         if matches!(self.mode(), Mode::Pausing | Mode::Paused(_)) {
+            let paused_since = self.paused_since();
             self.inventory.resume(deadline)?;
             self.let_go();
+            if let Some(since) = paused_since {
+                self.events.emit(|| Event::Resumed { after: since.elapsed() });
+            }
             // Unless a stop came first.
             let _ = self.change_mode(Mode::Running);
             self.shared.activity.note();

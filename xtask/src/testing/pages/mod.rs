@@ -83,7 +83,7 @@ fn count(outcome: &mut Outcome, complaints: Vec<String>) {
 /// All pages: those of docs/, and those in the root and beside what they are about.
 fn read(root: &Path) -> Result<Vec<Page>> {
     let mut files = Vec::new();
-    for dir in ["", "docs", "docs/commands", "docs/decisions", "packaging"] {
+    for dir in ["", "docs", "docs/commands", "docs/decisions", "docs/learn", "packaging"] {
         let dir = root.join(dir);
         let entries = dir.read_dir().with_context(|| format!("Cannot list {}", dir.display()))?;
         let paths = entries.flatten().map(|entry| entry.path());
