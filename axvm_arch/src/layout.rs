@@ -163,4 +163,12 @@ pub mod gsi {
     pub const ISA_COUNT: u32 = 16;
     /// Number of IOAPIC pins.
     pub const COUNT: u32 = 24;
+
+    /// The pin of the IOAPIC at which a line arrives.
+    pub const fn pin(line: u32) -> u32 {
+        match line {
+            TIMER => TIMER_PIN,
+            _ => line,
+        }
+    }
 }

@@ -105,6 +105,11 @@ pub enum Event {
         /// The guest did not let go of it.
         forced: bool,
     },
+    /// A paused machine goes on.
+    Resumed {
+        /// How long it stood still.
+        after: Duration,
+    },
     /// Something the user should know, not fatal.
     Warning {
         /// Which part of AxVM warns.
@@ -142,6 +147,7 @@ impl Event {
             Event::DiskFull { .. } => "disk_full",
             Event::DeviceAdded { .. } => "device_added",
             Event::DeviceRemoved { .. } => "device_removed",
+            Event::Resumed { .. } => "resumed",
             Event::Warning { .. } => "warning",
             Event::Power { .. } => "power",
         }
@@ -152,8 +158,7 @@ impl Event {
         use Value::{Flag, Number, Text};
         match self {
             Event::BootStep { what, detail, took } => {
-                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                vec![("what", Text(what)), ("detail", Text(detail)), ("took_us", Number(micros))]
+                vec![("what", Text(what)), ("detail", Text(detail)), ("took_us", Number(micros(*took)))]
             }
             Event::UnclaimedAddress { space, address, written, width, vcpu, rip, elsewhere } => {
                 let known = [("space", Text(space)), ("address", Number(*address)), ("write", Flag(written.is_some()))];
@@ -178,10 +183,15 @@ impl Event {
             }
             Event::DeviceAdded { device, place } => vec![("device", Text(device)), ("place", Text(place))],
             Event::DeviceRemoved { device, forced } => vec![("device", Text(device)), ("forced", Flag(*forced))],
+            Event::Resumed { after } => vec![("after_us", Number(micros(*after)))],
             Event::Warning { from, message } => vec![("from", Text(from)), ("message", Text(message))],
             Event::Power { reason } => vec![("reason", Text(reason))],
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for Event {
@@ -224,6 +234,11 @@ impl fmt::Display for Event {
             Event::DeviceAdded { device, place } => write!(f, "{device}: added at {place}"),
             Event::DeviceRemoved { device, forced: false } => write!(f, "{device}: removed, the guest let it go"),
             Event::DeviceRemoved { device, forced: true } => write!(f, "{device}: removed by force"),
+            Event::Resumed { after } => write!(
+                f,
+                "resumed after {:.1} s: meanwhile the guest's TSC and kvmclock ran on, and ACPI's timer stood still",
+                after.as_secs_f64()
+            ),
             Event::Warning { from, message } => write!(f, "{from}: {message}"),
             Event::Power { reason } => write!(f, "power: {reason}"),
         }
@@ -410,6 +425,8 @@ mod tests {
         let event =
             Event::UnclaimedAddress { space: "port", address: 0x80, written, width: 1, vcpu: 2, rip, elsewhere: None };
         assert_eq!(event.kind(), "unclaimed_address");
+        let resumed = Event::Resumed { after: Duration::from_millis(2500) };
+        assert_eq!((resumed.kind(), resumed.fields()), ("resumed", vec![("after_us", Value::Number(2_500_000))]));
         let numbers = [("width", 1), ("vcpu", 2), ("value", 0x12), ("rip", 0x1000)];
         let facts = [("space", Value::Text("port")), ("address", Value::Number(0x80)), ("write", Value::Flag(true))];
         let numbers = numbers.map(|(name, number)| (name, Value::Number(number)));

@@ -287,10 +287,7 @@ pub(crate) fn pc_routing() -> Vec<kvm::kvm_irq_routing_entry> {
         0..8 => pin(gsi, kvm::KVM_IRQCHIP_PIC_MASTER, gsi),
         _ => pin(gsi, kvm::KVM_IRQCHIP_PIC_SLAVE, gsi - 8),
     };
-    let ioapic = |gsi: u32| match gsi {
-        layout::gsi::TIMER => pin(gsi, kvm::KVM_IRQCHIP_IOAPIC, layout::gsi::TIMER_PIN),
-        _ => pin(gsi, kvm::KVM_IRQCHIP_IOAPIC, gsi),
-    };
+    let ioapic = |gsi: u32| pin(gsi, kvm::KVM_IRQCHIP_IOAPIC, layout::gsi::pin(gsi));
     let lines = |end| (0..end).filter(|&gsi| gsi != CASCADE);
     lines(PIC_PINS).map(pic).chain(lines(layout::gsi::COUNT).map(ioapic)).collect()
 }

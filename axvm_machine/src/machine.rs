@@ -421,8 +421,16 @@ impl Machine {
 
     fn resume_held(&self, _change: &MutexGuard<'_, Threads>, deadline: Instant) -> Result<(), StillBusy> {
         if self.is_held() {
+            // A debugger stops a guest again and again, and for moments.
+            let paused_since = match self.mode() {
+                Mode::Paused(since) => Some(since),
+                _ => None,
+            };
             self.inventory.resume(deadline)?;
             self.let_go();
+            if let Some(since) = paused_since {
+                self.events.emit(|| Event::Resumed { after: since.elapsed() });
+            }
             // Unless a stop came first.
             let _ = self.change_mode(Mode::Running);
             self.shared.activity.note();

@@ -4,6 +4,7 @@
 //!   commands   boot, test, fuzz, .. as typed     assets    kernels, initrd, root disk
 //!   lab        AxVM on a hardware-like KVM       archive   cpio, bzImage, compression
 //!   program    AxVM itself, built               packages  .deb, tarball
+//!   book       docs/ as HTML                   testing, tidy   what must hold
 //! ```
 
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@
 pub mod archive;
 pub mod assets;
 pub mod bench;
+pub mod book;
 pub mod checks;
 pub mod commands;
 pub mod lab;

@@ -12,6 +12,7 @@ use xtask::{commands, progress};
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
     Bench(commands::bench::Bench),
+    Book(commands::book::Book),
     Boot(commands::boot::Boot),
     Build(commands::build::Build),
     Clean(commands::clean::Clean),
@@ -25,6 +26,7 @@ enum Command {
 fn main() -> ExitCode {
     let end = match Command::parse() {
         Command::Bench(bench) => bench.run(),
+        Command::Book(book) => book.run(),
         Command::Boot(boot) => boot.run(),
         Command::Build(build) => build.run(),
         Command::Clean(clean) => clean.run(),

@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use axvm_arch::layout::gsi;
 use axvm_arch::mode::CpuMode;
 
 use super::facts::{DeviceFacts, Doing, HangFacts, QueueFacts, Seen};
@@ -85,11 +86,11 @@ fn unseen(facts: &HangFacts<'_>, device: &DeviceFacts, queue: &QueueFacts) -> Op
 
 /// Where the interrupt of a device is, and what to do.
 fn interrupt(facts: &HangFacts<'_>, device: &DeviceFacts) -> Option<(String, &'static str)> {
-    let gsi = device.gsi?;
-    let entry = facts.ioapic?.pins.get(gsi as usize)?;
+    let line = device.gsi?;
+    let entry = facts.ioapic?.pins.get(gsi::pin(line) as usize)?;
     if entry.masked {
         return Some((
-            format!("its interrupt, GSI {gsi}, is masked at the IOAPIC"),
+            format!("its interrupt, GSI {line}, is masked at the IOAPIC"),
             "no handler is there for the line, or the kernel has turned it off: the console may tell of an interrupt that no \
              driver cared for, or of a failed request_irq; a guest that uses the PICs (noapic) needs no IOAPIC: boot it \
              without noapic",

@@ -74,7 +74,7 @@ pub struct Look {
 /// An interrupt line.
 #[derive(Clone, Debug)]
 pub struct LineFacts {
-    /// Its number: the pin of the IOAPIC.
+    /// Its number.
     pub gsi: u32,
     /// Whose it is.
     pub name: String,

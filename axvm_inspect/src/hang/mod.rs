@@ -18,6 +18,7 @@ mod tests;
 use std::fmt::{self, Write};
 
 use axvm_arch::irqchip::RedirectionEntry;
+use axvm_arch::layout::gsi;
 use serde::Serialize;
 
 use crate::crash::{CONSOLE_LINES, Cause, clean};
@@ -75,8 +76,9 @@ impl HangFacts<'_> {
     /// Where a line leads; nothing of one that no driver has ever touched.
     fn line(&self, line: &LineFacts) -> Option<String> {
         let ioapic = self.ioapic?;
-        let entry = ioapic.pins.get(line.gsi as usize)?;
-        let asks = ioapic.requested >> line.gsi & 1 != 0;
+        let pin = gsi::pin(line.gsi);
+        let entry = ioapic.pins.get(pin as usize)?;
+        let asks = ioapic.requested >> pin & 1 != 0;
         let untouched = RedirectionEntry { masked: true, ..RedirectionEntry::default() };
         (*entry != untouched || asks)
             .then(|| format!("GSI {:<2} {:<10} {entry:?}{}", line.gsi, line.name, if asks { ", asks" } else { "" }))

@@ -93,7 +93,8 @@ impl Guest {
     }
 
     fn report(&self) -> HangReport {
-        let lines = [LineFacts { gsi: 4, name: "COM1".into() }, LineFacts { gsi: 5, name: "vda".into() }];
+        let line = |gsi, name: &str| LineFacts { gsi, name: name.into() };
+        let lines = [line(0, "PIT"), line(4, "COM1"), line(5, "vda")];
         let facts = HangFacts {
             quiet: self.quiet,
             paused: self.paused,
@@ -118,6 +119,14 @@ impl Guest {
 }
 
 #[test]
+fn the_timer_is_looked_for_at_the_pin_where_it_arrives() {
+    let mut guest = Guest::at_rest();
+    guest.ioapic.pins[2] = RedirectionEntry { vector: 0x30, ..RedirectionEntry::default() };
+    let text = guest.report().to_string();
+    assert!(text.contains("GSI 0  PIT        0x30 Fixed edge -> physical 0x0\n"), "{text}");
+}
+
+#[test]
 fn a_guest_at_rest_is_told_as_one() {
     let report = Guest::at_rest().report();
     let text = report.to_string();
@@ -128,7 +137,7 @@ fn a_guest_at_rest_is_told_as_one() {
     );
     assert!(text.contains("vCPU 1: halted, interrupts on; RIP 0xffffffff81e5f0eb; long mode"), "{text}");
     assert!(text.contains("GSI 5  vda        0x25 Fixed edge -> physical 0x0\n"), "{text}");
-    assert!(text.contains("masked, as after a reset (no handler): GSI 4 COM1\n"), "{text}");
+    assert!(text.contains("masked, as after a reset (no handler): GSI 0 PIT, 4 COM1\n"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 

@@ -10,6 +10,7 @@
 //! | a memory ordering stronger than usual says why | [`sources`] |
 //! | the field's words instead of pictures | [`words`] |
 //! | pages are wrapped | [`pages`] |
+//! | the book's table of contents has every page | [`summary`] |
 //! | what a page quotes, a source says | [`messages`] |
 //! | the threat model names what the code has | [`threats`] |
 //!
@@ -22,6 +23,7 @@ pub mod messages;
 pub mod pages;
 pub mod said;
 pub mod sources;
+pub mod summary;
 pub mod threats;
 pub mod words;
 
@@ -60,8 +62,11 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
 fn check_pages(root: &Path, sources: &[Source]) -> Result<Vec<String>> {
     let messages = messages::Sources::of(sources.iter());
     let mut complaints = words::not_shown(&read(&root.join("CONTRIBUTING.md"))?);
-    for page in pages::all(root)? {
-        complaints.extend(pages::too_wide(&page));
+    let pages = pages::all(root)?;
+    complaints
+        .extend(summary::complaints(&read(&root.join(summary::SUMMARY))?, pages.iter().map(|page| page.path.as_str())));
+    for page in &pages {
+        complaints.extend(pages::too_wide(page));
         if page.path.starts_with("docs/") {
             complaints.extend(messages.complaints(&page.path, &page.text));
         }

@@ -14,7 +14,7 @@ const WIDTH: usize = 120;
 /// All pages: those of the root, of `docs` and of `packaging`.
 pub fn all(root: &Path) -> Result<Vec<Source>> {
     let mut pages = Vec::new();
-    for dir in [".", "docs", "docs/commands", "docs/decisions", "packaging"] {
+    for dir in [".", "docs", "docs/commands", "docs/decisions", "docs/learn", "packaging"] {
         let dir = root.join(dir);
         for entry in dir.read_dir().with_context(|| format!("Cannot list {}", dir.display()))? {
             let path = entry?.path();

@@ -25,7 +25,7 @@ use anyhow::{Context, Result};
 
 use self::session::Session;
 use super::{Outcome, cargo};
-use crate::project;
+use crate::{book, project};
 
 /// A page of the book.
 pub struct Page {
@@ -47,6 +47,10 @@ pub fn check() -> Result<Outcome> {
     }
     count(&mut outcome, links::orphans(&pages, project::root()));
     count(&mut outcome, options::complaints(&pages, &options::programs(&programs)?));
+    match book::is_possible() {
+        true => count(&mut outcome, book::build().err().map(|error| format!("{error:#}")).into_iter().collect()),
+        false => outcome.skipped.push("no mdbook: the book was not built as HTML".to_owned()),
+    }
     for tried in side_by_side(&pages, &programs) {
         let Outcome { passed, failed, skipped } = tried?;
         outcome.passed += passed;
@@ -83,7 +87,7 @@ fn count(outcome: &mut Outcome, complaints: Vec<String>) {
 /// All pages: those of docs/, and those in the root and beside what they are about.
 fn read(root: &Path) -> Result<Vec<Page>> {
     let mut files = Vec::new();
-    for dir in ["", "docs", "docs/commands", "docs/decisions", "packaging"] {
+    for dir in ["", "docs", "docs/commands", "docs/decisions", "docs/learn", "packaging"] {
         let dir = root.join(dir);
         let entries = dir.read_dir().with_context(|| format!("Cannot list {}", dir.display()))?;
         let paths = entries.flatten().map(|entry| entry.path());
