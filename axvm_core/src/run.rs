@@ -42,6 +42,7 @@ use crate::settings::Time;
 use crate::signs::Signs;
 use crate::speech;
 use crate::trace::Recorder;
+use crate::virtio_check::Check;
 use crate::vsock::VsockSocket;
 
 /// Runs a machine to its end; the exit code.
@@ -52,6 +53,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
     let recorder = config.settings.trace.as_ref().map(Recorder::open).transpose()?;
     let events = recorder.iter().fold(narration.and(feed.events()), |events, recorder| events.and(recorder.events()));
+    let current = Arc::new(Current::default());
+    let (check, events) = Check::of(&config.settings, &current, events);
     if config.by_default {
         speech::tell(taken(&config));
     }
@@ -80,10 +83,10 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let writing = recorder.map(Recorder::start).transpose()?;
     speech::start_writer(output).context("Cannot start a thread for messages (see ulimit -u)")?;
     network.watch(&events)?;
-    let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let explainer = Arc::new(explainer.listen(consoles.last_words()));
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), Arc::clone(&explainer));
+    let panel = panel.with_check(&check);
     let server = bound.serve(Arc::new(panel), feed)?;
     let mut outside = Outside::of(&config, &signals);
     (outside.server, outside.explainer) = (Some(&server), Some(&*explainer));
@@ -113,6 +116,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     });
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
+    check.tell_totals();
     // The machine is gone, and nothing records any more.
     drop(writing);
     let quit = consoles.were_quit();

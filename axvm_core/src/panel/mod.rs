@@ -30,6 +30,7 @@ use crate::current::Current;
 use crate::explain::Explainer;
 use crate::network::{self, Cards};
 use crate::rates;
+use crate::virtio_check::Check;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -57,6 +58,7 @@ pub struct Panel {
     current: Arc<Current>,
     counted: Mutex<Counted>,
     explainer: Arc<Explainer>,
+    check: Check,
 }
 
 /// A look at the exits.
@@ -123,7 +125,13 @@ impl Panel {
             current,
             counted,
             explainer,
+            check: Check::default(),
         }
+    }
+
+    /// The same, that says what drivers broke.
+    pub fn with_check(self, check: &Check) -> Panel {
+        Panel { check: check.clone(), ..self }
     }
 
     fn machine(&self) -> Result<Arc<Machine>, ControlError> {
@@ -247,6 +255,7 @@ impl Control for Panel {
                 types::SlotCount { count, free }
             }),
             agent_port: self.facts.agent_port.clone(),
+            virtio_check: self.check.broken(),
             busy: machine.as_ref().map(words::busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
             console: self.facts.console.clone(),
