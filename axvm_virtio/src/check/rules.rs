@@ -31,6 +31,8 @@ rules! {
         "no bit of the status is taken back, but by a reset";
     FEATURES_NOT_OFFERED "features-not-offered" Must "2.2.1" "Feature Bits":
         "only features that the device offers are accepted";
+    KICK_NO_QUEUE "kick-no-queue" Text "2.3" "Notifications":
+        "a notification names a queue that there is";
     QUEUE_MISALIGNED "queue-misplaced" Must "2.7" "Split Virtqueues":
         "descriptor table, available and used ring lie in RAM, aligned to 16, 2 and 4 bytes";
     QUEUE_SIZE "queue-size" Text "2.7" "Split Virtqueues":
@@ -73,20 +75,14 @@ rules! {
         "queues are set up before DRIVER_OK, unless one was reset by itself";
     KICK_EARLY "kick-early" Must "3.1.1" "Device Initialization":
         "no notification is sent before DRIVER_OK";
+    PCI_WIDTH "pci-width" Must "4.1.3.1" "PCI Device Layout":
+        "each field is accessed with its own width, one of 64 bits also in halves";
     PCI_WRITE_READ_ONLY "pci-write-read-only" Must "4.1.4.3.2" "Common configuration structure layout":
         "device_feature, num_queues, config_generation and queue_notify_off are not written";
     PCI_QUEUE_SIZE "pci-queue-size" Must "4.1.4.3.2" "Common configuration structure layout":
         "queue_size is written with a power of two";
     PCI_ENABLE_ZERO "pci-enable-zero" Must "4.1.4.3.2" "Common configuration structure layout":
         "0 is not written to queue_enable";
-    PCI_WIDTH "pci-width" Must "4.1.3.1" "PCI Device Layout":
-        "each field is accessed with its own width, one of 64 bits also in halves";
-    KICK_NO_QUEUE "kick-no-queue" Text "2.3" "Notifications":
-        "a notification names a queue that there is";
-    QUEUE_MISSING "queue-missing" Text "4.2.3.2" "Virtqueue Configuration":
-        "a queue whose maximal size is 0 is not available, and not set up";
-    QUEUE_LIVE "queue-live" Text "4.2.3.2" "Virtqueue Configuration":
-        "size and addresses of a queue are written before it is enabled";
     MMIO_UNDEFINED "mmio-undefined" Must "4.2.2.2" "MMIO Device Register Layout":
         "nothing is accessed where no register is described";
     MMIO_WRITE_READ_ONLY "mmio-write-read-only" Must "4.2.2.2" "MMIO Device Register Layout":
@@ -101,6 +97,10 @@ rules! {
         "QueueNum is written with no more than QueueNumMax";
     MMIO_ACK_UNDEFINED "mmio-ack-undefined" Must "4.2.2.2" "MMIO Device Register Layout":
         "undefined bits are not set in what is written to InterruptACK";
+    QUEUE_MISSING "queue-missing" Text "4.2.3.2" "Virtqueue Configuration":
+        "a queue whose maximal size is 0 is not available, and not set up";
+    QUEUE_LIVE "queue-live" Text "4.2.3.2" "Virtqueue Configuration":
+        "size and addresses of a queue are written before it is enabled";
     VERSION_1 "version-1" Must "6.1" "Driver Requirements: Reserved Feature Bits":
         "VIRTIO_F_VERSION_1 is accepted where it is offered";
 }

@@ -10,6 +10,7 @@
 
 use crate::check::{rule_of, rules};
 use crate::device::{DeviceId, StartError, feature};
+use crate::signals::Line;
 use crate::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FAILED, FEATURES_OK};
 
 use super::TransportCore;
@@ -121,7 +122,7 @@ impl TransportCore {
     pub(super) fn check_size(&self, queue: u32, size: u32) {
         self.check_claim(queue, "size");
         let max = self.queue_max(queue);
-        if max != 0 && size > max {
+        if matches!(self.signals.line(), Line::Edge(_)) && max != 0 && size > max {
             self.signals.broke(&rules::MMIO_QUEUE_NUM, || format!("queue {queue} is to have {size} entries of {max}"));
         }
     }
