@@ -22,10 +22,10 @@ use axvm_devices::{BusDevice, Irq, RegisterNames};
 use axvm_events::Events;
 use axvm_memory::GuestRam;
 
-use crate::check;
+use crate::check::{self, Direction};
 use crate::claim::Area;
 use crate::device::VirtioDevice;
-use crate::signals::Line;
+use crate::signals::{INTERRUPTS, Line};
 use crate::transport::{Registers, Selectors, Transport};
 
 /// "virt", little-endian.
@@ -85,19 +85,8 @@ const NAMES: &[(u64, &str)] = &[
     (reg::CONFIG_GENERATION, "ConfigGeneration"),
 ];
 
-/// How a driver may access a register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
-    /// R.
-    Read,
-    /// W.
-    Write,
-    /// RW.
-    Both,
-}
-
 /// The direction of the register at `offset`, as in table 4.1; `None` if none begins there.
-pub(crate) fn direction(offset: u64) -> Option<Direction> {
+fn direction(offset: u64) -> Option<Direction> {
     match offset {
         reg::QUEUE_READY | reg::STATUS | reg::QUEUE_RESET => Some(Direction::Both),
         reg::DEVICE_FEATURES_SEL | reg::DRIVER_FEATURES..=reg::QUEUE_SEL | reg::QUEUE_NUM => Some(Direction::Write),
@@ -126,6 +115,18 @@ impl MmioTransport {
         Transport::new(name, device, ram, Line::Edge(irq), events).map(Arc::new).map(MmioTransport)
     }
 
+    /// Looks at an access, if rules are checked.
+    fn check(&self, offset: u64, len: usize, written: Option<&[u8]>) {
+        let Some(findings) = self.signals().findings() else { return };
+        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
+            return check::mmio_config(&findings, offset, len);
+        }
+        check::mmio(&findings, offset, len, direction(offset), written.is_some());
+        if let (reg::INTERRUPT_ACK, Some(&[a, b, c, d])) = (offset, written) {
+            check::mmio_ack(&findings, u32::from_le_bytes([a, b, c, d]) & !INTERRUPTS);
+        }
+    }
+
     /// The part that knows no bus.
     pub fn transport(&self) -> &Arc<Transport> {
         &self.0
@@ -142,9 +143,7 @@ impl Deref for MmioTransport {
 
 impl BusDevice for MmioTransport {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        if self.signals().events().checks_rules() {
-            check::mmio_read(self.signals(), offset, data.len(), reg::CONFIG);
-        }
+        self.check(offset, data.len(), None);
         data.fill(0);
         if let Some(offset) = offset.checked_sub(reg::CONFIG) {
             self.lock().core.read_config(offset, data);
@@ -158,9 +157,7 @@ impl BusDevice for MmioTransport {
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        if self.signals().events().checks_rules() {
-            check::mmio_write(self.signals(), offset, data, reg::CONFIG, reg::INTERRUPT_ACK);
-        }
+        self.check(offset, data.len(), Some(data));
         if let Some(offset) = offset.checked_sub(reg::CONFIG) {
             self.lock().core.write_config(offset, data);
         } else if let Ok(bytes) = data.try_into() {

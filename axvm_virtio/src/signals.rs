@@ -21,7 +21,8 @@ use axvm_events::rules::Rule;
 use axvm_events::tape::Tape;
 use axvm_events::{Event, Events};
 
-use crate::check::{RingCheck, rules};
+use crate::check::{Findings, rules};
+use crate::queue::RingCheck;
 use crate::state::{StateError, VectorsState};
 use crate::vectors::{Cause, VectorMap};
 
@@ -72,6 +73,12 @@ impl DeviceSignals {
     /// The driver broke a rule of the standard; nothing happens unless rules are checked.
     pub(crate) fn broke(&self, rule: &'static Rule, seen: impl FnOnce() -> String) {
         self.events.broke(rule, &self.name, seen);
+    }
+
+    /// Where the check of registers tells what it finds, if rules are checked.
+    #[inline]
+    pub(crate) fn findings(&self) -> Option<Findings<'_>> {
+        self.events.checks_rules().then_some(Findings { events: &self.events, device: &self.name })
     }
 
     /// The InterruptStatus register.
@@ -246,7 +253,9 @@ impl FaultReporter {
 
     /// A check of a queue, if rules are checked.
     pub(crate) fn check(&self, queue: u16, size: u16, event_idx: bool) -> Option<Box<RingCheck>> {
-        RingCheck::new(&self.0, queue, size, event_idx)
+        let DeviceSignals { events, name, .. } = &*self.0;
+        let check = || RingCheck::new(events.clone(), Arc::clone(name), (queue, size), event_idx);
+        events.checks_rules().then(|| Box::new(check()))
     }
 
     /// The host failed a request: tells the user, at most once a second.

@@ -8,57 +8,45 @@
 
 use axvm_events::rules::Rule;
 
-use super::rules;
-use crate::mmio::{Direction, direction};
-use crate::signals::{DeviceSignals, INTERRUPTS};
+use super::{Direction, Findings, rules};
 
-/// A read of the MMIO window; `config`: its configuration space begins there.
-pub(crate) fn mmio_read(signals: &DeviceSignals, offset: u64, len: usize, config: u64) {
-    mmio(signals, offset, len, config, Direction::Write, "read");
-}
-
-/// A write to the MMIO window.
-pub(crate) fn mmio_write(signals: &DeviceSignals, offset: u64, data: &[u8], config: u64, ack: u64) {
-    mmio(signals, offset, data.len(), config, Direction::Read, "write");
-    if let (true, Ok(bytes)) = (offset == ack, data.try_into()) {
-        let bits = u32::from_le_bytes(bytes);
-        if bits & !INTERRUPTS != 0 {
-            signals.broke(&rules::MMIO_ACK_UNDEFINED, || format!("{bits:#x} was written to InterruptACK"));
-        }
-    }
-}
-
-/// `forbidden`: the direction of registers that such an access must not touch.
-fn mmio(signals: &DeviceSignals, offset: u64, len: usize, config: u64, forbidden: Direction, what: &str) {
-    let aligned = len != 0 && offset.is_multiple_of(len as u64);
-    if offset >= config {
-        if !aligned || len > 4 {
-            signals.broke(&rules::MMIO_CONFIG_WIDTH, || access(what, offset - config, len));
-        }
-        return;
-    }
-    if !aligned || len != 4 {
-        return signals.broke(&rules::MMIO_WIDTH, || access(what, offset, len));
-    }
-    let rule = match direction(offset) {
+/// One access to the MMIO window, of `len` bytes; `direction`: of the register that begins there, if one does.
+pub(crate) fn mmio(findings: &Findings<'_>, offset: u64, len: usize, direction: Option<Direction>, writes: bool) {
+    let what = if writes { "write" } else { "read" };
+    let rule = match direction {
+        _ if len != 4 || !offset.is_multiple_of(4) => &rules::MMIO_WIDTH,
         None => &rules::MMIO_UNDEFINED,
-        Some(direction) if direction == forbidden && what == "write" => &rules::MMIO_WRITE_READ_ONLY,
-        Some(direction) if direction == forbidden => &rules::MMIO_READ_WRITE_ONLY,
+        Some(Direction::Read) if writes => &rules::MMIO_WRITE_READ_ONLY,
+        Some(Direction::Write) if !writes => &rules::MMIO_READ_WRITE_ONLY,
         Some(_) => return,
     };
-    signals.broke(rule, || access(what, offset, len));
+    findings.broke(rule, || access(what, offset, len));
+}
+
+/// One access to the configuration space in the MMIO window.
+pub(crate) fn mmio_config(findings: &Findings<'_>, offset: u64, len: usize) {
+    if !matches!(len, 1 | 2 | 4) || !offset.is_multiple_of(len as u64) {
+        findings.broke(&rules::MMIO_CONFIG_WIDTH, || access("access", offset, len));
+    }
+}
+
+/// A write to InterruptACK, of which these bits are not defined.
+pub(crate) fn mmio_ack(findings: &Findings<'_>, undefined: u32) {
+    if undefined != 0 {
+        findings.broke(&rules::MMIO_ACK_UNDEFINED, || format!("{undefined:#x} was written to InterruptACK"));
+    }
 }
 
 /// A read of the common configuration; the field at `offset` has this width, 0 if none begins there.
-pub(crate) fn pci_read(signals: &DeviceSignals, offset: u64, len: usize, width: usize) {
+pub(crate) fn pci_read(findings: &Findings<'_>, offset: u64, len: usize, width: usize) {
     if len != width {
-        signals.broke(&rules::PCI_WIDTH, || access("read", offset, len));
+        findings.broke(&rules::PCI_WIDTH, || access("read", offset, len));
     }
 }
 
 /// A write to the common configuration.
-pub(crate) fn pci_write(signals: &DeviceSignals, offset: u64, data: &[u8], width: usize, kind: PciField) {
-    let broke = |rule: &'static Rule| signals.broke(rule, || access("write", offset, data.len()));
+pub(crate) fn pci_write(findings: &Findings<'_>, offset: u64, data: &[u8], width: usize, kind: PciField) {
+    let broke = |rule: &'static Rule| findings.broke(rule, || access("write", offset, data.len()));
     if data.len() != width {
         return broke(&rules::PCI_WIDTH);
     }
@@ -66,7 +54,7 @@ pub(crate) fn pci_write(signals: &DeviceSignals, offset: u64, data: &[u8], width
     match kind {
         PciField::ReadOnly => broke(&rules::PCI_WRITE_READ_ONLY),
         PciField::QueueSize if !value.is_power_of_two() => {
-            signals.broke(&rules::PCI_QUEUE_SIZE, || format!("queue_size was written with {value}"));
+            findings.broke(&rules::PCI_QUEUE_SIZE, || format!("queue_size was written with {value}"));
         }
         PciField::QueueEnable if value == 0 => broke(&rules::PCI_ENABLE_ZERO),
         _ => {}

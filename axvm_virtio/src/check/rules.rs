@@ -3,7 +3,7 @@
 //! ```text
 //!   registers (check/registers) --\
 //!   claims, status (transport)  ----> rule --> Events::broke --> told once, counted
-//!   rings (check/ring)          --/
+//!   rings (queue/check)         --/
 //!   devices' own faults (words) -/
 //! ```
 //!

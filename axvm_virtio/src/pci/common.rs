@@ -45,8 +45,8 @@ use field::*;
 /// The driver reads. `data` arrives zeroed.
 pub(super) fn read(transport: &Transport, offset: u64, data: &mut [u8]) {
     let registers = &mut *transport.lock();
-    if transport.signals().events().checks_rules() {
-        check::pci_read(transport.signals(), offset, data.len(), natural(offset, data.len()));
+    if let Some(findings) = transport.signals().findings() {
+        check::pci_read(&findings, offset, data.len(), natural(offset, data.len()));
     }
     let value = match (offset, data.len()) {
         (QUEUE_DESC..QUEUE_DEVICE_END, 4 | 8) => {
@@ -65,8 +65,8 @@ pub(super) fn write(transport: &Transport, offset: u64, data: &[u8]) {
     bytes.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
     let value = u64::from_le_bytes(bytes);
     let registers = &mut *transport.lock();
-    if transport.signals().events().checks_rules() {
-        check::pci_write(transport.signals(), offset, data, natural(offset, data.len()), kind(offset));
+    if let Some(findings) = transport.signals().findings() {
+        check::pci_write(&findings, offset, data, natural(offset, data.len()), kind(offset));
     }
     match (offset, data.len()) {
         (QUEUE_DESC..QUEUE_DEVICE_END, 4 | 8) => {

@@ -33,6 +33,7 @@
 //! Left out: packed rings (2.8), in-order use (2.7.9), the legacy layout (2.7.2).
 
 mod chain;
+mod check;
 mod descriptor;
 mod error;
 mod layout;
@@ -46,10 +47,10 @@ use axvm_events::tape::{Kind, Tape};
 use axvm_memory::{AccessError, GuestArray, GuestRam};
 
 pub use chain::Chain;
+pub(crate) use check::{RingCheck, rule_of};
 pub use error::QueueError;
 pub use layout::{MAX_SIZE, QueueFeatures, QueueLayout, QueueState};
 
-use crate::check::RingCheck;
 use chain::{Buffers, Walk};
 use rings::{AvailRing, UsedElements, UsedRing};
 

@@ -8,8 +8,9 @@
 //!
 //! Spec: virtio 1.2, 2.1.1, 2.2.1, 3.1.1 "Driver Requirements: Device Initialization".
 
-use crate::check::{rule_of, rules};
+use crate::check::rules;
 use crate::device::{DeviceId, StartError, feature};
+use crate::queue::rule_of;
 use crate::signals::Line;
 use crate::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FAILED, FEATURES_OK};
 

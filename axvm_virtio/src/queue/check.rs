@@ -13,15 +13,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use axvm_events::Events;
 use axvm_events::rules::Rule;
 
-use super::rules;
-use crate::queue::{Chain, QueueError};
-use crate::signals::DeviceSignals;
+use super::{Chain, QueueError};
+use crate::check::rules;
 
 /// What is watched of a queue.
 pub(crate) struct RingCheck {
-    signals: Arc<DeviceSignals>,
+    events: Events,
+    device: Arc<str>,
     queue: u16,
     size: u16,
     event_idx: bool,
@@ -31,12 +32,9 @@ pub(crate) struct RingCheck {
 }
 
 impl RingCheck {
-    /// Of a queue of `size` entries with nothing in flight, if rules are checked.
-    pub(crate) fn new(signals: &Arc<DeviceSignals>, queue: u16, size: u16, event_idx: bool) -> Option<Box<RingCheck>> {
-        signals.events().checks_rules().then(|| {
-            let (signals, in_flight) = (Arc::clone(signals), vec![false; size.into()]);
-            Box::new(RingCheck { signals, queue, size, event_idx, in_flight, last: 0 })
-        })
+    /// Of queue number `queue` of a device, with `size` entries and nothing in flight.
+    pub(crate) fn new(events: Events, device: Arc<str>, (queue, size): (u16, u16), event_idx: bool) -> RingCheck {
+        RingCheck { events, device, queue, size, event_idx, in_flight: vec![false; size.into()], last: 0 }
     }
 
     /// The ring was found broken.
@@ -78,7 +76,7 @@ impl RingCheck {
     }
 
     fn broke(&self, rule: &'static Rule, seen: fmt::Arguments<'_>) {
-        self.signals.broke(rule, || format!("queue {}: {seen}", self.queue));
+        self.events.broke(rule, &self.device, || format!("queue {}: {seen}", self.queue));
     }
 }
 
