@@ -562,11 +562,11 @@ pub struct Status {
     /// The socket of the port of the guest's agent, if there is one: an absolute path.
     #[serde(default, serialize_with = "readable_if_any")]
     pub agent_port: Option<PathBuf>,
+    /// The rules of virtio that drivers broke, by name, if they are checked (`--virtio-check`).
+    #[serde(default)]
+    pub virtio_check: Option<Vec<BrokenRule>>,
     /// Threads with a request in the host, longest first; those of a moment come and go.
     pub busy: Vec<BusyThread>,
-    /// The rules of virtio that drivers broke, by name, if they are checked (`--virtio-check`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub virtio_check: Option<Vec<BrokenRule>>,
     /// How often vCPUs came back to AxVM.
     pub exits: Exits,
     /// Where the console is, such as `stdio`, `pty /dev/pts/3` or `none (hvc0 stdio)`.
