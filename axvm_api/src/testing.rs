@@ -73,6 +73,7 @@ impl Control for FakeMachine {
             slots: None,
             agent_port: None,
             busy: Vec::new(),
+            virtio_check: None,
             exits: Exits { per_vcpu: vec![1, 2], total: 3, per_second: 0.5 },
             console: "stdio".into(),
             version: "0.0.0".into(),

@@ -508,6 +508,29 @@ pub struct LikelyCause {
     pub remedy: String,
 }
 
+/// A rule of the virtio standard that a driver of the guest broke.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BrokenRule {
+    /// Its name; it never changes.
+    pub rule: String,
+    /// `MUST`, or `text` where the standard only describes it.
+    pub level: String,
+    /// Name and version of the specification.
+    pub specification: String,
+    /// Number of the section there.
+    pub section: String,
+    /// Title of that section.
+    pub title: String,
+    /// What it asks for.
+    pub clause: String,
+    /// The device whose driver broke it first.
+    pub device: String,
+    /// What was seen then.
+    pub seen: String,
+    /// How often it was broken.
+    pub count: u64,
+}
+
 /// `GET /status`: the machine at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
@@ -541,6 +564,9 @@ pub struct Status {
     /// The socket of the port of the guest's agent, if there is one: an absolute path.
     #[serde(default, serialize_with = "readable_if_any")]
     pub agent_port: Option<PathBuf>,
+    /// The rules of virtio that drivers broke, by name, if they are checked (`--virtio-check`).
+    #[serde(default)]
+    pub virtio_check: Option<Vec<BrokenRule>>,
     /// Threads with a request in the host, longest first; those of a moment come and go.
     pub busy: Vec<BusyThread>,
     /// How often vCPUs came back to AxVM.

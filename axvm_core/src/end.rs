@@ -133,6 +133,9 @@ impl End {
                 "The guest crashed: triple fault. If that is how it resets (reboot=t), give --on-crash restart".into(),
             ),
             StopReason::Crash(why) => Some(format!("The guest crashed: {why}")),
+            StopReason::DriverFault(what) => {
+                Some(format!("A driver of the guest broke a rule of virtio (--virtio-check stop): {what}"))
+            }
             StopReason::Halted(place) if self.panicked => {
                 Some(format!("The guest's kernel panicked and halted: {place}; its last words are on its console"))
             }
@@ -153,6 +156,7 @@ impl End {
             StopReason::Reset(_) => Ok(3),
             StopReason::TripleFault | StopReason::Crash(_) => Ok(5),
             StopReason::Halted(_) => Ok(6),
+            StopReason::DriverFault(_) => Ok(7),
             StopReason::DebugExit(value) => Ok(debug_exit_code(*value)),
             StopReason::TimeOver => Ok(124),
             StopReason::Signal(signal) => Ok(128 + *signal as u8),

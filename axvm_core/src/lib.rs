@@ -55,6 +55,7 @@ pub mod settings;
 mod signs;
 mod speech;
 mod trace;
+mod virtio_check;
 mod vsock;
 
 use std::process::ExitCode;

@@ -9,6 +9,7 @@
 //! | 4 | the guest's kernel panicked (pvpanic) |
 //! | 5 | the guest crashed |
 //! | 6 | the guest halted for good |
+//! | 7 | a driver of the guest broke a rule of virtio (`--virtio-check stop`) |
 //! | 124 | its time was over (`--timeout`) |
 //! | 128+n | ended by signal n |
 #![forbid(unsafe_code)]

@@ -44,6 +44,7 @@ use crate::settings::{GdbAt, Time};
 use crate::signs::Signs;
 use crate::speech;
 use crate::trace::Recorder;
+use crate::virtio_check::Check;
 use crate::vsock::VsockSocket;
 
 /// Runs a machine to its end; the exit code.
@@ -54,6 +55,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
     let recorder = config.settings.trace.as_ref().map(Recorder::open).transpose()?;
     let events = recorder.iter().fold(narration.and(feed.events()), |events, recorder| events.and(recorder.events()));
+    let current = Arc::new(Current::default());
+    let (check, events) = Check::of(&config.settings, &current, events);
     if config.by_default {
         speech::tell(taken(&config));
     }
@@ -83,11 +86,11 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let writing = recorder.map(Recorder::start).transpose()?;
     speech::start_writer(output).context("Cannot start a thread for messages (see ulimit -u)")?;
     network.watch(&events)?;
-    let current = Arc::new(Current::default());
     let consoles = consoles.start(&current, &events)?;
     let explainer = Arc::new(explainer.listen(consoles.last_words()));
     let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), Arc::clone(&explainer));
     let debugger = Arc::clone(panel.debugger());
+    let panel = panel.with_check(&check);
     let _gdb = gdb.map(|gdb| gdb.start(Arc::clone(&debugger))).transpose()?;
     let server = bound.serve(Arc::new(panel), feed)?;
     let mut outside = Outside::of(&config, &signals);
@@ -119,18 +122,22 @@ pub fn run(args: RunArgs) -> Result<u8> {
     debugger.finish(end.as_ref().ok().and_then(|end| end.code().ok()).unwrap_or(1));
     tell(&notifier, ServiceState::Stopping, &events);
     server.stop();
+    check.tell_totals();
     // The machine is gone, and nothing records any more.
     drop(writing);
     let quit = consoles.were_quit();
-    let end = end.map(|mut end| {
-        end.report_mut().into_iter().for_each(|report| explainer.complete(report));
-        end
-    });
+    let end = end.map(|end| explained(end, &explainer));
     if let Some(command) = command {
         return of_command(command.ended(), &end?, &config, &consoles);
     }
     see_off(consoles, &signals, reading_ends);
     say_end(&end?, quit, &config)
+}
+
+/// The same, with all that is known of a crash.
+fn explained(mut end: End, explainer: &Explainer) -> End {
+    end.report_mut().into_iter().for_each(|report| explainer.complete(report));
+    end
 }
 
 /// Says how the machine ended, by Ctrl-A x if `quit`; the exit code.

@@ -32,6 +32,8 @@ pub enum StopReason {
     Crash(String),
     /// Every vCPU is halted for good; the text says where.
     Halted(String),
+    /// A virtio driver of the guest broke a rule of the standard, and the user wants to know; the text says which.
+    DriverFault(String),
     /// The host failed the guest (a KVM call went wrong); the text says how.
     HostError(String),
     /// The user ended the machine with a key.

@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads of their own"))]
 
 mod ring;
+pub mod rules;
 pub mod tape;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rules::{Rule, Violations};
 use tape::{Capacity, Names, Tape, Tapes};
 
 /// Something that happened. Every consumer reads this one enum.
@@ -77,6 +79,15 @@ pub enum Event {
         device: Arc<str>,
         /// Which rule, for people.
         reason: String,
+    },
+    /// A virtio driver broke a rule of the standard, for the first time; told with `--virtio-check`.
+    VirtioRule {
+        /// Device name.
+        device: Arc<str>,
+        /// Which rule.
+        rule: &'static Rule,
+        /// What was seen.
+        seen: String,
     },
     /// The host has no room for what the guest writes to a disk: the machine is paused, and the request is kept.
     DiskFull {
@@ -144,6 +155,7 @@ impl Event {
             Event::UnclaimedCount { .. } => "unclaimed_count",
             Event::VirtioStatus { .. } => "virtio_status",
             Event::VirtioNeedsReset { .. } => "virtio_needs_reset",
+            Event::VirtioRule { .. } => "virtio_rule",
             Event::DiskFull { .. } => "disk_full",
             Event::DeviceAdded { .. } => "device_added",
             Event::DeviceRemoved { .. } => "device_removed",
@@ -176,6 +188,11 @@ impl Event {
                 vec![("device", Text(device)), ("from", Number((*from).into())), ("to", Number((*to).into()))]
             }
             Event::VirtioNeedsReset { device, reason } => vec![("device", Text(device)), ("reason", Text(reason))],
+            Event::VirtioRule { device, rule, seen } => {
+                let facts = [("device", &**device), ("rule", rule.id), ("seen", seen)];
+                let cited = [("section", rule.section), ("title", rule.title), ("clause", rule.clause)];
+                facts.into_iter().chain(cited).map(|(name, text)| (name, Text(text))).collect()
+            }
             Event::DiskFull { device, action, path, error, free } => {
                 let fields =
                     [("device", Text(device)), ("action", Text(action)), ("path", Text(path)), ("error", Text(error))];
@@ -222,6 +239,9 @@ impl fmt::Display for Event {
             Event::VirtioNeedsReset { device, reason } => {
                 write!(f, "{device}: needs reset: {reason}")
             }
+            Event::VirtioRule { device, rule: Rule { id, level, source, section, title, clause }, seen } => {
+                write!(f, "{device}: {id}: {seen}; {source}, {section} \"{title}\" ({level}): {clause}")
+            }
             Event::DiskFull { device, action, path, error, free } => {
                 let free = free.map(|free| format!("; {free} bytes are free")).unwrap_or_default();
                 write!(
@@ -256,6 +276,7 @@ pub trait Sink: Send + Sync {
 pub struct Events {
     subscribers: Vec<Subscriber>,
     tapes: Option<Arc<Tapes>>,
+    violations: Option<Arc<Violations>>,
 }
 
 /// A sink and what it wants.
@@ -303,16 +324,36 @@ impl Events {
     pub fn and(mut self, other: Events) -> Events {
         self.subscribers.extend(other.subscribers);
         self.tapes = self.tapes.or(other.tapes);
+        self.violations = self.violations.or(other.violations);
         self
     }
 
     fn of(subscriber: Subscriber) -> Events {
-        Events { subscribers: vec![subscriber], tapes: None }
+        Events { subscribers: vec![subscriber], tapes: None, violations: None }
     }
 
     /// This stream, and what is recorded beside it.
     pub fn with_tapes(self, tapes: Arc<Tapes>) -> Events {
         Events { tapes: Some(tapes), ..self }
+    }
+
+    /// This stream, with rules checked: what is broken is told, and counted there.
+    pub fn with_rules(self, violations: Arc<Violations>) -> Events {
+        Events { violations: Some(violations), ..self }
+    }
+
+    /// Whether rules are checked.
+    #[inline]
+    pub fn checks_rules(&self) -> bool {
+        self.violations.is_some()
+    }
+
+    /// The driver of `device` broke a rule. Nothing happens unless rules are checked.
+    pub fn broke(&self, rule: &'static Rule, device: &Arc<str>, seen: impl FnOnce() -> String) {
+        let Some(violations) = &self.violations else { return };
+        if let Some((device, seen)) = violations.count(rule, device, seen) {
+            self.warn(|| Event::VirtioRule { device, rule, seen });
+        }
     }
 
     /// A tape for the thread that is called `name`, if there is a recorder.

@@ -120,6 +120,11 @@ impl Activation {
     ) -> Result<Option<Worker<W>>, StartError> {
         for live in &mut queues {
             live.queue.record_on(self.fault.tape(&format!("{}-q{}", self.name, live.index)));
+            live.queue.check_by(self.fault.check(
+                live.index,
+                live.queue.size(),
+                self.features & feature::EVENT_IDX != 0,
+            ));
         }
         let Some(first) = queues.first() else { return Ok(None) };
         let index = first.index;

@@ -17,6 +17,7 @@
 pub mod agent_port;
 pub mod balloon;
 pub mod block;
+pub mod check;
 mod claim;
 pub mod console;
 pub mod device;

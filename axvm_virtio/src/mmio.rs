@@ -22,9 +22,10 @@ use axvm_devices::{BusDevice, Irq, RegisterNames};
 use axvm_events::Events;
 use axvm_memory::GuestRam;
 
+use crate::check::{self, Direction};
 use crate::claim::Area;
 use crate::device::VirtioDevice;
-use crate::signals::Line;
+use crate::signals::{INTERRUPTS, Line};
 use crate::transport::{Registers, Selectors, Transport};
 
 /// "virt", little-endian.
@@ -57,6 +58,7 @@ mod reg {
     pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
     pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
     pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub(super) const SHM_SEL: u64 = 0x0ac;
     pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
     pub(super) const SHM_LEN_HIGH: u64 = 0x0b4;
     pub(super) const SHM_BASE_LOW: u64 = 0x0b8;
@@ -83,6 +85,18 @@ const NAMES: &[(u64, &str)] = &[
     (reg::CONFIG_GENERATION, "ConfigGeneration"),
 ];
 
+/// The direction of the register at `offset`, as in table 4.1; `None` if none begins there.
+fn direction(offset: u64) -> Option<Direction> {
+    match offset {
+        reg::QUEUE_READY | reg::STATUS | reg::QUEUE_RESET => Some(Direction::Both),
+        reg::DEVICE_FEATURES_SEL | reg::DRIVER_FEATURES..=reg::QUEUE_SEL | reg::QUEUE_NUM => Some(Direction::Write),
+        reg::QUEUE_NOTIFY | reg::INTERRUPT_ACK | reg::SHM_SEL => Some(Direction::Write),
+        reg::QUEUE_DESC_LOW..=reg::QUEUE_DEVICE_HIGH => Some(Direction::Write),
+        _ => Some(Direction::Read),
+    }
+    .filter(|_| offset == reg::SHM_SEL || NAMES.iter().any(|(register, _)| *register == offset))
+}
+
 /// Offset of QueueNotify: where an ioeventfd goes, matching the queue's number in 32 bits.
 pub const QUEUE_NOTIFY: u64 = reg::QUEUE_NOTIFY;
 
@@ -101,6 +115,18 @@ impl MmioTransport {
         Transport::new(name, device, ram, Line::Edge(irq), events).map(Arc::new).map(MmioTransport)
     }
 
+    /// Looks at an access, if rules are checked.
+    fn check(&self, offset: u64, len: usize, written: Option<&[u8]>) {
+        let Some(findings) = self.signals().findings() else { return };
+        if let Some(offset) = offset.checked_sub(reg::CONFIG) {
+            return check::mmio_config(&findings, offset, len);
+        }
+        check::mmio(&findings, offset, len, direction(offset), written.is_some());
+        if let (reg::INTERRUPT_ACK, Some(&[a, b, c, d])) = (offset, written) {
+            check::mmio_ack(&findings, u32::from_le_bytes([a, b, c, d]) & !INTERRUPTS);
+        }
+    }
+
     /// The part that knows no bus.
     pub fn transport(&self) -> &Arc<Transport> {
         &self.0
@@ -117,19 +143,21 @@ impl Deref for MmioTransport {
 
 impl BusDevice for MmioTransport {
     fn read(&self, offset: u64, data: &mut [u8]) {
+        self.check(offset, data.len(), None);
         data.fill(0);
         if let Some(offset) = offset.checked_sub(reg::CONFIG) {
             self.lock().core.read_config(offset, data);
         } else if data.len() == 4 {
             let value = match offset {
                 reg::INTERRUPT_STATUS => self.signals().interrupt_status(),
-                _ => read(&self.lock(), offset),
+                _ => read(&mut self.lock(), offset),
             };
             data.copy_from_slice(&value.to_le_bytes());
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
+        self.check(offset, data.len(), Some(data));
         if let Some(offset) = offset.checked_sub(reg::CONFIG) {
             self.lock().core.write_config(offset, data);
         } else if let Ok(bytes) = data.try_into() {
@@ -147,7 +175,7 @@ impl BusDevice for MmioTransport {
     }
 }
 
-fn read(Registers { core, select }: &Registers, offset: u64) -> u32 {
+fn read(Registers { core, select }: &mut Registers, offset: u64) -> u32 {
     match offset {
         reg::MAGIC_VALUE => MAGIC,
         reg::VERSION => VERSION,
@@ -156,7 +184,7 @@ fn read(Registers { core, select }: &Registers, offset: u64) -> u32 {
         reg::DEVICE_FEATURES => core.offered(select.device_features),
         reg::QUEUE_NUM_MAX => core.queue_max(select.queue),
         reg::QUEUE_READY => core.queue_ready(select.queue).into(),
-        reg::STATUS => core.status(),
+        reg::STATUS => core.read_status(),
         // All ones: no such region.
         reg::SHM_LEN_LOW | reg::SHM_LEN_HIGH | reg::SHM_BASE_LOW | reg::SHM_BASE_HIGH => u32::MAX,
         // A queue reset is over before the driver can look.

@@ -17,9 +17,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axvm_devices::Irq;
+use axvm_events::rules::Rule;
 use axvm_events::tape::Tape;
 use axvm_events::{Event, Events};
 
+use crate::check::{Findings, rules};
+use crate::queue::RingCheck;
 use crate::state::{StateError, VectorsState};
 use crate::vectors::{Cause, VectorMap};
 
@@ -65,6 +68,17 @@ impl DeviceSignals {
 
     pub(crate) fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The driver broke a rule of the standard; nothing happens unless rules are checked.
+    pub(crate) fn broke(&self, rule: &'static Rule, seen: impl FnOnce() -> String) {
+        self.events.broke(rule, &self.name, seen);
+    }
+
+    /// Where the check of registers tells what it finds, if rules are checked.
+    #[inline]
+    pub(crate) fn findings(&self) -> Option<Findings<'_>> {
+        self.events.checks_rules().then_some(Findings { events: &self.events, device: &self.name })
     }
 
     /// The InterruptStatus register.
@@ -218,6 +232,10 @@ impl FaultReporter {
 
     /// The driver broke a rule: asks it for a reset. Only the first report until then counts.
     pub fn report(&self, reason: impl Display) {
+        if self.0.events.checks_rules() {
+            let words = reason.to_string();
+            rules::of_fault(&words).into_iter().for_each(|rule| self.0.broke(rule, || words.clone()));
+        }
         if self.0.needs_reset.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -231,6 +249,13 @@ impl FaultReporter {
     /// A tape for the queue that is called `name`, if there is a recorder.
     pub(crate) fn tape(&self, name: &str) -> Option<Tape> {
         self.0.events.queue_tape(name)
+    }
+
+    /// A check of a queue, if rules are checked.
+    pub(crate) fn check(&self, queue: u16, size: u16, event_idx: bool) -> Option<Box<RingCheck>> {
+        let DeviceSignals { events, name, .. } = &*self.0;
+        let check = || RingCheck::new(events.clone(), Arc::clone(name), (queue, size), event_idx);
+        events.checks_rules().then(|| Box::new(check()))
     }
 
     /// The host failed a request: tells the user, at most once a second.

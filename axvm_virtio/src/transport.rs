@@ -12,6 +12,7 @@
 //!
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.6.1 "Virtqueue Reset", 3.1 "Device Initialization".
 
+mod check;
 mod glance;
 mod saved;
 mod shared;
@@ -49,6 +50,8 @@ pub(crate) struct TransportCore {
     workers: Arc<WorkerList>,
     /// A saved state was put in, and the device has not run since.
     restored: bool,
+    /// What is known of the driver for the check of its rules.
+    check: check::DriverCheck,
 }
 
 impl TransportCore {
@@ -74,6 +77,7 @@ impl TransportCore {
             kicks,
             workers,
             restored: false,
+            check: check::DriverCheck::default(),
         }
     }
 
@@ -94,6 +98,7 @@ impl TransportCore {
 
     /// The driver writes half `select` of its features.
     pub(crate) fn accept(&mut self, select: u32, value: u32) {
+        self.check_features(select, value);
         self.status.accept(select, value);
     }
 
@@ -110,6 +115,7 @@ impl TransportCore {
             let _ = self.reset(None);
             return;
         }
+        self.check_status(value);
         let from = self.status();
         let had_agreed = self.status.has_agreed();
         let transition = self.status.write(value);
@@ -129,6 +135,7 @@ impl TransportCore {
         self.device.reset();
         self.status.write(0);
         self.signals.reset();
+        self.check_anew();
         for claim in &mut self.queues {
             *claim = QueueClaim::new(claim.max);
         }
@@ -158,6 +165,7 @@ impl TransportCore {
 
     /// The driver chooses a size. What does not fit a ring is found at DRIVER_OK.
     pub(crate) fn set_queue_size(&mut self, index: u32, size: u32) {
+        self.check_size(index, size);
         if let Some(claim) = self.idle_claim(index) {
             claim.layout.size = u16::try_from(size).unwrap_or(u16::MAX);
         }
@@ -165,12 +173,14 @@ impl TransportCore {
 
     /// The driver writes one half of an address.
     pub(crate) fn set_queue_address(&mut self, index: u32, area: Area, high: bool, value: u32) {
+        self.check_claim(index, "address");
         let Some(claim) = self.idle_claim(index) else { return };
         claim.set_address(area, high, value);
     }
 
     /// The driver enables or disables a queue; disabling is over when this returns.
     pub(crate) fn set_queue_ready(&mut self, index: u32, ready: bool) {
+        self.check_ready(index, ready);
         if self.claim(index).is_none_or(|claim| claim.ready == ready) {
             return;
         }
@@ -206,6 +216,7 @@ impl TransportCore {
 
     /// The driver writes the configuration space.
     pub(crate) fn write_config(&mut self, offset: u64, data: &[u8]) {
+        self.check_config_write(offset, data.len());
         self.device.write_config(offset, data);
         self.signals.new_generation();
     }
@@ -272,7 +283,10 @@ impl TransportCore {
         };
         match started {
             Ok(()) => self.live = live,
-            Err(error) => FaultReporter::new(&self.signals).report(whole(&error)),
+            Err(error) => {
+                self.check_start(&error);
+                FaultReporter::new(&self.signals).report(whole(&error));
+            }
         }
     }
 

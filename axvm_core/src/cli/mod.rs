@@ -54,7 +54,7 @@ Examples:
   axvm run --help                                      every option
 
 Exit codes: 0 the guest powered off, 1 host or set-up error, 2 wrong usage, 3 the guest rebooted \
-(with --on-reboot end), 4 the guest's kernel panicked, 5 the guest crashed, 6 it halted for good, \
+(with --on-reboot end), 4 the guest's kernel panicked, 5 the guest crashed, 6 it halted for good, 7 a driver broke a rule of virtio, \
 124 its time was over (--timeout), 128+N by signal N.
 
 A first SIGTERM, SIGINT or SIGHUP presses the guest's power button; a second one, or --grace \

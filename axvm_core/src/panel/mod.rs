@@ -32,6 +32,7 @@ use crate::debug::Debugger;
 use crate::explain::Explainer;
 use crate::network::{self, Cards};
 use crate::rates;
+use crate::virtio_check::Check;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -61,6 +62,7 @@ pub struct Panel {
     explainer: Arc<Explainer>,
     dump: Arc<Mutex<types::DumpStatus>>,
     debugger: Arc<Debugger>,
+    check: Check,
 }
 
 /// A look at the exits.
@@ -132,7 +134,13 @@ impl Panel {
             explainer,
             dump: Arc::default(),
             debugger,
+            check: Check::default(),
         }
+    }
+
+    /// The same, that says what drivers broke.
+    pub fn with_check(self, check: &Check) -> Panel {
+        Panel { check: check.clone(), ..self }
     }
 
     /// What lets gdb at these machines.
@@ -261,6 +269,7 @@ impl Control for Panel {
                 types::SlotCount { count, free }
             }),
             agent_port: self.facts.agent_port.clone(),
+            virtio_check: self.check.broken(),
             busy: machine.as_ref().map(words::busy).unwrap_or_default(),
             exits: self.exits(machine.map(|machine| machine.exits()).unwrap_or_default()),
             console: self.facts.console.clone(),

@@ -218,6 +218,9 @@ fn describe(status: &Status, balloon: Option<&Balloon>) -> String {
     if let Some(slots) = &status.slots {
         row("slots", format!("{} of {} free", slots.free, slots.count));
     }
+    for broken in status.virtio_check.iter().flatten() {
+        row("broken", format!("{} {} times, first by {}: {}", broken.rule, broken.count, broken.device, broken.seen));
+    }
     for busy in status.busy.iter().filter(|busy| busy.seconds >= WORTH_TELLING) {
         row("waits", format!("{} has had a request in the host for {:.0} s", busy.thread, busy.seconds));
     }
@@ -280,6 +283,7 @@ mod tests {
             ],
             vsock: Some(VsockStatus { guest_cid: 3, uds_path: "/run/v".into(), connections: 1 }),
             agent_port: Some("/run/a".into()),
+            virtio_check: None,
             busy: vec![busy("vda-q0", 12.2), busy("rng-q0", 0.1)],
             exits: Exits { per_vcpu: vec![10, 2], total: 12, per_second: 3.2 },
             slots: Some(SlotCount { count: 28, free: 27 }),

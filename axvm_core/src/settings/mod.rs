@@ -49,7 +49,7 @@ pub use file::{SettingsFault, parse, read};
 pub use gdb::GdbAt;
 pub use net::{Datagrams, Forward, Mac, NetEnd, NetSetting, Transport, check_tap_name};
 pub use parts::{Amount, Cpus, Memory};
-pub use policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot};
+pub use policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot, VirtioCheck};
 pub use schema::schema;
 pub use setting::Setting;
 pub use trace::TraceTo;
@@ -152,6 +152,10 @@ settings! {
         /// Warn, while the guest starts, of what the machine needs and its kernel and initrd lack [default: auto]
         #[arg(long, value_parser = words::<Lint>(), help_heading = CONTROL)]
         pub lint: Option<Lint> = Lint::Auto,
+
+        /// Hold the guest's virtio drivers to the standard: tell the rules they break, or end AxVM at the first [default: off]
+        #[arg(long, value_parser = words::<VirtioCheck>(), help_heading = CONTROL)]
+        pub virtio_check: Option<VirtioCheck> = VirtioCheck::Off,
 
         /// Seconds that a guest has to power off after a first signal [default: 10]
         #[arg(long, value_name = "SECONDS", help_heading = CONTROL, allow_hyphen_values = true)]

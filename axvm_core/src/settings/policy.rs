@@ -56,6 +56,18 @@ pub enum Lint {
     Off,
 }
 
+/// Whether the guest's virtio drivers are held to the standard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VirtioCheck {
+    /// Rules are not checked
+    Off,
+    /// Tell each rule that is broken, once, and count
+    Log,
+    /// The first rule that is broken ends AxVM with exit code 7
+    Stop,
+}
+
 /// What a guest does whose vCPUs are all halted for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -20,7 +20,7 @@ use axvm_memory::PageSize;
 use axvm_virtio::block::DiskConfig;
 use axvm_virtio::limiter::RateLimit;
 
-use super::policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot};
+use super::policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot, VirtioCheck};
 use super::value::{IoPort, Name, Pins, Size, Time};
 
 /// A setting, or a struct of them.
@@ -74,7 +74,7 @@ macro_rules! without_paths {
 }
 
 without_paths!(bool, u32, String, IoPort, Name, Pins, Size, Time, Acpi, Bus, Entry, CpuModel, PageSize);
-without_paths!(Lint, OnReboot, OnCrash, OnPanic, OnHalt, RateLimit);
+without_paths!(Lint, VirtioCheck, OnReboot, OnCrash, OnPanic, OnHalt, RateLimit);
 
 impl Value for PathBuf {
     fn move_to(&mut self, directory: &Path) {

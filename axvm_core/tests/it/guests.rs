@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 /// Runs the guest; `None`, said aloud, where there is no KVM.
-fn run(disk_options: &str, arguments: &[&str]) -> Option<Output> {
+pub fn run(disk_options: &str, arguments: &[&str]) -> Option<Output> {
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         println!("skipped: /dev/kvm cannot be opened");
         return None;

@@ -40,4 +40,5 @@ mod standstill;
 mod terminal;
 mod trace;
 mod version;
+mod virtio_check;
 mod vsock;

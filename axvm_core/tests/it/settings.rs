@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 80] = [
+const OPTIONS: [&[&str]; 83] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -96,6 +96,9 @@ const OPTIONS: [&[&str]; 80] = [
     &["--lint", "auto"],
     &["--lint", "on"],
     &["--lint", "off"],
+    &["--virtio-check", "off"],
+    &["--virtio-check", "log"],
+    &["--virtio-check", "stop"],
     &["--grace", "0"],
     &["--timeout", "5m"],
     &["--verbose"],
@@ -328,7 +331,9 @@ fn what_help_and_example_call_a_default_is_one() {
         (shown.on_reboot(), shown.grace(), shown.cpu(), shown.acpi(), shown.bus()),
         (default.on_reboot(), default.grace(), default.cpu(), default.acpi(), default.bus())
     );
-    let ends = |s: &Settings| (s.on_crash(), s.on_panic(), s.on_halt(), s.restart_limit(), s.silence(), s.lint());
+    let ends = |s: &Settings| {
+        (s.on_crash(), s.on_panic(), s.on_halt(), s.restart_limit(), s.silence(), s.lint(), s.virtio_check())
+    };
     assert_eq!(ends(&shown), ends(&default));
     let switches = |settings: &Settings| (settings.verbose(), settings.no_acpi(), settings.sandbox());
     assert_eq!(switches(&shown), switches(&default));

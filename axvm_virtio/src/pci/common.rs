@@ -12,6 +12,7 @@
 //! Spec: virtio 1.2, 4.1.4.3 "Common configuration structure layout".
 //! Left out: queue_notify_data, which has a meaning with NOTIF_CONFIG_DATA only.
 
+use crate::check::{self, PciField};
 use crate::claim::Area;
 use crate::signals::Line;
 use crate::transport::{Registers, Transport};
@@ -43,7 +44,10 @@ use field::*;
 
 /// The driver reads. `data` arrives zeroed.
 pub(super) fn read(transport: &Transport, offset: u64, data: &mut [u8]) {
-    let registers = &*transport.lock();
+    let registers = &mut *transport.lock();
+    if let Some(findings) = transport.signals().findings() {
+        check::pci_read(&findings, offset, data.len(), natural(offset, data.len()));
+    }
     let value = match (offset, data.len()) {
         (QUEUE_DESC..QUEUE_DEVICE_END, 4 | 8) => {
             let area = area(offset);
@@ -61,6 +65,9 @@ pub(super) fn write(transport: &Transport, offset: u64, data: &[u8]) {
     bytes.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
     let value = u64::from_le_bytes(bytes);
     let registers = &mut *transport.lock();
+    if let Some(findings) = transport.signals().findings() {
+        check::pci_write(&findings, offset, data, natural(offset, data.len()), kind(offset));
+    }
     match (offset, data.len()) {
         (QUEUE_DESC..QUEUE_DEVICE_END, 4 | 8) => {
             let Some((area, high)) = area(offset) else { return };
@@ -86,6 +93,25 @@ fn width(offset: u64) -> usize {
     }
 }
 
+/// The width that an access of `len` bytes at `offset` must have: addresses may also be accessed in halves.
+fn natural(offset: u64, len: usize) -> usize {
+    match offset {
+        QUEUE_DESC..QUEUE_DEVICE_END if len == 8 && offset.is_multiple_of(8) => 8,
+        QUEUE_DESC..QUEUE_DEVICE_END if offset.is_multiple_of(4) => 4,
+        offset => width(offset),
+    }
+}
+
+/// What the check of a write must know of the field at `offset`.
+fn kind(offset: u64) -> PciField {
+    match offset {
+        DEVICE_FEATURE | NUM_QUEUES | CONFIG_GENERATION | QUEUE_NOTIFY_OFF => PciField::ReadOnly,
+        QUEUE_SIZE => PciField::QueueSize,
+        QUEUE_ENABLE => PciField::QueueEnable,
+        _ => PciField::Other,
+    }
+}
+
 /// Which address, and which half of it.
 fn area(offset: u64) -> Option<(Area, u32)> {
     let area = match (offset - QUEUE_DESC) / 8 {
@@ -96,7 +122,7 @@ fn area(offset: u64) -> Option<(Area, u32)> {
     offset.is_multiple_of(4).then_some((area, (offset / 4 % 2) as u32))
 }
 
-fn get(transport: &Transport, Registers { core, select }: &Registers, offset: u64) -> u32 {
+fn get(transport: &Transport, Registers { core, select }: &mut Registers, offset: u64) -> u32 {
     let queue = select.queue;
     let exists = core.queue_max(queue) != 0;
     match offset {
@@ -106,7 +132,7 @@ fn get(transport: &Transport, Registers { core, select }: &Registers, offset: u6
         DRIVER_FEATURE => core.accepted_half(select.driver_features),
         CONFIG_MSIX_VECTOR => vectors(transport).map_or(0, |vectors| vectors.get(Cause::Config).into()),
         NUM_QUEUES => transport.queue_count().into(),
-        DEVICE_STATUS => core.status(),
+        DEVICE_STATUS => core.read_status(),
         CONFIG_GENERATION => core.config_generation() & 0xff,
         QUEUE_SELECT => queue,
         QUEUE_SIZE => core.queue_size(queue),

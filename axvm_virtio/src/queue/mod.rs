@@ -33,6 +33,7 @@
 //! Left out: packed rings (2.8), in-order use (2.7.9), the legacy layout (2.7.2).
 
 mod chain;
+mod check;
 mod descriptor;
 mod error;
 mod layout;
@@ -46,6 +47,7 @@ use axvm_events::tape::{Kind, Tape};
 use axvm_memory::{AccessError, GuestArray, GuestRam};
 
 pub use chain::Chain;
+pub(crate) use check::{RingCheck, rule_of};
 pub use error::QueueError;
 pub use layout::{MAX_SIZE, QueueFeatures, QueueLayout, QueueState};
 
@@ -75,6 +77,8 @@ pub struct VirtQueue {
     broken: Option<QueueError>,
     /// Where its requests are recorded.
     tape: Option<Tape>,
+    /// Who looks whether the driver keeps to the standard.
+    check: Option<Box<RingCheck>>,
 }
 
 impl VirtQueue {
@@ -112,12 +116,18 @@ impl VirtQueue {
             buffers: Buffers::default(),
             broken: None,
             tape: None,
+            check: None,
         })
     }
 
     /// From now on its requests are recorded, if there is a tape.
     pub(crate) fn record_on(&mut self, tape: Option<Tape>) {
         self.tape = tape;
+    }
+
+    /// From now on its driver is checked, if there is a check.
+    pub(crate) fn check_by(&mut self, check: Option<Box<RingCheck>>) {
+        self.check = check;
     }
 
     /// A kick of the driver woke the worker.
@@ -142,9 +152,16 @@ impl VirtQueue {
             Ok(None) => Ok(None),
             Ok(Some(head)) => {
                 self.record(Kind::Pop, head, 0);
-                Ok(Some(self.buffers.chain(head)))
+                let chain = self.buffers.chain(head);
+                if let Some(check) = &mut self.check {
+                    check.taken(&chain, self.avail.flags());
+                }
+                Ok(Some(chain))
             }
             Err(error) => {
+                if let (Some(check), None) = (&self.check, self.broken) {
+                    check.error(&error);
+                }
                 self.broken = Some(error);
                 Err(error)
             }
@@ -162,6 +179,9 @@ impl VirtQueue {
         self.elements.set(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
         self.record(Kind::Complete, head, written);
+        if let Some(check) = &mut self.check {
+            check.returned(head);
+        }
     }
 
     /// Gives the chain that was popped last back to the ring: the next [`VirtQueue::pop`] finds it again.
@@ -171,6 +191,9 @@ impl VirtQueue {
     pub fn put_back(&mut self) {
         assert!(self.next_used != self.next_avail, "a chain put back to a queue with no chain in flight");
         self.next_avail = self.next_avail.wrapping_sub(1);
+        if let Some(check) = &mut self.check {
+            check.put_back();
+        }
     }
 
     /// Makes all pushed chains visible to the driver; true if it must be interrupted.

@@ -83,9 +83,15 @@ impl<W: Words> AvailRing<W> {
         self.words.load(RING + (usize::from(position) & (self.size - 1)), Ordering::Relaxed)
     }
 
+    /// What the driver says of interrupts, without event indices.
+    #[inline]
+    pub(super) fn flags(&self) -> u16 {
+        self.words.load(FLAGS, Ordering::Relaxed)
+    }
+
     #[inline]
     fn no_interrupt(&self) -> bool {
-        self.words.load(FLAGS, Ordering::Relaxed) & NO_INTERRUPT != 0
+        self.flags() & NO_INTERRUPT != 0
     }
 
     #[inline]

@@ -17,6 +17,7 @@ use axvm_memory::GuestRam;
 use axvm_sync::EventFd;
 
 use super::TransportCore;
+use crate::check::rules;
 use crate::device::{DeviceId, VirtioDevice};
 use crate::signals::{DeviceSignals, Line};
 use crate::state::{RestoreError, TransportState};
@@ -159,8 +160,9 @@ impl Transport {
 
     /// The driver kicks; a queue that there is not is no one's.
     pub(crate) fn kicked(&self, queue: usize) {
-        if let Some(kick) = self.kicks.get(queue) {
-            kick.signal();
+        match self.kicks.get(queue) {
+            Some(kick) => kick.signal(),
+            None => self.signals.broke(&rules::KICK_NO_QUEUE, || format!("queue {queue} of {}", self.kicks.len())),
         }
     }
 

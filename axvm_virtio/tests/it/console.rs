@@ -293,7 +293,7 @@ fn waiting_takes_no_processor_time() {
     let (port, ram) = (Port::new().unwrap(), GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap());
     let (irq, device) = (Irq::new().unwrap(), Box::new(Console::new(port.clone())));
     let transport = MmioTransport::new("idle", device, ram.clone(), irq.try_clone().unwrap(), Events::default());
-    let machine = Machine { ram, transport: transport.unwrap(), irq, tape: Arc::default() };
+    let machine = Machine { ram, transport: transport.unwrap(), irq, tape: Arc::default(), rules: Arc::default() };
     let features = feature::VERSION_1 | feature::EVENT_IDX;
     let drivers = RINGS.map(|ring| FakeDriver::new(&machine.ram, ring, 64, true));
     let mut line = Line { machine, port, features, drivers };

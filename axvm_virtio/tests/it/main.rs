@@ -35,6 +35,7 @@ mod rate;
 mod restore;
 mod restore_hostile;
 mod rng;
+mod virtio_check;
 mod virtio_drivers;
 mod vsock;
 mod vsock_hostile;

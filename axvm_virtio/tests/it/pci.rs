@@ -13,6 +13,7 @@ use axvm_arch::msi::MsiRoute;
 use axvm_devices::pci::{Bridge, MsiRouter, Msix, MsixVector};
 use axvm_devices::{BusDevice, Irq, PciHost, StopSwitch};
 use axvm_events::Events;
+use axvm_events::rules::Violations;
 use axvm_memory::{GuestRam, RamConfig};
 use axvm_virtio::console::Console;
 use axvm_virtio::device::{VirtioDevice, feature};
@@ -69,6 +70,14 @@ struct Bench {
     window: Arc<dyn BusDevice>,
     irqs: Vec<Irq>,
     moved: Arc<Mutex<Vec<Move>>>,
+    rules: Arc<Violations>,
+}
+
+/// The rules that a driver breaks which writes this to the common configuration: offset, length, value.
+pub fn broken_on_pci(act: impl FnOnce(&dyn Fn(u64, usize, u64))) -> Vec<&'static str> {
+    let bench = Bench::new(Box::new(Rng::default()));
+    act(&|at, len, value| bench.set(at, len, value));
+    bench.rules.all().iter().map(|violation| violation.rule.id).collect()
 }
 
 impl Bench {
@@ -81,7 +90,9 @@ impl Bench {
         let vector = |(irq, gsi): (&Irq, u32)| MsixVector { irq: irq.try_clone().unwrap(), gsi };
         let vectors = irqs.iter().zip(24..).map(vector).collect();
         let msix = Arc::new(Msix::new(vectors, Arc::new(Routes::default())));
-        let transport = Arc::new(pci::transport("vda", device, ram.clone(), &msix, Events::default()).unwrap());
+        let rules = Arc::<Violations>::default();
+        let events = Events::default().with_rules(rules.clone());
+        let transport = Arc::new(pci::transport("vda", device, ram.clone(), &msix, events).unwrap());
         let moved = Arc::<Mutex<Vec<_>>>::default();
         let tape = Arc::clone(&moved);
         let function = pci::function(&transport, msix, BAR, move |from, to| tape.lock().unwrap().push((from, to)));
@@ -89,7 +100,7 @@ impl Bench {
         let host = Arc::new(PciHost::new(Arc::new(StopSwitch::new().unwrap()), Bridge::Express));
         host.add(8, "vda", function).unwrap();
         let (ecam, window) = (PciHost::ecam(&host), PciHost::window(&host, WINDOW, 1 << 28));
-        let bench = Bench { ram, transport, host, ecam, window, irqs, moved };
+        let bench = Bench { ram, transport, host, ecam, window, irqs, moved, rules };
         bench.set_config(4, 2, 6);
         bench
     }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use axvm_arch::Gpa;
 use axvm_devices::{BusDevice, Irq};
+use axvm_events::rules::Violations;
 use axvm_events::{Event, Events, Sink};
 use axvm_memory::{GuestRam, RamConfig};
 use axvm_virtio::block::{Block, DiskConfig, DiskImage};
@@ -126,6 +127,7 @@ pub struct Machine {
     pub transport: MmioTransport,
     pub irq: Irq,
     pub tape: Arc<Tape>,
+    pub rules: Arc<Violations>,
 }
 
 impl Machine {
@@ -142,8 +144,10 @@ impl Machine {
     pub fn named(name: &str, ram: Arc<GuestRam>, device: Box<dyn VirtioDevice>) -> Machine {
         let (irq, tape) = (Irq::new().unwrap(), Arc::<Tape>::default());
         let (line, events) = (irq.try_clone().unwrap(), Events::to(tape.clone()));
+        let rules = Arc::<Violations>::default();
+        let events = events.with_rules(rules.clone());
         let transport = MmioTransport::new(name, device, ram.clone(), line, events).unwrap();
-        Machine { ram, transport, irq, tape }
+        Machine { ram, transport, irq, tape, rules }
     }
 
     /// Pauses, and puts the state, as text, into a new machine over the same RAM, which is paused.
@@ -155,6 +159,11 @@ impl Machine {
         machine.transport.restore(&serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(serde_json::to_string(&machine.transport.state().unwrap()).unwrap(), text);
         machine
+    }
+
+    /// The rules that drivers broke so far, by name.
+    pub fn broken(&self) -> Vec<&'static str> {
+        self.rules.all().iter().map(|violation| violation.rule.id).collect()
     }
 
     pub fn pause(&self) {
