@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::types::{
     Added, Balloon, BalloonStatistics, DriveUpdate, Explanation, NetworkUpdate, NewDrive, NewNetwork, Removal, Status,
-    VmConfig,
+    TraceRequest, TraceStatus, VmConfig,
 };
 
 /// A running machine, as the control socket sees it.
@@ -19,6 +19,10 @@ pub trait Control: Send + Sync {
     fn status(&self) -> Result<Status, ControlError>;
     /// What the guest does, and why that may be no progress.
     fn explain(&self) -> Result<Explanation, ControlError>;
+    /// Begins or ends a trace, or writes what was kept, to the file that the client has opened.
+    fn trace(&self, request: &TraceRequest, descriptors: Vec<OwnedFd>) -> Result<(), ControlError>;
+    /// What is recorded and written.
+    fn tracing(&self) -> Result<TraceStatus, ControlError>;
     /// What the machine was built from.
     fn config(&self) -> Result<VmConfig, ControlError>;
     /// Stops every vCPU and worker at a point from which all state could be read. Done when it returns; twice is once.

@@ -11,7 +11,8 @@ use crate::control::{Attach, Control, ControlError};
 use crate::types::{
     Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, Exits, Explanation, HugePages,
     LikelyCause, LinkState, MachineConfig, MachineState, Memory, NetworkInterface, NetworkStatus, NetworkUpdate,
-    NewDrive, NewNetwork, RateLimiter, Removal, Resident, Status, VmConfig, Vsock, VsockStatus,
+    NewDrive, NewNetwork, RateLimiter, Removal, Resident, Status, TraceRequest, TraceState, TraceStatus, VmConfig,
+    Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -79,10 +80,18 @@ impl Control for FakeMachine {
     }
 
     fn explain(&self) -> Result<Explanation, ControlError> {
-        let (lines, devices, console) = Default::default();
+        let (lines, devices, console, last_exits) = Default::default();
         let causes = vec![LikelyCause { what: "No sign of a fault".into(), remedy: "look at the console".into() }];
         let vcpus = vec!["vCPU 0: halted".into()];
-        Ok(Explanation { quiet_seconds: 3, causes, vcpus, lines, devices, console, text: "What\n".into() })
+        Ok(Explanation { quiet_seconds: 3, causes, vcpus, last_exits, lines, devices, console, text: "What\n".into() })
+    }
+
+    fn trace(&self, request: &TraceRequest, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        self.note(format!("trace {:?} of {} descriptors", request.action, descriptors.len()))
+    }
+
+    fn tracing(&self) -> Result<TraceStatus, ControlError> {
+        Ok(TraceStatus { state: TraceState::Off, path_on_host: None, failed: None })
     }
 
     fn config(&self) -> Result<VmConfig, ControlError> {

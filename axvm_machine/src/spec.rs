@@ -73,6 +73,8 @@ pub struct MachineSpec {
     pub debug_exit: Option<u16>,
     /// Whether there is a debug console.
     pub debug_console: bool,
+    /// Whether a driver's kick is an exit like any other, for one who wants to see it.
+    pub kicks_exit: bool,
 }
 
 /// Where a kernel comes from.
@@ -110,6 +112,7 @@ impl MachineSpec {
             panic_stops: true,
             debug_exit: None,
             debug_console: false,
+            kicks_exit: false,
         }
     }
 

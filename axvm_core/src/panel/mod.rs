@@ -4,6 +4,7 @@
 //!   thread api --Control--> Panel --> the machine of the moment: power switch, gate, balloon, chips
 //! ```
 
+mod trace;
 mod words;
 
 use std::os::fd::OwnedFd;
@@ -30,6 +31,9 @@ use crate::current::Current;
 use crate::explain::Explainer;
 use crate::network::{self, Cards};
 use crate::rates;
+use crate::trace::Recorder;
+
+pub use self::trace::NO_RECORDER;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -57,6 +61,17 @@ pub struct Panel {
     current: Arc<Current>,
     counted: Mutex<Counted>,
     explainer: Arc<Explainer>,
+    recorder: Arc<Recorder>,
+}
+
+/// What is around the machines of this process.
+pub struct Around {
+    /// The machine of the moment.
+    pub current: Arc<Current>,
+    /// Who explains it.
+    pub explainer: Arc<Explainer>,
+    /// Who records it.
+    pub recorder: Arc<Recorder>,
 }
 
 /// A look at the exits.
@@ -77,13 +92,8 @@ struct Facts {
 
 impl Panel {
     /// A panel for the machines of this process.
-    pub fn new(
-        config: &Config,
-        resources: &Resources,
-        consoles: &Consoles,
-        current: Arc<Current>,
-        explainer: Arc<Explainer>,
-    ) -> Panel {
+    pub fn new(config: &Config, resources: &Resources, consoles: &Consoles, around: Around) -> Panel {
+        let Around { current, explainer, recorder } = around;
         let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
             path: disk.path.clone(),
@@ -123,6 +133,7 @@ impl Panel {
             current,
             counted,
             explainer,
+            recorder,
         }
     }
 
@@ -258,6 +269,14 @@ impl Control for Panel {
         let report = self.explainer.report(&*self.machine()?);
         let report = report.ok_or_else(|| ControlError::from("The machine is on its way to an end"))?;
         Ok(words::explanation(report))
+    }
+
+    fn trace(&self, request: &types::TraceRequest, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        self.change_trace(request, descriptors)
+    }
+
+    fn tracing(&self) -> Result<types::TraceStatus, ControlError> {
+        Ok(self.trace_status())
     }
 
     fn config(&self) -> Result<types::VmConfig, ControlError> {

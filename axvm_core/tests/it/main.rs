@@ -37,5 +37,6 @@ mod shown;
 mod standstill;
 mod terminal;
 mod trace;
+mod trace_live;
 mod version;
 mod vsock;

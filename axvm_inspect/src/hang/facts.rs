@@ -45,6 +45,8 @@ pub struct VcpuFacts {
     pub exits: u64,
     /// How it stands; none if it did not come out of what it does in the host.
     pub seen: Option<Seen>,
+    /// Its last exits in words, the latest last, as far as they are recorded.
+    pub last_exits: Vec<String>,
 }
 
 /// A vCPU that was looked at.
