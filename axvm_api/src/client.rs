@@ -134,14 +134,33 @@ impl Client {
         body: &impl Serialize,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<T, ClientError> {
+        let value = self.give(resource, body, descriptors)?;
+        serde_json::from_value(value).map_err(|error| self.strange(error))
+    }
+
+    /// The same, where nothing is answered.
+    pub fn send_with(
+        &mut self,
+        resource: &str,
+        body: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ClientError> {
+        self.give(resource, body, descriptors).map(drop)
+    }
+
+    fn give(
+        &mut self,
+        resource: &str,
+        body: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<serde_json::Value, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.strange(error))?;
         // With the first byte of the request; the rest of it follows as always.
         let line = format!("PUT {resource} HTTP/1.1\r\n");
         send_with(&self.stream, line.as_bytes(), descriptors).map_err(|error| self.broken(error))?;
         let rest = format!("Host: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
         let head = self.send_bytes(&[rest.as_bytes(), &body].concat())?;
-        let value = self.answer(&head)?;
-        serde_json::from_value(value).map_err(|error| self.strange(error))
+        self.answer(&head)
     }
 
     /// Removes something.

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::types::{
     Added, Balloon, BalloonStatistics, DriveUpdate, DumpStatus, Explanation, MemoryContents, NetworkUpdate, NewDrive,
-    NewNetwork, Removal, Status, VcpuRegisters, VmConfig,
+    NewNetwork, Removal, Status, TraceRequest, TraceStatus, VcpuRegisters, VmConfig,
 };
 
 /// A running machine, as the control socket sees it.
@@ -30,6 +30,10 @@ pub trait Control: Send + Sync {
     fn debug(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError>;
     /// How far that is.
     fn dump_status(&self) -> Result<DumpStatus, ControlError>;
+    /// Begins or ends a trace, or writes what was kept, to the file that the client has opened.
+    fn trace(&self, request: &TraceRequest, descriptors: Vec<OwnedFd>) -> Result<(), ControlError>;
+    /// What is recorded and written.
+    fn tracing(&self) -> Result<TraceStatus, ControlError>;
     /// What the machine was built from.
     fn config(&self) -> Result<VmConfig, ControlError>;
     /// Stops every vCPU and worker at a point from which all state could be read. Done when it returns; twice is once.

@@ -21,7 +21,7 @@ use crate::control::{Control, ControlError};
 use crate::http::Response;
 use crate::types::{
     Action, ActionRequest, Added, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, MemoryContents,
-    NetworkUpdate, NewDrive, NewNetwork, Removal, StatisticsUpdate, Version, VmUpdate, WantedState,
+    NetworkUpdate, NewDrive, NewNetwork, Removal, StatisticsUpdate, TraceRequest, Version, VmUpdate, WantedState,
 };
 
 /// One method of one path.
@@ -216,6 +216,14 @@ fn own() -> Vec<Route> {
             })),
         },
         get("/dump", "How far the last dump is", |control| control.dump_status()),
+        get("/trace", "What is recorded, and to which file it is written", |control| control.tracing()),
+        send_with(
+            "/trace",
+            "Begin or end a trace, or write the last moments: the open file comes with the request (SCM_RIGHTS), as axvm \
+             ctl NAME trace sends it",
+            r#"{"action": "Start", "path_on_host": "t.json"}"#,
+            |control, body: TraceRequest, descriptors| control.trace(&body, descriptors),
+        ),
         get("/network-interfaces", "The network cards: cables, links, frames", |control| {
             Ok(control.status()?.networks)
         }),
@@ -332,6 +340,19 @@ where
     let body = Body { schema: SchemaGenerator::subschema_for::<T>, example };
     let answer: SchemaOf = SchemaGenerator::subschema_for::<Added>;
     Route { method: "PUT", path, summary, body: Some(body), answer: Some(answer), work: Work::Call(Box::new(call)) }
+}
+
+/// A route that is given descriptors, and has nothing to say.
+fn send_with<T, F>(path: &'static str, summary: &'static str, example: &'static str, tell: F) -> Route
+where
+    T: DeserializeOwned + JsonSchema,
+    F: Fn(&dyn Control, T, Vec<OwnedFd>) -> Result<(), ControlError> + Send + Sync + 'static,
+{
+    let call = move |control: &dyn Control, _: &str, body: &[u8], descriptors| {
+        tell(control, understood("PUT", path, example, body)?, descriptors).map(|()| Response::done())
+    };
+    let body = Body { schema: SchemaGenerator::subschema_for::<T>, example };
+    Route { method: "PUT", path, summary, body: Some(body), answer: None, work: Work::Call(Box::new(call)) }
 }
 
 /// A route that removes what its path names; a body is not needed.

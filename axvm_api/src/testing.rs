@@ -12,7 +12,7 @@ use crate::types::{
     Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, DumpState, DumpStatus, Exits,
     Explanation, HugePages, LikelyCause, LinkState, MachineConfig, MachineState, Memory, MemoryContents,
     NetworkInterface, NetworkStatus, NetworkUpdate, NewDrive, NewNetwork, RateLimiter, Removal, Resident, Status,
-    VcpuRegisters, VmConfig, Vsock, VsockStatus,
+    TraceRequest, TraceState, TraceStatus, VcpuRegisters, VmConfig, Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -105,10 +105,18 @@ impl Control for FakeMachine {
     }
 
     fn explain(&self) -> Result<Explanation, ControlError> {
-        let (lines, devices, console) = Default::default();
+        let (lines, devices, console, last_exits) = Default::default();
         let causes = vec![LikelyCause { what: "No sign of a fault".into(), remedy: "look at the console".into() }];
         let vcpus = vec!["vCPU 0: halted".into()];
-        Ok(Explanation { quiet_seconds: 3, causes, vcpus, lines, devices, console, text: "What\n".into() })
+        Ok(Explanation { quiet_seconds: 3, causes, vcpus, last_exits, lines, devices, console, text: "What\n".into() })
+    }
+
+    fn trace(&self, request: &TraceRequest, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        self.note(format!("trace {:?} of {} descriptors", request.action, descriptors.len()))
+    }
+
+    fn tracing(&self) -> Result<TraceStatus, ControlError> {
+        Ok(TraceStatus { state: TraceState::Off, path_on_host: None, failed: None })
     }
 
     fn config(&self) -> Result<VmConfig, ControlError> {

@@ -489,6 +489,9 @@ pub struct Explanation {
     pub causes: Vec<LikelyCause>,
     /// A line for each vCPU.
     pub vcpus: Vec<String>,
+    /// A line for each vCPU whose last exits are recorded.
+    #[serde(default)]
+    pub last_exits: Vec<String>,
     /// A line for each interrupt line.
     pub lines: Vec<String>,
     /// A line for each virtio device and each of its queues.
@@ -497,6 +500,53 @@ pub struct Explanation {
     pub console: Vec<String>,
     /// All of it for people, in lines of at most 80 columns.
     pub text: String,
+}
+
+/// `PUT /trace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// What to do.
+    pub action: TraceAction,
+    /// What the file is called; it comes with the request, open. Not needed to stop.
+    #[serde(default)]
+    pub path_on_host: Option<PathBuf>,
+    /// Bytes that the file has at most; without: 256 MiB.
+    #[serde(default)]
+    pub limit: Option<u64>,
+}
+
+/// What becomes of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TraceAction {
+    /// Write what happens from now on.
+    Start,
+    /// End that; `GET /trace` tells when the file is complete.
+    Stop,
+    /// Write the last moments, which a machine with `--flight-recorder` keeps.
+    Dump,
+}
+
+/// `GET /trace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TraceStatus {
+    /// What is done.
+    pub state: TraceState,
+    /// The file that is being written.
+    pub path_on_host: Option<String>,
+    /// Why the last file has no end.
+    pub failed: Option<String>,
+}
+
+/// What is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TraceState {
+    /// Nothing.
+    Off,
+    /// The last moments are kept.
+    Recording,
+    /// A file is being written.
+    Writing,
 }
 
 /// A likely cause.

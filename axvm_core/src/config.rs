@@ -120,6 +120,7 @@ impl Config {
             panic_stops: settings.on_panic() != OnPanic::Continue,
             debug_exit: said.debug_exit.map(|IoPort(first)| first),
             debug_console: debug_console.is_some(),
+            kicks_exit: settings.trace_kicks(),
             ..MachineSpec::new(KernelSource::File(kernel))
         };
         machine.plan()?;

@@ -37,13 +37,13 @@ use crate::lint::GuestFiles;
 use crate::narrator::Narrator;
 use crate::network::{self, Network};
 use crate::notify::{Notifier, NotifyError, ServiceState};
-use crate::panel::Panel;
+use crate::panel::{Around, Panel};
 use crate::reception::Reception;
 use crate::serve::{Outside, Signals, see_off, serve};
 use crate::settings::{GdbAt, Time};
 use crate::signs::Signs;
 use crate::speech;
-use crate::trace::Recorder;
+use crate::trace::{Output, Recorder};
 use crate::virtio_check::Check;
 use crate::vsock::VsockSocket;
 
@@ -53,8 +53,9 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let feed = EventFeed::new().context("Cannot make the event stream (see ulimit -n)")?;
     let narrator = Arc::new(Narrator::new(config.settings.verbose()));
     let narration = if config.settings.verbose() { Events::to(narrator) } else { Events::warnings_to(narrator) };
-    let recorder = config.settings.trace.as_ref().map(Recorder::open).transpose()?;
-    let events = recorder.iter().fold(narration.and(feed.events()), |events, recorder| events.and(recorder.events()));
+    let trace = config.settings.trace.as_ref().map(Output::open).transpose()?;
+    let recorder = Arc::new(Recorder::new(&config.settings));
+    let events = narration.and(feed.events()).and(recorder.events());
     let current = Arc::new(Current::default());
     let (check, events) = Check::of(&config.settings, &current, events);
     if config.by_default {
@@ -83,14 +84,14 @@ pub fn run(args: RunArgs) -> Result<u8> {
         close_sandbox(&config, &sockets, &events)?;
     }
 
-    let writing = recorder.map(Recorder::start).transpose()?;
+    trace.map(|output| recorder.begin(output)).transpose()?;
     speech::start_writer(output).context("Cannot start a thread for messages (see ulimit -u)")?;
     network.watch(&events)?;
     let consoles = consoles.start(&current, &events)?;
     let explainer = Arc::new(explainer.listen(consoles.last_words()));
-    let panel = Panel::new(&config, &resources, &consoles, Arc::clone(&current), Arc::clone(&explainer));
+    let around = Around { current: Arc::clone(&current), explainer: Arc::clone(&explainer), recorder };
+    let panel = Panel::new(&config, &resources, &consoles, around).with_check(&check);
     let debugger = Arc::clone(panel.debugger());
-    let panel = panel.with_check(&check);
     let _gdb = gdb.map(|gdb| gdb.start(Arc::clone(&debugger))).transpose()?;
     let server = bound.serve(Arc::new(panel), feed)?;
     let mut outside = Outside::of(&config, &signals);
@@ -121,10 +122,9 @@ pub fn run(args: RunArgs) -> Result<u8> {
     });
     debugger.finish(end.as_ref().ok().and_then(|end| end.code().ok()).unwrap_or(1));
     tell(&notifier, ServiceState::Stopping, &events);
+    // The machine is gone, and nothing records any more. With the panel the recorder goes, and its file is complete.
     server.stop();
     check.tell_totals();
-    // The machine is gone, and nothing records any more.
-    drop(writing);
     let quit = consoles.were_quit();
     let end = end.map(|end| explained(end, &explainer));
     if let Some(command) = command {
@@ -227,7 +227,7 @@ impl Starts<'_> {
             let reason = current.remove().unwrap_or(reason);
             let end = End::of(reason, machine.stop_switch()).explained_by(machine.crash_report());
             let asked_by = served?;
-            let end = match go_on(end, stopped, asked_by, config, &mut restarts) {
+            let mut end = match go_on(end, stopped, asked_by, config, &mut restarts) {
                 ControlFlow::Continue(end) => end,
                 ControlFlow::Break(end) => {
                     resources.leave(&machine);
@@ -237,6 +237,10 @@ impl Starts<'_> {
             resources.events().emit(|| Event::Power { reason: format!("{}, starting again", end.event()) });
             if let Some(message) = end.warning() {
                 resources.events().warn(|| Event::Warning { from: "guest", message });
+            }
+            if let (Some(report), Some(explainer)) = (end.report_mut(), outside.explainer) {
+                explainer.complete(report);
+                show_report(&end);
             }
             // No vCPU runs any more: its memory can go.
             drop(machine);

@@ -28,10 +28,17 @@ pub trait BusDevice: Send + Sync {
     fn registers(&self) -> RegisterNames {
         |_, _| None
     }
+    /// The same for a part that others show through: how they and their registers are called.
+    fn inside(&self) -> Option<InsideNames> {
+        None
+    }
 }
 
 /// Name of the register at an offset, as the datasheet has it; it may be another one for writes (`true`).
 pub type RegisterNames = fn(u64, bool) -> Option<&'static str>;
+
+/// Name of what is seen at an offset now: part and register.
+pub type InsideNames = Arc<dyn Fn(u64, bool) -> Option<String> + Send + Sync>;
 
 /// A new slot does not fit on the bus.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -148,6 +155,7 @@ impl Bus {
             last: slot.last,
             part: Arc::clone(&slot.name),
             registers: slot.chip.registers(),
+            inside: slot.chip.inside(),
         };
         BusNames(self.slots.iter().map(named).collect())
     }
@@ -167,14 +175,18 @@ struct NamedSlot {
     last: u64,
     part: Arc<str>,
     registers: RegisterNames,
+    inside: Option<InsideNames>,
 }
 
 impl BusNames {
     /// What the guest accesses at `address`: part and register, or how far into the part it is.
     pub fn name(&self, address: u64, write: bool) -> Option<String> {
         let after = self.0.partition_point(|slot| slot.base <= address);
-        let NamedSlot { base, last, part, registers } = &self.0[after.checked_sub(1)?];
+        let NamedSlot { base, last, part, registers, inside } = &self.0[after.checked_sub(1)?];
         let offset = (address <= *last).then(|| address - base)?;
+        if let Some(name) = inside.as_ref().and_then(|inside| inside(offset, write)) {
+            return Some(name);
+        }
         Some(match registers(offset, write) {
             Some("") => part.to_string(),
             Some(register) => format!("{part} {register}"),

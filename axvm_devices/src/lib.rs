@@ -29,7 +29,7 @@ mod uart16550;
 mod unclaimed;
 
 pub use acpi_pm::{AcpiPm, Pm1State};
-pub use bus::{Bus, BusBuilder, BusDevice, BusNames, PlugError, RegisterNames};
+pub use bus::{Bus, BusBuilder, BusDevice, BusNames, InsideNames, PlugError, RegisterNames};
 pub use debug_console::DebugConsole;
 pub use debug_exit::DebugExit;
 pub use i8042::I8042;

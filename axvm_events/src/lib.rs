@@ -356,9 +356,10 @@ impl Events {
         }
     }
 
-    /// A tape for the thread that is called `name`, if there is a recorder.
-    pub fn tape(&self, name: &str) -> Option<Tape> {
-        self.tapes.as_ref().and_then(|tapes| tapes.tape(name, Capacity::Thread))
+    /// The tape that this thread is to have now: the same, a new one, or none.
+    pub fn tape_after(&self, tape: Option<Tape>, name: &str) -> Option<Tape> {
+        let tapes = self.tapes.as_ref()?;
+        tape.and_then(|tape| tapes.still(tape)).or_else(|| tapes.tape(name, Capacity::Thread))
     }
 
     /// A tape for the queue of a device, of which a guest may have many made.

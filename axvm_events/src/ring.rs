@@ -123,6 +123,12 @@ impl<W: Word> RingReader<W> {
         self.ring.head.load(Ordering::Acquire) == self.next
     }
 
+    /// Begins again at the oldest record that is there: none before it is missed.
+    pub(crate) fn rewind(&mut self) {
+        let head = self.ring.head.load(Ordering::Acquire);
+        self.next = (head + 1).saturating_sub(self.ring.slots.len() as u64);
+    }
+
     /// Reads up to `limit` records into `to`, the oldest first; how many were overwritten before they could be read.
     pub(crate) fn read(&mut self, to: &mut Vec<[u64; WORDS]>, limit: usize) -> u64 {
         let ring = &*self.ring;
@@ -178,6 +184,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_there_can_be_read_again() {
+        let (mut writer, mut reader) = ring::<AtomicU64>(8);
+        for count in [3, 100] {
+            (0..count).for_each(|n| writer.push(record(n)));
+            let mut first = Vec::new();
+            reader.rewind();
+            assert_eq!(reader.read(&mut first, usize::MAX), 0);
+            let mut again = Vec::new();
+            reader.rewind();
+            assert_eq!((reader.read(&mut again, usize::MAX), &again), (0, &first));
+            assert_eq!(first.last(), Some(&record(count - 1)));
+        }
+    }
+
+    #[test]
     fn what_was_written_outlives_its_writer() {
         let (mut writer, mut reader) = ring::<AtomicU64>(4);
         writer.push(record(1));
@@ -219,6 +240,21 @@ mod tests {
             fn fence(order: Ordering) {
                 loom::sync::atomic::fence(order);
             }
+        }
+
+        /// A dump begins at the oldest record, wherever the writer is.
+        #[test]
+        fn a_dump_beside_a_writer_has_whole_records() {
+            loom::model(|| {
+                let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64>(2);
+                writer.push([1, 0, 0, 1]);
+                let thread = loom::thread::spawn(move || (2..=3).for_each(|n| writer.push([n, 0, 0, n])));
+                let mut read = Vec::new();
+                reader.rewind();
+                reader.read(&mut read, usize::MAX);
+                assert!(read.iter().all(|[first, .., last]| first == last), "a record of two");
+                thread.join().unwrap();
+            });
         }
 
         /// In every order of memory accesses: without either fence, or with a weaker order at the head, this fails.

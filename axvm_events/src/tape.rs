@@ -5,13 +5,16 @@
 //!   vda-q0: [clock] pop ...                --Tape--> ring --+--> TapeReader, in the thread that writes them down
 //! ```
 //!
+//! Recording is on or off, and may change while the machine runs: a tape is of one recording. A thread that has one asks for it
+//! again where it may have changed, which is after each pause.
+//!
 //! A record is 32 bytes. Recording waits for no lock, asks the host for nothing and allocates nothing: it costs two
 //! readings of the clock and five stores. [`Tapes`] hands a tape to each thread that asks for one, and names the registers.
 //!
 //! No specification. Left out: what is recorded of a guest's memory, which is nothing.
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ring::{RingReader, RingWriter, WORDS, ring};
@@ -42,10 +45,12 @@ pub enum Kind {
     Complete,
     /// The driver was interrupted, for the chains since the last time.
     Interrupt,
+    /// Letters that the guest prints: `count` of them, in `value` and then in `address`.
+    Print,
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 12] = [
         Kind::PortRead,
         Kind::PortWrite,
         Kind::MmioRead,
@@ -57,6 +62,7 @@ impl Kind {
         Kind::Pop,
         Kind::Complete,
         Kind::Interrupt,
+        Kind::Print,
     ];
 
     /// Whether the guest wrote, where it accessed something.
@@ -113,6 +119,8 @@ pub type Clock = fn() -> u64;
 /// A thread's own end: it writes records.
 pub struct Tape {
     clock: Clock,
+    /// The number of the recording that it is of.
+    recording: u64,
     ring: RingWriter<AtomicU64>,
 }
 
@@ -145,7 +153,20 @@ impl Tape {
         let at = self.now();
         self.push(Record { at, took: 0, kind, size: 0, count: 1, address, value });
     }
+
+    /// Adds letters that the guest prints now.
+    pub fn print(&mut self, text: &[u8]) {
+        let at = self.now();
+        for piece in text.chunks(PIECE) {
+            let (first, rest) = piece.split_at(piece.len().min(PIECE / 2));
+            let (count, value, address) = (piece.len() as u16, value(first), value(rest));
+            self.push(Record { at, took: 0, kind: Kind::Print, size: 1, count, address, value });
+        }
+    }
 }
+
+/// Letters that a record has room for.
+const PIECE: usize = 16;
 
 /// The other end: it reads them.
 pub struct TapeReader {
@@ -158,6 +179,11 @@ impl TapeReader {
     /// What its thread is called, such as `vcpu0`.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Begins again at the oldest record that is there.
+    pub fn rewind(&mut self) {
+        self.ring.rewind();
     }
 
     /// Whether its thread is gone, and all is read that it wrote.
@@ -180,8 +206,8 @@ pub type Names = Arc<dyn Fn(Kind, u64) -> Option<String> + Send + Sync>;
 /// How many records a tape holds.
 #[derive(Clone, Copy, Debug)]
 pub enum Capacity {
-    /// A vCPU's: 1 MiB.
-    Thread = 32 << 10,
+    /// A vCPU's: 2 MiB.
+    Thread = 64 << 10,
     /// A queue's: 128 KiB.
     Queue = 4 << 10,
 }
@@ -192,26 +218,60 @@ const WAITING: usize = 1024;
 /// All tapes of a process.
 pub struct Tapes {
     clock: Clock,
+    /// Odd while recording is on; each recording has another number.
+    recording: AtomicU64,
+    /// Readers wait for a time at which what is there is wanted, and that may be never.
+    keeps: bool,
     new: Mutex<Vec<TapeReader>>,
     names: Mutex<Option<Names>>,
 }
 
 impl Tapes {
-    /// Tapes whose records have their times from `clock`.
+    /// Tapes whose records have their times from `clock`; recording is off.
     pub fn new(clock: Clock) -> Tapes {
-        Tapes { clock, new: Mutex::default(), names: Mutex::default() }
+        Tapes { clock, recording: AtomicU64::new(0), keeps: false, new: Mutex::default(), names: Mutex::default() }
     }
 
-    /// A tape for the thread, or the queue, that is called `name`. None while too many wait for their reader: a guest that
-    /// has a device start again and again shall cost no memory.
+    /// Recording is on, for a reader that comes late or never: of threads of one name that are gone, the last is kept.
+    pub fn keeping(clock: Clock) -> Tapes {
+        Tapes { recording: AtomicU64::new(1), keeps: true, ..Tapes::new(clock) }
+    }
+
+    /// Switches recording on or off, for those that ask for a tape from now on.
+    pub fn switch(&self, on: bool) {
+        let change = |now: u64| (now % 2 != u64::from(on)).then_some(now + 1);
+        let _ = self.recording.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// Whether recording is on.
+    pub fn is_on(&self) -> bool {
+        self.recording.load(Ordering::Relaxed) % 2 == 1
+    }
+
+    /// A tape for the thread, or the queue, that is called `name`. None while recording is off, or while too many wait for
+    /// their reader: a guest that has a device start again and again shall cost no memory.
     pub fn tape(&self, name: &str, capacity: Capacity) -> Option<Tape> {
+        let recording = self.recording.load(Ordering::Relaxed);
         let mut new = lock(&self.new);
-        if new.len() >= WAITING {
+        if self.keeps {
+            new.retain(|reader| &*reader.name != name || !reader.ring.is_abandoned());
+        }
+        if recording.is_multiple_of(2) || new.len() >= WAITING {
             return None;
         }
         let (writer, reader) = ring(capacity as usize);
         new.push(TapeReader { name: name.into(), ring: reader, words: Vec::new() });
-        Some(Tape { clock: self.clock, ring: writer })
+        Some(Tape { clock: self.clock, recording, ring: writer })
+    }
+
+    /// The same tape, if it is of the recording that is on.
+    pub fn still(&self, tape: Tape) -> Option<Tape> {
+        (tape.recording == self.recording.load(Ordering::Relaxed)).then_some(tape)
+    }
+
+    /// Gives readers back, for the next who wants to know.
+    pub fn give_back(&self, readers: Vec<TapeReader>) {
+        lock(&self.new).extend(readers);
     }
 
     /// The readers of tapes that are new since the last call.
@@ -242,6 +302,7 @@ mod tests {
     #[test]
     fn a_record_comes_back_as_it_went() {
         let tapes = Tapes::new(|| 42);
+        tapes.switch(true);
         let mut tape = tapes.tape("vcpu7", Capacity::Queue).unwrap();
         let record = |kind| Record {
             at: u64::MAX,
@@ -254,7 +315,7 @@ mod tests {
         };
         Kind::ALL.into_iter().for_each(|kind| tape.push(record(kind)));
         tape.mark(Kind::Pop, 3, 4);
-        assert_eq!(tape.last(2).first(), Some(&record(Kind::Interrupt)));
+        assert_eq!(tape.last(2).first(), Some(&record(Kind::Print)));
         drop(tape);
         let mut reader = tapes.take_new().pop().unwrap();
         let mut read = Vec::new();
@@ -267,9 +328,46 @@ mod tests {
     #[test]
     fn tapes_that_are_not_read_come_to_an_end() {
         let tapes = Tapes::new(|| 0);
+        tapes.switch(true);
         let count = (0..WAITING + 9).filter_map(|_| tapes.tape("vda-q0", Capacity::Queue)).count();
         assert_eq!((count, tapes.take_new().len()), (WAITING, WAITING));
         assert!(tapes.tape("vda-q0", Capacity::Queue).is_some());
+    }
+
+    #[test]
+    fn a_tape_is_of_one_recording() {
+        let tapes = Tapes::new(|| 0);
+        let tape = || tapes.tape("vcpu0", Capacity::Queue);
+        assert!(!tapes.is_on() && tape().is_none());
+        (0..2).for_each(|_| tapes.switch(true));
+        let first = tape().and_then(|tape| tapes.still(tape)).expect("it is on");
+        (0..2).for_each(|_| tapes.switch(false));
+        assert!(tape().is_none());
+        tapes.switch(true);
+        assert!(tapes.still(first).is_none() && tape().is_some(), "another recording");
+    }
+
+    #[test]
+    fn where_no_reader_comes_one_tape_of_each_name_is_kept() {
+        let tapes = Tapes::keeping(|| 0);
+        let lives = tapes.tape("vcpu0", Capacity::Queue);
+        for _ in 0..3 * WAITING {
+            tapes.tape("vda-q0", Capacity::Queue).expect("there is room").mark(Kind::Pop, 0, 0);
+        }
+        let names: Vec<_> = tapes.take_new().iter().map(|reader| Arc::clone(reader.name())).collect();
+        assert_eq!(names, ["vcpu0".into(), "vda-q0".into()]);
+        drop(lives);
+    }
+
+    #[test]
+    fn letters_go_sixteen_to_a_record() {
+        let tapes = Tapes::keeping(|| 7);
+        let mut tape = tapes.tape("hvc0-q1", Capacity::Queue).unwrap();
+        tape.print(b"0123456789abcdefgh");
+        let letters = |record: Record| [record.value.to_le_bytes(), record.address.to_le_bytes()].concat();
+        let read: Vec<_> = tape.last(9).into_iter().map(|record| (record.count, letters(record))).collect();
+        assert_eq!(read[0], (16, b"0123456789abcdef".to_vec()));
+        assert_eq!((read[1].0, &read[1].1[..2], read.len()), (2, &b"gh"[..], 2));
     }
 
     #[test]

@@ -115,6 +115,7 @@ fn main() {
     };
     let mut samples = vec![[const { Vec::new() }; 3]; rows.len()];
     let tapes = Tapes::new(tsc);
+    tapes.switch(true);
     for _ in 0..ROUNDS {
         for (row, samples) in rows.iter().zip(&mut samples) {
             samples[0].push(time(row.1, &|vcpu| _ = machine.run(vcpu)));

@@ -125,7 +125,7 @@ impl<'a> Board<'a> {
         let bridge = if plan.has_pci() { Bridge::Express } else { Bridge::Conventional };
         let host = Arc::new(PciHost::new(Arc::clone(self.stop), bridge));
         if plan.has_pci() {
-            self.pci = Some(PciWiring::new(self.vm, &host, &self.resources.events)?);
+            self.pci = Some(PciWiring::new(self.vm, &host, &self.resources.events, self.spec.kicks_exit)?);
         }
         Ok(host)
     }
@@ -194,7 +194,7 @@ impl<'a> Board<'a> {
         let mmio = MmioTransport::new(&part.name, device, Arc::clone(ram), self.line(part)?, events.clone());
         let mmio = mmio.map_err(MachineError::host(&*part.name))?;
         let transport = Arc::clone(mmio.transport());
-        if let Some((base, _)) = part.window() {
+        if let Some((base, _)) = part.window().filter(|_| !self.spec.kicks_exit) {
             let doorbell = Gpa(base.0 + QUEUE_NOTIFY);
             for queue in 0..transport.queue_count() {
                 self.vm.ioeventfd(doorbell, 4, Some(queue.into()), transport.kick(queue))?;

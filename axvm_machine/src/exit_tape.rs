@@ -4,8 +4,8 @@
 //!   exit --begin--> Recording --answered(data)--> dropped: onto the tape
 //! ```
 //!
-//! The loop is compiled twice, with [`Off`] and with a [`Tape`]; which one runs is chosen when the thread starts. `Off` is
-//! nothing: no branch, no clock.
+//! The loop is compiled twice, with [`Off`] and with a [`Tape`]; which one runs is chosen when the thread starts, and after
+//! each pause. `Off` is nothing: no branch, no clock.
 //!
 //! Left out: the guest's RIP. KVM gives it for a system call of its own, or copies all registers at each exit
 //! (KVM_CAP_SYNC_REGS); either costs more than the record.
@@ -92,7 +92,11 @@ impl Recording for Running<'_> {
     }
 
     fn before(&self) -> Vec<Record> {
-        self.tape.last(LAST)
+        let mut last = self.tape.last(2 * LAST);
+        // To be held is none of the guest's doings.
+        last.retain(|record| record.kind != Kind::Kick);
+        last.drain(..last.len().saturating_sub(LAST));
+        last
     }
 }
 

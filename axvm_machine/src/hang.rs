@@ -80,7 +80,8 @@ impl Machine {
         let own = |look: &Vec<Option<Look>>| look.get(index as usize).copied().flatten();
         let looks = looks.iter().filter_map(own).collect();
         let seen = self.visit_held(index, move |vcpu| see(vcpu, looks)).flatten();
-        VcpuFacts { exits: self.exits().get(index as usize).copied().unwrap_or_default(), seen }
+        let exits = self.exits().get(index as usize).copied().unwrap_or_default();
+        VcpuFacts { exits, seen, last_exits: self.last_exits(index) }
     }
 
     fn device_facts(&self) -> Vec<DeviceFacts> {

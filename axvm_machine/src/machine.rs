@@ -284,6 +284,12 @@ impl Machine {
         self.vcpus.iter().map(VcpuHandle::exits).collect()
     }
 
+    /// The last exits of a vCPU that is held, for people: the latest last; none where nothing is recorded.
+    pub(crate) fn last_exits(&self, vcpu: u32) -> Vec<String> {
+        let last = self.vcpus.get(vcpu as usize).map(VcpuHandle::last_exits).unwrap_or_default();
+        last.iter().map(|exit| self.shared.words(exit)).collect()
+    }
+
     /// The threads of devices with a request in the host, and since when.
     pub fn busy(&self) -> Vec<Busy> {
         self.inventory.busy()

@@ -27,7 +27,8 @@ use crate::MachineError;
 pub(crate) struct PciWiring {
     host: Arc<PciHost>,
     router: Arc<KvmRouter>,
-    doorbells: Arc<Doorbells>,
+    /// None where kicks are to be exits.
+    doorbells: Option<Arc<Doorbells>>,
 }
 
 /// A device on the bus.
@@ -53,9 +54,15 @@ impl MsiRouter for KvmRouter {
 }
 
 impl PciWiring {
-    pub(crate) fn new(vm: &Vm, host: &Arc<PciHost>, events: &Events) -> Result<PciWiring, MachineError> {
+    pub(crate) fn new(
+        vm: &Vm,
+        host: &Arc<PciHost>,
+        events: &Events,
+        kicks_exit: bool,
+    ) -> Result<PciWiring, MachineError> {
         let router = KvmRouter { routes: Routes::new(vm)?, events: events.clone() };
-        Ok(PciWiring { host: Arc::clone(host), router: Arc::new(router), doorbells: Arc::new(vm.doorbells()?) })
+        let doorbells = if kicks_exit { None } else { Some(Arc::new(vm.doorbells()?)) };
+        Ok(PciWiring { host: Arc::clone(host), router: Arc::new(router), doorbells })
     }
 
     pub(crate) fn host(&self) -> &Arc<PciHost> {
@@ -133,8 +140,9 @@ impl PciWiring {
 
     /// Doorbells go where the BAR goes. One that the host refuses is answered by an exit.
     fn on_move(&self, transport: &Arc<Transport>) -> impl Fn(Option<u64>, Option<u64>) + Send + Sync + 'static {
-        let (doorbells, transport) = (Arc::clone(&self.doorbells), Arc::clone(transport));
+        let (doorbells, transport) = (self.doorbells.clone(), Arc::clone(transport));
         move |from, to| {
+            let Some(doorbells) = &doorbells else { return };
             for queue in 0..transport.queue_count() {
                 let (at, kick) = (|base: u64| Gpa(base + pci::doorbell(queue)), transport.kick(queue));
                 from.into_iter().for_each(|base| _ = doorbells.disconnect(at(base), kick));

@@ -76,6 +76,8 @@ pub struct MachineSpec {
     /// Whether its vCPUs wait before the first instruction, for a debugger, until a
     /// [`Machine::resume`](crate::Machine::resume).
     pub stopped: bool,
+    /// Whether a driver's kick is an exit like any other, for one who wants to see it.
+    pub kicks_exit: bool,
 }
 
 /// Where a kernel comes from.
@@ -114,6 +116,7 @@ impl MachineSpec {
             debug_exit: None,
             debug_console: false,
             stopped: false,
+            kicks_exit: false,
         }
     }
 

@@ -42,13 +42,13 @@ impl Loop {
 
     /// Runs `vcpu` as vCPU 0 until it gives an exit that ends a machine; why it stopped.
     pub fn run(&self, vcpu: &mut dyn Vcpu) -> Option<StopReason> {
-        run(0, vcpu, &Exits::default(), &self.0, Off);
+        run(0, vcpu, &Exits::default(), &self.0, &mut Off);
         self.0.stop.reason()
     }
 
     /// The same with a tape.
-    pub fn run_taped(&self, vcpu: &mut dyn Vcpu, tape: Tape) -> Option<StopReason> {
-        run(0, vcpu, &Exits::default(), &self.0, tape);
+    pub fn run_taped(&self, vcpu: &mut dyn Vcpu, mut tape: Tape) -> Option<StopReason> {
+        run(0, vcpu, &Exits::default(), &self.0, &mut tape);
         self.0.stop.reason()
     }
 }

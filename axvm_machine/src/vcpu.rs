@@ -11,7 +11,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use axvm_devices::{Bus, BusNames, StopReason, StopSwitch};
@@ -21,6 +21,7 @@ use axvm_inspect::crash::CrashReport;
 use axvm_kvm::failure::Failure;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
 use axvm_sandbox::Role;
+use axvm_sync::lock;
 use rustix::thread::CpuSet;
 
 use crate::crash;
@@ -61,7 +62,7 @@ impl VcpuShared {
     }
 
     /// An exit, for people.
-    fn words(&self, exit: &Record) -> String {
+    pub(crate) fn words(&self, exit: &Record) -> String {
         let (space, name) = match exit.kind {
             Kind::PortRead | Kind::PortWrite => ("port", self.ports.names().name(exit.address, exit.kind.is_write())),
             Kind::MmioRead | Kind::MmioWrite => ("mmio", self.mmio.names().name(exit.address, exit.kind.is_write())),
@@ -130,10 +131,11 @@ pub(crate) struct VcpuHandle {
     exits: Arc<Exits>,
 }
 
-/// How often a vCPU came back from the guest; on a cache line of its own, for it is written often.
+/// How often a vCPU came back from the guest; on a cache line of its own, for it is written often. And what the last times
+/// were, as of when it last came to the gate.
 #[derive(Default)]
 #[repr(align(64))]
-pub struct Exits(AtomicU64);
+pub struct Exits(AtomicU64, Mutex<Vec<Record>>);
 
 impl Exits {
     /// One more; only the vCPU's own thread counts.
@@ -143,6 +145,11 @@ impl Exits {
 
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// The vCPU comes to the gate after these; none where nothing is recorded.
+    fn keep(&self, last: Vec<Record>) {
+        *lock(&self.1) = last;
     }
 }
 
@@ -161,6 +168,11 @@ impl VcpuHandle {
     /// How often the vCPU came back from the guest.
     pub(crate) fn exits(&self) -> u64 {
         self.exits.get()
+    }
+
+    /// Its last exits when it came to the gate, as far as they are recorded; the latest last.
+    pub(crate) fn last_exits(&self) -> Vec<Record> {
+        lock(&self.exits.1).clone()
     }
 }
 
@@ -187,10 +199,7 @@ pub(crate) fn spawn(
             );
             return shared.stop.request(StopReason::HostError(message));
         }
-        match shared.events.tape(&format!("vcpu{index}")) {
-            None => run(index, &mut vcpu, &exits, &shared, Off),
-            Some(tape) => run(index, &mut vcpu, &exits, &shared, tape),
-        }
+        run_recorded(index, &mut vcpu, &exits, &shared);
     })?;
     Ok((handle, thread))
 }
@@ -225,16 +234,42 @@ fn refused(index: u32, error: &io::Error) -> StopReason {
     StopReason::HostError(format!("KVM_RUN of vCPU {index}: {error}{remedy}"))
 }
 
-/// The vCPU loop. Returns when the machine stops, having pressed the power switch if this vCPU is the reason.
+/// Runs the loop that records while recording is on, and the one that does not while it is off: each pause may change it.
+fn run_recorded(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared) {
+    let (name, mut tape) = (format!("vcpu{index}"), None);
+    loop {
+        tape = shared.events.tape_after(tape, &name);
+        let passage = match &mut tape {
+            None => run(index, vcpu, exits, shared, &mut Off),
+            Some(tape) => run(index, vcpu, exits, shared, tape),
+        };
+        match passage {
+            Passage::Closed => return,
+            Passage::Open | Passage::Reopened => vcpu.was_paused(),
+        }
+    }
+}
+
+/// The vCPU loop. Returns [`Passage::Closed`] when the machine stops, having pressed the power switch if this vCPU is the
+/// reason, and [`Passage::Reopened`] after a pause.
 ///
 /// Only a kick leads to the gate: then the exit before it is answered and its instruction completed. Each exit goes onto
 /// `tape`, for which there is a loop of its own.
-pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared, mut tape: impl ExitTape) {
+pub(crate) fn run(
+    index: u32,
+    vcpu: &mut dyn Vcpu,
+    exits: &Exits,
+    shared: &VcpuShared,
+    tape: &mut impl ExitTape,
+) -> Passage {
     let VcpuShared { ports, mmio, stop, gate, activity, crash, stops, .. } = shared;
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
-            Err(error) => return stop.request(refused(index, &error)),
+            Err(error) => {
+                stop.request(refused(index, &error));
+                return Passage::Closed;
+            }
         };
         // A kick is none of the guest's.
         if !matches!(exit, Exit::Interrupted) {
@@ -256,22 +291,21 @@ pub(crate) fn run(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuS
             }
             Exit::MmioWrite { address, data } => mmio.write(address, data.len(), data).map(|access| (mmio, access)),
             Exit::Halted => None,
-            Exit::Interrupted => match gate.pass(index, vcpu) {
-                Passage::Open => None,
-                Passage::Reopened => {
-                    vcpu.was_paused();
-                    None
+            Exit::Interrupted => {
+                exits.keep(recording.before());
+                match gate.pass(index, vcpu) {
+                    Passage::Open => None,
+                    passage => return passage,
                 }
-                Passage::Closed => return,
-            },
-            Exit::Debug { pc, dr6, exception } => match stops.hit(index, Hit { pc, dr6, exception }, vcpu, gate) {
-                Passage::Closed => return,
-                _ => None,
-            },
+            }
+            Exit::Debug { pc, dr6, exception } => {
+                return stops.hit(index, Hit { pc, dr6, exception }, vcpu, gate);
+            }
             other => match Failure::of(&other) {
                 Some(failure) => {
                     let exits = recording.before().iter().map(|exit| shared.words(exit)).collect();
-                    return stop.request(crash::end(index, failure, vcpu, exits, crash));
+                    stop.request(crash::end(index, failure, vcpu, exits, crash));
+                    return Passage::Closed;
                 }
                 None => None,
             },
@@ -364,7 +398,7 @@ mod tests {
         let shared = shared(ports, mmio);
         let (count, exits) = (steps.len() as u64, Exits::default());
         let mut vcpu = Scripted(steps.into(), Vec::new());
-        run(0, &mut vcpu, &exits, &shared, Off);
+        run(0, &mut vcpu, &exits, &shared, &mut Off);
         assert!(exits.get() == count || exits.get() + 1 == count, "an error is no exit");
         let written = chip.0.lock().unwrap().clone();
         (shared.stop.reason().unwrap(), vcpu.1, written)
@@ -374,11 +408,11 @@ mod tests {
     fn a_kicked_vcpu_obeys_the_gate() {
         let shared = shared(BusBuilder::default(), BusBuilder::default());
         let mut vcpu = Scripted([Step::Kick, Step::Kick, Step::Shutdown].into(), Vec::new());
-        run(0, &mut vcpu, &Exits::default(), &shared, Off);
+        run(0, &mut vcpu, &Exits::default(), &shared, &mut Off);
         assert_eq!(vcpu.0.len(), 0, "an open gate holds no vCPU");
         shared.gate.order(Order::Stop);
         let mut vcpu = Scripted([Step::In(0x99, 1, 1), Step::Kick, Step::Shutdown].into(), Vec::new());
-        run(0, &mut vcpu, &Exits::default(), &shared, Off);
+        run(0, &mut vcpu, &Exits::default(), &shared, &mut Off);
         assert_eq!(vcpu.0.len(), 1, "the exit before the kick is answered, and nothing runs after it");
     }
 
@@ -428,7 +462,8 @@ mod tests {
         static TIME: AtomicU64 = AtomicU64::new(0);
         let tapes = Tapes::new(|| TIME.fetch_add(1, Ordering::Relaxed));
         let mut vcpu = Scripted(steps.into(), Vec::new());
-        run(0, &mut vcpu, &Exits::default(), &shared, tapes.tape("vcpu0", Capacity::Thread).unwrap());
+        tapes.switch(true);
+        run(0, &mut vcpu, &Exits::default(), &shared, &mut tapes.tape("vcpu0", Capacity::Thread).unwrap());
         let mut read = Vec::new();
         tapes.take_new()[0].read(9, |record| read.push(record));
         let record = |at, kind, size, count, address, value| Record { at, took: 1, kind, size, count, address, value };

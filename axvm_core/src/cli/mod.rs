@@ -28,7 +28,7 @@ pub use net::{NetAction, NetArgs};
 pub use run::RunArgs;
 pub use tools::{
     CardAction, CtlAction, CtlArgs, DiskAction, DoctorArgs, ExecArgs, GdbArgs, InspectArgs, InspectFormat, LinkWord,
-    MemoryArgs, PsArgs, Removed, ReportArgs, SelftestArgs,
+    MemoryArgs, PsArgs, Removed, ReportArgs, SelftestArgs, TraceWord,
 };
 
 use crate::error::ConfigError;

@@ -17,7 +17,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::RunArgs;
-use crate::settings::{NetSetting, len, mebibytes};
+use crate::settings::{NetSetting, TraceTo, len, mebibytes};
 
 /// `axvm ctl`.
 #[derive(Debug, Args)]
@@ -154,6 +154,12 @@ pub enum CtlAction {
         #[command(subcommand)]
         action: Option<CardAction>,
     },
+    /// Write what the machine does to a file for `axvm report`, from now on or of its last moments
+    Trace {
+        /// What to do.
+        #[command(subcommand)]
+        action: TraceWord,
+    },
     /// Attach this terminal to the guest's console
     Console,
     /// Print events as they happen, one JSON object a line
@@ -184,6 +190,27 @@ pub struct MemoryArgs {
     /// Into a file, as it is
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// What can be done with a timeline.
+#[derive(Debug, Subcommand)]
+pub enum TraceWord {
+    /// Write each exit and request from now on
+    Start {
+        /// The file, and how long it may become [default: limit=256M]
+        #[arg(value_name = "FILE[,limit=SIZE]", value_hint = ValueHint::FilePath)]
+        to: TraceTo,
+    },
+    /// End that, and wait until the file is complete
+    Stop,
+    /// Write the last moments of a machine that keeps them (--flight-recorder of axvm run)
+    Dump {
+        /// The file, and how long it may become [default: limit=256M]
+        #[arg(value_name = "FILE[,limit=SIZE]", value_hint = ValueHint::FilePath)]
+        to: TraceTo,
+    },
+    /// Tell what is recorded, and to which file it is written
+    Status,
 }
 
 /// What can become of a cable.

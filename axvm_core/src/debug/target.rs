@@ -224,7 +224,7 @@ impl ThreadExtraInfo for GdbTarget {
     fn thread_extra_info(&self, tid: Tid, buf: &mut [u8]) -> Result<usize, io::Error> {
         let seen: Option<Seen> =
             self.machine.see_vcpus().and_then(|all| all.into_iter().nth(index(tid) as usize)).flatten();
-        let doing = match (VcpuFacts { exits: 0, seen }).doing() {
+        let doing = match VcpuFacts::of(seen).doing() {
             Doing::InHost => "in the host",
             Doing::NotStarted => "waits for SIPI",
             Doing::Idle | Doing::HaltedForGood => "halted",

@@ -38,7 +38,7 @@ impl Panel {
     }
 
     fn explained(&self, vcpu: u32, seen: Option<Seen>) -> VcpuRegisters {
-        let facts = VcpuFacts { exits: 0, seen };
+        let facts = VcpuFacts::of(seen);
         let state = match facts.doing() {
             Doing::InHost => "busy",
             Doing::NotStarted => "not started",

@@ -5,6 +5,7 @@
 //! ```
 
 mod examine;
+mod trace;
 mod words;
 
 use std::os::fd::OwnedFd;
@@ -32,7 +33,10 @@ use crate::debug::Debugger;
 use crate::explain::Explainer;
 use crate::network::{self, Cards};
 use crate::rates;
+use crate::trace::Recorder;
 use crate::virtio_check::Check;
+
+pub use self::trace::NO_RECORDER;
 
 /// How far back "lately" looks at least, for the rate of exits.
 const LATELY: Duration = Duration::from_millis(100);
@@ -63,6 +67,17 @@ pub struct Panel {
     dump: Arc<Mutex<types::DumpStatus>>,
     debugger: Arc<Debugger>,
     check: Check,
+    recorder: Arc<Recorder>,
+}
+
+/// What is around the machines of this process.
+pub struct Around {
+    /// The machine of the moment.
+    pub current: Arc<Current>,
+    /// Who explains it.
+    pub explainer: Arc<Explainer>,
+    /// Who records it.
+    pub recorder: Arc<Recorder>,
 }
 
 /// A look at the exits.
@@ -83,13 +98,8 @@ struct Facts {
 
 impl Panel {
     /// A panel for the machines of this process.
-    pub fn new(
-        config: &Config,
-        resources: &Resources,
-        consoles: &Consoles,
-        current: Arc<Current>,
-        explainer: Arc<Explainer>,
-    ) -> Panel {
+    pub fn new(config: &Config, resources: &Resources, consoles: &Consoles, around: Around) -> Panel {
+        let Around { current, explainer, recorder } = around;
         let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
             path: disk.path.clone(),
@@ -135,6 +145,7 @@ impl Panel {
             dump: Arc::default(),
             debugger,
             check: Check::default(),
+            recorder,
         }
     }
 
@@ -301,6 +312,14 @@ impl Control for Panel {
 
     fn dump_status(&self) -> Result<types::DumpStatus, ControlError> {
         Ok(axvm_sync::lock(&self.dump).clone())
+    }
+
+    fn trace(&self, request: &types::TraceRequest, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
+        self.change_trace(request, descriptors)
+    }
+
+    fn tracing(&self) -> Result<types::TraceStatus, ControlError> {
+        Ok(self.trace_status())
     }
 
     fn config(&self) -> Result<types::VmConfig, ControlError> {

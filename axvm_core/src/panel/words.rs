@@ -26,9 +26,9 @@ use crate::rates;
 pub(super) fn explanation(report: HangReport) -> types::Explanation {
     let text = report.to_string();
     let cause = |cause: Cause| types::LikelyCause { what: cause.what, remedy: cause.remedy };
-    let HangReport { quiet_seconds, causes, vcpus, lines, devices, console, .. } = report;
+    let HangReport { quiet_seconds, causes, vcpus, last_exits, lines, devices, console, .. } = report;
     let causes = causes.into_iter().map(cause).collect();
-    types::Explanation { quiet_seconds, causes, vcpus, lines, devices, console, text }
+    types::Explanation { quiet_seconds, causes, vcpus, last_exits, lines, devices, console, text }
 }
 
 /// What a disk is to be that is added.

@@ -23,7 +23,7 @@ use crate::rates;
 use crate::speech::{print, tell};
 
 use super::ps::{duration, mebibytes, resident, state};
-use super::{attach, debug, examine, find, hotplug, net};
+use super::{attach, debug, examine, find, hotplug, net, trace};
 
 /// Does it; exit code 0, or 1 with the reason as an error.
 pub fn ctl(args: &CtlArgs) -> Result<u8> {
@@ -112,6 +112,7 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
             }
             name => net::tell(&mut client, name.as_deref())?,
         },
+        CtlAction::Trace { action } => trace::act(&mut client, action)?,
         CtlAction::Events => events(client)?,
     }
     Ok(0)

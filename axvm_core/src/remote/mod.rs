@@ -12,6 +12,7 @@ mod hotplug;
 mod net;
 mod ps;
 mod table;
+mod trace;
 
 use std::ffi::OsStr;
 use std::fs;

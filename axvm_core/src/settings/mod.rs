@@ -174,6 +174,15 @@ settings! {
         #[arg(long, value_name = "FILE", help_heading = CONTROL, value_hint = ValueHint::FilePath, verbatim_doc_comment)]
         pub trace: Option<TraceTo>,
 
+        /// Keep each thread's last exits and requests, for `axvm ctl NAME trace dump FILE` and for reports [default: off]
+        #[arg(long, switch(), help_heading = CONTROL)]
+        pub flight_recorder: Option<bool> = false,
+
+        /// Have each kick of a driver be an exit, so that a timeline shows it: kicks then cost the vCPU some microseconds
+        /// more [default: off]
+        #[arg(long, switch(), help_heading = CONTROL)]
+        pub trace_kicks: Option<bool> = false,
+
         /// How the kernel is entered [default: 32 for a bzImage, pvh for an ELF file, multiboot if that is the only way]
         #[arg(long, value_parser = words::<Entry>(), help_heading = HARDWARE)]
         pub entry: Option<Entry>,

@@ -39,6 +39,7 @@ mod shown;
 mod standstill;
 mod terminal;
 mod trace;
+mod trace_live;
 mod version;
 mod virtio_check;
 mod vsock;

@@ -31,7 +31,7 @@ fn said(words: &[&str]) -> Settings {
 }
 
 /// Every option with every kind of value that it takes.
-const OPTIONS: [&[&str]; 83] = [
+const OPTIONS: [&[&str]; 85] = [
     &["--name=web-1"],
     &["--kernel", "bzImage"],
     &["--kernel", "a 'b' \"c\" \\ ä\n"],
@@ -104,6 +104,8 @@ const OPTIONS: [&[&str]; 83] = [
     &["--verbose"],
     &["-v=off"],
     &["--trace", "boot.json,limit=1G"],
+    &["--flight-recorder"],
+    &["--trace-kicks"],
     &["--console", "stdio"],
     &["--console", "file=a=b"],
     &["--virtio-console", "unix=s", "--console", "pty"],

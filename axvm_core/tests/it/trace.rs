@@ -13,11 +13,11 @@ use common::{Place, has_kvm};
 use serde_json::Value;
 
 /// A file's events; a file that is no JSON fails.
-fn events(path: &Path) -> Vec<Value> {
+pub(crate) fn events(path: &Path) -> Vec<Value> {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-fn names<'a>(events: &'a [Value], category: &str) -> Vec<&'a str> {
+pub(crate) fn names<'a>(events: &'a [Value], category: &str) -> Vec<&'a str> {
     events.iter().filter(|event| event["cat"] == category).filter_map(|event| event["name"].as_str()).collect()
 }
 
@@ -74,7 +74,7 @@ fn a_trace_names_what_the_guest_accessed_and_what_it_printed() {
     assert_eq!(fs::read(place.path("guest.elf")).unwrap(), axvm_guest::selftest());
 }
 
-fn names_of_lanes(events: &[Value]) -> Vec<&str> {
+pub(crate) fn names_of_lanes(events: &[Value]) -> Vec<&str> {
     events
         .iter()
         .filter(|event| event["name"] == "thread_name")

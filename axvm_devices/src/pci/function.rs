@@ -51,6 +51,7 @@ pub struct PciFunctionParts {
 
 /// A function of the bus.
 pub struct PciFunction {
+    name: String,
     config: Mutex<ConfigSpace>,
     /// Where the capability of MSI-X is.
     msix_at: usize,
@@ -91,7 +92,7 @@ impl PciFunction {
         let writable = msix::CONTROL_WRITABLE.to_le_bytes().into();
         let msix_at = config.add(&Capability { id: MSIX, body, writable });
         let parts = Parts { bar_len, window, registers, msix, msix_table, msix_pending, on_move };
-        PciFunction { config: Mutex::new(config), msix_at, parts }
+        PciFunction { name: String::new(), config: Mutex::new(config), msix_at, parts }
     }
 
     /// The guest reads the configuration space.
@@ -166,6 +167,29 @@ impl PciFunction {
     }
 
     /// Other functions share the slot.
+    /// What the user calls it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn set_name(&mut self, name: &str) {
+        self.name = name.into();
+    }
+
+    /// How a register of the BAR is called.
+    pub(super) fn name_in_bar(&self, offset: u64, write: bool) -> String {
+        let Parts { registers, msix_table, msix_pending, .. } = &self.parts;
+        let register = match offset {
+            at if at >= *msix_pending => Some("MSI-X pending"),
+            at if at >= *msix_table => Some("MSI-X table"),
+            at => registers.registers()(at, write),
+        };
+        match register {
+            Some(register) => format!("{} {register}", self.name),
+            None => format!("{} +{offset:#x}", self.name),
+        }
+    }
+
     pub(super) fn set_multi_function(&self) {
         lock(&self.config).set_multi_function();
     }

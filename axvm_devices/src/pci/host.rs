@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{ConfigSpace, Identity};
 use super::function::{PciFunction, PciFunctionState};
 use crate::state::Check;
-use crate::{BusDevice, ChipStateError, PlugError, RegisterNames, StopReason, StopSwitch};
+use crate::{BusDevice, ChipStateError, InsideNames, PlugError, RegisterNames, StopReason, StopSwitch};
 
 /// Bit 31 of the address register: configuration accesses are on.
 const ENABLE: u32 = 1 << 31;
@@ -135,7 +135,7 @@ impl PciHost {
 
     /// Puts a function behind the bridge, function 0 of a device before its others; only one that is alone in its device
     /// may come when vCPUs run. `name` is what the user calls it.
-    pub fn add(&self, devfn: u8, name: &str, function: PciFunction) -> Result<(), PlugError> {
+    pub fn add(&self, devfn: u8, name: &str, mut function: PciFunction) -> Result<(), PlugError> {
         let taken = |old: &str| PlugError::Overlap { new: name.into(), base: devfn.into(), len: 1, old: old.into() };
         if devfn == 0 {
             return Err(taken("the bridge"));
@@ -144,6 +144,7 @@ impl PciHost {
         if place.is_some() {
             return Err(taken("another function"));
         }
+        function.set_name(name);
         *place = Some(Arc::new(function));
         drop(place);
         if !devfn.is_multiple_of(8)
@@ -339,6 +340,20 @@ impl BusDevice for Ecam {
             self.0.write_config(devfn, register, data);
         }
     }
+
+    fn inside(&self) -> Option<InsideNames> {
+        let host = Arc::downgrade(&self.0);
+        Some(Arc::new(move |offset, _| {
+            let (devfn, register) = in_ecam(offset, 1)?;
+            let function = host.upgrade()?.function(devfn);
+            Some(match function {
+                Some(function) => format!("{} PCI config +{register:#x}", function.name()),
+                None if devfn == 0 => format!("PCI host config +{register:#x}"),
+                // A guest looks everywhere: one name for all of it.
+                None => "PCI config, no function".into(),
+            })
+        }))
+    }
 }
 
 /// Addresses where BARs may be seen.
@@ -360,6 +375,14 @@ impl BusDevice for Window {
         if let Some((function, offset)) = self.host.at(self.base + offset) {
             function.write_bar(offset, data);
         }
+    }
+
+    fn inside(&self) -> Option<InsideNames> {
+        let (host, base) = (Arc::downgrade(&self.host), self.base);
+        Some(Arc::new(move |offset, write| {
+            let (function, offset) = host.upgrade()?.at(base + offset)?;
+            Some(function.name_in_bar(offset, write))
+        }))
     }
 }
 

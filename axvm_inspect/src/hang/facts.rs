@@ -45,6 +45,8 @@ pub struct VcpuFacts {
     pub exits: u64,
     /// How it stands; none if it did not come out of what it does in the host.
     pub seen: Option<Seen>,
+    /// Its last exits in words, the latest last, as far as they are recorded.
+    pub last_exits: Vec<String>,
 }
 
 /// A vCPU that was looked at.
@@ -157,6 +159,11 @@ const LOOP: u64 = 256;
 const POLLS: u64 = 4;
 
 impl VcpuFacts {
+    /// One of which nothing else is known.
+    pub fn of(seen: Option<Seen>) -> VcpuFacts {
+        VcpuFacts { exits: 0, last_exits: Vec::new(), seen }
+    }
+
     /// What it does, as far as can be seen.
     pub fn doing(&self) -> Doing {
         let Some(seen) = &self.seen else { return Doing::InHost };

@@ -36,6 +36,8 @@ pub struct HangReport {
     pub causes: Vec<Cause>,
     /// A line for each vCPU: its number, what it does.
     pub vcpus: Vec<String>,
+    /// A line for each vCPU whose last exits are known: these, the latest last.
+    pub last_exits: Vec<String>,
     /// A line for each interrupt line that is used.
     pub lines: Vec<String>,
     /// A line for each virtio device and each of its queues.
@@ -55,6 +57,7 @@ impl HangFacts<'_> {
             quiet_seconds: self.quiet.as_secs(),
             causes: cause::rank(self, names),
             vcpus: self.vcpus.iter().enumerate().map(|(n, vcpu)| vcpu_line(n, vcpu, names)).collect(),
+            last_exits: last_exit_lines(self.vcpus),
             lines: self.interrupt_lines(),
             devices: self.devices.iter().flat_map(device_lines).collect(),
             console: self.console[self.console.len().saturating_sub(CONSOLE_LINES)..]
@@ -97,6 +100,11 @@ impl HangFacts<'_> {
         }
         words
     }
+}
+
+fn last_exit_lines(vcpus: &[VcpuFacts]) -> Vec<String> {
+    let known = vcpus.iter().enumerate().filter(|(_, vcpu)| !vcpu.last_exits.is_empty());
+    known.map(|(n, vcpu)| format!("vCPU {n}: {}", vcpu.last_exits.join("; "))).collect()
 }
 
 fn vcpu_line(n: usize, vcpu: &VcpuFacts, names: Option<Located<'_>>) -> String {
@@ -185,7 +193,12 @@ impl fmt::Display for HangReport {
             paragraph(f, &format!("{n:>3}. "), what)?;
             paragraph(f, "     > ", remedy)?;
         }
-        let parts = [("vCPUs", &self.vcpus), ("Interrupt lines", &self.lines), ("Devices", &self.devices)];
+        let parts = [
+            ("vCPUs", &self.vcpus),
+            ("Last exits, the latest last", &self.last_exits),
+            ("Interrupt lines", &self.lines),
+            ("Devices", &self.devices),
+        ];
         for (title, lines) in parts.into_iter().filter(|(_, lines)| !lines.is_empty()) {
             writeln!(f, "\n{title}")?;
             lines.iter().try_for_each(|line| paragraph(f, "  ", line))?;

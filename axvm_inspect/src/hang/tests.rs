@@ -45,7 +45,7 @@ fn vcpu(mp_state: MpState, flags: u64, rips: &[u64]) -> VcpuFacts {
         lapic: Some(LapicState(HexBytes(page))),
         looks,
     };
-    VcpuFacts { exits: 7, seen: Some(seen) }
+    VcpuFacts { exits: 7, seen: Some(seen), last_exits: Vec::new() }
 }
 
 fn set(vcpu: &mut VcpuFacts, bitmap: usize, vector: u8) {
@@ -263,4 +263,12 @@ proptest! {
         let text = guest.report().to_string();
         prop_assert!(text.lines().all(|line| line.chars().count() <= 80 && !line.chars().any(char::is_control)), "{}", text);
     }
+}
+
+#[test]
+fn last_exits_are_told_where_they_were_recorded() {
+    let mut recorded = vcpu(MpState::Runnable, 0x202, &[0x1000]);
+    recorded.last_exits = vec!["COM1 LSR read 0x60".into(), "COM1 THR write 0xa".into()];
+    let lines = last_exit_lines(&[vcpu(MpState::Runnable, 0x202, &[0x1000]), recorded]);
+    assert_eq!(lines, ["vCPU 1: COM1 LSR read 0x60; COM1 THR write 0xa"]);
 }

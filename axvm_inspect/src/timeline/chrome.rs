@@ -168,6 +168,10 @@ impl Chrome {
             Kind::Kick => self.exit(lane, record, ("held or kicked", "kick"), format_args!("")),
             Kind::End => self.exit(lane, record, ("the last exit", "end"), format_args!("")),
             Kind::Doorbell | Kind::Pop | Kind::Complete | Kind::Interrupt => self.request(lane, record),
+            Kind::Print => {
+                let lines = self.lanes[lane].serial.printed(record);
+                self.console(lane, lines);
+            }
         }
     }
 
@@ -188,7 +192,13 @@ impl Chrome {
             (name, reason),
             format_args!(r#""{space}":"{address:#x}","value":"{value:#x}","size":{size},"count":{count}"#),
         );
-        if let Some((at, text)) = self.lanes[lane].serial.accessed(name, record) {
+        let lines = self.lanes[lane].serial.accessed(name, record);
+        self.console(lane, lines);
+    }
+
+    /// Lines that the guest has printed.
+    fn console(&mut self, lane: usize, lines: Vec<(u64, String)>) {
+        for (at, text) in lines {
             self.instant(lane, at, "console", &text);
         }
     }

@@ -1,4 +1,5 @@
-//! What a guest prints on its serial port, as lines, from the exits that carry its bytes.
+//! What a guest prints, as lines: on its serial port, from the exits that carry its bytes; on a virtio console, from what
+//! the queue's thread recorded.
 //!
 //! ```text
 //!   OUT 0x3f8 'H', OUT 0x3f8 'i', OUT 0x3f8 '\n' --> "Hi", at the time of its first byte
@@ -7,7 +8,7 @@
 //! The guest chose the bytes: a line is bounded, and only what can be read goes into it.
 //!
 //! Source: the 16550's datasheet, "Line Control Register": with bit 7 the first two registers are the divisor.
-//! Left out: the virtio console, whose bytes are in guest RAM; string instructions of more than eight bytes.
+//! Left out: string instructions of more than eight bytes.
 
 use axvm_events::tape::{Kind, Record};
 
@@ -16,7 +17,7 @@ const LIMIT: usize = 160;
 /// DLAB.
 const DIVISOR: u64 = 1 << 7;
 
-/// The serial port, as far as its exits tell.
+/// A console, as far as records tell.
 #[derive(Default)]
 pub(super) struct Serial {
     shows_divisor: bool,
@@ -34,28 +35,36 @@ impl Serial {
         }
     }
 
-    /// The guest accessed the register `name`; a line that is complete now, and when it began.
-    pub(super) fn accessed(&mut self, name: &str, record: &Record) -> Option<(u64, String)> {
+    /// The guest accessed the register `name`; the lines that are complete now, and when they began.
+    pub(super) fn accessed(&mut self, name: &str, record: &Record) -> Vec<(u64, String)> {
         match (name, record.kind) {
             ("COM1 LCR", Kind::PortWrite) => {
                 self.shows_divisor = record.value & DIVISOR != 0;
-                None
+                Vec::new()
             }
-            ("COM1 THR", Kind::PortWrite) => self.sent(record),
-            _ => None,
+            ("COM1 THR", Kind::PortWrite) => {
+                let bytes = record.value.to_le_bytes();
+                let count = (usize::from(record.count) * usize::from(record.size)).min(bytes.len());
+                self.sent(record.at, &bytes[..count])
+            }
+            _ => Vec::new(),
         }
     }
 
-    fn sent(&mut self, record: &Record) -> Option<(u64, String)> {
-        let bytes = record.value.to_le_bytes();
-        let count = (usize::from(record.count) * usize::from(record.size)).min(bytes.len());
-        let mut whole = None;
-        for &byte in &bytes[..count] {
+    /// The guest sent letters to a virtio console; the lines that are complete now.
+    pub(super) fn printed(&mut self, record: &Record) -> Vec<(u64, String)> {
+        let bytes = [record.value.to_le_bytes(), record.address.to_le_bytes()].concat();
+        self.sent(record.at, &bytes[..bytes.len().min(record.count.into())])
+    }
+
+    fn sent(&mut self, at: u64, bytes: &[u8]) -> Vec<(u64, String)> {
+        let mut whole = Vec::new();
+        for &byte in bytes {
             if self.line.is_empty() {
-                self.since = record.at;
+                self.since = at;
             }
             match byte {
-                b'\n' => whole = whole.or_else(|| self.take()),
+                b'\n' => whole.extend(self.take()),
                 byte if self.line.len() < LIMIT => self.line.push(byte),
                 _ => {}
             }
@@ -94,13 +103,13 @@ fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn write(serial: &mut Serial, name: &str, at: u64, value: u8) -> Option<(u64, String)> {
+    fn write(serial: &mut Serial, name: &str, at: u64, value: u8) -> Vec<(u64, String)> {
         let (kind, took, size, count, address) = (Kind::PortWrite, 0, 1, 1, 0x3f8);
         serial.accessed(name, &Record { at, took, kind, size, count, address, value: value.into() })
     }
 
     fn print(serial: &mut Serial, text: &[u8]) -> Vec<(u64, String)> {
-        (0..).zip(text).filter_map(|(at, &byte)| write(serial, "COM1 THR", at, byte)).collect()
+        (0..).zip(text).flat_map(|(at, &byte)| write(serial, "COM1 THR", at, byte)).collect()
     }
 
     #[test]
@@ -115,6 +124,15 @@ mod tests {
         let mut serial = Serial::default();
         assert_eq!(print(&mut serial, &[b'x'; 100_000]), []);
         assert_eq!(print(&mut serial, b"\n")[0].1.len(), LIMIT);
+    }
+
+    #[test]
+    fn a_record_of_a_virtio_console_may_hold_several_lines() {
+        let mut serial = Serial::default();
+        let [value, address] = [*b"a\nb\n\ncde", *b"fg\nxxxxx"].map(u64::from_le_bytes);
+        let record = Record { at: 9, took: 0, kind: Kind::Print, size: 1, count: 11, address, value };
+        assert_eq!(serial.printed(&record), [(9, "a".into()), (9, "b".into()), (9, "cdefg".into())]);
+        assert!(serial.printed(&Record { count: u16::MAX, ..record }).len() >= 3, "no more than there is room for");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use axvm_console::{Port, Size};
+use axvm_events::tape::Tape;
 use axvm_memory::GuestRam;
 use rustix::event::PollFlags;
 
@@ -38,6 +39,8 @@ pub(super) struct ConsoleWork {
     progress: ConsoleState,
     config: ConfigIrq,
     wake: Arc<EventFd>,
+    /// What is sent, where the machine is recorded.
+    tape: Option<Tape>,
 }
 
 impl ConsoleWork {
@@ -46,7 +49,8 @@ impl ConsoleWork {
         if transmit.is_none_or(|live| live.queue.state().next_avail != progress.at) {
             progress.sent = 0;
         }
-        ConsoleWork { ram: Arc::clone(&live.ram), port, progress, config: live.config.clone(), wake }
+        let tape = live.fault.tape(&live.name);
+        ConsoleWork { ram: Arc::clone(&live.ram), port, progress, config: live.config.clone(), wake, tape }
     }
 
     pub(super) fn progress(&self) -> ConsoleState {
@@ -81,7 +85,7 @@ impl ConsoleWork {
                 break;
             };
             let head = chain.head;
-            if send(&self.ram, &self.port, &chain, &mut self.progress.sent)? {
+            if send(&self.ram, &self.port, &chain, &mut self.progress.sent, self.tape.as_mut())? {
                 queue.push_used(head, 0);
                 self.progress.sent = 0;
             } else {
@@ -168,7 +172,13 @@ fn fill(ram: &GuestRam, port: &Port, chain: &Chain<'_>) -> Result<u32, &'static 
 }
 
 /// Sends of a chain, of which `sent` bytes are gone, what there is room for; true if nothing of it is left.
-fn send(ram: &GuestRam, port: &Port, chain: &Chain<'_>, sent: &mut u64) -> Result<bool, &'static str> {
+fn send(
+    ram: &GuestRam,
+    port: &Port,
+    chain: &Chain<'_>,
+    sent: &mut u64,
+    mut tape: Option<&mut Tape>,
+) -> Result<bool, &'static str> {
     if !chain.writable.is_empty() {
         return Err("An output buffer has a part for the device to write");
     }
@@ -184,6 +194,7 @@ fn send(ram: &GuestRam, port: &Port, chain: &Chain<'_>, sent: &mut u64) -> Resul
             ram.copy_from(&rest, &mut bytes[..count]);
             // An emergency write may have taken that room meanwhile: then the overdraft serves.
             let count = port.send(&bytes[..count]);
+            tape.iter_mut().for_each(|tape| tape.print(&bytes[..count]));
             *sent += count as u64;
             turn -= count;
             (_, rest) = rest.split_at(count);

@@ -42,6 +42,30 @@ mod field {
 }
 use field::*;
 
+/// Fields as 4.1.4.3 names them; addresses, whose halves are written alone, by what they begin.
+pub(super) fn name(offset: u64) -> Option<&'static str> {
+    Some(match offset {
+        DEVICE_FEATURE_SELECT => "device_feature_select",
+        DEVICE_FEATURE => "device_feature",
+        DRIVER_FEATURE_SELECT => "driver_feature_select",
+        DRIVER_FEATURE => "driver_feature",
+        CONFIG_MSIX_VECTOR => "config_msix_vector",
+        NUM_QUEUES => "num_queues",
+        DEVICE_STATUS => "device_status",
+        CONFIG_GENERATION => "config_generation",
+        QUEUE_SELECT => "queue_select",
+        QUEUE_SIZE => "queue_size",
+        QUEUE_MSIX_VECTOR => "queue_msix_vector",
+        QUEUE_ENABLE => "queue_enable",
+        QUEUE_NOTIFY_OFF => "queue_notify_off",
+        QUEUE_RESET => "queue_reset",
+        QUEUE_DESC..QUEUE_DEVICE_END => {
+            ["queue_desc", "queue_driver", "queue_device"][((offset - QUEUE_DESC) / 8) as usize]
+        }
+        _ => return None,
+    })
+}
+
 /// The driver reads. `data` arrives zeroed.
 pub(super) fn read(transport: &Transport, offset: u64, data: &mut [u8]) {
     let registers = &mut *transport.lock();

@@ -22,8 +22,8 @@ mod common;
 use std::io;
 use std::sync::Arc;
 
-use axvm_devices::BusDevice;
 use axvm_devices::pci::{Capability, ConfigSpace, Identity, Msix, PciFunction, PciFunctionParts};
+use axvm_devices::{BusDevice, RegisterNames};
 use axvm_events::Events;
 use axvm_memory::GuestRam;
 
@@ -160,6 +160,15 @@ impl BusDevice for BarRegisters {
             CONFIG..DOORBELLS => self.0.lock().core.write_config(offset - CONFIG, data),
             DOORBELLS.. => self.0.kicked(((offset - DOORBELLS) / DOORBELL_STRIDE) as usize),
             _ => {}
+        }
+    }
+
+    fn registers(&self) -> RegisterNames {
+        |offset, _| match offset {
+            COMMON..ISR => common::name(offset),
+            ISR => Some("ISR status"),
+            DOORBELLS..MSIX_TABLE => Some("QueueNotify"),
+            _ => None,
         }
     }
 }
