@@ -137,7 +137,7 @@ settings! {
         #[arg(allow_hyphen_values = true)]
         pub explain: Option<u32> = 0,
 
-        /// Let gdb in: unix=PATH or tcp=[ADDRESS:]PORT [default: none; tcp=127.0.0.1:1234, if given]
+        /// Let gdb in: unix=PATH, tcp=PORT or tcp=ADDRESS:PORT [default: none; tcp=127.0.0.1:1234, if given]
         #[arg(short = 's', long, value_name = "WHERE", num_args = 0..=1, default_missing_value = "tcp=1234")]
         #[arg(help_heading = CONTROL)]
         pub gdb: Option<GdbAt>,
