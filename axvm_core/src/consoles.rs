@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use axvm_console::{Attacher, BackEnd, Console, Hooks, Key, Opened, Port};
 use axvm_devices::StopReason;
 use axvm_events::{Event, Events};
+use axvm_inspect::text::clean;
 use axvm_machine::Ports;
 use axvm_sync::EventFd;
 
@@ -183,9 +184,14 @@ fn last_lines(console: &Attacher, port: &Port, count: usize) -> Vec<String> {
     if !bytes.ends_with(&untaken) {
         bytes.extend(untaken);
     }
-    let text = String::from_utf8_lossy(&bytes);
-    let printable = |line: &str| line.chars().filter(|letter| !letter.is_control()).collect::<String>();
-    let mut lines: Vec<String> = text.lines().map(printable).filter(|line| !line.is_empty()).collect();
+    lines_of(&bytes, count)
+}
+
+/// The last lines of what a guest wrote, empty ones left out.
+fn lines_of(bytes: &[u8], count: usize) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    // A carriage return begins a line anew: of a progress bar, the last state is the last line.
+    let mut lines: Vec<String> = text.split(['\r', '\n']).filter(|line| !line.is_empty()).map(clean).collect();
     lines.split_off(lines.len().saturating_sub(count))
 }
 
@@ -204,5 +210,17 @@ fn hooks(current: &Arc<Current>, events: &Events, keys: &Arc<Keys>, has_break: b
         on_help: Box::new(|words| _ = try_tell(words)),
         quit: "ends the machine",
         has_break,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_lines_are_harmless_and_show_where_something_was() {
+        let written = b"first\r\n\r\nat 10%\rat 99%\r\r\n\x1b]0;title\x07ok\xff\r\n";
+        assert_eq!(lines_of(written, 3), ["at 10%", "at 99%", "\u{fffd}]0;title\u{fffd}ok\u{fffd}"]);
+        assert_eq!(lines_of(b"\r\n\r\n", 3), [""; 0]);
     }
 }

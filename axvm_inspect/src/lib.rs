@@ -8,6 +8,7 @@
 //!   all vCPUs, interrupts, rings     --hang--------> what the guest waits for
 //!   vmlinux, System.map              --symbols-----> names of addresses
 //!   the guest's kernel and initrd, plan ------kernel------> what the machine needs and they lack
+//!   text of a guest    --text--------> the same, harmless for a terminal
 //!   what its threads recorded --timeline--> a trace file, and what that tells
 //! ```
 //!
@@ -25,6 +26,7 @@ pub mod listing;
 pub mod registers;
 pub mod snapshot;
 pub mod symbols;
+pub mod text;
 pub mod timeline;
 pub mod wrap;
 pub mod xray;

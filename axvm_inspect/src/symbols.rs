@@ -20,6 +20,7 @@ use object::{Object, ObjectSymbol, ReadCache, SymbolKind};
 use thiserror::Error;
 
 use crate::snapshot::Snapshot;
+use crate::text::clean;
 
 /// The file has no names.
 #[derive(Debug, Error)]
@@ -132,7 +133,7 @@ impl Located<'_> {
     /// `default_idle+0x12`; none if there is no function.
     pub fn name(&self, address: u64) -> Option<String> {
         let (name, offset) = self.symbols.at(address.wrapping_sub(self.slide))?;
-        Some(format!("{name}+{offset:#x}"))
+        Some(format!("{}+{offset:#x}", clean(name)))
     }
 }
 

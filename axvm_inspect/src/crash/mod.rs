@@ -24,6 +24,7 @@ use crate::lint::{self, EntryState, Finding, Grade};
 use crate::registers::Explained;
 use crate::snapshot::{Processor, Snapshot};
 use crate::symbols::Symbols;
+use crate::text::clean;
 use crate::wrap::{TERMINAL, paragraph};
 
 mod cause;
@@ -183,8 +184,7 @@ impl CrashReport {
 
     /// Puts the guest's last lines into it, where they are known later than the rest.
     pub fn add_console(&mut self, lines: &[String]) {
-        let last = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
-        self.console = last.iter().map(|line| clean(line)).collect();
+        self.console = last_lines(lines);
     }
 }
 
@@ -194,10 +194,10 @@ fn is_reset(snapshot: &Snapshot) -> bool {
     regs.rip == 0xfff0 && system.cs.base == 0xffff_0000 && system.cr0 & (cr0::PE | cr0::PG) == 0
 }
 
-/// A line of a guest, as a terminal may show it.
-pub(crate) fn clean(line: &str) -> String {
-    let visible = line.chars().map(|char| if char.is_control() { '.' } else { char });
-    visible.take(TERMINAL - 4).collect()
+/// The last lines of a guest's console, as a report shows them behind a margin.
+pub(crate) fn last_lines(lines: &[String]) -> Vec<String> {
+    let last = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
+    last.iter().map(|line| clean(line).chars().take(TERMINAL - 4).collect()).collect()
 }
 
 impl fmt::Display for CrashReport {

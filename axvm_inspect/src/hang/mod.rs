@@ -21,7 +21,7 @@ use axvm_arch::irqchip::RedirectionEntry;
 use axvm_arch::layout::gsi;
 use serde::Serialize;
 
-use crate::crash::{CONSOLE_LINES, Cause, clean};
+use crate::crash::{Cause, last_lines};
 use crate::symbols::Located;
 use crate::wrap::paragraph;
 
@@ -60,10 +60,7 @@ impl HangFacts<'_> {
             last_exits: last_exit_lines(self.vcpus),
             lines: self.interrupt_lines(),
             devices: self.devices.iter().flat_map(device_lines).collect(),
-            console: self.console[self.console.len().saturating_sub(CONSOLE_LINES)..]
-                .iter()
-                .map(|line| clean(line))
-                .collect(),
+            console: last_lines(self.console),
             symbols: unused.then_some("The symbols are another kernel's: what they say of entry_SYSCALL_64 cannot be"),
         }
     }

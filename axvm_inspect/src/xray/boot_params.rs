@@ -14,6 +14,7 @@ use axvm_boot::kernel::{BzImage, KernelImage, Protocol, loadflags, xloadflags};
 use axvm_boot::linux::Entry;
 
 use super::{Facts, Row, Section, read, size};
+use crate::text::clean;
 
 const ABOUT: [&str; 3] = [
     "struct boot_params, as it lies in guest memory at 0x7000; the setup header begins at 0x1f1.",
@@ -91,7 +92,7 @@ fn setup(page: &[u8], field: Field, image: Option<&BzImage>) -> Option<Row> {
     let value = field.read(page, 0)?;
     let words = reading(field, value, image);
     if !words.is_empty() {
-        row.means = format!("{}: {}", row.means, super::clean(&words));
+        row.means = format!("{}: {}", row.means, clean(&words));
     }
     let in_file = image.map(|image| image.header.get(field));
     row.owner = match in_file {

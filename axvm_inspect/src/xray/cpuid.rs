@@ -12,6 +12,7 @@ use axvm_arch::cpu_features::{self, Output};
 use axvm_arch::cpuid::CpuidEntry;
 
 use super::{CpuidFacts, Facts, Row, Section};
+use crate::text::clean;
 
 pub(super) fn section(facts: &Facts) -> Section {
     let (about, rows) = match facts.cpuid {
@@ -21,7 +22,7 @@ pub(super) fn section(facts: &Facts) -> Section {
         ),
         Err(why) => (format!("Only KVM can tell, and it is not at hand: {why}."), unknown()),
     };
-    Section { id: "cpuid", title: "CPUID", about: super::clean(&about), rows }
+    Section { id: "cpuid", title: "CPUID", about: clean(&about), rows }
 }
 
 /// What holds on every host.

@@ -10,6 +10,7 @@
 use serde::Serialize;
 
 use super::{Row, Style, VERSION, Xray, size};
+use crate::text::clean;
 use crate::wrap::wrapped;
 
 /// What differs, section by section.
@@ -59,7 +60,7 @@ impl Diff {
                 sections.push(Changes { id: one.id, title: one.title, changes });
             }
         }
-        Diff { version: VERSION, a: super::clean(a_name), b: super::clean(b_name), sections }
+        Diff { version: VERSION, a: clean(a_name), b: clean(b_name), sections }
     }
 
     /// For a terminal.

@@ -22,6 +22,7 @@ use axvm_boot::plan::Plan;
 use serde::Serialize;
 
 use crate::kernel::Finding;
+use crate::text::clean;
 
 mod acpi;
 mod aml;
@@ -269,15 +270,6 @@ impl Row {
     fn end(&self) -> u64 {
         self.at.unwrap_or(0).saturating_add(self.len.unwrap_or(0))
     }
-}
-
-/// Text that a terminal and a page can show: without control characters, nor those that turn the direction of writing.
-fn clean(text: &str) -> String {
-    let is_bad = |letter: char| {
-        letter.is_control()
-            || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    text.chars().map(|letter| if is_bad(letter) { '\u{fffd}' } else { letter }).collect()
 }
 
 /// Bytes with a space between each; long ones end in dots.

@@ -14,6 +14,7 @@ use axvm_boot::command_line::{subject, words};
 use axvm_boot::linux::Entry;
 
 use super::{Facts, Row, Section};
+use crate::text::clean;
 
 const SOURCE: &str = "kernel-parameters.rst";
 
@@ -32,7 +33,7 @@ pub(super) fn section(facts: &Facts) -> Section {
         }));
     }
     let about = format!("The kernel's arguments, {} bytes: {line}", line.len());
-    Section { id: "command_line", title: "Command line", about: super::clean(&about), rows }
+    Section { id: "command_line", title: "Command line", about: clean(&about), rows }
 }
 
 fn row(word: &str, owner: &str) -> Row {
