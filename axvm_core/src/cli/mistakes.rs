@@ -185,7 +185,7 @@ mod tests {
             assert_eq!(told(line), message, "{line}");
         }
         for line in ["ctl web frob", "ctl web"] {
-            let known = "there are status, explain, pause, resume, shutdown, nmi, break, reset, stop, balloon, disk, net, console, \
+            let known = "there are status, explain, pause, resume, shutdown, nmi, break, reset, stop, balloon, disk, net, trace, console, \
                          events";
             assert!(told(line).ends_with(known), "{}", told(line));
         }
