@@ -215,6 +215,7 @@ impl Starts<'_> {
         let Starts { config, resources, consoles, current, outside, .. } = self;
         let mut restarts = Restarts::new(config.settings.restart_limit());
         let signs = Signs::of(config, resources.events(), outside.explainer);
+        let mut told_crash = false;
         loop {
             let machine = match self.set_up(ready)? {
                 Ok(machine) => Arc::new(machine),
@@ -238,7 +239,9 @@ impl Starts<'_> {
             if let Some(message) = end.warning() {
                 resources.events().warn(|| Event::Warning { from: "guest", message });
             }
-            if let (Some(report), Some(explainer)) = (end.report_mut(), outside.explainer) {
+            // The first only: a guest that crashes again and again fills no log.
+            if let (Some(report), Some(explainer)) = (end.report_mut().filter(|_| !told_crash), outside.explainer) {
+                told_crash = true;
                 explainer.complete(report);
                 show_report(&end);
             }
