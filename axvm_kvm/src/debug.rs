@@ -52,9 +52,33 @@ pub struct DebugControl {
     pub int3: bool,
     /// At these linear addresses; at most [`HARDWARE_COUNT`].
     pub hardware: Vec<(u64, Watch)>,
-    /// At an OUT that was put at these linear addresses.
-    pub traps: Vec<u64>,
+    /// At an OUT that was put there.
+    pub traps: Vec<Trap>,
 }
+
+/// An OUT in the guest's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// Its linear address.
+    pub at: u64,
+    /// Bytes: those of [`LONG_TRAP`] or of [`SHORT_TRAP`].
+    pub len: u8,
+}
+
+/// What an OUT was.
+pub(crate) enum Trapped {
+    /// The guest's own, and it waits for its device.
+    No,
+    /// The guest's own, beside a trap: it is completed, and its device has not got the byte.
+    Elsewhere,
+    /// The trap here.
+    Here(u64),
+}
+
+/// `out 0x80, al`: to a port that KVM does not serve itself.
+pub const LONG_TRAP: [u8; 2] = [0xe6, 0x80];
+/// `out dx, al`.
+pub const SHORT_TRAP: [u8; 1] = [0xee];
 
 impl DebugControl {
     fn dr7(&self) -> u64 {
@@ -120,18 +144,30 @@ impl KvmVcpu {
         self.page.set_immediate_exit(hold);
     }
 
-    /// After an OUT: the trap that it was, if it was one, with the vCPU standing before it again.
-    pub(crate) fn trapped(&mut self) -> io::Result<Option<u64>> {
-        let rip = self.state()?.linear_rip();
-        let is_here = |trap: &&u64| [0, 1, 2].iter().any(|behind| trap.wrapping_add(*behind) == rip);
-        let Some(trap) = self.traps.iter().find(is_here).copied() else { return Ok(None) };
-        // The OUT is completed, which moves RIP behind it where it was not; nothing else runs.
+    /// After an OUT of one byte: the trap that it was, if it was one, with the vCPU standing before it again.
+    ///
+    /// Only completed, an OUT tells where it was: KVM leaves RIP at it or behind it, as it likes.
+    pub(crate) fn trapped(&mut self, port: u16) -> io::Result<Trapped> {
+        let before = self.state()?.linear_rip();
+        let is_near = |trap: &&Trap| trap.at == before || trap.at.wrapping_add(trap.len.into()) == before;
+        if !self.traps.iter().any(|trap| is_near(&trap)) {
+            return Ok(Trapped::No);
+        }
         self.hold_back(true);
         self.enter();
         let mut state = self.state()?;
-        state.regs.rip = state.regs.rip.wrapping_sub(state.linear_rip().wrapping_sub(trap));
+        let after = state.linear_rip();
+        let is_it = |trap: &&Trap| {
+            let end = trap.at.wrapping_add(trap.len.into());
+            let is_place = end == after && (before == after || trap.at == before);
+            is_place && (trap.len == 1 || port == u16::from(LONG_TRAP[1]))
+        };
+        let Some(trap) = self.traps.iter().find(is_it).copied() else {
+            return Ok(Trapped::Elsewhere);
+        };
+        state.regs.rip = state.regs.rip.wrapping_sub(trap.len.into());
         self.set_general(&state.regs)?;
-        Ok(Some(trap))
+        Ok(Trapped::Here(trap.at))
     }
 }
 

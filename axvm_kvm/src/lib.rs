@@ -34,7 +34,7 @@ mod vcpu;
 mod vm;
 
 pub use capabilities::{CAPABILITIES, Capabilities, Capability, Survey};
-pub use debug::{DebugControl, HARDWARE_COUNT, Watch};
+pub use debug::{DebugControl, HARDWARE_COUNT, LONG_TRAP, SHORT_TRAP, Trap, Watch};
 pub use error::{KvmError, Owner};
 pub use exit::{Exit, Vcpu};
 pub use kick::Kicker;

@@ -120,6 +120,14 @@ impl RunPage {
         }
     }
 
+    /// Port and byte, if the exit is an OUT of one byte.
+    pub(crate) fn byte_out(&mut self) -> Option<(u16, u8)> {
+        match self.exit() {
+            Exit::IoOut { port, size: 1, data: &[byte] } => Some((port, byte)),
+            _ => None,
+        }
+    }
+
     /// `len` bytes of port data, `offset` bytes into the mapping.
     fn data(&mut self, offset: usize, len: usize) -> &mut [u8] {
         let inside = offset >= size_of::<kvm_run>() && offset.checked_add(len).is_some_and(|end| end <= self.len);

@@ -24,8 +24,9 @@ use axvm_memory::GuestRam;
 use kvm_bindings::{self as kvm, CpuId, Msrs, kvm_lapic_state};
 use kvm_ioctls::VcpuFd;
 
+use crate::debug::Trapped;
 use crate::run_page::RunPage;
-use crate::{Exit, Kicker, KvmError, Vcpu, Vm, registers};
+use crate::{Exit, Kicker, KvmError, Trap, Vcpu, Vm, registers};
 
 /// `_IO(0xae, 0x80)`.
 const KVM_RUN: libc::Ioctl = 0xae80;
@@ -70,8 +71,12 @@ pub struct KvmVcpu {
     msrs: Arc<[u32]>,
     /// What the guest runs in stays mapped while it can run.
     ram: Arc<GuestRam>,
-    /// Where a debugger has put an OUT, by linear address.
-    pub(crate) traps: Vec<u64>,
+    /// Where a debugger has put an OUT.
+    pub(crate) traps: Vec<Trap>,
+    /// The byte of an OUT that is done, but for its device.
+    late_out: [u8; 1],
+    /// The next run is told to come back by this vCPU itself.
+    holds_itself: bool,
 }
 
 impl Vm {
@@ -84,8 +89,17 @@ impl Vm {
         let fd = self.fd.create_vcpu(id.into()).map_err(|errno| create_error(errno.into()))?;
         let run_size = self.fd.run_size();
         let page = RunPage::map(&fd, run_size).map_err(create_error)?;
-        let vcpu =
-            KvmVcpu { fd, page, id, run_size, msrs: self.msrs.clone(), ram: self.ram.clone(), traps: Vec::new() };
+        let vcpu = KvmVcpu {
+            fd,
+            page,
+            id,
+            run_size,
+            msrs: self.msrs.clone(),
+            ram: self.ram.clone(),
+            traps: Vec::new(),
+            late_out: [0],
+            holds_itself: false,
+        };
         vcpu.set_cpuid(setup.cpuid)?;
         vcpu.set_msrs(setup.msrs)?;
         vcpu.set_registers(setup.start, self.x2apic())?;
@@ -213,6 +227,11 @@ fn set_apic_register(lapic: &mut kvm_lapic_state, offset: usize, value: u32) {
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> io::Result<Exit<'_>> {
+        if std::mem::take(&mut self.holds_itself) {
+            // Who has kicked meanwhile has given an order before: it is found now, and a later kick is not taken back.
+            self.hold_back(false);
+            return Ok(Exit::Interrupted);
+        }
         let mut could_run = false;
         while !self.enter() {
             let failed = io::Error::last_os_error();
@@ -226,11 +245,19 @@ impl Vcpu for KvmVcpu {
                 _ => return Err(failed),
             }
         }
-        if !self.traps.is_empty()
-            && matches!(self.page.exit(), Exit::IoOut { size: 1, .. })
-            && let Some(pc) = self.trapped()?
-        {
-            return Ok(Exit::Debug { pc, dr6: 0, exception: BREAKPOINT });
+        let out = match self.traps.is_empty() {
+            true => None,
+            false => self.page.byte_out(),
+        };
+        if let Some((port, byte)) = out {
+            match self.trapped(port)? {
+                Trapped::No => {}
+                Trapped::Here(pc) => return Ok(Exit::Debug { pc, dr6: 0, exception: BREAKPOINT }),
+                Trapped::Elsewhere => {
+                    (self.late_out, self.holds_itself) = ([byte], true);
+                    return Ok(Exit::IoOut { port, size: 1, data: &self.late_out });
+                }
+            }
         }
         Ok(self.page.exit())
     }

@@ -56,27 +56,28 @@ impl Machine {
     }
 }
 
-/// Runs until the instruction is done. A HLT that was begun before is over.
+/// Runs until the instruction is done. A HLT that was begun before is over. One that asks a device is done with the answer:
+/// not every KVM stops behind it by itself.
 fn step(vcpu: &mut dyn Vcpu, shared: &VcpuShared) -> Step {
-    if let Some(vcpu) = vcpu.as_kvm() {
-        vcpu.hold_back(false);
-        if vcpu.wake().is_err() {
-            return Step::Over;
-        }
+    let hold_back = |vcpu: &dyn Vcpu, hold: bool| vcpu.as_kvm().into_iter().for_each(|vcpu| vcpu.hold_back(hold));
+    hold_back(vcpu, false);
+    if vcpu.as_kvm().is_some_and(|vcpu| vcpu.wake().is_err()) {
+        return Step::Over;
     }
+    let mut is_answered = false;
     let end = loop {
         match vcpu.run() {
             Ok(Exit::Debug { .. }) => break Step::Done,
+            Ok(Exit::Interrupted) if is_answered => break Step::Done,
             Ok(Exit::Interrupted) => break Step::Waits,
             Ok(exit) => match shared.answer(exit) {
-                true => {}
+                true => is_answered = true,
                 false => break Step::Over,
             },
             Err(_) => break Step::Over,
         }
+        hold_back(vcpu, true);
     };
-    if let Some(vcpu) = vcpu.as_kvm() {
-        vcpu.hold_back(true);
-    }
+    hold_back(vcpu, true);
     end
 }

@@ -358,10 +358,12 @@ impl Machine {
     /// Holds the vCPUs, and lets the devices go on, until a [`Machine::resume`]. A machine that is paused stays so.
     pub fn hold_vcpus(&self, deadline: Instant) -> Result<(), PauseError> {
         let _change = self.change();
-        if self.is_paused() {
-            return Ok(());
+        match self.mode() {
+            Mode::Paused(_) => return Ok(()),
+            // Not all came then.
+            Mode::Stopped(_) => {}
+            _ => self.change_mode(Mode::Stopped(Instant::now()))?,
         }
-        self.change_mode(Mode::Stopped(Instant::now()))?;
         self.shared.gate.order(Order::Pause);
         self.vcpus.iter().for_each(VcpuHandle::kick);
         if self.shared.gate.wait_until_still(deadline) { Ok(()) } else { Err(self.held_up()) }

@@ -18,7 +18,7 @@ use std::fmt::Write;
 use axvm_arch::Gpa;
 use axvm_arch::paging::Page;
 use axvm_inspect::listing;
-use axvm_kvm::{DebugControl, HARDWARE_COUNT, Watch};
+use axvm_kvm::{DebugControl, HARDWARE_COUNT, LONG_TRAP, SHORT_TRAP, Trap, Watch};
 use axvm_memory::GuestRam;
 
 /// What is put into code.
@@ -73,10 +73,8 @@ impl Breakpoints {
             Patch::Out if page.rights.user && bits == 64 => {
                 return Err("programs (privilege level 3) have no OUT; try hbreak, or monitor breakpoints int3".into());
             }
-            Patch::Out if left > 1 && listing::first_len(&code[..left], bits).is_some_and(|len| len > 1) => {
-                &[0xe6, 0x80]
-            }
-            Patch::Out => &[0xee],
+            Patch::Out if left > 1 && listing::first_len(&code[..left], bits).is_some_and(|len| len > 1) => &LONG_TRAP,
+            Patch::Out => &SHORT_TRAP,
         };
         ram.write(page.gpa, is).map_err(no_ram)?;
         self.soft.push(Soft { at, gpa: page.gpa, was: code[..is.len()].to_vec(), is: is.to_vec() });
@@ -132,7 +130,8 @@ impl Breakpoints {
 
     /// What a vCPU is told that runs on.
     pub fn control(&self) -> DebugControl {
-        let traps = self.soft.iter().filter(|soft| soft.is != [0xcc]).map(|soft| soft.at).collect();
+        let traps = self.soft.iter().filter(|soft| soft.is != [0xcc]);
+        let traps = traps.map(|soft| Trap { at: soft.at, len: soft.is.len() as u8 }).collect();
         let int3 = self.soft.iter().any(|soft| soft.is == [0xcc]);
         DebugControl { step: false, int3, hardware: self.hard.clone(), traps }
     }

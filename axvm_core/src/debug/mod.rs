@@ -54,6 +54,8 @@ pub struct Debugger {
     is_attached: AtomicBool,
     /// The first machine waits in any case.
     waits: AtomicBool,
+    /// What a client said that is not understood was told: once is enough.
+    told: AtomicBool,
     /// The process is about to end with this code.
     ending: Mutex<Option<u8>>,
     gone: Condvar,
@@ -84,8 +86,8 @@ type Stop = MultiThreadStopReason<u64>;
 impl Debugger {
     /// For the machines of this process, of which the first one is to wait for gdb, if `waits`.
     pub fn new(current: Arc<Current>, ram: Arc<GuestRam>, explainer: Arc<Explainer>, waits: bool) -> Debugger {
-        let (is_attached, ending, gone) = Default::default();
-        Debugger { current, ram, explainer, is_attached, waits: AtomicBool::new(waits), ending, gone }
+        let (is_attached, told, ending, gone) = Default::default();
+        Debugger { current, ram, explainer, is_attached, waits: AtomicBool::new(waits), told, ending, gone }
     }
 
     /// Whether a session is on.
@@ -124,13 +126,16 @@ impl Debugger {
             // A stream that breaks is an end like others.
             if let Err(error) = self.session(File::from(stream), &mut target)
                 && error.kind() == io::ErrorKind::Other
+                && !self.told.swap(true, Ordering::Relaxed)
             {
                 let _ = speech::try_tell(format_args!("gdb has said what is not understood: {error}"));
             }
             if target.machine.hold_vcpus(Instant::now() + PATIENCE).is_ok() {
                 target.disarm();
                 target.machine.stops().take();
-                let _ = target.machine.resume(Instant::now() + PATIENCE);
+                if !target.was_paused {
+                    let _ = target.machine.resume(Instant::now() + PATIENCE);
+                }
             }
         }
         self.is_attached.store(false, Ordering::Release);
@@ -175,6 +180,7 @@ impl Debugger {
         }
         // After a byte that was none of its business it runs still.
         if target.machine.is_paused() {
+            target.was_paused = false;
             target.arm(&target.breakpoints.control());
             if target.machine.resume(Instant::now() + PATIENCE).is_err() {
                 return Ran::Stopped(self.hold(target, Signal::SIGTRAP));
@@ -240,6 +246,7 @@ impl Debugger {
         let next = self.current.machine().filter(|machine| !is_same(machine))?;
         // Its RAM is new: no breakpoint is in it.
         target.machine = next;
+        target.was_paused = false;
         target.forget();
         target.current = 0;
         let _ = target.machine.hold_vcpus(Instant::now() + PATIENCE);

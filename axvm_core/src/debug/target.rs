@@ -49,6 +49,8 @@ pub struct GdbTarget {
     pub(super) breakpoints: Breakpoints,
     /// The vCPU that stopped last.
     pub(super) current: u32,
+    /// A pause of its user's, which outlasts the session unless gdb lets the guest go on.
+    pub(super) was_paused: bool,
     /// What the next resume does: the vCPU to step, if it is a step.
     step: Option<u32>,
     /// Registers that were read since the stop.
@@ -56,10 +58,11 @@ pub struct GdbTarget {
 }
 
 impl GdbTarget {
-    /// For a machine whose vCPUs are held.
+    /// For a machine, before its vCPUs are held.
     pub fn new(machine: Arc<Machine>, ram: Arc<GuestRam>, explainer: Arc<Explainer>) -> GdbTarget {
         let (breakpoints, known) = Default::default();
-        GdbTarget { machine, ram, explainer, breakpoints, current: 0, step: None, known }
+        let was_paused = machine.is_paused();
+        GdbTarget { machine, ram, explainer, breakpoints, current: 0, was_paused, step: None, known }
     }
 
     /// The vCPU that is to be stepped, if the resume was a step; once.
@@ -182,8 +185,14 @@ impl MultiThreadBase for GdbTarget {
         let mut bytes = Vec::new();
         gdbstub::arch::Registers::gdb_serialize(regs, |byte| bytes.extend(byte));
         gdbstub::arch::Registers::gdb_deserialize(&mut new, &bytes).map_err(|()| TargetError::NonFatal)?;
-        let general = new.cpu.regs;
-        let set = self.machine.alter(index(tid), move |vcpu| vcpu.set_general(&general));
+        let (general, moved) = (new.cpu.regs, new.cpu.regs.rip != old.cpu.regs.rip);
+        let set = self.machine.alter(index(tid), move |vcpu| {
+            // Else a halted vCPU would not go on there.
+            if moved {
+                vcpu.wake()?;
+            }
+            vcpu.set_general(&general)
+        });
         self.known.remove(&index(tid));
         set.and_then(Result::ok).ok_or(TargetError::NonFatal)
     }

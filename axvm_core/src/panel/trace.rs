@@ -30,7 +30,7 @@ pub const NO_RECORDER: &str = "The machine keeps no last moments; start it with 
 impl Panel {
     pub(super) fn trace_status(&self) -> TraceStatus {
         let path = self.recorder.path();
-        let state = match (&path, self.recorder.is_on()) {
+        let state = match (&path, self.recorder.keeps()) {
             (Some(_), _) => TraceState::Writing,
             (None, true) => TraceState::Recording,
             (None, false) => TraceState::Off,

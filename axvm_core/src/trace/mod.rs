@@ -55,6 +55,14 @@ struct Noted {
 }
 
 impl Recording {
+    /// On or off, for threads that ask from now on; one that keeps the last moments stays on.
+    fn switch(&self, on: bool) {
+        if !self.keeps {
+            self.tapes.switch(on);
+            self.notes.store(on, Ordering::Relaxed);
+        }
+    }
+
     /// The events: for the one file that they go to, or for each that will be asked for.
     fn notes(&self) -> Noted {
         let mut noted = lock(&self.noted);
@@ -127,17 +135,9 @@ impl Recorder {
         self.recording.keeps
     }
 
-    /// Whether threads record.
-    pub fn is_on(&self) -> bool {
-        self.recording.tapes.is_on()
-    }
-
     /// Switches recording on or off, for threads that ask from now on; one that keeps the last moments stays on.
     pub fn switch(&self, on: bool) {
-        if !self.keeps() {
-            self.recording.tapes.switch(on);
-            self.recording.notes.store(on, Ordering::Relaxed);
-        }
+        self.recording.switch(on);
     }
 
     /// What is being written now, if something is.
@@ -171,15 +171,19 @@ impl Recorder {
         let (over, path) = (Arc::<AtomicBool>::default(), output.path.display().to_string());
         let (is_over, failed, name) = (Arc::clone(&over), Arc::clone(&self.failed), path.clone());
         *lock(&self.failed) = None;
-        let writer = Writer { recording: Arc::clone(&self.recording), output, start, until };
+        let recording = Arc::clone(&self.recording);
+        let writer = Writer { recording: Arc::clone(&recording), output, start, until };
         let thread = axvm_sandbox::spawn(Role::Console, "trace", move || {
             if let Err(error) = writer.write(&is_over) {
                 let why = format!("Cannot write the trace {name}: {error}; it ends there, the machine runs on");
                 speech::try_tell(&why);
                 *lock(&failed) = Some(why);
+                // No file is there for what comes. Who records already goes on until the next pause.
+                recording.switch(false);
             }
-        })
-        .context("Cannot start a thread for the trace (see ulimit -u)")?;
+        });
+        let thread = thread.inspect_err(|_| self.recording.switch(false));
+        let thread = thread.context("Cannot start a thread for the trace (see ulimit -u)")?;
         *lock(&self.writing) = Some(Writing { path, until, over, thread });
         Ok(())
     }

@@ -169,6 +169,26 @@ fn a_gdb_that_is_killed_leaves_a_guest_without_breakpoints() {
 }
 
 #[test]
+fn a_pause_of_the_user_outlasts_a_look_by_gdb() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = machine(&place, "");
+    talk.ask("work 10");
+    assert_eq!(place.run("ctl api pause").0, 0);
+    let Some(mut gdb) = Gdb::at(&place) else { return };
+    gdb.ask("info registers rip");
+    gdb.ask("detach");
+    drop(gdb);
+    assert_eq!(axvm.status().state, MachineState::Paused);
+    assert_eq!(place.run("ctl api resume").0, 0);
+    talk.ask("work 10");
+    assert_eq!(place.run("ctl api stop").0, 0);
+    axvm.ends_with(0);
+}
+
+#[test]
 fn a_reset_is_a_stop_and_the_end_is_told() {
     if !has_kvm() {
         return;

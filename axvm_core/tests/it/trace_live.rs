@@ -5,10 +5,11 @@
 //! ```
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::{Axvm, Place, has_kvm};
+use crate::common::{AXVM, Axvm, Place, has_kvm, until};
 use crate::trace::{events, names, names_of_lanes};
 
 /// A command of `axvm ctl` that has nothing to say.
@@ -87,6 +88,32 @@ fn a_trace_of_a_paused_machine_begins_when_it_goes_on_and_outlives_a_reset() {
     assert_eq!(names_of_lanes(&events).iter().filter(|lane| **lane == "vcpu0").count(), 1);
     assert!(requests(&events, "vda-q0") >= 4 && events[events.len() - 1]["name"] == "end");
     assert!(names(&events, "console").contains(&"ready"), "the second start is in it");
+}
+
+#[test]
+fn a_trace_that_cannot_be_written_is_over_and_another_can_begin() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    // No file of this machine becomes longer than 32 KiB.
+    let words = "run --kernel guest.elf --memory 32M --cpus 1 --api-sock api --append shell";
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -f 64; exec {AXVM} {words}")]);
+    limited.current_dir(place.path("")).env("XDG_RUNTIME_DIR", place.path("")).env_remove("NOTIFY_SOCKET");
+    let (axvm, talk) = place.talking(limited);
+    let status = || place.run("ctl ./api trace status").1;
+    ctl(&place, "trace start t.json");
+    until("it has failed", || {
+        talk.say("\r");
+        status().contains("Cannot write the trace")
+    });
+    assert!(status().starts_with("nothing is recorded\n"), "{}", status());
+    assert!(refused(&place, "trace stop").contains("No trace is being written"));
+    ctl(&place, "trace start u.json");
+    ctl(&place, "trace stop");
+    assert_eq!(events(&place.path("u.json")).last().unwrap()["name"], "end");
+    end(axvm, &place);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod common;
 
+mod debug;
 mod doorbells;
 mod exits;
 mod interrupts;

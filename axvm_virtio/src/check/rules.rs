@@ -7,7 +7,7 @@
 //!   devices' own faults (words) -/
 //! ```
 //!
-//! Spec: virtio 1.2; version 1.3 has the same sections under the same numbers, but for those of some devices.
+//! Spec: virtio 1.2.
 //! Left out: what only the driver can see (which fields it reads twice, what it does with used buffers).
 
 use axvm_events::rules::{Level, Rule};
@@ -154,10 +154,10 @@ device_rules! {
     BALLOON_PAGES "balloon-pages" Text "5.5.6" "Device Operation":
         "an inflate request is an array of page numbers of reasonable length",
         "An inflate request names more than 16384 pages";
-    VSOCK_TRANSMIT "vsock-transmit" Text "5.10.6" "Device Operation":
+    VSOCK_TRANSMIT "vsock-transmit" Text "5.10.6.4" "Receive and Transmit":
         "a packet to send is for the device to read",
         "A packet of the driver has a part for the device to write";
-    VSOCK_RECEIVE "vsock-receive" Must "5.10.6.1.1" "Virtqueue Flow Control":
+    VSOCK_RECEIVE "vsock-receive" Text "5.10.6.4" "Receive and Transmit":
         "receive buffers are for the device to write, with room for a header and data",
         "A buffer for a packet has a part for the device to read",
         "A buffer for a packet has no room for a header and data", "A buffer for an event is too small";
