@@ -3,11 +3,13 @@
 //! No specification: these are AxVM's own.
 
 use std::fmt::Write;
+use std::io;
 
 use axvm_arch::Gpa;
 use axvm_devices::StopReason;
 use axvm_inspect::registers::Explained;
 use axvm_inspect::{core_file, listing};
+use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd};
 
 use super::breakpoints::Patch;
 use super::target::GdbTarget;
@@ -25,8 +27,15 @@ monitor power                    press the power button
 monitor reset                    press the reset button
 ";
 
+impl MonitorCmd for GdbTarget {
+    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), io::Error> {
+        out.write_raw(answer(self, &String::from_utf8_lossy(command)).as_bytes());
+        Ok(())
+    }
+}
+
 /// What a command is answered.
-pub fn answer(target: &mut GdbTarget, command: &str) -> String {
+fn answer(target: &mut GdbTarget, command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     match words[..] {
         [] | ["help"] => HELP.into(),

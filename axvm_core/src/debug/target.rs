@@ -30,12 +30,11 @@ use gdbstub::target::ext::breakpoints::{
     Breakpoints as BreakpointsExt, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps,
     SwBreakpoint, SwBreakpointOps, WatchKind,
 };
-use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
+use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 
 use super::breakpoints::Breakpoints;
-use super::monitor;
 use super::registers::{Amd64, GdbRegisters};
 use crate::explain::Explainer;
 
@@ -335,13 +334,5 @@ impl HwWatchpoint for GdbTarget {
 
     fn remove_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
         Ok(watch(addr, len, kind).is_some_and(|watch| self.breakpoints.remove_hard(addr, watch)))
-    }
-}
-
-impl MonitorCmd for GdbTarget {
-    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), io::Error> {
-        let answer = monitor::answer(self, &String::from_utf8_lossy(command));
-        out.write_raw(answer.as_bytes());
-        Ok(())
     }
 }
