@@ -37,7 +37,7 @@ use crate::card::{self, Card};
 use crate::cpu::{self, input, output, read};
 use crate::report::{COM1, Line};
 use crate::virtio::{self, Buffer, Device, Queue, kind, register};
-use crate::{acpi, apic, chips, clock, hotplug, pic, vsock};
+use crate::{acpi, apic, chips, clock, disk, hotplug, pic, vsock};
 
 const UART_VECTOR: u8 = 36;
 /// IER and FCR: received data interrupts, from so many bytes on.
@@ -192,7 +192,7 @@ fn work(console: &mut Console, rounds: u64, answer: &mut Line) {
         let mut detail = Line::new();
         flood(console, 1, &mut detail);
         let disks = virtio::devices().filter(|device| device.kind == kind::BLOCK);
-        let verdicts = disks.map(|device| virtio::block(device, &mut detail).is_ok());
+        let verdicts = disks.map(|device| disk::block(device, &mut detail).is_ok());
         match verdicts.fold(true, |all, one| all & one) {
             true => good += 1,
             false => console.print(detail.bytes()),

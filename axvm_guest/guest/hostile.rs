@@ -21,6 +21,8 @@ mod rings;
 
 use crate::card;
 use crate::clock;
+use crate::devices;
+use crate::disk;
 use crate::processors;
 use crate::report::{Line, Verdict, prove};
 use crate::start_info;
@@ -67,10 +69,10 @@ pub fn attack(seed: u64) {
 /// The honest driver's proof.
 fn works(device: Device, line: &mut Line) -> Verdict {
     match device.kind {
-        kind::BLOCK => virtio::block(device, line),
-        kind::RNG => virtio::rng(device, line),
-        kind::BALLOON => virtio::balloon(device, line),
-        kind::CONSOLE => virtio::console(device, line),
+        kind::BLOCK => disk::block(device, line),
+        kind::RNG => devices::rng(device, line),
+        kind::BALLOON => devices::balloon(device, line),
+        kind::CONSOLE => devices::console(device, line),
         kind::NET => card::prove(device, false, line),
         kind::VSOCK => vsock::prove(device, false, line),
         _ => Ok(()),

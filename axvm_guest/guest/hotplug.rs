@@ -7,6 +7,7 @@
 //! The registers are AxVM's own (`axvm_devices::pci::PciHotplug`).
 
 use crate::cpu::{input, output, write};
+use crate::disk;
 use crate::report::{Line, Verdict};
 use crate::virtio::{self, Buffer, Device, Queue, kind};
 
@@ -26,7 +27,7 @@ pub fn came(line: &mut Line) -> Option<Verdict> {
     let slots = take(UP);
     (slots != 0).then(|| {
         line.text("slots ").hex(slots.into());
-        virtio::devices().filter(|device| device.kind == kind::BLOCK).try_for_each(|disk| virtio::block(disk, line))
+        virtio::devices().filter(|device| device.kind == kind::BLOCK).try_for_each(|disk| disk::block(disk, line))
     })
 }
 

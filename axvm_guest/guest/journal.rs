@@ -8,8 +8,9 @@
 //! The numbers behind `refused` are the status bytes of virtio 1.2, 5.2.6. Each round takes a page of its own.
 
 use crate::cpu::write;
+use crate::disk::{FLUSH_REQUEST, IN, OUT, Request};
 use crate::report::{Line, Verdict};
-use crate::virtio::{self, Buffer, FLUSH, Queue, Request, kind, register::CONFIG};
+use crate::virtio::{self, Buffer, FLUSH, Queue, kind, register::CONFIG};
 
 const STRIDE: u64 = 9;
 const SECTOR: u32 = 512;
@@ -30,9 +31,9 @@ pub fn keep(rounds: u64, line: &mut Line) -> Verdict {
         let sector = round * STRIDE % sectors;
         let other = sectors - 1 - round % sectors;
         let mut ask = |command, sector, data| Request { command, sector, data }.ask(queue, line);
-        let wrote = ask(virtio::OUT, sector, buffer(entry, false))?;
-        let flushed = ask(virtio::FLUSH_REQUEST, 0, None)?;
-        let got = ask(virtio::IN, other, buffer(back, true))?;
+        let wrote = ask(OUT, sector, buffer(entry, false))?;
+        let flushed = ask(FLUSH_REQUEST, 0, None)?;
+        let got = ask(IN, other, buffer(back, true))?;
         say(round, [wrote, flushed, got]);
     }
     line.text(" ").decimal(rounds).text(" rounds");

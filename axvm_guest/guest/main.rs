@@ -20,10 +20,13 @@ mod clock;
 mod console;
 mod cpu;
 mod crash;
+mod devices;
+mod disk;
 mod hostile;
 mod hotplug;
 mod ipi;
 mod journal;
+mod messages;
 mod mp;
 mod pci;
 mod pic;
@@ -97,15 +100,15 @@ fn selftest(clock: &str) {
     prove("pm-timer", chips::pm_timer);
     prove("pvpanic", chips::pvpanic);
     prove("smp", processors::start_all);
-    virtio::prove_all();
+    devices::prove_all();
     if pci::is_there() {
         prove_pci();
     } else {
-        prove("interrupt", virtio::interrupt);
+        prove("interrupt", disk::interrupt);
     }
 }
 
 fn prove_pci() {
     prove("pci", pci::config);
-    prove("msi-x", pci::msix);
+    prove("msi-x", messages::msix);
 }

@@ -1,4 +1,4 @@
-//! PCI: finding functions, their capabilities and BARs, and MSI-X; and the proof that all of it is as it says.
+//! PCI: finding functions, their capabilities and BARs, and MSI-X; and the proof that all of it reads as it should.
 //!
 //! ```text
 //!   MCFG --> ECAM, or ports 0xcf8, 0xcfc --> functions of bus 0 --> virtio's BAR, where its driver wants it
@@ -11,11 +11,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::acpi;
 use crate::apic;
-use crate::clock;
 use crate::cpu::{input, output, read, write};
 use crate::report::{Line, Verdict};
-use crate::start_info;
-use crate::virtio::{self, Device, Queue, Request, kind};
 
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
@@ -31,18 +28,18 @@ const CAPABILITIES: u16 = 0x34;
 const MEMORY_AND_MASTER: u32 = 6;
 const MSIX: u32 = 0x11;
 const VENDOR: u32 = 0x09;
-const ENABLE: u32 = 1 << 31;
-const FUNCTION_MASK: u32 = 1 << 30;
+pub const ENABLE: u32 = 1 << 31;
+pub const FUNCTION_MASK: u32 = 1 << 30;
 
 /// Where the driver puts BARs, and how far apart.
-const BARS: u64 = 0xc000_0000;
-const STRIDE: u64 = 0x1_0000;
+pub const BARS: u64 = 0xc000_0000;
+pub const STRIDE: u64 = 0x1_0000;
 const BAR_LEN: u32 = 0x8000;
 /// In the BAR.
-const MSIX_TABLE: u64 = 0x4000;
-const MSIX_PENDING: u64 = 0x7000;
+pub const MSIX_TABLE: u64 = 0x4000;
+pub const MSIX_PENDING: u64 = 0x7000;
 /// In the first two pages of the gigabyte above 4 GiB: RAM ends far below.
-const HIGH: u64 = 1 << 32;
+pub const HIGH: u64 = 1 << 32;
 
 /// What [`ecam`] found; 1: none.
 static ECAM: AtomicU64 = AtomicU64::new(0);
@@ -97,7 +94,7 @@ impl Function {
     }
 
     /// The kind of its virtio device.
-    fn kind(self) -> Option<u32> {
+    pub fn kind(self) -> Option<u32> {
         let id = self.read(0);
         (id & 0xffff == VIRTIO).then(|| (id >> 16).wrapping_sub(FIRST))
     }
@@ -112,7 +109,7 @@ impl Function {
         })
     }
 
-    fn msix(self) -> Option<u16> {
+    pub fn msix(self) -> Option<u16> {
         self.capabilities().find(|(_, word)| word & 0xff == MSIX).map(|(at, _)| at)
     }
 
@@ -138,7 +135,7 @@ impl Function {
         self.capabilities().find(|(_, word)| word & 0xff == VENDOR && word >> 24 == 5).map(|(at, _)| at)
     }
 
-    fn move_to(self, bar: u64) {
+    pub fn move_to(self, bar: u64) {
         self.write(BAR, bar as u32);
         self.write(BAR + 4, (bar >> 32) as u32);
         self.write(COMMAND, MEMORY_AND_MASTER);
@@ -171,26 +168,23 @@ fn after(Function(last): Function) -> Option<Function> {
 fn functions() -> impl Iterator<Item = Function> {
     let mut last = Function::NONE;
     core::iter::from_fn(move || {
-        last = if is_there() { after(last)? } else { return None };
+        last = next(last)?;
         Some(last)
     })
 }
 
-/// The device behind `last`, as functions ascend.
-pub fn next_device(last: Option<Device>) -> Option<Device> {
-    let (number, from) = last.map_or((0, Function::NONE), |last| (last.number + 1, last.function));
-    let function = if is_there() { after(from)? } else { return None };
-    Some(Device { number, kind: function.kind().unwrap_or(0), function })
+/// The function with a virtio device behind `last`, as functions ascend.
+pub fn next(last: Function) -> Option<Function> {
+    if is_there() { after(last) } else { None }
 }
 
-/// Puts the BAR where the driver expects it, and lets every message go to the device's vector of this processor.
-pub fn prepare(device: Device) {
-    let function = device.function;
-    function.move_to(device.base());
+/// Puts the BAR of a device where its driver expects it, and lets every message go to a vector of this processor.
+pub fn prepare(function: Function, bar: u64, vector: u8) {
+    function.move_to(bar);
     let Some(msix) = function.msix() else { return };
     function.write(msix, ENABLE);
     for entry in 0..function.vectors() {
-        program(device.base(), entry, device.vector());
+        program(bar, entry, vector);
     }
 }
 
@@ -235,51 +229,4 @@ pub fn config(line: &mut Line) -> Verdict {
     }
     line.text(" ").decimal(count).text(" functions");
     Ok(())
-}
-
-/// A message that is masked is pending, then comes; registers and doorbells move with the BAR, above 4 GiB, too.
-pub fn msix(line: &mut Line) -> Verdict {
-    let Some(device) = virtio::devices().find(|device| device.kind == kind::BLOCK) else { return line.absent() };
-    if !device.is_on_pci() {
-        return line.absent();
-    }
-    let (function, vector, bar) = (device.function, device.vector(), device.base());
-    virtio::block(device, line)?;
-    let flush = |queue: Queue, line: &mut Line| {
-        let status = Request { command: virtio::FLUSH_REQUEST, sector: 0, data: None }.ask(queue, line)?;
-        line.check(status == 0, "flush fails")
-    };
-    let queues = device.queues();
-    device.start(virtio::FLUSH | virtio::MQ, queues, line)?;
-    for number in 0..queues {
-        flush(Queue::of(device, number), line)?;
-    }
-    line.text(", ").decimal(queues.into()).text(" queues");
-    let queue = Queue::of(device, 0);
-    let Some(msix) = function.msix() else { return line.failed("no MSI-X") };
-    let is_pending = || read::<u32>(bar + MSIX_PENDING) & 1 != 0;
-    for mask in [bar + MSIX_TABLE + 12, 0] {
-        let set = |masked: bool| match mask {
-            0 => function.write(msix, if masked { ENABLE | FUNCTION_MASK } else { ENABLE }),
-            entry => write(entry, u32::from(masked)),
-        };
-        set(true);
-        let (used, came): (u16, u32) = (read(queue.used() + 2), apic::count(vector));
-        queue.offer(0);
-        let back = clock::wait(2_000_000, || read::<u16>(queue.used() + 2) != used);
-        line.check(back, "waited 2 s for the chain to come back")?;
-        line.check(clock::wait(2_000_000, is_pending), "waited 2 s for the pending bit")?;
-        line.check(apic::count(vector) == came, "an interrupt that is masked came")?;
-        set(false);
-        line.check(clock::wait(2_000_000, || apic::count(vector) != came), "waited 2 s for what was pending")?;
-        line.check(!is_pending(), "what has come is pending still")?;
-    }
-    // Numbers with the same vector, and a BAR elsewhere: the last is where the gigabyte above 4 GiB is seen.
-    for number in [0x80, (HIGH - BARS) / STRIDE].map(|far| device.number + far) {
-        function.move_to(start_info::through_window(self::bar(number)));
-        flush(Queue { device: Device { number, ..device }, ..queue }, line)?;
-    }
-    function.move_to(bar);
-    line.text(", masked, moved;");
-    virtio::round_trip(device, line)
 }

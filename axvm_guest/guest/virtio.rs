@@ -1,4 +1,4 @@
-//! virtio over MMIO or PCI: an honest driver, and a proof for each kind of device.
+//! virtio over MMIO or PCI: an honest driver.
 //!
 //! ```text
 //!   window n at 0xd0000000 + n * 4 KiB, interrupt line GSIS[n]      (where AxVM puts them, in order)
@@ -7,15 +7,13 @@
 //! ```
 //!
 //! One chain at a time, queues of 8. Spec: virtio 1.2, 2.7 "Split Virtqueues", 3.1 "Device
-//! Initialization", 4.1 "Virtio Over PCI Bus", 4.2 "Virtio Over MMIO", 5.2 "Block Device", 5.3 "Console Device", 5.4 "Entropy
-//! Device", 5.5 "Traditional Memory Balloon Device".
+//! Initialization", 4.1 "Virtio Over PCI Bus", 4.2 "Virtio Over MMIO".
 
 use crate::apic;
 use crate::clock;
-use crate::cpu::{self, read, write};
+use crate::cpu::{read, write};
 use crate::pci::{self, Function};
-use crate::report::{Line, Verdict, prove};
-use crate::{card, start_info, vsock};
+use crate::report::{Line, Verdict};
 
 const WINDOWS: u64 = 0xd000_0000;
 const STRIDE: u64 = 0x1000;
@@ -63,7 +61,7 @@ pub mod kind {
 }
 
 /// Block features (5.2.3), VERSION_1 (6).
-const READ_ONLY: u64 = 1 << 5;
+pub const READ_ONLY: u64 = 1 << 5;
 pub const FLUSH: u64 = 1 << 9;
 /// Several queues.
 pub const MQ: u64 = 1 << 12;
@@ -115,7 +113,7 @@ const DOORBELLS: u64 = 0x3000;
 pub fn devices() -> impl Iterator<Item = Device> {
     let mut last = None;
     core::iter::from_fn(move || {
-        last = if read::<u32>(WINDOWS) == MAGIC { next_window(last) } else { pci::next_device(last) };
+        last = if read::<u32>(WINDOWS) == MAGIC { next_window(last) } else { next_function(last) };
         last
     })
 }
@@ -126,6 +124,13 @@ fn next_window(last: Option<Device>) -> Option<Device> {
     let window = WINDOWS + number * STRIDE;
     let is_there = number < GSIS.len() as u64 && read::<u32>(window) == MAGIC;
     is_there.then(|| Device { number, kind: read(window + DEVICE_ID), function: Function::NONE })
+}
+
+/// The device of the function behind that of `last`.
+fn next_function(last: Option<Device>) -> Option<Device> {
+    let (number, from) = last.map_or((0, Function::NONE), |last| (last.number + 1, last.function));
+    let function = pci::next(from)?;
+    Some(Device { number, kind: function.kind().unwrap_or(0), function })
 }
 
 impl Device {
@@ -199,7 +204,7 @@ impl Device {
     /// Reset, features, queues, DRIVER_OK. Gives the features taken.
     pub fn start(self, wanted: u64, queues: u16, line: &mut Line) -> Result<u64, crate::report::Fault> {
         if self.is_on_pci() {
-            pci::prepare(self);
+            pci::prepare(self.function, self.base(), self.vector());
         }
         self.write(STATUS, 0);
         line.check(clock::wait(PATIENCE, || self.read(STATUS) == 0), "waited for status 0 after a reset")?;
@@ -305,162 +310,4 @@ impl Queue {
         self.device.acknowledge();
         Ok(read(self.used() + 8 + u64::from(used % QUEUE_LEN) * 8))
     }
-}
-
-/// Proves each device that is there.
-pub fn prove_all() {
-    for device in devices() {
-        match device.kind {
-            kind::BLOCK => prove("virtio-block", |line| block(device, line)),
-            kind::CONSOLE => prove("virtio-console", |line| console(device, line)),
-            kind::RNG => prove("virtio-rng", |line| rng(device, line)),
-            kind::BALLOON => prove("virtio-balloon", |line| balloon(device, line)),
-            kind::VSOCK => {
-                prove("virtio-vsock", |line| vsock::prove(device, start_info::option("echo").is_some(), line))
-            }
-            kind::NET => prove("virtio-net", |line| card::prove(device, start_info::option("loop").is_some(), line)),
-            other => prove("virtio-unknown", |line| {
-                line.text(" type ").decimal(other.into());
-                line.absent()
-            }),
-        }
-    }
-}
-
-/// A request of 5.2.6.
-pub struct Request {
-    pub command: u32,
-    pub sector: u64,
-    pub data: Option<Buffer>,
-}
-
-impl Request {
-    /// Gives its status byte.
-    pub fn ask(self, queue: Queue, line: &mut Line) -> Result<u8, crate::report::Fault> {
-        let header = queue.room();
-        write(header, u64::from(self.command));
-        write(header + 8, self.sector);
-        write(header + 16, 0xff_u8);
-        let first = Buffer { address: header, len: 16, device_writes: false };
-        let last = Buffer { address: header + 16, len: 1, device_writes: true };
-        match self.data {
-            Some(data) => queue.ask(&[first, data, last], line)?,
-            None => queue.ask(&[first, last], line)?,
-        };
-        Ok(read(header + 16))
-    }
-
-    fn send(self, status: u8, queue: Queue, line: &mut Line, why: &str) -> Verdict {
-        let got = self.ask(queue, line)?;
-        line.check(got == status, why)
-    }
-}
-
-pub const IN: u32 = 0;
-pub const OUT: u32 = 1;
-pub const FLUSH_REQUEST: u32 = 4;
-const GET_ID: u32 = 8;
-
-/// Reads the last sectors, writes a pattern, flushes, verifies, writes the old content back; asks for the id.
-pub fn block(device: Device, line: &mut Line) -> Verdict {
-    let taken = device.start(READ_ONLY | FLUSH, 1, line)?;
-    let queue = Queue::of(device, 0);
-    let sectors = u64::from(device.read(CONFIG)) | u64::from(device.read(CONFIG + 4)) << 32;
-    line.text(" ").decimal(sectors).text(" sectors");
-    let len = 512 * sectors.min(2);
-    let first = sectors - len / 512;
-    let [old, new, back] = [1, 2, 3].map(|page| queue.room() + page * 0x1000);
-    let buffer = |address, device_writes| Some(Buffer { address, len: len as u32, device_writes });
-    line.check(len > 0, "an empty disk")?;
-    let ask = |command, sector, data| Request { command, sector, data };
-    ask(IN, first, buffer(old, true)).send(0, queue, line, "read fails")?;
-    ask(IN, sectors, buffer(back, true)).send(1, queue, line, "a read behind the end does not fail")?;
-    for at in (0..len).step_by(8) {
-        write(new + at, at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ cpu::rdtsc());
-    }
-    if taken & READ_ONLY != 0 {
-        line.text(" read-only");
-        return ask(OUT, first, buffer(new, false)).send(1, queue, line, "a write to a read-only disk does not fail");
-    }
-    ask(OUT, first, buffer(new, false)).send(0, queue, line, "write fails")?;
-    if taken & FLUSH != 0 {
-        ask(FLUSH_REQUEST, 0, None).send(0, queue, line, "flush fails")?;
-    }
-    ask(IN, first, buffer(back, true)).send(0, queue, line, "second read fails")?;
-    let same = (0..len).step_by(8).all(|at| read::<u64>(new + at) == read::<u64>(back + at));
-    ask(OUT, first, buffer(old, false)).send(0, queue, line, "write of the old content fails")?;
-    line.check(same, "reads back other data than was written")?;
-    let id = Some(Buffer { address: back, len: 20, device_writes: true });
-    ask(GET_ID, 0, id).send(0, queue, line, "GET_ID fails")?;
-    line.text(" verified, id ");
-    for byte in (back..back + 20).map(read::<u8>).take_while(u8::is_ascii_graphic) {
-        line.byte(byte);
-    }
-    Ok(())
-}
-
-/// How long a request with its interrupt takes: the shortest of many, for the others met other programs of the host.
-pub fn round_trip(device: Device, line: &mut Line) -> Verdict {
-    const ROUNDS: u64 = 64;
-    let (mut shortest, queue) = (u64::MAX, Queue::of(device, 0));
-    for _ in 0..ROUNDS {
-        let start = cpu::rdtsc();
-        // Answered without a look at the image.
-        let data = Some(Buffer { address: queue.room() + 0x1000, len: 20, device_writes: true });
-        Request { command: GET_ID, sector: 0, data }.ask(queue, line)?;
-        shortest = shortest.min(cpu::rdtsc().wrapping_sub(start));
-    }
-    let shortest = shortest / clock::tsc_per_microsecond();
-    line.text(" ").decimal(shortest).text("us for a request and its interrupt");
-    Ok(())
-}
-
-/// The same by a line.
-pub fn interrupt(line: &mut Line) -> Verdict {
-    let Some(device) = devices().find(|device| device.kind == kind::BLOCK) else { return line.absent() };
-    device.start(FLUSH, 1, line)?;
-    round_trip(device, line)
-}
-
-/// Two reads of 64 bytes are neither constant nor equal.
-pub fn rng(device: Device, line: &mut Line) -> Verdict {
-    device.start(0, 1, line)?;
-    let queue = Queue::of(device, 0);
-    let [one, two] = [queue.room(), queue.room() + 64];
-    for address in [one, two] {
-        let len = queue.ask(&[Buffer { address, len: 64, device_writes: true }], line)?;
-        line.check(len > 0 && len <= 64, "no bytes, or more than were asked for")?;
-    }
-    let words = |at: u64| (at..at + 64).step_by(8).map(read::<u64>);
-    line.check(!words(one).eq(words(two)), "two reads are equal")?;
-    line.check(words(one).any(|word| word != read::<u64>(one)), "constant")
-}
-
-/// Gives 16 pages and takes them back.
-pub fn balloon(device: Device, line: &mut Line) -> Verdict {
-    device.start(0, 2, line)?;
-    line.text(" target ").decimal(device.read(CONFIG).into()).text(" pages");
-    for number in [0, 1] {
-        let queue = Queue::of(device, number);
-        for page in 0..16 {
-            write(queue.room() + page * 4, 0xc00 + page as u32); // 12 MiB and on
-        }
-        queue.ask(&[Buffer { address: queue.room(), len: 64, device_writes: false }], line)?;
-    }
-    write(12 << 20, 1_u64);
-    line.check(read::<u64>(12 << 20) == 1, "a page that came back does not hold a write")?;
-    line.text(", 16 pages given and taken back");
-    Ok(())
-}
-
-/// Transmits a line on port 0.
-pub fn console(device: Device, line: &mut Line) -> Verdict {
-    device.start(0, 2, line)?;
-    let queue = Queue::of(device, 1);
-    let words = b"AXVM says hello on hvc0\n";
-    for (at, &byte) in (queue.room()..).zip(words) {
-        write(at, byte);
-    }
-    queue.ask(&[Buffer { address: queue.room(), len: words.len() as u32, device_writes: false }], line)?;
-    Ok(())
 }
