@@ -1,6 +1,11 @@
-//! What a client sees of a guest's processors and memory: the bodies of `/registers`, `/memory` and `/dump`.
+//! What a client sees of what a guest does: the bodies of `/explain`, `/registers`, `/memory`, `/dump` and `/trace`.
+//!
+//! ```text
+//!   a moment: Explanation, VcpuRegisters, MemoryContents      a file: DumpStatus, TraceRequest, TraceStatus
+//! ```
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -63,4 +68,82 @@ pub enum DumpState {
     Written,
     /// The file is of no use.
     Failed,
+}
+
+/// `GET /explain`: what a guest does, and what that usually means.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Explanation {
+    /// Seconds since a vCPU last came back from the guest.
+    pub quiet_seconds: u64,
+    /// What likely happened and what to try, the likeliest first.
+    pub causes: Vec<LikelyCause>,
+    /// A line for each vCPU.
+    pub vcpus: Vec<String>,
+    /// A line for each vCPU whose last exits are recorded.
+    #[serde(default)]
+    pub last_exits: Vec<String>,
+    /// A line for each interrupt line.
+    pub lines: Vec<String>,
+    /// A line for each virtio device and each of its queues.
+    pub devices: Vec<String>,
+    /// The console's last lines.
+    pub console: Vec<String>,
+    /// All of it for people, in lines of at most 80 columns.
+    pub text: String,
+}
+
+/// A likely cause.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LikelyCause {
+    /// What happened.
+    pub what: String,
+    /// What to try.
+    pub remedy: String,
+}
+
+/// `PUT /trace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// What to do.
+    pub action: TraceAction,
+    /// What the file is called; it comes with the request, open. Not needed to stop.
+    #[serde(default)]
+    pub path_on_host: Option<PathBuf>,
+    /// Bytes that the file has at most; without: 256 MiB.
+    #[serde(default)]
+    pub limit: Option<u64>,
+}
+
+/// What becomes of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TraceAction {
+    /// Write what happens from now on.
+    Start,
+    /// End that; `GET /trace` tells when the file is complete.
+    Stop,
+    /// Write the last moments, which a machine with `--flight-recorder` keeps.
+    Dump,
+}
+
+/// `GET /trace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TraceStatus {
+    /// What is done.
+    pub state: TraceState,
+    /// The file that is being written.
+    pub path_on_host: Option<String>,
+    /// Why the last file has no end.
+    pub failed: Option<String>,
+}
+
+/// What is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TraceState {
+    /// Nothing.
+    Off,
+    /// The last moments are kept.
+    Recording,
+    /// A file is being written.
+    Writing,
 }

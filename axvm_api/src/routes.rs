@@ -193,28 +193,18 @@ fn own() -> Vec<Route> {
         }),
         get("/registers", "The registers of each vCPU", |control| control.registers()),
         memory(),
-        Route {
-            method: "PUT",
-            path: "/dump",
-            summary: "Write memory and registers as an ELF core into an open file, which comes with the request (SCM_RIGHTS), \
-                      as axvm ctl NAME dump sends it; the machine stands still meanwhile",
-            body: None,
-            answer: None,
-            work: Work::Call(Box::new(|control, _, _, descriptors| {
-                control.dump(descriptors).map(|()| Response::done())
-            })),
-        },
-        Route {
-            method: "PUT",
-            path: "/gdb",
-            summary: "Serve gdb at the other end of a socket, which comes with the request (SCM_RIGHTS), as axvm ctl NAME gdb \
-                      sends it",
-            body: None,
-            answer: None,
-            work: Work::Call(Box::new(|control, _, _, descriptors| {
-                control.debug(descriptors).map(|()| Response::done())
-            })),
-        },
+        take(
+            "/dump",
+            "Write memory and registers as an ELF core into an open file, which comes with the request (SCM_RIGHTS), as \
+             axvm ctl NAME dump sends it; the machine stands still meanwhile",
+            |control, descriptors| control.dump(descriptors),
+        ),
+        take(
+            "/gdb",
+            "Serve gdb at the other end of a socket, which comes with the request (SCM_RIGHTS), as axvm ctl NAME gdb \
+             sends it",
+            |control, descriptors| control.debug(descriptors),
+        ),
         get("/dump", "How far the last dump is", |control| control.dump_status()),
         get("/trace", "What is recorded, and to which file it is written", |control| control.tracing()),
         send_with(
@@ -235,6 +225,17 @@ fn own() -> Vec<Route> {
         special("/console", "The console: send Upgrade: axvm-console, then raw bytes both ways", Work::Console),
         special("/openapi.json", "This description", Work::Document),
     ]
+}
+
+/// A route that is given descriptors, and nothing else.
+fn take<F>(path: &'static str, summary: &'static str, take: F) -> Route
+where
+    F: Fn(&dyn Control, Vec<OwnedFd>) -> Result<(), ControlError> + Send + Sync + 'static,
+{
+    let call = move |control: &dyn Control, _: &str, _: &[u8], descriptors| {
+        take(control, descriptors).map(|()| Response::done())
+    };
+    Route { method: "PUT", path, summary, body: None, answer: None, work: Work::Call(Box::new(call)) }
 }
 
 /// A route whose path says what to read.

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
-pub use crate::examined::{DumpState, DumpStatus, MemoryContents, VcpuRegisters};
+pub use crate::examined::{
+    DumpState, DumpStatus, Explanation, LikelyCause, MemoryContents, TraceAction, TraceRequest, TraceState,
+    TraceStatus, VcpuRegisters,
+};
 
 /// The level of Firecracker's API that these types follow; what its clients read as the version.
 pub const FIRECRACKER_API: &str = "1.17.0";
@@ -478,84 +481,6 @@ pub enum Action {
     Reset,
     /// Ends the machine without asking the guest.
     Stop,
-}
-
-/// `GET /explain`: what a guest does, and what that usually means.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Explanation {
-    /// Seconds since a vCPU last came back from the guest.
-    pub quiet_seconds: u64,
-    /// What likely happened and what to try, the likeliest first.
-    pub causes: Vec<LikelyCause>,
-    /// A line for each vCPU.
-    pub vcpus: Vec<String>,
-    /// A line for each vCPU whose last exits are recorded.
-    #[serde(default)]
-    pub last_exits: Vec<String>,
-    /// A line for each interrupt line.
-    pub lines: Vec<String>,
-    /// A line for each virtio device and each of its queues.
-    pub devices: Vec<String>,
-    /// The console's last lines.
-    pub console: Vec<String>,
-    /// All of it for people, in lines of at most 80 columns.
-    pub text: String,
-}
-
-/// `PUT /trace`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TraceRequest {
-    /// What to do.
-    pub action: TraceAction,
-    /// What the file is called; it comes with the request, open. Not needed to stop.
-    #[serde(default)]
-    pub path_on_host: Option<PathBuf>,
-    /// Bytes that the file has at most; without: 256 MiB.
-    #[serde(default)]
-    pub limit: Option<u64>,
-}
-
-/// What becomes of a trace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum TraceAction {
-    /// Write what happens from now on.
-    Start,
-    /// End that; `GET /trace` tells when the file is complete.
-    Stop,
-    /// Write the last moments, which a machine with `--flight-recorder` keeps.
-    Dump,
-}
-
-/// `GET /trace`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct TraceStatus {
-    /// What is done.
-    pub state: TraceState,
-    /// The file that is being written.
-    pub path_on_host: Option<String>,
-    /// Why the last file has no end.
-    pub failed: Option<String>,
-}
-
-/// What is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum TraceState {
-    /// Nothing.
-    Off,
-    /// The last moments are kept.
-    Recording,
-    /// A file is being written.
-    Writing,
-}
-
-/// A likely cause.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct LikelyCause {
-    /// What happened.
-    pub what: String,
-    /// What to try.
-    pub remedy: String,
 }
 
 /// A rule of the virtio standard that a driver of the guest broke.

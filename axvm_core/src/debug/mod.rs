@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use axvm_kvm::Watch;
 use axvm_machine::{Hit, Machine, Step};
 use axvm_memory::GuestRam;
+use axvm_sandbox::Role;
 use axvm_sync::{lock, wait_any};
 use gdbstub::common::{Signal, Tid};
 use gdbstub::conn::Connection;
@@ -114,6 +115,20 @@ impl Debugger {
         *ending = Some(code);
         let is_there = |_: &mut Option<u8>| self.is_attached();
         drop(self.gone.wait_timeout_while(ending, Duration::from_millis(500), is_there));
+    }
+
+    /// Serves gdb at the other end of a stream that a client of the control socket has made, on a thread of its own.
+    pub fn begin(debugger: &Arc<Debugger>, streams: Vec<OwnedFd>) -> Result<(), String> {
+        let stream = streams
+            .into_iter()
+            .next()
+            .ok_or("The stream must come with the request (SCM_RIGHTS): axvm ctl MACHINE gdb does that")?;
+        if debugger.is_attached() {
+            return Err("Another debugger is at this machine; one at a time".into());
+        }
+        let own = Arc::clone(debugger);
+        let thread = axvm_sandbox::spawn(Role::Api, "gdb".to_owned(), move || _ = own.serve(stream));
+        thread.map(drop).map_err(|error| format!("The host starts no thread for gdb: {error}"))
     }
 
     /// Serves gdb at the other end of `stream` until one of them leaves. One at a time: false if there is another.

@@ -13,6 +13,7 @@ use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd};
 
 use super::breakpoints::Patch;
 use super::target::GdbTarget;
+use crate::settings::number;
 
 const HELP: &str = "\
 monitor breakpoints [out|int3]   those there are, and what new ones in code are made of
@@ -80,13 +81,6 @@ fn not_told() -> String {
 
 fn no_number(word: &str) -> String {
     format!("{word:?} is no number; write such as 0x1000\n")
-}
-
-fn number(word: &str) -> Option<u64> {
-    match word.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None => word.parse().ok(),
-    }
 }
 
 fn explained(target: &GdbTarget) -> Option<Explained> {

@@ -25,6 +25,7 @@ use axvm_sandbox::Role;
 use axvm_sync::lock;
 
 use super::{PATIENCE, Panel};
+use crate::settings::number;
 
 /// Most bytes in an answer.
 const LONGEST: u64 = 64 << 10;
@@ -104,19 +105,6 @@ impl Panel {
         })
     }
 
-    pub(super) fn begin_debugging(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
-        let Some(stream) = descriptors.into_iter().next() else {
-            return Err("The stream must come with the request (SCM_RIGHTS): axvm ctl MACHINE gdb does that".into());
-        };
-        self.machine()?;
-        if self.debugger.is_attached() {
-            return Err("Another debugger is at this machine; one at a time".into());
-        }
-        let debugger = Arc::clone(&self.debugger);
-        let thread = axvm_sandbox::spawn(Role::Api, "gdb".to_owned(), move || _ = debugger.serve(stream));
-        thread.map(drop).map_err(|error| ControlError(format!("The host starts no thread for gdb: {error}")))
-    }
-
     pub(super) fn begin_dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
         let Some(file) = descriptors.into_iter().next().map(File::from) else {
             return Err(
@@ -173,14 +161,6 @@ fn no_vcpu(machine: &Machine, number: u32) -> ControlError {
         _ => {
             ControlError(format!("vCPU {number} does not come out of the host, or the machine is stopping; try again"))
         }
-    }
-}
-
-/// A number with or without 0x.
-fn number(word: &str) -> Option<u64> {
-    match word.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None => word.parse().ok(),
     }
 }
 

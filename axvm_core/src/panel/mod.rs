@@ -307,7 +307,8 @@ impl Control for Panel {
     }
 
     fn debug(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
-        self.begin_debugging(descriptors)
+        self.machine()?;
+        Debugger::begin(&self.debugger, descriptors).map_err(ControlError)
     }
 
     fn dump_status(&self) -> Result<types::DumpStatus, ControlError> {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use axvm_api::Client;
 use axvm_api::types::{DumpState, DumpStatus, MemoryContents, VcpuRegisters};
+use axvm_arch::HexBytes;
 use axvm_inspect::listing;
 use serde_json::Value;
 
@@ -70,7 +71,7 @@ pub fn memory(client: &mut Client, args: &MemoryArgs) -> Result<()> {
         );
         let len = (args.len - bytes.len() as u64).min(PIECE);
         let piece: MemoryContents = client.get(&format!("/memory/{space}/{address}/{len}"))?;
-        bytes.extend(digits(&piece.bytes).context("The machine's answer is not understood")?);
+        bytes.extend(piece.bytes.parse::<HexBytes>().context("The machine's answer is not understood")?.0);
         let end = piece.end.clone();
         all.get_or_insert(piece).end = end.clone();
         if end.is_some() {
@@ -92,14 +93,6 @@ pub fn memory(client: &mut Client, args: &MemoryArgs) -> Result<()> {
         Some(why) => bail!("The memory ends after {} bytes: {why}", bytes.len()),
         None => Ok(()),
     }
-}
-
-/// The bytes of pairs of digits.
-fn digits(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let digit = |&byte: &u8| char::from(byte).to_digit(16).map(|value| value as u8);
-    let byte = |[high, low]: &[u8; 2]| Some(digit(high)? << 4 | digit(low)?);
-    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 /// Has the machine write itself into a file.

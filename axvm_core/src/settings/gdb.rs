@@ -5,17 +5,13 @@
 //!   --gdb unix=web.gdb         a socket of this user, target remote web.gdb
 //! ```
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use super::setting::Value;
+use super::text::is_text;
 
 /// Where gdb connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,28 +55,7 @@ impl fmt::Display for GdbAt {
     }
 }
 
-impl Serialize for GdbAt {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for GdbAt {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<GdbAt, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse().map_err(|why| D::Error::custom(format_args!("{text:?}: {why}")))
-    }
-}
-
-impl JsonSchema for GdbAt {
-    fn schema_name() -> Cow<'static, str> {
-        "GdbAt".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
-    }
-}
+is_text!(GdbAt);
 
 #[cfg(test)]
 mod tests {

@@ -53,7 +53,7 @@ pub use policy::{Lint, OnCrash, OnHalt, OnPanic, OnReboot, VirtioCheck};
 pub use schema::schema;
 pub use setting::Setting;
 pub use trace::TraceTo;
-pub use value::{IoPort, Name, Pins, Size, Time, len, mebibytes};
+pub use value::{IoPort, Name, Pins, Size, Time, len, mebibytes, number};
 pub use vsock::{PATH_LIMIT as VSOCK_PATH_LIMIT, Vsock};
 
 /// A settings file with every key, explained.

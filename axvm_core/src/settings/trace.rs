@@ -5,17 +5,14 @@
 //!   trace = "boot.json,limit=1G"  --serde---->  TraceTo
 //! ```
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use axvm_console::FileLimit;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::setting::Value;
+use super::text::is_text;
 
 /// Between the path and its limit.
 const LIMIT: &str = ",limit=";
@@ -66,28 +63,7 @@ impl fmt::Display for TraceTo {
     }
 }
 
-impl Serialize for TraceTo {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for TraceTo {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<TraceTo, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse().map_err(|why| D::Error::custom(format_args!("{text:?}: {why}")))
-    }
-}
-
-impl JsonSchema for TraceTo {
-    fn schema_name() -> Cow<'static, str> {
-        "TraceTo".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
-    }
-}
+is_text!(TraceTo);
 
 #[cfg(test)]
 mod tests {

@@ -51,14 +51,18 @@ pub fn mebibytes(text: &str) -> Result<u32, String> {
     u32::try_from(bytes >> 20).map_err(|_| "too large; no guest has so much".into())
 }
 
-/// So many bytes: a number, hexadecimal with 0x, or one with K, M or G.
-pub fn len(text: &str) -> Result<u64, String> {
-    let number = match text.strip_prefix("0x") {
+/// A number, hexadecimal with 0x.
+pub fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None if text.ends_with(|last: char| last.is_ascii_digit()) => text.parse().ok(),
-        None => bytes(text).ok(),
-    };
-    let number = number.ok_or("not a length; write bytes, such as 128, 0x80 or 4K")?;
+        None => text.parse().ok(),
+    }
+}
+
+/// So many bytes: a number, or one with K, M or G.
+pub fn len(text: &str) -> Result<u64, String> {
+    let number =
+        number(text).or_else(|| bytes(text).ok()).ok_or("not a length; write bytes, such as 128, 0x80 or 4K")?;
     if number > 1 << 30 { Err("too much; at most 1G, or all of it: axvm ctl MACHINE dump".into()) } else { Ok(number) }
 }
 

@@ -8,12 +8,7 @@ use std::process::{Command, Stdio};
 
 use axvm_api::types::{DumpState, DumpStatus, MachineState, MemoryContents, VcpuRegisters};
 
-use crate::common::{Axvm, Place, Talk, has_kvm, skip, until};
-
-fn machine(place: &Place, size: &str) -> (Axvm, Talk) {
-    let words = "run --kernel guest.elf --api-sock api --append shell --console stdio --disk disk.img --on-halt wait";
-    place.talking(place.axvm(&format!("{words} {size}")))
-}
+use crate::common::{Place, has_kvm, skip, until};
 
 #[test]
 fn registers_and_memory_are_told_of_a_guest_that_goes_on() {
@@ -21,7 +16,7 @@ fn registers_and_memory_are_told_of_a_guest_that_goes_on() {
         return;
     }
     let place = Place::new();
-    let (axvm, mut talk) = machine(&place, "--cpus 2 --memory 32M");
+    let (axvm, mut talk) = place.waiting_shell("--cpus 2 --memory 32M");
     talk.ask("work 10");
     let all: Vec<VcpuRegisters> = axvm.control().get("/registers").unwrap();
     assert_eq!([&*all[0].state, &*all[1].state], ["halted", "not started"]);
@@ -77,7 +72,7 @@ fn a_dump_is_a_core_that_gdb_opens() {
         return;
     }
     let place = Place::new();
-    let (axvm, mut talk) = machine(&place, "--cpus 2 --memory 32M");
+    let (axvm, mut talk) = place.waiting_shell("--cpus 2 --memory 32M");
     talk.ask("work 10");
     let (code, told, error) = place.run("ctl api dump core");
     assert!(code == 0 && told.starts_with("core: 32M of RAM, ") && error.is_empty(), "{told}{error}");
@@ -130,7 +125,7 @@ fn a_dump_ends_with_its_pause_and_leaves_no_file() {
         return;
     }
     let place = Place::new();
-    let (axvm, mut talk) = machine(&place, "--cpus 1 --memory 6G");
+    let (axvm, mut talk) = place.waiting_shell("--cpus 1 --memory 6G");
     talk.ask("work 10");
     let mut dump = place.axvm("ctl api dump core").stderr(Stdio::null()).spawn().unwrap();
     let status = || axvm.control().get::<DumpStatus>("/dump").unwrap();

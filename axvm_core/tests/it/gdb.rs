@@ -67,9 +67,18 @@ impl Drop for Gdb {
     }
 }
 
-fn machine(place: &Place, more: &str) -> (Axvm, Talk) {
-    let words = "run --kernel guest.elf --memory 32M --cpus 2 --api-sock api --append shell --console stdio";
-    place.talking(place.axvm(&format!("{words} --disk disk.img --on-halt wait {more}")))
+/// Two vCPUs, of which the second one waits to be started; the guest has worked a little.
+fn machine(place: &Place) -> (Axvm, Talk) {
+    let (axvm, mut talk) = place.waiting_shell("--memory 32M --cpus 2");
+    talk.ask("work 10");
+    (axvm, talk)
+}
+
+/// The guest still works, and its machine can be ended.
+fn is_well(place: &Place, axvm: Axvm, mut talk: Talk) {
+    talk.ask("work 10");
+    assert_eq!(place.run("ctl api stop").0, 0);
+    axvm.ends_with(0);
 }
 
 #[test]
@@ -78,8 +87,7 @@ fn a_guest_is_stopped_looked_at_stepped_and_goes_on() {
         return;
     }
     let place = Place::new();
-    let (axvm, mut talk) = machine(&place, "");
-    talk.ask("work 10");
+    let (axvm, mut talk) = machine(&place);
     let Some(mut gdb) = Gdb::at(&place) else { return };
     assert_eq!(axvm.status().state, MachineState::Paused, "held");
     let threads = gdb.ask("info threads");
@@ -112,9 +120,7 @@ fn a_guest_is_stopped_looked_at_stepped_and_goes_on() {
     let detached = gdb.ask("detach");
     assert!(detached.contains("detached"), "{detached}");
     until("it runs", || axvm.status().state == MachineState::Running);
-    talk.ask("work 10");
-    assert_eq!(place.run("ctl api stop").0, 0);
-    axvm.ends_with(0);
+    is_well(&place, axvm, talk);
 }
 
 #[test]
@@ -123,8 +129,7 @@ fn a_gdb_that_is_killed_leaves_a_guest_without_breakpoints() {
         return;
     }
     let place = Place::new();
-    let (axvm, mut talk) = machine(&place, "");
-    talk.ask("work 10");
+    let (axvm, mut talk) = machine(&place);
     let Some(mut gdb) = Gdb::at(&place) else { return };
     gdb.ask("break *$rip");
     let refused = Gdb::at(&place).map(|mut second| second.ask("info threads")).unwrap_or_default();
@@ -174,8 +179,7 @@ fn a_pause_of_the_user_outlasts_a_look_by_gdb() {
         return;
     }
     let place = Place::new();
-    let (axvm, mut talk) = machine(&place, "");
-    talk.ask("work 10");
+    let (axvm, talk) = machine(&place);
     assert_eq!(place.run("ctl api pause").0, 0);
     let Some(mut gdb) = Gdb::at(&place) else { return };
     gdb.ask("info registers rip");
@@ -183,9 +187,7 @@ fn a_pause_of_the_user_outlasts_a_look_by_gdb() {
     drop(gdb);
     assert_eq!(axvm.status().state, MachineState::Paused);
     assert_eq!(place.run("ctl api resume").0, 0);
-    talk.ask("work 10");
-    assert_eq!(place.run("ctl api stop").0, 0);
-    axvm.ends_with(0);
+    is_well(&place, axvm, talk);
 }
 
 #[test]
@@ -194,8 +196,7 @@ fn a_reset_is_a_stop_and_the_end_is_told() {
         return;
     }
     let place = Place::new();
-    let (axvm, mut talk) = machine(&place, "");
-    talk.ask("work 10");
+    let (axvm, mut talk) = machine(&place);
     let Some(mut gdb) = Gdb::at(&place) else { return };
     gdb.say("continue");
     assert_eq!(place.run("ctl api reset").0, 0);

@@ -49,7 +49,7 @@ pub fn svg(report: &Report) -> String {
         top += pair.iter().map(|row| height_of(row)).max().unwrap_or(0);
     }
     bodies.push_str(&format!(
-        "<text class=\"s\" x=\"10\" y=\"{}\">↓ less is better, ↑ more is better; medians of one run, in turns</text>\n",
+        "<text class=\"s\" x=\"10\" y=\"{}\">↓ less is better, ↑ more is better; medians, measured in turns</text>\n",
         top + 4
     ));
     top += LINE;

@@ -115,6 +115,13 @@ impl Place {
         self.talking(self.machine("shell", more))
     }
 
+    /// Starts an interpreter on stdio of a machine that waits when it is halted; `size` says its vCPUs and memory.
+    pub fn waiting_shell(&self, size: &str) -> (Axvm, Talk) {
+        let words =
+            "run --kernel guest.elf --api-sock api --append shell --console stdio --disk disk.img --on-halt wait";
+        self.talking(self.axvm(&format!("{words} {size}")))
+    }
+
     pub fn shell_on_hvc0(&self, more: &str) -> (Axvm, Talk) {
         self.talking(self.machine("shell=hvc0", &format!("--virtio-console stdio {more}")))
     }
