@@ -126,27 +126,36 @@ fn like(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// Without what numbers are, and how wide.
+/// Without what numbers are, and how wide: each is a zero, and each hexadecimal one `0x0`.
 fn plain(line: &str) -> String {
     let mut plain = String::new();
     for word in line.split_whitespace() {
-        let mut was_digit = false;
-        for (at, char) in word.char_indices() {
-            let inside_number =
-                was_digit && char == '.' && word[at + 1..].starts_with(|next: char| next.is_ascii_digit());
-            if char.is_ascii_digit() || inside_number {
-                if !was_digit {
-                    plain.push('0');
+        let mut rest = word;
+        while let Some(char) = rest.chars().next() {
+            let hexadecimal =
+                rest.strip_prefix("0x").map_or("", |digits| run(digits, |digit| digit.is_ascii_hexdigit()));
+            let decimal = run(rest, |digit| digit.is_ascii_digit());
+            let (shown, taken) = match (hexadecimal, decimal) {
+                ("", "") => (&rest[..char.len_utf8()], char.len_utf8()),
+                ("", whole) => {
+                    match rest[whole.len()..].strip_prefix('.').map(|part| run(part, |d| d.is_ascii_digit())) {
+                        None | Some("") => ("0", whole.len()),
+                        Some(part) => ("0", whole.len() + 1 + part.len()),
+                    }
                 }
-                was_digit = true;
-            } else {
-                plain.push(char);
-                was_digit = false;
-            }
+                (digits, _) => ("0x0", 2 + digits.len()),
+            };
+            plain.push_str(shown);
+            rest = &rest[taken..];
         }
         plain.push(' ');
     }
     plain
+}
+
+/// What `text` begins with of this kind of digits.
+fn run(text: &str, is_digit: impl Fn(&char) -> bool) -> &str {
+    &text[..text.chars().take_while(is_digit).count()]
 }
 
 #[cfg(test)]
@@ -186,6 +195,10 @@ mod tests {
     fn where_numbers_vary_words_do_not() {
         let agree = |expected: &str, came: &str| agrees(&lines(expected), &lines(came), true);
         assert!(agree("ok  pit   1.5 ms", "ok  pit  104.2 ms"));
+        assert!(
+            agree("RIP 0x104d80; 43 exits", "RIP 0x10482f; 7 exits") && agree("at 0x..., 1.2.3", "at 0xfe, 1.22.3")
+        );
+        assert!(!agree("RIP 0x104d80;", "RIP 104;") && !agree("0x10 bad", "0x10 bead") && !agree("a.1", "a1"));
         assert!(!agree("ok  pit   1.5 ms", "FAILED  pit  104.2 ms") && !agree("1 vCPU", "1 vCPU."));
     }
 }
