@@ -6,44 +6,41 @@
 //!   axvm ctl MACHINE explain       /                                   '--> the client
 //! ```
 //!
-//! Names of the guest's functions come from a file that is opened before the sandbox closes, and read when the first
-//! report wants them.
+//! Names of the guest's functions come from the kernel itself, or from another file (`--symbols`), which is open before the
+//! sandbox closes and read when the first report wants them.
 
 use std::cell::Cell;
-use std::fs::File;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axvm_events::{Event, Events};
 use axvm_inspect::crash::{CONSOLE_LINES, CrashReport};
 use axvm_inspect::hang::HangReport;
 use axvm_inspect::symbols::Symbols;
-use axvm_machine::Machine;
+use axvm_machine::{Image, Machine};
 use axvm_sync::lock;
 
 use crate::config::Config;
 use crate::consoles::LastWords;
+use crate::opened::Opened;
 use crate::speech;
 
 /// A file of symbols, before and after it was read.
-#[derive(Debug)]
 enum SymbolFile {
     None,
-    Open(File),
+    /// Whether the user named it, and misses its names then.
+    Open(Opened, bool),
     Read(Symbols),
 }
 
 impl SymbolFile {
-    /// The one that the user named.
-    fn open(config: &Config) -> Result<SymbolFile> {
-        let Some(path) = &config.settings.symbols else { return Ok(SymbolFile::None) };
-        let open = |path: &Path| File::open(path).and_then(|file| file.metadata().map(|meta| (file, meta.is_dir())));
-        match open(path).with_context(|| format!("Cannot open {} (--symbols)", path.display()))? {
-            (_, true) => anyhow::bail!("{} is a directory; --symbols takes a vmlinux or a System.map", path.display()),
-            (file, false) => Ok(SymbolFile::Open(file)),
-        }
+    /// The one that the user named; else the kernel, which usually carries the names of its functions.
+    fn open(config: &Config, kernel: Arc<Image>) -> Result<SymbolFile> {
+        Ok(match &config.settings.symbols {
+            Some(path) => SymbolFile::Open(Opened::of(Arc::new(Image::open(path, "--symbols")?)), true),
+            None => SymbolFile::Open(Opened::of(kernel), false),
+        })
     }
 }
 
@@ -55,9 +52,9 @@ pub struct Explainer {
 }
 
 impl Explainer {
-    /// With the symbols that the user named. Before the sandbox closes.
-    pub fn open(config: &Config, events: &Events) -> Result<OpenedExplainer> {
-        Ok(OpenedExplainer(SymbolFile::open(config)?, events.clone()))
+    /// With the symbols that the user named, or the kernel's own. Before the sandbox closes.
+    pub fn open(config: &Config, kernel: Arc<Image>, events: &Events) -> Result<OpenedExplainer> {
+        Ok(OpenedExplainer(SymbolFile::open(config, kernel)?, events.clone()))
     }
 
     /// What the guest does; none if it is on its way to an end.
@@ -86,19 +83,21 @@ impl Explainer {
     pub fn with_symbols<T>(&self, look: impl FnOnce(Option<&Symbols>) -> T) -> T {
         match &*self.symbols() {
             SymbolFile::Read(symbols) => look(Some(symbols)),
-            SymbolFile::None | SymbolFile::Open(_) => look(None),
+            SymbolFile::None | SymbolFile::Open(..) => look(None),
         }
     }
 
     /// The symbols, read by now if there are some. A file without any is told once.
     fn symbols(&self) -> MutexGuard<'_, SymbolFile> {
         let mut symbols = lock(&self.symbols);
-        if let SymbolFile::Open(file) = &mut *symbols {
+        if let SymbolFile::Open(file, named) = &*symbols {
             *symbols = match Symbols::read(file) {
                 Ok(read) => SymbolFile::Read(read),
                 Err(error) => {
-                    let message = format!("{:#}", anyhow::Error::new(error));
-                    self.events.warn(|| Event::Warning { from: "symbols", message });
+                    if *named {
+                        let message = format!("{:#}", anyhow::Error::new(error));
+                        self.events.warn(|| Event::Warning { from: "symbols", message });
+                    }
                     SymbolFile::None
                 }
             };

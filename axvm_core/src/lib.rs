@@ -42,6 +42,7 @@ mod lint;
 mod narrator;
 mod network;
 mod notify;
+mod opened;
 pub mod pages;
 mod panel;
 mod rates;

@@ -15,7 +15,6 @@ use std::time::Instant;
 
 use axvm_boot::linux::Entry;
 use axvm_boot::plan::Plan;
-use axvm_boot::read_at::ReadAt;
 use axvm_console::BackEnd;
 use axvm_events::{Event, Events};
 use axvm_inspect::kernel::{self, Beside, FileSystem, Finding, KernelFacts, Needs};
@@ -27,6 +26,7 @@ use rustix::io::preadv;
 use rustix::process::setpriority_process;
 
 use crate::config::Config;
+use crate::opened::Opened;
 use crate::settings::{Lint, Settings};
 
 /// The last place in the host's order of threads.
@@ -49,19 +49,6 @@ pub struct GuestFiles {
     first_disk: Option<FileSystem>,
 }
 
-/// A file as long as it was when it was opened: the thread that reads it may not ask.
-struct Opened(Arc<Image>, u64);
-
-impl ReadAt for Opened {
-    fn len(&self) -> u64 {
-        self.1
-    }
-
-    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, bytes)
-    }
-}
-
 impl GuestFiles {
     /// Takes what is open, and reads what will not be in reach any more; none if it is not to be looked into.
     pub fn of(config: &Config, resources: &Resources) -> Option<GuestFiles> {
@@ -79,12 +66,8 @@ impl GuestFiles {
         if config.machine.entry == Some(Entry::Multiboot) {
             return None;
         }
-        let opened = |image: Arc<Image>| {
-            let len = image.len();
-            Opened(image, len)
-        };
         let beside = Beside::of(path, kernel::release(&*kernel).as_deref());
-        Some(GuestFiles { kernel: opened(kernel), initrd: initrd.map(opened), beside, first_disk: None })
+        Some(GuestFiles { kernel: Opened::of(kernel), initrd: initrd.map(Opened::of), beside, first_disk: None })
     }
 
     /// What a machine with this plan and this command line needs.

@@ -74,7 +74,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     let command = Expected::open(&config)?;
     let signals = Signals::catch().context("Cannot catch signals")?;
     let consoles = OpenedConsoles::open(&config)?;
-    let explainer = Explainer::open(&config, &events)?;
+    let explainer = Explainer::open(&config, resources.images().0, &events)?;
     let gdb = config.settings.gdb.as_ref().map(OpenedGdb::open).transpose()?;
     let files = Cell::new(GuestFiles::of(&config, &resources));
     let output = speech::open().context("Cannot make an event for messages (see ulimit -n)")?;

@@ -1,9 +1,9 @@
-//! Names of a kernel's addresses, from its `vmlinux` or its `System.map`.
+//! Names of a kernel's addresses: from its image, its `vmlinux` or its `System.map`.
 //!
 //! ```text
-//!   vmlinux: ELF, .symtab   \                         MSR LSTAR - entry_SYSCALL_64 = where KASLR has moved it
-//!                            > functions by address --+
-//!   System.map: text        /                         '--> 0xffffffff9a5f0eb2 is default_idle+0x12
+//!   bzImage: kallsyms        \                         MSR LSTAR - entry_SYSCALL_64 = where KASLR has moved it
+//!   vmlinux: ELF, .symtab     > functions by address --+
+//!   System.map: text         /                         '--> 0xffffffff9a5f0eb2 is default_idle+0x12
 //! ```
 //!
 //! Linux may move itself at its start (KASLR), by a multiple of 2 MiB. It tells where to: the processor has the address of
@@ -12,13 +12,17 @@
 //! Spec: System V ABI, "Symbol Table"; nm(1) for the letters of a System.map; Linux `arch/x86/kernel/cpu/common.c`,
 //! `syscall_init`. Left out: modules, whose addresses only the guest's memory tells.
 
-use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
 
 use axvm_arch::msr;
+use axvm_boot::kernel::KernelImage;
+use axvm_boot::read_at::ReadAt;
 use object::{Object, ObjectSymbol, ReadCache, SymbolKind};
 use thiserror::Error;
 
+use crate::kernel::unpack::LIMIT;
+use crate::kernel::{kallsyms, payload};
 use crate::snapshot::Snapshot;
 use crate::text::clean;
 
@@ -52,25 +56,22 @@ const LONGEST: u64 = 1 << 20;
 const ALIGNMENT: u64 = 2 << 20;
 
 impl Symbols {
-    /// Reads them, whichever of the two files it is.
-    pub fn read(file: &mut File) -> Result<Symbols, SymbolsError> {
-        let mut magic = Vec::new();
-        file.rewind()?;
-        file.by_ref().take(4).read_to_end(&mut magic)?;
-        file.rewind()?;
-        if magic == object::elf::ELFMAG {
-            return Symbols::of_elf(file);
+    /// Reads them, whichever file it is.
+    pub fn read(file: &dyn ReadAt) -> Result<Symbols, SymbolsError> {
+        match KernelImage::parse(file) {
+            Ok(image @ KernelImage::BzImage(_)) => Symbols::sorted(of_image(file, &image)),
+            _ if starts_as_elf(file)? => Symbols::of_elf(file),
+            _ => Symbols::sorted(of_map(&String::from_utf8_lossy(&whole(file)?))),
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Symbols::sorted(of_map(&String::from_utf8_lossy(&bytes)))
     }
 
-    fn of_elf(file: &mut File) -> Result<Symbols, SymbolsError> {
-        let cache = ReadCache::new(file);
+    fn of_elf(file: &dyn ReadAt) -> Result<Symbols, SymbolsError> {
+        let cache = ReadCache::new(Cursor { file, at: 0 });
         let elf = object::File::parse(&cache).map_err(SymbolsError::Elf)?;
         let functions = elf.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.address() != 0);
-        Symbols::sorted(functions.filter_map(|symbol| Some((symbol.address(), symbol.name().ok()?.into()))).collect())
+        let named: Vec<_> =
+            functions.filter_map(|symbol| Some((symbol.address(), symbol.name().ok()?.into()))).collect();
+        if named.is_empty() { Symbols::sorted(functions_of(&whole(file)?)) } else { Symbols::sorted(named) }
     }
 
     fn sorted(mut all: Vec<(u64, Box<str>)>) -> Result<Symbols, SymbolsError> {
@@ -79,6 +80,18 @@ impl Symbols {
         }
         all.sort();
         Ok(Symbols(all))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: a file without names is an error.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Address of a function.
@@ -103,6 +116,66 @@ impl Symbols {
         };
         slide.is_multiple_of(ALIGNMENT).then_some(Located { symbols: self, slide })
     }
+}
+
+/// A file as a stream, for those who read one.
+struct Cursor<'a> {
+    file: &'a dyn ReadAt,
+    at: u64,
+}
+
+impl Read for Cursor<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.len().saturating_sub(self.at).min(to.len() as u64);
+        self.file.read_at(self.at, &mut to[..len as usize])?;
+        self.at += len;
+        Ok(len as usize)
+    }
+}
+
+impl Seek for Cursor<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.file.len().checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+fn starts_as_elf(file: &dyn ReadAt) -> io::Result<bool> {
+    let mut magic = [0; 4];
+    let len = file.len().min(4);
+    file.read_at(0, &mut magic[..len as usize])?;
+    Ok(magic == object::elf::ELFMAG)
+}
+
+/// All of a file that is not larger than a kernel may be.
+fn whole(file: &dyn ReadAt) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; file.len().min(LIMIT) as usize];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// What the kernel in a bzImage calls its functions.
+fn of_image(file: &dyn ReadAt, image: &KernelImage) -> Vec<(u64, Box<str>)> {
+    let mut unpacked = Vec::new();
+    let sink = &mut |piece: &[u8]| {
+        unpacked.extend_from_slice(piece);
+        ControlFlow::Continue(())
+    };
+    // What came before an error has names, or not.
+    let _ = payload::pieces(file, image, sink);
+    functions_of(&unpacked)
+}
+
+/// What an unpacked kernel calls its functions.
+fn functions_of(image: &[u8]) -> Vec<(u64, Box<str>)> {
+    let names = kallsyms::names(image).unwrap_or_default().into_iter();
+    let is_function = |kind: u8| FUNCTIONS.iter().any(|letter| letter.as_bytes() == [kind]);
+    names.filter(|name| is_function(name.kind)).map(|name| (name.address, name.name)).collect()
 }
 
 fn of_map(text: &str) -> Vec<(u64, Box<str>)> {
@@ -139,8 +212,6 @@ impl Located<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use axvm_arch::msr::Msr;
     use axvm_arch::registers::CpuState;
 
@@ -157,9 +228,7 @@ no line
 ";
 
     fn read(bytes: &[u8]) -> Result<Symbols, SymbolsError> {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        Symbols::read(&mut file)
+        Symbols::read(&bytes)
     }
 
     fn snapshot(lstar: u64) -> Snapshot {
@@ -180,8 +249,8 @@ no line
 
     #[test]
     fn the_symbols_of_an_elf_file_are_read() {
-        let mut own = File::open(std::env::current_exe().unwrap()).unwrap();
-        let symbols = Symbols::read(&mut own).unwrap();
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let symbols = Symbols::read(&&own[..]).unwrap();
         let (address, name) = symbols.0.iter().find(|(_, name)| name.contains("the_symbols_of_an_elf_file")).unwrap();
         let found = symbols.located(&snapshot(0)).unwrap().name(address + 1).unwrap();
         assert!(found.ends_with("+0x1"), "{name}: {found}");

@@ -116,7 +116,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_writev, ALL, Always, "[rare] long frames, from RAM to a tap; last words of the C library"),
     Row(libc::SYS_pread64, CONSOLE, Always, "a console file at its limit, into its older generation"),
     Row(libc::SYS_ftruncate, CONSOLE, Always, "a console file at its limit starts over"),
-    Row(libc::SYS_preadv, WORK | LINT, Always, "disks, kernel and initrd, straight into RAM; a look into the latter"),
+    Row(libc::SYS_preadv, DATA | LINT, Always, "disks, kernel and initrd, straight into RAM; a look into the latter"),
     Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
     Row(libc::SYS_lseek, API, Always, "the size of a disk that grew; the list of mappings, for a backtrace"),
     Row(libc::SYS_io_uring_enter, WORK, OneOf(3, ENTER), "disks with an io_uring, which was told before what it may do"),

@@ -23,9 +23,9 @@ use axvm_boot::read_at::ReadAt;
 
 use super::config::{self, BuildConfig};
 use super::feature::{ALL, Feature};
-use super::input::Input;
+use super::payload;
 use super::scan::Scan;
-use super::unpack::{Format, LIMIT, unpack};
+use super::unpack::Format;
 
 /// Whether a kernel has something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,15 +215,10 @@ fn first_word(image: &BzImage) -> Option<String> {
 pub fn examine(file: &dyn ReadAt, beside: &Beside) -> Result<KernelFacts, KernelError> {
     let image = KernelImage::parse(file)?;
     let mut scan = Scan::new(ALL.iter().filter_map(|feature| feature.name));
-    let (release, packed, looked) = match &image {
-        KernelImage::BzImage(image) => {
-            let (packed, looked) = look_into(file, image, &mut scan);
-            (first_word(image), packed, looked)
-        }
-        KernelImage::Vmlinux(_) | KernelImage::Flat(_) => {
-            let looked = look_at(&mut Input::new(file, 0, LIMIT), &mut scan);
-            (None, None, looked)
-        }
+    let (packed, looked) = payload::pieces(file, &image, &mut |piece| scan.piece(piece));
+    let release = match &image {
+        KernelImage::BzImage(image) => first_word(image),
+        KernelImage::Vmlinux(_) | KernelImage::Flat(_) => None,
     };
     let (known, evidence) = conclude(scan, looked, beside);
     Ok(KernelFacts { release, packed, known, evidence })
@@ -260,40 +255,4 @@ pub fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let packed = [".xz", ".zst", ".gz"].into_iter().find_map(|ending| file.strip_suffix(ending));
     Some(packed.unwrap_or(file).strip_suffix(".ko")?.replace('-', "_"))
-}
-
-/// Looks into the payload of a bzImage.
-fn look_into(file: &dyn ReadAt, image: &BzImage, scan: &mut Scan) -> (Option<Format>, Result<(), String>) {
-    let Some(payload) = image.payload else {
-        return (None, Err("the kernel image does not tell where its payload is".into()));
-    };
-    let start = image.code_offset.saturating_add(payload.offset);
-    let mut head = [0; 8];
-    if let Err(error) = file.read_at(start, &mut head) {
-        return (None, Err(format!("the kernel image cannot be read: {error}")));
-    }
-    let end = start.saturating_add(payload.len);
-    if head.starts_with(b"\x7fELF") {
-        return (None, look_at(&mut Input::new(file, start, end), scan));
-    }
-    let Some(format) = Format::of(&head) else {
-        return (None, Err("the kernel's payload is packed by no format that is known".into()));
-    };
-    // Behind the stream the kernel's build says how long it is unpacked.
-    let end = if format == Format::Lzma { end.saturating_sub(4) } else { end };
-    let done = unpack(format, &mut Input::new(file, start, end), &mut |piece| scan.piece(piece));
-    (Some(format), done.map_err(|error| format!("the kernel's payload: {error}")))
-}
-
-/// Looks at what is not packed.
-fn look_at(input: &mut Input<'_>, scan: &mut Scan) -> Result<(), String> {
-    let mut piece = vec![0; 64 << 10];
-    loop {
-        match input.read(&mut piece) {
-            Ok(0) => return Ok(()),
-            Ok(len) if scan.piece(&piece[..len]).is_break() => return Ok(()),
-            Ok(_) => {}
-            Err(error) => return Err(format!("the kernel image cannot be read: {error}")),
-        }
-    }
 }

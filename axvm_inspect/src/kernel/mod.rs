@@ -16,9 +16,11 @@ pub mod facts;
 pub mod feature;
 pub mod initrd;
 mod input;
+pub mod kallsyms;
 mod needs;
 #[cfg(test)]
 mod packed;
+pub(crate) mod payload;
 mod rules;
 mod scan;
 pub mod unpack;

@@ -16,6 +16,7 @@ use axvm_inspect::kernel::feature::{ALL, BLOCK, Feature};
 use axvm_inspect::kernel::{
     Beside, Evidence, FileSystem, InitrdFacts, KernelFacts, Needs, Presence, examine, initrd, lint, release,
 };
+use axvm_inspect::symbols::Symbols;
 
 /// What is in a directory of the cache.
 fn cached(directory: &str) -> impl Iterator<Item = PathBuf> {
@@ -75,6 +76,17 @@ fn names_in_stock_kernels_say_what_their_configuration_says() {
         }
         let known = ALL.iter().filter(|feature| names.has(feature).presence != Presence::Unknown).count();
         assert!(known > ALL.len() / 2, "{path}: names tell of {known} features");
+    }
+}
+
+#[test]
+fn stock_kernels_name_their_functions() {
+    for (path, bytes, _) in kernels() {
+        let path = path.display();
+        let symbols = Symbols::read(&&bytes[..]).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let [text, entry, start] = ["_text", "entry_SYSCALL_64", "start_kernel"].map(|name| symbols.address(name));
+        assert_eq!(text, Some(0xffff_ffff_8100_0000), "{path}");
+        assert!(entry > text && start > text && symbols.len() > 30_000, "{path}: {} functions", symbols.len());
     }
 }
 
