@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use thiserror::Error;
 
 use crate::types::{
-    Added, Balloon, BalloonStatistics, DriveUpdate, DumpStatus, Explanation, MemoryContents, NetworkUpdate, NewDrive,
-    NewNetwork, Removal, Status, TraceRequest, TraceStatus, VcpuRegisters, VmConfig,
+    Added, Balloon, BalloonStatistics, DriveUpdate, DumpStatus, Explanation, GuestSymbols, MemoryContents,
+    NetworkUpdate, NewDrive, NewNetwork, Removal, Status, TraceRequest, TraceStatus, VcpuRegisters, VmConfig,
 };
 
 /// A running machine, as the control socket sees it.
@@ -24,6 +24,8 @@ pub trait Control: Send + Sync {
     /// `len` bytes of the guest's memory from `address`, which is a number, a register or a symbol, in `space`: `physical`,
     /// or `vcpu0` for linear addresses as the first vCPU has them.
     fn memory(&self, space: &str, address: &str, len: &str) -> Result<MemoryContents, ControlError>;
+    /// What the guest's kernel calls its functions, and where they are.
+    fn symbols(&self) -> Result<GuestSymbols, ControlError>;
     /// Begins to write memory and registers into a file that the client has opened, as an ELF core.
     fn dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError>;
     /// Serves gdb at the other end of a stream that the client has made.

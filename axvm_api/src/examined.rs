@@ -1,7 +1,8 @@
-//! What a client sees of what a guest does: the bodies of `/explain`, `/registers`, `/memory`, `/dump` and `/trace`.
+//! What a client sees of what a guest does: the bodies of `/explain`, `/registers`, `/memory`, `/symbols`, `/dump` and
+//! `/trace`.
 //!
 //! ```text
-//!   a moment: Explanation, VcpuRegisters, MemoryContents      a file: DumpStatus, TraceRequest, TraceStatus
+//!   a moment: Explanation, VcpuRegisters, MemoryContents, GuestSymbols      a file: DumpStatus, TraceRequest, TraceStatus
 //! ```
 
 use std::collections::BTreeMap;
@@ -40,6 +41,15 @@ pub struct MemoryContents {
     pub walk: String,
     /// Bits of the code that the vCPU runs: 16, 32 or 64.
     pub bits: u32,
+}
+
+/// `GET /symbols`: what the guest's kernel calls its functions.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GuestSymbols {
+    /// By how much the kernel has moved itself (KASLR), as a hexadecimal number.
+    pub slide: String,
+    /// A line for each function in the order of addresses, as in a System.map: where it is now, `T`, its name.
+    pub map: String,
 }
 
 /// `GET /dump`: how far the last `PUT /dump` is.

@@ -193,6 +193,7 @@ fn own() -> Vec<Route> {
         }),
         get("/registers", "The registers of each vCPU", |control| control.registers()),
         memory(),
+        get("/symbols", "What the guest's kernel calls its functions, and where they are", |control| control.symbols()),
         take(
             "/dump",
             "Write memory and registers as an ELF core into an open file, which comes with the request (SCM_RIGHTS), as \

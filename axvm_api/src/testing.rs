@@ -10,7 +10,7 @@ use axvm_sync::lock;
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
     Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, DumpState, DumpStatus, Exits,
-    Explanation, HugePages, LikelyCause, LinkState, MachineConfig, MachineState, Memory, MemoryContents,
+    Explanation, GuestSymbols, HugePages, LikelyCause, LinkState, MachineConfig, MachineState, Memory, MemoryContents,
     NetworkInterface, NetworkStatus, NetworkUpdate, NewDrive, NewNetwork, RateLimiter, Removal, Resident, Status,
     TraceRequest, TraceState, TraceStatus, VcpuRegisters, VmConfig, Vsock, VsockStatus,
 };
@@ -90,6 +90,11 @@ impl Control for FakeMachine {
     fn memory(&self, space: &str, address: &str, len: &str) -> Result<MemoryContents, ControlError> {
         self.note(format!("memory {space} {address} {len}"))?;
         Ok(MemoryContents { address: 16, bytes: "f4eb".into(), end: None, walk: String::new(), bits: 64 })
+    }
+
+    fn symbols(&self) -> Result<GuestSymbols, ControlError> {
+        self.note("symbols")?;
+        Ok(GuestSymbols { slide: "0x0".into(), map: "0000000000001000 T start\n".into() })
     }
 
     fn dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {

@@ -25,6 +25,7 @@ pub mod lint;
 pub mod listing;
 pub mod registers;
 pub mod snapshot;
+pub mod symbol_file;
 pub mod symbols;
 pub mod text;
 pub mod timeline;

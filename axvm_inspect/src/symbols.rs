@@ -49,6 +49,9 @@ pub struct Symbols(Vec<(u64, Box<str>)>);
 /// What a System.map calls functions: global and local text, weak symbols.
 const FUNCTIONS: [&str; 4] = ["T", "t", "W", "w"];
 
+/// Linux's entry for system calls, whose address is in the MSR LSTAR.
+const ENTRY: &str = "entry_SYSCALL_64";
+
 /// A function may be as long as this, at most.
 const LONGEST: u64 = 1 << 20;
 
@@ -82,21 +85,19 @@ impl Symbols {
         Ok(Symbols(all))
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Never: a file without names is an error.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// All of them in the order of their addresses.
+    pub fn functions(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.0.iter().map(|(address, name)| (*address, &**name))
     }
 
     /// Address of a function.
     pub fn address(&self, name: &str) -> Option<u64> {
         self.0.iter().find(|(_, known)| **known == *name).map(|(address, _)| *address)
+    }
+
+    /// Whether these are a Linux kernel's.
+    pub fn is_linux(&self) -> bool {
+        self.address(ENTRY).is_some()
     }
 
     /// The function at an address of the kernel as it was linked, and how far behind its start.
@@ -109,12 +110,10 @@ impl Symbols {
     /// These names for a guest whose vCPU has these registers. None if they are another kernel's.
     pub fn located(&self, snapshot: &Snapshot) -> Option<Located<'_>> {
         let entry = snapshot.msr(msr::LSTAR).filter(|&entry| entry != 0);
-        let slide = match entry.zip(self.address("entry_SYSCALL_64")) {
-            // It has not come so far, or is not Linux.
-            None => 0,
-            Some((now, linked)) => now.wrapping_sub(linked),
-        };
-        slide.is_multiple_of(ALIGNMENT).then_some(Located { symbols: self, slide })
+        let up = entry.zip(self.address(ENTRY));
+        // It has not come so far, or is not Linux.
+        let slide = up.map_or(0, |(now, linked)| now.wrapping_sub(linked));
+        slide.is_multiple_of(ALIGNMENT).then_some(Located { symbols: self, slide, is_up: up.is_some() })
     }
 }
 
@@ -195,12 +194,20 @@ pub struct Located<'a> {
     symbols: &'a Symbols,
     /// By how much it was moved.
     pub slide: u64,
+    /// Whether that is known: the kernel has come so far as to set its entry for system calls.
+    pub is_up: bool,
 }
 
 impl Located<'_> {
     /// Where the function of this name is.
     pub fn address(&self, name: &str) -> Option<u64> {
         self.symbols.address(name).map(|linked| linked.wrapping_add(self.slide))
+    }
+
+    /// All functions where they are, in the form of a System.map.
+    pub fn map(&self) -> String {
+        let moved = self.symbols.functions().map(|(linked, name)| (linked.wrapping_add(self.slide), clean(name)));
+        moved.map(|(address, name)| format!("{address:016x} T {name}\n")).collect()
     }
 
     /// `default_idle+0x12`; none if there is no function.

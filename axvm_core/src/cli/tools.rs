@@ -95,6 +95,8 @@ pub enum CtlAction {
     },
     /// Show some of the guest's memory
     Memory(MemoryArgs),
+    /// Print what the guest's kernel calls its functions, and where they are, as a System.map
+    Symbols,
     /// Be gdb's way to the machine, on standard input and output: gdb -ex "target remote | axvm ctl NAME gdb"
     Gdb,
     /// Write memory and registers into a file that gdb and crash open, an ELF core
@@ -169,7 +171,7 @@ pub enum CtlAction {
 /// Which of the guest's memory to show, and how.
 #[derive(Debug, Args)]
 pub struct MemoryArgs {
-    /// Where it begins: a number, a register such as rsp or cr3, or a function (with --symbols of axvm run)
+    /// Where it begins: a number, a register such as rsp or cr3, or a function of the kernel
     #[arg(value_name = "ADDRESS")]
     pub address: String,
     /// Bytes, such as 64 or 4K
@@ -325,7 +327,8 @@ pub struct PsArgs {
 #[command(after_help = "\
 Examples:
   axvm gdb web
-  axvm gdb web -- vmlinux             with the kernel's symbols (monitor kaslr)
+  axvm gdb web -- -ex 'break do_sys_openat2' -ex continue
+  axvm gdb web -- vmlinux             with lines and variables, from its debug package (monitor kaslr)
   axvm gdb web -- -batch -ex 'info registers'")]
 pub struct GdbArgs {
     /// The machine: path of its control socket, process id, or name

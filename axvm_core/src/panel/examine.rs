@@ -3,6 +3,7 @@
 //! ```text
 //!   /registers                 Seen --Explained--> names and numbers, text
 //!   /memory/vcpu0/rsp/64       register, symbol or number --walk, page by page--> bytes
+//!   /symbols                   Symbols --LSTAR--> where they are now
 //!   /dump, a descriptor        pause --thread "dump": Machine::dump--> ELF core --> resume
 //! ```
 
@@ -12,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use axvm_api::types::{DumpState, DumpStatus, MemoryContents, VcpuRegisters};
+use axvm_api::types::{DumpState, DumpStatus, GuestSymbols, MemoryContents, VcpuRegisters};
 use axvm_api::{Control, ControlError};
 use axvm_arch::Gpa;
 use axvm_inspect::hang::{Doing, Seen, VcpuFacts};
@@ -30,6 +31,7 @@ use crate::settings::number;
 /// Most bytes in an answer.
 const LONGEST: u64 = 64 << 10;
 const PAGE: u64 = 4096;
+const NO_NAMES: &str = "The guest's kernel carries no names of functions (KALLSYMS of Linux, .symtab of an ELF file); give --symbols to axvm run";
 const ENDING: &str = "The machine is on its way to an end";
 
 impl Panel {
@@ -85,6 +87,24 @@ impl Panel {
         read.ok_or(ENDING)?
     }
 
+    pub(super) fn guest_symbols(&self) -> Result<GuestSymbols, ControlError> {
+        let machine = self.machine()?;
+        let look = machine.examine(0, Snapshot::take).ok_or_else(|| no_vcpu(&machine, 0))?;
+        let (snapshot, _) =
+            look.map_err(|error| ControlError(format!("KVM does not tell the vCPU's registers: {error}")))?;
+        self.explainer.with_symbols(|symbols| {
+            let symbols = symbols.ok_or(NO_NAMES)?;
+            let located = symbols.located(&snapshot).ok_or("The names are of another kernel (--symbols)")?;
+            let stays = machine.command_line().split_ascii_whitespace().any(|word| word == "nokaslr");
+            if !located.is_up && symbols.is_linux() && !stays {
+                return Err("The kernel is not up yet, so nobody knows where it will be (KASLR); try again later, or \
+                            add nokaslr to its command line"
+                    .into());
+            }
+            Ok(GuestSymbols { slide: format!("{:#x}", located.slide), map: located.map() })
+        })
+    }
+
     /// What a client calls an address: a number, a register or a function.
     fn address(&self, word: &str, snapshot: &Snapshot) -> Result<u64, ControlError> {
         if let Some(number) = number(word) {
@@ -94,7 +114,7 @@ impl Panel {
             return Ok(if word == "rip" { snapshot.cpu.linear_rip() } else { value });
         }
         let symbol = |symbols: Option<&axvm_inspect::symbols::Symbols>| match symbols {
-            None => Err("the machine has no symbols (--symbols of axvm run)".to_owned()),
+            None => Err("its kernel carries no names of functions (--symbols of axvm run gives it some)".to_owned()),
             Some(symbols) => symbols
                 .located(snapshot)
                 .and_then(|located| located.address(word))

@@ -302,6 +302,10 @@ impl Control for Panel {
         self.memory_contents(space, address, len)
     }
 
+    fn symbols(&self) -> Result<types::GuestSymbols, ControlError> {
+        self.guest_symbols()
+    }
+
     fn dump(&self, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {
         self.begin_dump(descriptors)
     }

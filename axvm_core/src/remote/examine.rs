@@ -1,8 +1,9 @@
-//! `axvm ctl MACHINE registers`, `memory`, `dump`: what a guest's processors and memory hold.
+//! `axvm ctl MACHINE registers`, `memory`, `symbols`, `dump`: what a guest's processors and memory hold.
 //!
 //! ```text
 //!   registers   GET /registers                              text
 //!   memory      GET /memory/vcpu0/rsp/128, piece by piece   digits, instructions, or a file
+//!   symbols     GET /symbols                                a System.map
 //!   dump        open FILE --PUT /dump, descriptor--> the machine writes; GET /dump until it is done
 //! ```
 
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use axvm_api::Client;
-use axvm_api::types::{DumpState, DumpStatus, MemoryContents, VcpuRegisters};
+use axvm_api::types::{DumpState, DumpStatus, GuestSymbols, MemoryContents, VcpuRegisters};
 use axvm_arch::HexBytes;
 use axvm_inspect::listing;
 use serde_json::Value;
@@ -52,6 +53,11 @@ fn told(own: &VcpuRegisters, bits: bool) -> String {
     let body: String =
         text.lines().chain(meanings.lines()).map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect();
     format!("vCPU {vcpu}: {state}{function}\n{body}")
+}
+
+/// Prints the kernel's functions.
+pub fn symbols(client: &mut Client) -> Result<()> {
+    Ok(print(client.get::<GuestSymbols>("/symbols")?.map)?)
 }
 
 /// Shows memory.

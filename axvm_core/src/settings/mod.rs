@@ -146,7 +146,7 @@ settings! {
         #[arg(short = 'S', long, switch(), help_heading = CONTROL)]
         pub gdb_wait: Option<bool> = false,
 
-        /// Names of the guest kernel's functions for reports: its vmlinux with symbols, or its System.map
+        /// A file with the names of the kernel's functions, where it carries none itself: vmlinux with symbols, System.map
         #[arg(long, value_name = "FILE", help_heading = CONTROL, value_hint = ValueHint::FilePath)]
         pub symbols: Option<PathBuf>,
         /// Warn, while the guest starts, of what the machine needs and its kernel and initrd lack [default: auto]

@@ -2,6 +2,7 @@
 //!
 //! Needs /dev/kvm and gdb; without one of them each test says that it was skipped.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::time::Instant;
@@ -247,4 +248,31 @@ fn a_guest_waits_for_gdb_before_its_first_instruction() {
     assert!(code == 2 && error.contains("--gdb serial=1: not a place for gdb; say unix=PATH"), "{error}");
     let (code, _, error) = place.run("run --kernel guest.elf --gdb tcp=192.0.2.1:1");
     assert!(code == 1 && error.contains("Cannot listen for gdb at 192.0.2.1:1"), "{error}");
+}
+
+#[test]
+fn gdb_has_the_names_of_the_kernels_functions_from_the_start() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("System.map"), "0000000000100000 T everything\n0000000000200000 T the_rest\n").unwrap();
+    let (axvm, mut talk) = place.waiting_shell("--memory 32M --cpus 1 --symbols System.map");
+    talk.ask("work 10");
+    let (code, map, _) = place.run("ctl api symbols");
+    assert!(code == 0 && map == fs::read_to_string(place.path("System.map")).unwrap(), "{map}");
+    let words = "-q -nx -batch -ex bt -ex 'break the_rest' -ex 'info breakpoints'";
+    let gdb =
+        Command::new("sh").args(["-c", &format!("{AXVM} gdb api -- {words}")]).current_dir(place.path("")).output();
+    let told = String::from_utf8_lossy(&gdb.unwrap().stdout).into_owned();
+    if told.is_empty() {
+        return skip("no gdb");
+    }
+    assert!(told.contains(" in everything ()\n") && told.contains("0x0000000000200000 <the_rest>"), "{told}");
+    is_well(&place, axvm, talk);
+
+    let (axvm, talk) = place.waiting_shell("--memory 32M --cpus 1");
+    let (code, _, error) = place.run("ctl api symbols");
+    assert!(code == 1 && error.contains("The guest's kernel carries no names of functions"), "{error}");
+    is_well(&place, axvm, talk);
 }

@@ -106,7 +106,7 @@ fn symbols_name_functions() {
     let (code, _, told) = place.run(crash);
     assert!(code == 5 && told.contains("symbols: The file of symbols names no function"), "{told}");
     let (code, _, told) = place.run("run --kernel guest.elf --memory 32M --symbols none");
-    assert!(code == 1 && told.contains("Cannot open none (--symbols): No such file"), "{told}");
+    assert!(code == 1 && told.contains("Cannot read symbols none: No such file"), "{told}");
     let (code, _, told) = place.run("run --kernel guest.elf --memory 32M --symbols .");
-    assert!(code == 1 && told.contains(". is a directory; --symbols takes a vmlinux or a System.map"), "{told}");
+    assert!(code == 1 && told.contains("give --symbols the file itself"), "{told}");
 }
