@@ -97,7 +97,7 @@ impl Panel {
             let located = symbols.located(&snapshot).ok_or("The names are of another kernel (--symbols)")?;
             let stays = machine.command_line().split_ascii_whitespace().any(|word| word == "nokaslr");
             if !located.is_up && symbols.is_linux() && !stays {
-                return Err("The kernel is not up yet, so nobody knows where it will be (KASLR); try again later, or \
+                return Err("The kernel is not up yet, so where it will be is not known (KASLR); try again later, or \
                             add nokaslr to its command line"
                     .into());
             }

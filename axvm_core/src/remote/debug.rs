@@ -44,7 +44,7 @@ pub fn connect(client: &mut Client) -> Result<()> {
     })
 }
 
-/// A file with the names of the guest's functions, which a program has that is started from here, and nobody else.
+/// A file with the names of the guest's functions, for the program that is started from here alone.
 fn names(socket: &Path) -> Result<OwnedFd> {
     let mut client = Client::connect(socket).context("Cannot ask the machine")?;
     let map = client.get::<GuestSymbols>("/symbols")?.map;

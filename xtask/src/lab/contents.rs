@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::Files;
 use crate::assets::{self, Kernel, Wanted};
@@ -64,17 +64,31 @@ fn served(name: &str, packages: &[&str]) -> Result<Files> {
 /// The QEMU that runs the lab, its libraries, and the firmware of its `microvm`.
 pub fn qemu() -> Result<Files> {
     let program = tool::find(QEMU).with_context(|| format!("no {QEMU} here"))?;
-    let libraries = output(tool("ldd").arg(&program))?;
     let directories = output(tool(QEMU).args(["-L", "help"]))?;
     let firmware = |name: &&str| directories.lines().map(|dir| Path::new(dir).join(name)).find(|file| file.exists());
+    let firmware = FIRMWARE.iter().filter_map(firmware);
+    Ok([with_libraries(program, "qemu")?, firmware.map(|file| named(file, "qemu")).collect::<Result<_>>()?].concat())
+}
+
+/// gdb without Python. Its libraries are this machine's, where a gdb is installed. The caller holds the cache's lock.
+pub fn gdb() -> Result<Files> {
+    with_libraries(assets::packaged("gdb-minimal", "usr/bin/gdb")?, "gdb")
+}
+
+/// A program of this machine with what it is linked with, all in one directory of the lab.
+fn with_libraries(program: PathBuf, dir: &str) -> Result<Files> {
+    let libraries = output(tool("ldd").arg(&program))?;
+    if let Some(missing) = libraries.lines().find(|line| line.contains("not found")) {
+        bail!("{} lacks {}", program.display(), missing.trim());
+    }
     let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
-    let files = [program].into_iter().chain(libraries).chain(FIRMWARE.iter().filter_map(firmware));
-    // A link in the payload would lead nowhere.
-    let named = |file: PathBuf| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((file.canonicalize()?, format!("qemu/{name}")))
-    };
-    files.map(named).collect()
+    [program].into_iter().chain(libraries).map(|file| named(file, dir)).collect()
+}
+
+/// A file, and its name in the lab. A link in the payload would lead nowhere.
+fn named(file: PathBuf, dir: &str) -> Result<(PathBuf, String)> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok((file.canonicalize()?, format!("{dir}/{name}")))
 }
 
 fn packaged(files: &[(&str, &str, &str)]) -> Result<Files> {

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-pub use contents::{lspci, passt, python, qemu, ssh, standard_files};
+pub use contents::{gdb, lspci, passt, python, qemu, ssh, standard_files};
 pub use payload::Payload;
 pub use terminal::{attended, size};
 

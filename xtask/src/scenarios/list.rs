@@ -1,6 +1,7 @@
 //! The scenarios. Each line of `checks` names functions of `files/guest/check`.
 
 use super::connected::{commands, network, pci, peer, sockets, ssh};
+use super::debugged::gdb;
 use super::plain::{PLAIN, TYPE, scenario};
 use super::{Boot, OtherKernel, Proof, Scenario};
 
@@ -16,6 +17,7 @@ pub fn all() -> Vec<Scenario> {
         life(),
         memory(),
         control(),
+        gdb(),
         sockets(),
         network(),
         peer(),

@@ -9,6 +9,7 @@
 //! only itself.
 
 mod connected;
+mod debugged;
 mod judge;
 mod list;
 mod plain;
