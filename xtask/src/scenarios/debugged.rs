@@ -27,11 +27,12 @@ pub(super) fn gdb() -> Vec<Scenario> {
         "printf '#!/bin/sh\\nexec gdb/ld-linux-x86-64.so.2 --library-path gdb gdb/gdb \"$@\"\\n' >bin/gdb; chmod +x bin/gdb
         printf '%s' '{SESSION}' >session
         timeout 60 axvm gdb web -- -q -nx -batch -x session
-        axvm ctl web symbols | grep -c ' T '; axvm ctl web memory do_sys_openat2 16 --instructions; axvm ctl web status"
+        axvm ctl web symbols | grep -c ' T '; axvm ctl web memory do_sys_openat2 16 --instructions; axvm ctl web status
+        echo typed >$keyboard"
     );
     let boot = Boot {
         arguments: "--disk DISK --memory 512M --cpus 2 --name web",
-        checks: "debugged:300,disk,clock:NOW:60,log:lab",
+        checks: "debugged,disk,clock:NOW:60,log:lab",
         brings: Some(lab::gdb),
         on: Some(("MARK debugged", look.leak())),
         limit: 180,

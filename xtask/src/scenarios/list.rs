@@ -30,6 +30,44 @@ pub fn all() -> Vec<Scenario> {
     .collect()
 }
 
+/// What the guest's kernel has no part in, or the same one whatever its version.
+const OF_THE_HOST: [&str; 20] = [
+    "control",
+    "disk-ephemeral",
+    "disk-host-full",
+    "disk-read-only",
+    "disk-two",
+    "exec-console",
+    "explain",
+    "host-view",
+    "killed-in-mid-write",
+    "lspci",
+    "memory-pool",
+    "memory-shared",
+    "pci-4g",
+    "qemu-peer",
+    "reset-ends",
+    "run-command",
+    "shell",
+    "ssh",
+    "virtio-console-typed",
+    "vsock-python",
+];
+
+/// All of them for two kernels: what is of the kernel for both, what is of the host for one of them, in turns.
+pub fn shared_out() -> [Vec<Scenario>; 2] {
+    [0, 1].map(|own| {
+        let mut turn = 0;
+        let mut scenarios = all();
+        scenarios.retain(|scenario| {
+            let of_the_host = OF_THE_HOST.contains(&scenario.name);
+            turn += usize::from(of_the_host);
+            !of_the_host || turn % 2 == own
+        });
+        scenarios
+    })
+}
+
 /// What shows that a kernel of another flavour feels at home.
 pub fn few() -> Vec<Scenario> {
     let mut scenarios = all();
@@ -394,6 +432,17 @@ mod tests {
     #[test]
     fn few_are_still_some() {
         assert_eq!(few().len(), 6);
+    }
+
+    #[test]
+    fn each_scenario_runs_on_a_kernel_and_those_of_the_host_on_one() {
+        let [first, second] = shared_out().map(|own| own.into_iter().map(|scenario| scenario.name).collect::<Vec<_>>());
+        for name in all().iter().map(|scenario| scenario.name) {
+            let times = [&first, &second].into_iter().filter(|own| own.contains(&name)).count();
+            assert_eq!(times, if OF_THE_HOST.contains(&name) { 1 } else { 2 }, "{name}");
+        }
+        assert!(first.len().abs_diff(second.len()) <= 1);
+        assert_eq!(first.len() + second.len() + OF_THE_HOST.len(), 2 * all().len(), "a name that is no scenario's");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::progress::Progress;
 use crate::project;
 
 pub use judge::Verdict;
-pub use list::{all, alpine, distribution, few, others};
+pub use list::{all, alpine, distribution, few, others, shared_out};
 
 /// A few boots of one machine with the same disk, and what must be true afterwards.
 pub struct Scenario {
