@@ -81,12 +81,16 @@ fn names_in_stock_kernels_say_what_their_configuration_says() {
 
 #[test]
 fn stock_kernels_name_their_functions() {
-    for (path, bytes, _) in kernels() {
+    // Alpine's is the newest.
+    let newest =
+        cached("axvm").map(|path| path.join("vmlinuz")).filter(|path| path.to_string_lossy().contains("alpine-"));
+    let newest = newest.filter_map(|path| Some((fs::read(&path).ok()?, path)));
+    for (bytes, path) in kernels().into_iter().map(|(path, bytes, _)| (bytes, path)).chain(newest) {
         let path = path.display();
         let symbols = Symbols::read(&&bytes[..]).unwrap_or_else(|error| panic!("{path}: {error}"));
         let [text, entry, start] = ["_text", "entry_SYSCALL_64", "start_kernel"].map(|name| symbols.address(name));
         assert_eq!(text, Some(0xffff_ffff_8100_0000), "{path}");
-        assert!(entry > text && start > text && symbols.functions().count() > 30_000, "{path}");
+        assert!(entry >= text && start > text && symbols.functions().count() > 30_000, "{path}");
     }
 }
 

@@ -408,6 +408,7 @@ fn obeyed(seen: &str) -> bool {
     said("  1. No sign of a fault: the vCPUs are idle")
         && said("vda: status 0xf ACKNOWLEDGE DRIVER FEATURES_OK DRIVER_OK")
         && said("ps web running 2 512M")
+        && seen.lines().any(|line| line.starts_with("vCPU 0: ") && line.contains(", in ") && line.contains("+0x"))
         && said("  mode  long mode, 64 bits, 4-level paging, CPL ")
         && said("/tmp/core: 512M of RAM, ")
         && said("\nOSRELEASE=6.")
