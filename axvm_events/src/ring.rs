@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Words of a record.
-pub const WORDS: usize = 4;
+pub const WORDS: usize = 5;
 
 /// Memory that two threads share, a word of it: the processor's, or that of a model.
 pub(crate) trait Word {
@@ -156,7 +156,7 @@ mod tests {
 
     /// A record that shows whether it is of one piece.
     fn record(number: u64) -> [u64; WORDS] {
-        [number, !number, number << 32, number.wrapping_mul(7)]
+        [number, !number, number << 32, number.wrapping_mul(7), number ^ 1]
     }
 
     #[test]
@@ -247,8 +247,8 @@ mod tests {
         fn a_dump_beside_a_writer_has_whole_records() {
             loom::model(|| {
                 let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64>(2);
-                writer.push([1, 0, 0, 1]);
-                let thread = loom::thread::spawn(move || (2..=3).for_each(|n| writer.push([n, 0, 0, n])));
+                writer.push([1, 0, 0, 0, 1]);
+                let thread = loom::thread::spawn(move || (2..=3).for_each(|n| writer.push([n, 0, 0, 0, n])));
                 let mut read = Vec::new();
                 reader.rewind();
                 reader.read(&mut read, usize::MAX);
@@ -262,7 +262,7 @@ mod tests {
         fn no_order_of_accesses_mixes_two_records() {
             loom::model(|| {
                 let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64>(2);
-                let thread = loom::thread::spawn(move || (1..=3).for_each(|n| writer.push([n, 0, 0, n])));
+                let thread = loom::thread::spawn(move || (1..=3).for_each(|n| writer.push([n, 0, 0, 0, n])));
                 let mut read = Vec::new();
                 let mut next = reader.read(&mut read, 2);
                 for [first, .., last] in read {

@@ -8,8 +8,8 @@
 //! Recording is on or off, and may change while the machine runs: a tape is of one recording. A thread that has one asks for it
 //! again where it may have changed, which is after each pause.
 //!
-//! A record is 32 bytes. Recording waits for no lock, asks the host for nothing and allocates nothing: it costs two
-//! readings of the clock and five stores. [`Tapes`] hands a tape to each thread that asks for one, and names the registers.
+//! A record is 40 bytes. Recording waits for no lock, asks the host for nothing and allocates nothing: it costs two
+//! readings of the clock and six stores. [`Tapes`] hands a tape to each thread that asks for one, and names the registers.
 //!
 //! No specification. Left out: what is recorded of a guest's memory, which is nothing.
 
@@ -45,12 +45,14 @@ pub enum Kind {
     Complete,
     /// The driver was interrupted, for the chains since the last time.
     Interrupt,
+    /// The vCPU stops: `address` is the guest's entry for system calls, by which it is known where its kernel is.
+    Entry,
     /// Letters that the guest prints: `count` of them, in `value` and then in `address`.
     Print,
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 13] = [
         Kind::PortRead,
         Kind::PortWrite,
         Kind::MmioRead,
@@ -62,6 +64,7 @@ impl Kind {
         Kind::Pop,
         Kind::Complete,
         Kind::Interrupt,
+        Kind::Entry,
         Kind::Print,
     ];
 
@@ -88,20 +91,22 @@ pub struct Record {
     pub address: u64,
     /// The value, as far as it fits.
     pub value: u64,
+    /// Where the guest was: at the instruction that exited or just behind it; 0 if that is not known.
+    pub rip: u64,
 }
 
 impl Record {
     #[inline]
     fn pack(self) -> [u64; WORDS] {
         let about = u64::from(self.took) << 32 | u64::from(self.count) << 16 | u64::from(self.size) << 8;
-        [self.at, about | self.kind as u64, self.address, self.value]
+        [self.at, about | self.kind as u64, self.address, self.value, self.rip]
     }
 
     /// `None` for what no writer wrote.
-    fn unpack([at, about, address, value]: [u64; WORDS]) -> Option<Record> {
+    fn unpack([at, about, address, value, rip]: [u64; WORDS]) -> Option<Record> {
         let kind = *Kind::ALL.get(usize::from(about as u8))?;
         let (took, count, size) = ((about >> 32) as u32, (about >> 16) as u16, (about >> 8) as u8);
-        Some(Record { at, took, kind, size, count, address, value })
+        Some(Record { at, took, kind, size, count, address, value, rip })
     }
 }
 
@@ -151,7 +156,7 @@ impl Tape {
     /// Adds one that took no time: it is now.
     pub fn mark(&mut self, kind: Kind, address: u64, value: u64) {
         let at = self.now();
-        self.push(Record { at, took: 0, kind, size: 0, count: 1, address, value });
+        self.push(Record { at, took: 0, kind, size: 0, count: 1, address, value, rip: 0 });
     }
 
     /// Adds letters that the guest prints now.
@@ -160,7 +165,7 @@ impl Tape {
         for piece in text.chunks(PIECE) {
             let (first, rest) = piece.split_at(piece.len().min(PIECE / 2));
             let (count, value, address) = (piece.len() as u16, value(first), value(rest));
-            self.push(Record { at, took: 0, kind: Kind::Print, size: 1, count, address, value });
+            self.push(Record { at, took: 0, kind: Kind::Print, size: 1, count, address, value, rip: 0 });
         }
     }
 }
@@ -206,9 +211,9 @@ pub type Names = Arc<dyn Fn(Kind, u64) -> Option<String> + Send + Sync>;
 /// How many records a tape holds.
 #[derive(Clone, Copy, Debug)]
 pub enum Capacity {
-    /// A vCPU's: 2 MiB.
+    /// A vCPU's: 2.5 MiB.
     Thread = 64 << 10,
-    /// A queue's: 128 KiB.
+    /// A queue's: 160 KiB.
     Queue = 4 << 10,
 }
 
@@ -312,6 +317,7 @@ mod tests {
             count: u16::MAX,
             address: u64::MAX - 1,
             value: value(&[1, 2, 3]),
+            rip: 5,
         };
         Kind::ALL.into_iter().for_each(|kind| tape.push(record(kind)));
         tape.mark(Kind::Pop, 3, 4);
@@ -320,7 +326,7 @@ mod tests {
         let mut reader = tapes.take_new().pop().unwrap();
         let mut read = Vec::new();
         assert_eq!(reader.read(100, |record| read.push(record)), 0);
-        let mark = Record { at: 42, took: 0, kind: Kind::Pop, size: 0, count: 1, address: 3, value: 4 };
+        let mark = Record { at: 42, took: 0, kind: Kind::Pop, size: 0, count: 1, address: 3, value: 4, rip: 0 };
         assert_eq!(read, Kind::ALL.map(record).into_iter().chain([mark]).collect::<Vec<_>>());
         assert_eq!((&**reader.name(), reader.is_over(), tapes.take_new().len()), ("vcpu7", true, 0));
     }

@@ -52,7 +52,7 @@ const fn optional(
 }
 
 /// All that AxVM uses of the KVM API, required ones first.
-pub const CAPABILITIES: [Capability; 15] = [
+pub const CAPABILITIES: [Capability; 16] = [
     required(kvm::KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP", "2.6.24", "PIC, IOAPIC and local APICs inside the kernel"),
     required(kvm::KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY", "2.6.25", "guest RAM that is memory of this process"),
     required(kvm::KVM_CAP_SET_TSS_ADDR, "KVM_CAP_SET_TSS_ADDR", "2.6.25", "a place for KVM's own TSS (Intel)"),
@@ -97,6 +97,13 @@ pub const CAPABILITIES: [Capability; 15] = [
         "telling guests the TSC frequency",
         "guests measure it at start (tens of milliseconds)",
     ),
+    optional(
+        kvm::KVM_CAP_SYNC_REGS,
+        "KVM_CAP_SYNC_REGS",
+        "4.17",
+        "the guest's address at each exit of a trace",
+        "a trace does not tell which functions of the guest exit",
+    ),
 ];
 
 /// Answers of `KVM_CHECK_EXTENSION` that shape a machine.
@@ -119,6 +126,8 @@ pub struct Capabilities {
     pub pmu_disable: bool,
     /// A vCPU's TSC may run at another frequency than the host's.
     pub tsc_control: bool,
+    /// KVM can leave a vCPU's registers where AxVM finds them after each exit.
+    pub sync_regs: bool,
 }
 
 impl Capabilities {
@@ -141,6 +150,7 @@ impl Capabilities {
             x2apic_api: has(fd, kvm::KVM_CAP_X2APIC_API),
             pmu_disable: has(fd, kvm::KVM_CAP_PMU_CAPABILITY),
             tsc_control: has(fd, kvm::KVM_CAP_TSC_CONTROL),
+            sync_regs: has(fd, kvm::KVM_CAP_SYNC_REGS),
         }
     }
 }

@@ -102,6 +102,14 @@ pub trait Vcpu: Send {
     /// that the host failed; the guest cannot go on.
     fn run(&mut self) -> io::Result<Exit<'_>>;
 
+    /// The same, and RIP as it was at that exit: at the instruction or just behind it. 0 where it was not left behind.
+    fn run_and_locate(&mut self) -> io::Result<(Exit<'_>, u64)> {
+        Ok((self.run()?, 0))
+    }
+
+    /// Whether the registers are to be left behind at each exit from now on, which costs some time at each.
+    fn leave_registers(&mut self, _leave: bool) {}
+
     /// Says that the vCPU stood still for a while, so that the guest's watchdogs do not bark at the lost time.
     fn was_paused(&mut self) {}
 
@@ -110,7 +118,12 @@ pub trait Vcpu: Send {
         None
     }
 
-    /// The same, to change it.
+    /// The guest's entry for system calls (MSR LSTAR), if it has set one.
+    fn syscall_entry(&self) -> Option<u64> {
+        None
+    }
+
+    /// The vCPU as KVM has it, to change it.
     fn as_kvm_mut(&mut self) -> Option<&mut KvmVcpu> {
         None
     }

@@ -66,6 +66,19 @@ impl RunPage {
         unsafe { AtomicU8::from_ptr(byte) }
     }
 
+    /// Whether each `KVM_RUN` is to leave the general registers in the page (KVM_CAP_SYNC_REGS).
+    pub(crate) fn leave_registers(&mut self, leave: bool) {
+        let wanted = if leave { u64::from(kvm::KVM_SYNC_X86_REGS) } else { 0 };
+        // SAFETY: the mapping is at least one kvm_run long, and KVM reads the field only inside `KVM_RUN`.
+        unsafe { (*self.start.as_ptr()).kvm_valid_regs = wanted };
+    }
+
+    /// Where RIP is then. A place, for who holds an [`Exit`] has the page borrowed; it is there as long as the page.
+    pub(crate) fn rip(&self) -> *const u64 {
+        // SAFETY: the mapping is at least one kvm_run long, and nothing is read.
+        unsafe { &raw const (*self.start.as_ptr()).s.regs.regs.rip }
+    }
+
     /// What the `KVM_RUN` that just returned 0 wants.
     pub(crate) fn exit(&mut self) -> Exit<'_> {
         let run = self.start.as_ptr();

@@ -18,7 +18,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use axvm_arch::cpuid::CpuidEntry;
-use axvm_arch::msr::Msr;
+use axvm_arch::msr::{self, Msr};
 use axvm_arch::registers::CpuState;
 use axvm_memory::GuestRam;
 use kvm_bindings::{self as kvm, CpuId, Msrs, kvm_lapic_state};
@@ -77,6 +77,8 @@ pub struct KvmVcpu {
     late_out: [u8; 1],
     /// The next run is told to come back by this vCPU itself.
     holds_itself: bool,
+    /// Whether KVM can leave registers in the page.
+    sync_regs: bool,
 }
 
 impl Vm {
@@ -99,6 +101,7 @@ impl Vm {
             traps: Vec::new(),
             late_out: [0],
             holds_itself: false,
+            sync_regs: self.capabilities.sync_regs,
         };
         vcpu.set_cpuid(setup.cpuid)?;
         vcpu.set_msrs(setup.msrs)?;
@@ -262,6 +265,18 @@ impl Vcpu for KvmVcpu {
         Ok(self.page.exit())
     }
 
+    fn leave_registers(&mut self, leave: bool) {
+        self.page.leave_registers(leave && self.sync_regs);
+    }
+
+    fn run_and_locate(&mut self) -> io::Result<(Exit<'_>, u64)> {
+        let rip = self.page.rip();
+        let exit = self.run()?;
+        // SAFETY: the page is there as long as `self`, which `exit` borrows. KVM writes RIP inside `KVM_RUN` alone, and
+        // an exit is of other bytes.
+        Ok((exit, unsafe { rip.read() }))
+    }
+
     fn as_kvm_mut(&mut self) -> Option<&mut KvmVcpu> {
         Some(self)
     }
@@ -272,6 +287,11 @@ impl Vcpu for KvmVcpu {
 
     fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
+    }
+
+    fn syscall_entry(&self) -> Option<u64> {
+        let read = self.read_msrs(&[msr::LSTAR]).ok()?;
+        read.first().map(|msr| msr.value).filter(|&entry| entry != 0)
     }
 
     fn was_paused(&mut self) {

@@ -1,17 +1,18 @@
 //! The vCPU loop's recorder: what each exit was, and how long its answer took.
 //!
 //! ```text
-//!   exit --begin--> Recording --answered(data)--> dropped: onto the tape
+//!   KVM_RUN --> exit, RIP --begin--> Recording --answered(data)--> dropped: onto the tape
 //! ```
 //!
 //! The loop is compiled twice, with [`Off`] and with a [`Tape`]; which one runs is chosen when the thread starts, and after
 //! each pause. `Off` is nothing: no branch, no clock.
 //!
-//! Left out: the guest's RIP. KVM gives it for a system call of its own, or copies all registers at each exit
-//! (KVM_CAP_SYNC_REGS); either costs more than the record.
+//! KVM leaves RIP behind at each exit while something is recorded, and all registers with it (KVM_CAP_SYNC_REGS).
+
+use std::io;
 
 use axvm_events::tape::{Kind, Record, Tape, value};
-use axvm_kvm::Exit;
+use axvm_kvm::{Exit, Vcpu};
 
 /// Where a loop records.
 pub(crate) trait ExitTape {
@@ -20,8 +21,11 @@ pub(crate) trait ExitTape {
     where
         Self: 'a;
 
+    /// Runs the guest until it exits: at which address, if that is recorded.
+    fn run<'a>(&self, vcpu: &'a mut dyn Vcpu) -> io::Result<(Exit<'a>, u64)>;
+
     /// An exit came.
-    fn begin(&mut self, exit: &Exit<'_>) -> Self::Recording<'_>;
+    fn begin(&mut self, exit: &Exit<'_>, rip: u64) -> Self::Recording<'_>;
 }
 
 /// An exit that is being answered. Dropped, it is recorded.
@@ -45,7 +49,12 @@ impl ExitTape for Off {
     type Recording<'a> = Nothing;
 
     #[inline(always)]
-    fn begin(&mut self, _: &Exit<'_>) -> Nothing {
+    fn run<'a>(&self, vcpu: &'a mut dyn Vcpu) -> io::Result<(Exit<'a>, u64)> {
+        Ok((vcpu.run()?, 0))
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, _: &Exit<'_>, _: u64) -> Nothing {
         Nothing
     }
 }
@@ -69,7 +78,12 @@ impl ExitTape for Tape {
     type Recording<'a> = Running<'a>;
 
     #[inline]
-    fn begin(&mut self, exit: &Exit<'_>) -> Running<'_> {
+    fn run<'a>(&self, vcpu: &'a mut dyn Vcpu) -> io::Result<(Exit<'a>, u64)> {
+        vcpu.run_and_locate()
+    }
+
+    #[inline]
+    fn begin(&mut self, exit: &Exit<'_>, rip: u64) -> Running<'_> {
         let (kind, address, size, data) = match exit {
             Exit::IoIn { port, size, data } => (Kind::PortRead, (*port).into(), *size, &**data),
             Exit::IoOut { port, size, data } => (Kind::PortWrite, (*port).into(), *size, *data),
@@ -81,7 +95,7 @@ impl ExitTape for Tape {
         };
         let count = u16::try_from(data.len() / size.max(1)).unwrap_or(u16::MAX).max(1);
         let (size, value, at) = (size as u8, value(data), self.now());
-        Running { tape: self, record: Record { at, took: 0, kind, size, count, address, value } }
+        Running { tape: self, record: Record { at, took: 0, kind, size, count, address, value, rip } }
     }
 }
 

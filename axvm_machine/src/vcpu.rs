@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 
 use axvm_devices::{Bus, BusNames, StopReason, StopSwitch};
 use axvm_events::Events;
-use axvm_events::tape::{Kind, Record};
+use axvm_events::tape::{Kind, Record, Tape};
 use axvm_inspect::crash::CrashReport;
 use axvm_kvm::failure::Failure;
 use axvm_kvm::{Exit, Kicker, KvmVcpu, Vcpu};
@@ -239,15 +239,25 @@ fn run_recorded(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuSha
     let (name, mut tape) = (format!("vcpu{index}"), None);
     loop {
         tape = shared.events.tape_after(tape, &name);
+        vcpu.leave_registers(tape.is_some());
         let passage = match &mut tape {
             None => run(index, vcpu, exits, shared, &mut Off),
-            Some(tape) => run(index, vcpu, exits, shared, tape),
+            Some(tape) => run_on_tape(index, vcpu, exits, shared, tape),
         };
         match passage {
             Passage::Closed => return,
             Passage::Open | Passage::Reopened => vcpu.was_paused(),
         }
     }
+}
+
+/// The loop on a tape, and at its end where the guest's kernel is.
+fn run_on_tape(index: u32, vcpu: &mut dyn Vcpu, exits: &Exits, shared: &VcpuShared, tape: &mut Tape) -> Passage {
+    let passage = run(index, vcpu, exits, shared, tape);
+    if let Some(entry) = vcpu.syscall_entry() {
+        tape.mark(Kind::Entry, entry, 0);
+    }
+    passage
 }
 
 /// The vCPU loop. Returns [`Passage::Closed`] when the machine stops, having pressed the power switch if this vCPU is the
@@ -264,8 +274,8 @@ pub(crate) fn run(
 ) -> Passage {
     let VcpuShared { ports, mmio, stop, gate, activity, crash, stops, .. } = shared;
     loop {
-        let exit = match vcpu.run() {
-            Ok(exit) => exit,
+        let (exit, rip) = match tape.run(vcpu) {
+            Ok(exited) => exited,
             Err(error) => {
                 stop.request(refused(index, &error));
                 return Passage::Closed;
@@ -276,7 +286,7 @@ pub(crate) fn run(
             exits.count();
             activity.note();
         }
-        let mut recording = tape.begin(&exit);
+        let mut recording = tape.begin(&exit, rip);
         let unclaimed = match exit {
             Exit::IoIn { port, size, data } => {
                 let unanswered = ports.read(port.into(), size, data);
@@ -466,7 +476,8 @@ mod tests {
         run(0, &mut vcpu, &Exits::default(), &shared, &mut tapes.tape("vcpu0", Capacity::Thread).unwrap());
         let mut read = Vec::new();
         tapes.take_new()[0].read(9, |record| read.push(record));
-        let record = |at, kind, size, count, address, value| Record { at, took: 1, kind, size, count, address, value };
+        let record =
+            |at, kind, size, count, address, value| Record { at, took: 1, kind, size, count, address, value, rip: 0 };
         assert_eq!(
             read,
             [

@@ -168,6 +168,10 @@ impl Chrome {
             Kind::Kick => self.exit(lane, record, ("held or kicked", "kick"), format_args!("")),
             Kind::End => self.exit(lane, record, ("the last exit", "end"), format_args!("")),
             Kind::Doorbell | Kind::Pop | Kind::Complete | Kind::Interrupt => self.request(lane, record),
+            Kind::Entry => {
+                let at = record.at;
+                self.instant(lane, at, "entry", &format!("{:#x}", record.address));
+            }
             Kind::Print => {
                 let lines = self.lanes[lane].serial.printed(record);
                 self.console(lane, lines);
@@ -217,8 +221,9 @@ impl Chrome {
 
     fn exit(&mut self, lane: usize, record: &Record, (name, reason): (&str, &str), args: fmt::Arguments<'_>) {
         let (at, took, tid) = (self.scale.time(record.at), self.scale.ticks(record.took.into()), lane + 1);
+        let rip = Rip(record.rip, if args.as_str() == Some("") { "" } else { "," });
         self.event(format_args!(
-            r#"{{"name":"{}","cat":"{reason}","ph":"X","ts":{at},"dur":{took},"pid":1,"tid":{tid},"args":{{{args}}}}}"#,
+            r#"{{"name":"{}","cat":"{reason}","ph":"X","ts":{at},"dur":{took},"pid":1,"tid":{tid},"args":{{{rip}{args}}}}}"#,
             Quoted(name)
         ));
     }
@@ -370,6 +375,18 @@ impl Chrome {
     }
 }
 
+/// Where the guest was, as the first of the arguments, and what follows then; nothing if that is not known.
+struct Rip(u64, &'static str);
+
+impl fmt::Display for Rip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            rip => write!(f, r#""rip":"{rip:#x}"{}"#, self.1),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,7 +396,7 @@ mod tests {
     }
 
     fn record(at: u64, kind: Kind, address: u64, value: u64) -> Record {
-        Record { at, took: 8, kind, size: 1, count: 1, address, value }
+        Record { at, took: 8, kind, size: 1, count: 1, address, value, rip: 0 }
     }
 
     fn events(chrome: &mut Chrome) -> Vec<serde_json::Value> {

@@ -105,7 +105,7 @@ mod tests {
 
     fn write(serial: &mut Serial, name: &str, at: u64, value: u8) -> Vec<(u64, String)> {
         let (kind, took, size, count, address) = (Kind::PortWrite, 0, 1, 1, 0x3f8);
-        serial.accessed(name, &Record { at, took, kind, size, count, address, value: value.into() })
+        serial.accessed(name, &Record { at, took, kind, size, count, address, value: value.into(), rip: 0 })
     }
 
     fn print(serial: &mut Serial, text: &[u8]) -> Vec<(u64, String)> {
@@ -130,7 +130,7 @@ mod tests {
     fn a_record_of_a_virtio_console_may_hold_several_lines() {
         let mut serial = Serial::default();
         let [value, address] = [*b"a\nb\n\ncde", *b"fg\nxxxxx"].map(u64::from_le_bytes);
-        let record = Record { at: 9, took: 0, kind: Kind::Print, size: 1, count: 11, address, value };
+        let record = Record { at: 9, took: 0, kind: Kind::Print, size: 1, count: 11, address, value, rip: 0 };
         assert_eq!(serial.printed(&record), [(9, "a".into()), (9, "b".into()), (9, "cdefg".into())]);
         assert!(serial.printed(&Record { count: u16::MAX, ..record }).len() >= 3, "no more than there is room for");
     }

@@ -240,7 +240,8 @@ pub(super) mod tests {
         let mut chrome = Chrome::new(Scale { start: 0, tick: 1.0 }, u64::MAX);
         chrome.step(2_000_000, Duration::from_millis(1), "vcpus", "1 created");
         let (vcpu, queue) = (chrome.lane("vcpu0"), chrome.lane("vda-q0"));
-        let record = |at, took, kind, address, value| Record { at, took, kind, size: 1, count: 1, address, value };
+        let record =
+            |at, took, kind, address, value| Record { at, took, kind, size: 1, count: 1, address, value, rip: 0 };
         let name = |kind, _| Some(if kind == Kind::PortWrite { "COM1 THR" } else { "vda Status" }.into());
         let lines = "[    0.000000] Linux version 6.12\n[    0.002000] Run /init as init process\nhello\n";
         for (n, byte) in (0..).zip(lines.bytes()) {

@@ -110,6 +110,7 @@ fn survey() -> Survey {
         x2apic_api: true,
         pmu_disable: true,
         tsc_control: true,
+        sync_regs: true,
     };
     let answers = CAPABILITIES.iter().map(|capability| (capability, true)).collect();
     Survey { api_version: 12, limits, answers, cpuid: Vec::new(), vm: Ok(()) }

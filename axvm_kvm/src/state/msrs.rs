@@ -69,7 +69,7 @@ fn in_order(msrs: &[Msr]) -> Vec<Msr> {
 
 impl KvmVcpu {
     /// Those of `indices` that KVM lets us read.
-    pub(super) fn read_msrs(&self, indices: &[u32]) -> Result<Vec<Msr>, KvmError> {
+    pub(crate) fn read_msrs(&self, indices: &[u32]) -> Result<Vec<Msr>, KvmError> {
         let mut found = Vec::with_capacity(indices.len());
         let mut rest = indices;
         while !rest.is_empty() {
