@@ -40,6 +40,7 @@ mod standstill;
 mod terminal;
 mod trace;
 mod trace_live;
+mod trace_page;
 mod version;
 mod virtio_check;
 mod vsock;
