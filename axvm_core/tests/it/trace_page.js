@@ -13,6 +13,14 @@ function painted(lane) {
   for (let n = 4; n < data.length; n += 4) if (data[n] !== data[0] || data[n + 1] !== data[1] || data[n + 2] !== data[2]) count++;
   return count;
 }
+// Colours of the line that shows the boot's phases, but for words in it.
+function phases() {
+  const scale = window.devicePixelRatio || 1;
+  const { data } = paint.getImageData(LEFT * scale, (AXIS + MARKS + 1) * scale, (width - LEFT) * scale, 1);
+  const found = new Set();
+  for (let n = 0; n < data.length; n += 4) found.add(data.slice(n, n + 3).join());
+  return found.size;
+}
 // How bright a colour is, 0 to 1.
 function bright(words) {
   const [red, green, blue] = words.match(/\d+/g).map((part) => part / 255);
@@ -40,15 +48,18 @@ async function used() {
   document.querySelector('button[data-key="+"]').click();
   steps.button = view();
   press('0');
+  const counts = () => rowsOf(byId('exits')).map((cells) => Number(cells[1]));
+  document.querySelector('button[data-column="2"]').click();
+  steps.byNumber = counts();
   return steps;
 }
 function seen() {
   const style = getComputedStyle(document.body);
   return {
-    ready: performance.now(), faults, end: END, ground: bright(style.backgroundColor), ink: bright(style.color),
+    ready: performance.now(), faults, phases: phases(), end: END, ground: bright(style.backgroundColor), ink: bright(style.color),
     wide: document.documentElement.scrollWidth - window.innerWidth,
     lanes: lanes.map((lane, n) => ({ title: lane.title, events: countOf(lane), painted: painted(n) })),
-    boot: rowsOf(byId('boot')), exits: rowsOf(byId('exits')), requests: rowsOf(byId('requests')),
+    boot: rowsOf(byId('boot')), advice: byId('advice').textContent, exits: rowsOf(byId('exits')), requests: rowsOf(byId('requests')),
     printed: rowsOf(byId('console')), about: byId('about').textContent, legend: byId('legend').textContent,
   };
 }

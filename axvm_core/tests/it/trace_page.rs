@@ -94,6 +94,8 @@ fn a_browser_draws_the_page_and_obeys_keys_in_light_and_dark() {
             assert!(rows.any(|row| row[0].as_str().unwrap().contains(words)), "{words}: {}", seen[table]);
         };
         row("boot", "AxVM: set-up");
+        assert!(seen["phases"].as_u64() >= Some(2), "the boot is drawn above the lanes: {}", seen["phases"]);
+        assert!(seen["advice"].as_str().unwrap().contains("printing on the serial port"), "{}", seen["advice"]);
         row("exits", "COM1 THR (port write)");
         assert!(
             seen["printed"].as_array().unwrap().iter().any(|row| row[1].as_str().unwrap().contains("virtio-block"))
@@ -124,6 +126,8 @@ fn used(seen: &Value) {
     assert!(told("after") != told("next") && told("before") == told("next"), "{}", told("before"));
     assert_eq!(view(seen, "whole"), (0.0, end));
     assert!(seen["steps"]["focused"] == true && span("phase") < end, "a phase is shown by Enter");
+    let counts: Vec<_> = seen["steps"]["byNumber"].as_array().unwrap().iter().map(Value::as_u64).collect();
+    assert!(counts.len() > 3 && counts.is_sorted_by(|one, other| one >= other), "{counts:?}");
     assert!(span("wheel") < end && span("button") == end / 2.0);
 }
 
