@@ -39,6 +39,7 @@ mod shown;
 mod standstill;
 mod terminal;
 mod trace;
+mod trace_format;
 mod trace_live;
 mod trace_page;
 mod version;

@@ -111,7 +111,7 @@ fn write(to: &mut String, timeline: &Timeline) -> fmt::Result {
         None => writeln!(to, "The file has no end: the machine was killed, or runs on")?,
     }
     if timeline.strange > 0 {
-        writeln!(to, "{} lines are no events of a trace", timeline.strange)?;
+        writeln!(to, "Lines that are no events of a trace: {}", timeline.strange)?;
     }
     let mut by_count = rows.clone();
     by_count.sort_by_key(|row| std::cmp::Reverse(row.count));
@@ -243,7 +243,7 @@ mod tests {
         let timeline = Timeline::read(&file[..file.len() / 2]).unwrap();
         let text = summary(&timeline);
         assert!(
-            text.contains("\nThe file has no end") && text.contains("\n1 lines are no events of a trace\n"),
+            text.contains("\nThe file has no end") && text.contains("\nLines that are no events of a trace: 1\n"),
             "{text}"
         );
     }

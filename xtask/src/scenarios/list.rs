@@ -2,6 +2,7 @@
 
 use super::connected::{commands, network, pci, peer, sockets, ssh};
 use super::plain::{PLAIN, TYPE, scenario};
+use super::timeline::timeline;
 use super::{Boot, OtherKernel, Proof, Scenario};
 
 /// All of them.
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Scenario> {
         ssh(),
         commands(),
         pci(),
+        timeline(),
     ]
     .into_iter()
     .flatten()
