@@ -84,6 +84,10 @@ impl Writer {
             readers.extend(self.recording.tapes.take_new());
             // What was overwritten before this file began is none of its losses.
             readers[first_new..].iter_mut().filter(|_| self.recording.keeps).for_each(TapeReader::rewind);
+            // All lanes first: an exit of a vCPU's names the queue that it kicks.
+            for reader in &readers[first_new..] {
+                chrome.lane(reader.name());
+            }
             let names = self.recording.tapes.names();
             let name = |kind, address| names.as_ref()?(kind, address);
             for reader in readers.iter_mut() {

@@ -14,7 +14,7 @@
 //!
 //! Format: "Trace Event Format", JSON Array Format; times are microseconds since the trace began.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -93,6 +93,10 @@ struct Lane {
 /// What is known of a queue's requests.
 #[derive(Default)]
 struct Requests {
+    /// Exits in which the driver kicked, for which no request was seen: lane and time.
+    exits: VecDeque<(usize, u64)>,
+    /// The last step of a request.
+    latest: u64,
     /// The last kick that no request was seen for.
     kick: Option<u64>,
     /// By the heads of their chains: number and beginning.
@@ -103,6 +107,9 @@ struct Requests {
 
 /// Requests that wait for their driver to be told, as far as arrows are drawn.
 const UNTOLD: usize = 1024;
+
+/// Kicks that wait for their request.
+const KICKS: usize = 4096;
 
 /// Makes the text of a trace file; the caller writes it.
 pub struct Chrome {
@@ -189,6 +196,9 @@ impl Chrome {
         };
         let name =
             self.name_of(kind, address, || name(kind, address).unwrap_or_else(|| format!("{space} {address:#x}")));
+        if let Some(device) = name.strip_suffix(" QueueNotify") {
+            self.kicked(device, lane, record);
+        }
         let name = self.lanes[lane].serial.register(&name);
         self.exit(
             lane,
@@ -198,6 +208,15 @@ impl Chrome {
         );
         let lines = self.lanes[lane].serial.accessed(name, record);
         self.console(lane, lines);
+    }
+
+    /// A driver's kick that is an exit (`--trace-kicks`): its value is the number of the queue.
+    fn kicked(&mut self, device: &str, lane: usize, record: &Record) {
+        let queue = format!("{device}-q{}", record.value & 0xffff);
+        let Some(queue) = self.lanes.iter_mut().find(|lane| *lane.name == *queue) else { return };
+        if queue.requests.exits.len() < KICKS {
+            queue.requests.exits.push_back((lane, record.at));
+        }
     }
 
     /// Lines that the guest has printed.
@@ -234,30 +253,33 @@ impl Chrome {
         match record.kind {
             Kind::Doorbell => {
                 self.hop(tid, at, "kick");
-                self.lanes[lane].requests.kick = Some(at);
+                let Requests { exits, latest, kick, .. } = &mut self.lanes[lane].requests;
+                *kick = Some(at);
+                // The thread slept: what was kicked before is done.
+                exits.retain(|(_, exit)| *exit > *latest);
             }
             Kind::Pop => {
                 self.requests += 1;
                 let number = self.requests;
                 self.hop(tid, at, "pop");
-                let requests = &mut self.lanes[lane].requests;
-                requests.open.insert(head, (number, at));
-                match requests.kick.take() {
-                    Some(kick) => {
-                        self.arrow(tid, kick, number, "s");
-                        self.arrow(tid, at, number, "t");
-                    }
-                    None => self.arrow(tid, at, number, "s"),
+                let Requests { exits, kick, open, .. } = &mut self.lanes[lane].requests;
+                open.insert(head, (number, at));
+                let due = exits.front().is_some_and(|(_, exit)| *exit <= at);
+                let exit = due.then(|| exits.pop_front()).flatten().map(|(vcpu, exit)| (vcpu + 1, exit));
+                let kick = kick.take().map(|kick| (tid, kick));
+                let steps =
+                    [exit, kick.filter(|(_, kick)| exit.is_none_or(|(_, exit)| exit <= *kick)), Some((tid, at))];
+                for (n, (tid, at)) in steps.into_iter().flatten().enumerate() {
+                    self.arrow(tid, at, number, if n == 0 { "s" } else { "t" });
                 }
             }
             Kind::Complete => {
                 self.hop(tid, at, "complete");
-                let Some((number, since)) = self.lanes[lane].requests.open.remove(&head) else { return };
-                self.span(lane, (since, at), number, record);
-                self.arrow(tid, at, number, "t");
-                let untold = &mut self.lanes[lane].requests.untold;
-                if untold.len() < UNTOLD {
-                    untold.push(number);
+                if let Some((number, since)) = self.lanes[lane].requests.open.remove(&head) {
+                    self.span(lane, (since, at), number, record);
+                    self.arrow(tid, at, number, "t");
+                    let untold = &mut self.lanes[lane].requests.untold;
+                    untold.extend((untold.len() < UNTOLD).then_some(number));
                 }
             }
             _ => {
@@ -267,6 +289,7 @@ impl Chrome {
                 }
             }
         }
+        self.lanes[lane].requests.latest = at;
     }
 
     fn hop(&mut self, tid: usize, at: u64, name: &str) {
@@ -458,6 +481,30 @@ mod tests {
         assert_eq!(of(2, "flow"), steps(&[("s", 1500), ("t", 2000), ("f", 3000)]));
         assert_eq!(of(1, "vda-q0"), steps(&[("b", 1000), ("e", 2500)]));
         assert_eq!(of(2, "vda-q0"), steps(&[("b", 1500), ("e", 2000)]));
+    }
+
+    #[test]
+    fn an_arrow_begins_at_the_exit_of_the_kick_where_kicks_are_exits() {
+        let mut chrome = chrome(1 << 20);
+        let (vcpu, queue) = (chrome.lane("vcpu0"), chrome.lane("vda-q1"));
+        let kick = |chrome: &mut Chrome, at, number| {
+            let name = |_, _| Some("vda QueueNotify".into());
+            chrome.record(vcpu, &record(at, Kind::MmioWrite, 0x50, number), name);
+        };
+        // Those of another queue, and those that were served before the thread slept, begin no arrow.
+        [(1400, 1), (2000, 1), (2010, 0), (9000, 1)].into_iter().for_each(|(at, number)| kick(&mut chrome, at, number));
+        for (at, kind) in [(1500, Kind::Complete), (2200, Kind::Doorbell), (2400, Kind::Pop), (2600, Kind::Pop)] {
+            chrome.record(queue, &record(at, kind, at, 0), |_, _| None);
+        }
+        chrome.end(9000);
+        let events = events(&mut chrome);
+        let flow = |event: &&serde_json::Value| event["cat"] == "flow";
+        let step = |event: &serde_json::Value| {
+            let number = |key: &str| (event[key].as_f64().unwrap() * 1000.0) as u64;
+            (event["id"].as_u64().unwrap(), event["tid"].as_u64().unwrap(), number("ts"))
+        };
+        let steps: Vec<_> = events.iter().filter(flow).map(step).collect();
+        assert_eq!(steps, [(1, 2, 500), (1, 3, 600), (1, 3, 700), (2, 3, 800)]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! Format: the Trace Event Format of Chrome ("JSON Array Format"), which Perfetto reads, too.
 //! Left out: files of other programs.
 
+pub mod advice;
 pub mod chrome;
 mod console;
 pub mod page;

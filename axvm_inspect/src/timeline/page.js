@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById('data').textContent);
 const byId = (id) => document.getElementById(id);
 const canvas = byId('view'), paint = canvas.getContext('2d');
-const LEFT = 92, AXIS = 22, ROW = 34, ROWS_OF_QUEUE = 4, MARKS = 16;
+const LEFT = 92, AXIS = 22, ROW = 34, ROWS_OF_QUEUE = 4, MARKS = 16, PHASES = data.phases.length ? 24 : 0;
 
 function told(nanos) {
   if (nanos < 1e3) return Math.round(nanos) + ' ns';
@@ -50,7 +50,7 @@ function readColours() {
 const END = Math.max(data.end, 1);
 let from = 0, to = END, width = 1, picked = { lane: 0, event: -1 }, asked = false;
 const tops = [];
-let height = AXIS + MARKS;
+let height = AXIS + MARKS + PHASES;
 for (const lane of lanes) {
   tops.push(height);
   height += ROW + 8;
@@ -104,6 +104,7 @@ function drawNow() {
     drawRequests(lane, tops[n]);
   });
   drawMarks();
+  drawPhases();
 }
 
 function drawAxis() {
@@ -118,7 +119,8 @@ function drawAxis() {
     paint.moveTo(x, AXIS);
     paint.lineTo(x, height);
     paint.stroke();
-    paint.fillText(told(time), x + 3, AXIS / 2);
+    const words = told(time);
+    if (x + 3 + paint.measureText(words).width <= width) paint.fillText(words, x + 3, AXIS / 2);
   }
 }
 
@@ -133,15 +135,7 @@ function drawExits(lane, top) {
       const start = Math.max(x, LEFT);
       paint.fillStyle = colours[colour(lane.reason[n])];
       paint.fillRect(start, top + 2, Math.max(1, x + long - start), ROW - 4);
-      if (long > 46) {
-        paint.save();
-        paint.beginPath();
-        paint.rect(start, top, x + long - start, ROW);
-        paint.clip();
-        paint.fillStyle = colours['--ground'];
-        paint.fillText(data.names[lane.name[n]], start + 4, top + ROW / 2);
-        paint.restore();
-      }
+      if (long > 46) inside(data.names[lane.name[n]], start, x + long, top + ROW / 2);
     }
     return;
   }
@@ -224,6 +218,32 @@ function drawMarks() {
   }
 }
 
+// The phases of the boot, each with its name where there is room.
+function drawPhases() {
+  if (!PHASES) return;
+  const top = AXIS + MARKS;
+  paint.fillStyle = colours['--ink'];
+  paint.fillText('boot', 4, top + 9);
+  data.phases.forEach(([what, begin, end], n) => {
+    const x = Math.max(placeOf(begin), LEFT), x2 = Math.min(placeOf(end), width);
+    if (x2 <= x) return;
+    paint.fillStyle = colours[colour(n)];
+    paint.fillRect(x, top, Math.max(1, x2 - x - 1), 18);
+    inside(what, x, x2, top + 9);
+  });
+}
+// Words in a bar, as far as there is room.
+function inside(words, x, x2, y) {
+  if (x2 - x < 30) return;
+  paint.save();
+  paint.beginPath();
+  paint.rect(x, y - ROW / 2, x2 - x - 3, ROW);
+  paint.clip();
+  paint.fillStyle = colours['--ground'];
+  paint.fillText(words, x + 4, y);
+  paint.restore();
+}
+
 // What is told of an event.
 function describe(lane, event) {
   if (lane.requests.length) {
@@ -281,7 +301,7 @@ function key(name) {
 canvas.addEventListener('keydown', (event) => {
   if (!event.ctrlKey && !event.altKey && !event.metaKey && key(event.key)) event.preventDefault();
 });
-document.querySelectorAll('button').forEach((button) => button.addEventListener('click', () => key(button.dataset.key)));
+document.querySelectorAll('button[data-key]').forEach((button) => button.addEventListener('click', () => key(button.dataset.key)));
 canvas.addEventListener('wheel', (event) => {
   event.preventDefault();
   zoom(event.deltaY > 0 ? 1.25 : 0.8, timeAt(Math.max(event.offsetX, LEFT)));
@@ -333,9 +353,10 @@ function head(table, words) {
   }
   table.createTBody();
 }
-function gauge(line, begin, part) {
+function gauge(line, begin, part, ink = 'c0') {
   const cell = line.insertCell(), bar = document.createElement('div');
   cell.className = 'gauge';
+  bar.style.background = `var(--${ink})`;
   bar.style.left = `${begin * 100}%`;
   bar.style.width = `${Math.min(part, 1 - begin) * 100}%`;
   cell.append(bar);
@@ -346,16 +367,40 @@ function look(begin, end) {
   canvas.scrollIntoView({ block: 'nearest' });
 }
 head(byId('boot'), ['phase', 'at', 'took', '']);
-for (const [what, begin, end] of data.phases) {
+data.phases.forEach(([what, begin, end], n) => {
   const line = row(byId('boot').tBodies[0], [what, told(begin), told(end - begin)], () => look(begin, end));
-  gauge(line, begin / END, (end - begin) / END);
+  gauge(line, begin / END, (end - begin) / END, 'c' + n % 8);
+});
+head(byId('silent'), ['silent for', 'at', 'after the kernel\u2019s line']);
+for (const [at, took, after] of data.silences) {
+  row(byId('silent').tBodies[0], [told(took), told(at), after], () => look(at, at + took));
 }
-head(byId('exits'), ['register', 'count', 'total', 'p50', 'p99', '']);
-const whole = data.rows.reduce((sum, r) => sum + r[3], 0) || 1;
-for (const [name, reason, count, total, p50, p99] of data.rows.slice(0, 20)) {
-  const words = [`${data.names[name]} (${reasons[reason]})`, count, told(total), told(p50), told(p99)];
-  gauge(row(byId('exits').tBodies[0], words), 0, total / whole);
+for (const [saves, words] of data.advice) {
+  const item = document.createElement('li'), much = document.createElement('b');
+  much.textContent = `up to ${told(saves)}: `;
+  item.append(much, words);
+  byId('advice').append(item);
 }
+for (const [place, there] of [['boot', data.phases], ['silent', data.silences], ['advice', data.advice]]) {
+  byId(place).closest('section').hidden = !there.length;
+}
+// Exits by time or by number, at the press of a button.
+function exitsBy(column) {
+  const table = byId('exits'), whole = data.rows.reduce((sum, r) => sum + r[column], 0) || 1;
+  table.replaceChildren();
+  head(table, ['register', 'count', 'total', 'p50', 'p99', '']);
+  for (const [name, reason, count, total, p50, p99] of data.rows.slice().sort((a, b) => b[column] - a[column]).slice(0, 20)) {
+    const words = [`${data.names[name]} (${reasons[reason]})`, count, told(total), told(p50), told(p99)];
+    gauge(row(table.tBodies[0], words), 0, (column === 2 ? count : total) / whole, 'c' + reason % 8);
+  }
+  document.querySelectorAll('button[data-column]').forEach((button) => {
+    button.setAttribute('aria-pressed', Number(button.dataset.column) === column);
+  });
+}
+exitsBy(3);
+document.querySelectorAll('button[data-column]').forEach((button) => {
+  button.addEventListener('click', () => exitsBy(Number(button.dataset.column)));
+});
 for (const lane of lanes.filter((lane) => lane.requests.length)) {
   const times = lane.requests.map((r) => r[2] - r[1]).sort((a, b) => a - b);
   const title = document.createElement('p'), table = document.createElement('table'), bins = new Map();

@@ -12,7 +12,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::phases::phases;
+use super::advice::advice;
+use super::phases::{phases, silences};
 use super::read::{Name, Slice, Timeline};
 use super::summary::{rows, summary};
 
@@ -58,12 +59,16 @@ fn data(timeline: &Timeline, title: &str) -> Value {
     }
     let mut marks: Vec<_> = timeline.marks.iter().map(|mark| (mark.at, timeline.word(mark.kind), &mark.text)).collect();
     marks.sort_by_key(|mark| mark.0);
-    let phases: Vec<_> = phases(timeline).into_iter().map(|phase| (phase.what, phase.from, phase.to)).collect();
+    let phases = phases(timeline);
+    let advice: Vec<_> = advice(timeline, &phases).into_iter().map(|advice| (advice.saves, advice.words)).collect();
+    let silences: Vec<_> =
+        silences(timeline, &phases).iter().map(|silence| (silence.at, silence.took, silence.after)).collect();
+    let phases: Vec<_> = phases.iter().map(|phase| (phase.what, phase.from, phase.to)).collect();
     let text = summary(timeline);
     let about = text.split("\n\n").next().unwrap_or_default().replace('\n', ". ");
     json!({
         "title": title, "about": about, "end": timeline.end, "names": timeline.names, "reasons": reasons.words,
-        "lanes": lanes, "marks": marks, "phases": phases, "rows": rows_of_page,
+        "lanes": lanes, "marks": marks, "phases": phases, "silences": silences, "advice": advice, "rows": rows_of_page,
     })
 }
 

@@ -1,14 +1,16 @@
 //! A boot as phases, from what the guest printed and what it accessed. The guest is as it comes.
 //!
 //! ```text
-//!   set-up | decompression, early setup | kernel | processors | drivers | root | init | ready
-//!          first exit                   0.000000 on the kernel's clock     "Run /init"  "login:"
+//!   set-up | decompression | kernel | processors | drivers | virtio | init | root | init | ready | shut-down
+//!        "vcpus"         0.000000 on the kernel's clock      "Run /init"            "login:"
 //! ```
 //!
 //! A kernel prints its first lines late, when it has a driver for its console; its own stamps tell when they were meant.
 //! A line comes when it is stamped or later: so the least difference between both clocks is when the kernel's began.
+//! A kernel that prints nothing (`quiet`) shows by its first exit, and by the first status that it writes to a device.
 //!
-//! Source: the words of Linux 5.10 to 6.12. Left out: kernels that print nothing (`quiet`), whose phases are two.
+//! Source: the words of Linux 5.10 to 6.18, of systemd, sysvinit and BusyBox. A machine that starts again: its first boot.
+//! Left out: which program of the root file system took how long.
 
 use super::read::Timeline;
 
@@ -23,37 +25,184 @@ pub struct Phase {
     pub to: u64,
 }
 
-/// What begins with a line that has these words; in the order of a boot.
+/// The kernel unpacks itself.
+pub(super) const DECOMPRESSION: &str = "guest: decompression";
+/// The kernel unpacks its initrd, which it does beside other things.
+pub(super) const INITRD: &str = "kernel: initrd unpacked, drivers";
+const KERNEL: &str = "kernel: memory, interrupts, clocks";
+const VIRTIO: &str = "virtio drivers";
+const ROOT: &str = "root file system";
+const INIT: &str = "init, from the root file system";
+const READY: &str = "a shell or a login";
+
+/// What begins with the kernel's line that has these words; in the order of a boot.
 const MILESTONES: &[(&str, &[&str])] = &[
-    ("kernel: memory, interrupts, clocks", &["Linux version"]),
+    (KERNEL, &["Linux version"]),
     ("kernel: other processors", &["smp: Bringing up secondary"]),
     ("kernel: drivers", &["smp: Brought up", "Brought up 1 node"]),
-    ("kernel: initrd unpacked", &["Unpacking initramfs", "Trying to unpack rootfs"]),
-    ("kernel: the rest", &["Freeing initrd memory"]),
+    (INITRD, &["Unpacking initramfs", "Trying to unpack rootfs"]),
+    ("kernel: more drivers", &["Freeing initrd memory"]),
     ("init, from the initrd", &["Run /init as init"]),
-    ("root file system", &["VFS: Mounted root", "EXT4-fs (vd", "mounted filesystem"]),
-    ("init, from the root file system", &["Run /sbin/init as init", "systemd[1]: systemd", "Run /bin/sh as init"]),
-    ("a shell or a login", &["login:", "Welcome to"]),
+    (ROOT, &["VFS: Mounted root", "mounted filesystem", "Mounting V5 Filesystem", "BTRFS info (device vd"]),
+    (INIT, &["Run /sbin/init as init", "Run /bin/sh as init", "systemd[1]: systemd "]),
 ];
+/// Words with which a system ends.
+const ENDS: &[&str] = &[
+    "The system is going down",
+    "systemd-shutdown[1]:",
+    "Reached target Shutdown",
+    "reboot: Power down",
+    "reboot: Restarting system",
+    "reboot: System halted",
+];
+/// The scripts of an initrd, which print lines of their own.
+const INITRD_SCRIPTS: &[&str] = &["Begin: ", "done.", "Loading, please wait", "Starting systemd-udevd"];
 
-/// The phases of a trace, as far as they show.
+/// The phases of a trace's boot, as far as they show; none if no machine was set up in it.
 pub fn phases(timeline: &Timeline) -> Vec<Phase> {
-    let first_exit = timeline.exits.iter().map(|exit| exit.at).min();
-    let mut begins = vec![("AxVM: set-up", 0)];
-    begins.extend(first_exit.map(|at| ("guest: decompression, early setup", at)));
-    let stamped = |(at, line)| stamp(line).map(|stamp| (at, stamp));
-    let zero = timeline.console().filter_map(stamped).filter_map(|(at, stamp): (u64, u64)| at.checked_sub(stamp)).min();
+    let Some(boot) = Boot::find(timeline) else { return Vec::new() };
+    let status = timeline.marks.iter().filter(|mark| timeline.word(mark.kind) == "virtio_status").map(|mark| mark.at);
+    let virtio = status.filter(|at| boot.holds(*at)).min();
+    let mut begins = vec![("AxVM: set-up", boot.from)];
+    match (boot.zero, virtio, boot.first_exit) {
+        (Some(_), ..) => begins.push((DECOMPRESSION, boot.runs)),
+        // Without a word from the kernel, its first exit is all that tells it from its decompressor.
+        (None, Some(_), Some(first)) => begins.extend([(DECOMPRESSION, boot.runs), ("kernel", first)]),
+        _ => begins.push(("guest: before its first words", boot.runs)),
+    }
     for (what, words) in MILESTONES {
-        let found = timeline.console().find(|(_, line)| words.iter().any(|word| line.contains(word)));
-        let begin = found.map(|(at, line)| match (stamp(line), zero) {
+        begins.extend(boot.says(words).filter(|line| line.stamp.is_some()).map(|line| (*what, line.meant)));
+    }
+    begins.extend(virtio.map(|at| (VIRTIO, at)));
+    begins.extend(programs(&boot, &begins));
+    begins.extend(boot.says(ENDS).map(|line| ("shut-down", line.meant)));
+    begins.sort_by_key(|(_, at)| *at);
+    let ends = begins.iter().skip(1).map(|(_, at)| *at).chain([boot.to]);
+    begins.iter().zip(ends).map(|(&(what, from), to)| Phase { what, from, to: to.max(from) }).collect()
+}
+
+/// What programs print, whose lines have no stamp: after the root file system is mounted, or without a word of the kernel
+/// after its drivers came.
+fn programs(boot: &Boot<'_>, begins: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
+    let at = |wanted: &str| begins.iter().find(|(what, _)| *what == wanted).map(|(_, at)| *at);
+    let silent = at(VIRTIO).filter(|_| boot.zero.is_none());
+    let Some(after) = at(INIT).or(at(ROOT)).or(silent) else { return Vec::new() };
+    let mut lines = boot.lines.iter().filter(|line| line.stamp.is_none() && line.meant >= after);
+    let of_initrd = |line: &Line<'_>| INITRD_SCRIPTS.iter().any(|words| line.text.contains(words));
+    let init = lines.clone().find(|line| at(INIT).is_none() && !of_initrd(line)).map(|line| (INIT, line.meant));
+    let ready = lines.find(|line| is_ready(line.text)).map(|line| (READY, line.meant));
+    init.into_iter().chain(ready).collect()
+}
+
+/// When the machine was of use: a shell or a login, else the root file system's init, else the end.
+pub fn booted(phases: &[Phase]) -> u64 {
+    let at = |wanted: &str| phases.iter().find(|phase| phase.what == wanted).map(|phase| phase.from);
+    at(READY).or(at(INIT)).or(phases.last().map(|phase| phase.to)).unwrap_or(0)
+}
+
+/// The time between two lines of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silence<'a> {
+    /// When the first was meant.
+    pub at: u64,
+    /// Until the second.
+    pub took: u64,
+    /// The first one's words.
+    pub after: &'a str,
+    /// The second one's.
+    pub before: &'a str,
+}
+
+/// So many are told.
+const SILENCES: usize = 5;
+
+/// The longest silences of the kernel during the boot, by its own stamps; the longest first.
+pub fn silences<'a>(timeline: &'a Timeline, phases: &[Phase]) -> Vec<Silence<'a>> {
+    let Some(boot) = Boot::find(timeline) else { return Vec::new() };
+    let end = booted(phases);
+    let stamped: Vec<_> = boot.lines.iter().filter_map(|line| Some((line, line.stamp?))).collect();
+    let pairs = stamped.windows(2).filter_map(|pair| Some((pair.first()?, pair.last()?)));
+    let pairs = pairs.filter(|((_, one), (other, two))| two > one && other.meant <= end);
+    let mut silences: Vec<_> = pairs
+        .map(|((first, one), (second, two))| Silence {
+            at: first.meant,
+            took: two - one,
+            after: words(first.text),
+            before: words(second.text),
+        })
+        .collect();
+    silences.sort_by_key(|silence| std::cmp::Reverse(silence.took));
+    silences.truncate(SILENCES);
+    silences
+}
+
+/// The first boot in a trace.
+struct Boot<'a> {
+    /// From AxVM's first step ...
+    from: u64,
+    /// ... by way of the guest's first instruction ...
+    runs: u64,
+    /// ... to the next boot, or the end.
+    to: u64,
+    first_exit: Option<u64>,
+    /// When the kernel's clock began.
+    zero: Option<u64>,
+    lines: Vec<Line<'a>>,
+}
+
+/// A line on the console.
+struct Line<'a> {
+    /// When its kernel wrote it, or as it came.
+    meant: u64,
+    stamp: Option<u64>,
+    text: &'a str,
+}
+
+impl Boot<'_> {
+    fn find(timeline: &Timeline) -> Option<Boot<'_>> {
+        let steps = || timeline.steps.iter();
+        let vcpus = steps().filter(|step| timeline.word(step.name) == "vcpus").min_by_key(|step| step.at)?;
+        let runs = vcpus.at.saturating_add(vcpus.took);
+        let exits = || timeline.exits.iter().map(|exit| exit.at);
+        // A trace that was begun later than the machine: its set-up is that of a reset.
+        let began_later = exits().any(|at| at < vcpus.at);
+        let from = if began_later { steps().map(|step| step.at).min()? } else { 0 };
+        let next = steps().filter(|step| timeline.word(step.name) == "vm" && step.at > runs).map(|step| step.at).min();
+        let to = next.unwrap_or(timeline.end);
+        let within = |at: u64| (runs..=to).contains(&at);
+        let console = || timeline.console().filter(|(at, _)| within(*at));
+        let zero = console().filter_map(|(at, line)| at.checked_sub(stamp(line)?)).min();
+        let meant = |at: u64, stamp: Option<u64>| match (stamp, zero) {
             (Some(stamp), Some(zero)) => zero.saturating_add(stamp).min(at),
             _ => at,
-        });
-        // Out of order is something else with the same words.
-        begins.extend(begin.filter(|at| begins.last().is_none_or(|(_, last)| last <= at)).map(|at| (*what, at)));
+        };
+        let line = |(at, text)| Line { meant: meant(at, stamp(text)), stamp: stamp(text), text };
+        let lines = console().map(line).collect();
+        Some(Boot { from, runs, to, first_exit: exits().filter(|at| within(*at)).min(), zero, lines })
     }
-    let ends = begins.iter().skip(1).map(|(_, at)| *at).chain([timeline.end]);
-    begins.iter().zip(ends).map(|(&(what, from), to)| Phase { what, from, to: to.max(from) }).collect()
+
+    fn holds(&self, at: u64) -> bool {
+        (self.runs..=self.to).contains(&at)
+    }
+
+    /// The first line with any of these words.
+    fn says(&self, words: &[&str]) -> Option<&Line<'_>> {
+        self.lines.iter().find(|line| words.iter().any(|word| line.text.contains(word)))
+    }
+}
+
+/// A line that asks for a login, or begins with a shell's prompt: `axvm login:`, `root@axvm:~# `, `/ # ls`, `sh-5.2$`.
+fn is_ready(line: &str) -> bool {
+    let is_prompt = |word: &str| word.ends_with(['#', '$']);
+    let mut words = line.split(' ');
+    let (first, second) = (words.next().unwrap_or_default(), words.next());
+    let has_more = first.chars().any(char::is_alphanumeric) || first.contains(['/', '~']);
+    line.contains("login:") || (has_more && is_prompt(first)) || (has_more && second.is_some_and(is_prompt))
+}
+
+/// A kernel's line without its stamp.
+fn words(line: &str) -> &str {
+    line.split_once("] ").map_or(line, |(_, words)| words)
 }
 
 /// The kernel's own stamp on a line, in nanoseconds: `[    1.234567] words`.
@@ -68,18 +217,125 @@ fn stamp(line: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timeline::chrome::{Chrome, Scale};
     use crate::timeline::read::tests::file;
+    use axvm_events::tape::{Kind, Record};
+    use std::time::Duration;
 
     #[test]
     fn a_kernels_stamps_place_its_phases() {
         let timeline = Timeline::read(&*file()).unwrap();
         let phases = phases(&timeline);
+        assert!(phases.len() == 4, "{phases:?}");
         let at = |what: &str| phases.iter().find(|phase| phase.what == what).map(|phase| (phase.from, phase.to));
         // "Linux version" comes at 3.0 ms with stamp 0, "Run /init" at 6.4 ms with stamp 2 ms: it was late.
-        assert_eq!(at("AxVM: set-up"), Some((0, 3_000_000)));
+        assert_eq!(at("AxVM: set-up"), Some((0, 2_000_000)));
+        assert_eq!(at(DECOMPRESSION), Some((2_000_000, 3_000_000)));
         assert_eq!(at("kernel: memory, interrupts, clocks"), Some((3_000_000, 5_000_000)));
         assert_eq!(at("init, from the initrd"), Some((5_000_000, 22_000_000)));
         assert!(phases.windows(2).all(|pair| pair[0].to == pair[1].from), "{phases:?}");
+    }
+
+    /// A trace of a machine that is set up in 10 ms, in which these things happen: time in ms, kind, words.
+    fn boot(events: &[(u64, &str, &str)]) -> Timeline {
+        let mut chrome = Chrome::new(Scale { start: 0, tick: 1.0 }, u64::MAX);
+        chrome.step(10_000_000, Duration::from_millis(2), "vcpus", "");
+        let vcpu = chrome.lane("vcpu0");
+        let (kind, address, value) = (Kind::PortWrite, 0xcf8, 0);
+        let first = Record { at: 70_000_000, took: 900, kind, size: 1, count: 1, address, value, rip: 0 };
+        chrome.record(vcpu, &first, |_, _| None);
+        for (at, kind, words) in events {
+            chrome.instant(vcpu, at * 1_000_000, kind, words);
+        }
+        chrome.end(900_000_000);
+        Timeline::read(&*chrome.take()).unwrap()
+    }
+
+    /// Names of phases, and when they begin, in ms.
+    fn begins(timeline: &Timeline) -> Vec<(&'static str, u64)> {
+        phases(timeline).iter().map(|phase| (phase.what, phase.from / 1_000_000)).collect()
+    }
+
+    #[test]
+    fn a_distribution_shows_each_phase_from_set_up_to_shut_down() {
+        let console = |at, words| (at, "console", words);
+        let timeline = boot(&[
+            console(180, "[    0.000000] Linux version 6.12.1 (debian)"),
+            console(181, "[    0.050000] smp: Bringing up secondary CPUs ..."),
+            console(182, "[    0.060000] smp: Brought up 1 node, 2 CPUs"),
+            console(190, "[    0.110000] Unpacking initramfs..."),
+            console(240, "[    0.160000] Freeing initrd memory: 5092K"),
+            console(260, "[    0.180000] Run /init as init process"),
+            console(270, "Loading, please wait..."),
+            (290, "virtio_status", "vda: status 0x0 -> 0x1"),
+            console(320, "[    0.240000] EXT4-fs (vda): mounted filesystem 1 r/w with ordered data mode"),
+            console(330, "Begin: Running /scripts/local-bottom ... done."),
+            console(340, "Welcome to Debian GNU/Linux 12 (bookworm)!"),
+            console(350, "[    0.270000] systemd-journald[80]: Received client request"),
+            console(500, "axvm login: root"),
+            console(600, "root@axvm:~# poweroff"),
+            console(700, "[    0.620000] reboot: Power down"),
+        ]);
+        let wanted = [
+            ("AxVM: set-up", 0),
+            ("guest: decompression", 10),
+            ("kernel: memory, interrupts, clocks", 80),
+            ("kernel: other processors", 130),
+            ("kernel: drivers", 140),
+            ("kernel: initrd unpacked, drivers", 190),
+            ("kernel: more drivers", 240),
+            ("init, from the initrd", 260),
+            ("virtio drivers", 290),
+            ("root file system", 320),
+            ("init, from the root file system", 340),
+            ("a shell or a login", 500),
+            ("shut-down", 700),
+        ];
+        assert_eq!(begins(&timeline), wanted);
+        let phases = phases(&timeline);
+        assert_eq!(booted(&phases), 500_000_000);
+        let longest = &silences(&timeline, &phases)[0];
+        assert_eq!(
+            (longest.took, longest.before),
+            (60_000_000, "EXT4-fs (vda): mounted filesystem 1 r/w with ordered data mode")
+        );
+        assert_eq!((longest.at, longest.after), (260_000_000, "Run /init as init process"));
+    }
+
+    #[test]
+    fn a_quiet_kernel_shows_by_what_it_accesses() {
+        let timeline = boot(&[
+            (90, "virtio_status", "vda: status 0x0 -> 0x1"),
+            (95, "console", "hello"),
+            (99, "console", "/ # ls"),
+        ]);
+        let wanted = [
+            ("AxVM: set-up", 0),
+            ("guest: decompression", 10),
+            ("kernel", 70),
+            ("virtio drivers", 90),
+            ("init, from the root file system", 95),
+            ("a shell or a login", 99),
+        ];
+        assert_eq!(begins(&timeline), wanted);
+    }
+
+    #[test]
+    fn a_trace_without_a_start_has_no_boot() {
+        let mut timeline = boot(&[]);
+        assert_eq!(begins(&timeline), [("AxVM: set-up", 0), ("guest: before its first words", 10)]);
+        timeline.steps.clear();
+        assert_eq!(begins(&timeline), []);
+    }
+
+    #[test]
+    fn a_prompt_is_one_and_other_words_are_none() {
+        for yes in ["axvm login:", "/ # ", "/ # ls", "~ # x", "root@axvm:~# poweroff", "sh-5.2$", "[root@axvm ~]# ls"] {
+            assert!(is_ready(yes), "{yes}");
+        }
+        for no in ["", "# comment", "#### x", "# #", "CHECK end: ok", "costs 5 $ in all"] {
+            assert!(!is_ready(no), "{no}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!   woken    '~' 4K random reads, QD1, asleep until each one's interrupt
 //!   spread   '~' 4K random reads on four queues by four vCPUs
 //!   cold     '~' 4K random reads, QD32, of a file that the host has no page of
+//!   trace    exits and requests as above, of a machine that is recorded (--trace) and of one that is not, in pairs
 //!   net      '~' frames to the host, of 1514 bytes and 64 KiB; echoes; frames to the guest
 //!   off      '~' z --> process end
 //!   kernel   a stock kernel with our first instruction: exec --> '~'
@@ -51,6 +52,8 @@ pub enum Experiment {
     Spread(u32),
     /// What is not in the page cache.
     Cold(u32),
+    /// What recording costs, of so many exits and five times as many requests.
+    Trace(u32),
     /// Frames over a tap, so many of 1514 bytes.
     Net(u32),
     /// The end of a machine.
@@ -76,6 +79,7 @@ impl Experiment {
             Experiment::Woken(_) => "woken",
             Experiment::Spread(_) => "spread",
             Experiment::Cold(_) => "cold",
+            Experiment::Trace(_) => "trace",
             Experiment::Net(_) => "net",
             Experiment::Off => "off",
             Experiment::Vmlinux => "vmlinux",
@@ -90,6 +94,7 @@ impl Experiment {
             Experiment::Block(_) | Experiment::Woken(_) => return subject.has_disk(),
             Experiment::Spread(_) => return subject.has_queues(),
             Experiment::Cold(_) => subject.has_disk(),
+            Experiment::Trace(_) => subject.is_recorded(),
             Experiment::Vmlinux => bench.vmlinux.is_some(),
             Experiment::BzImage => bench.bzimage.is_some() && subject.takes_bzimage(),
             Experiment::Outside(_) => trace::works(),
@@ -123,6 +128,7 @@ impl Experiment {
             }
             Experiment::Spread(count) => bench.spread(count, subject),
             Experiment::Cold(count) => bench.cold(count, subject),
+            Experiment::Trace(count) => bench.trace(count, subject),
             Experiment::Net(count) => net::in_namespace(|net| bench.net(count, net, subject)),
             Experiment::Off => bench.off(subject),
             Experiment::Vmlinux => bench.kernel("vmlinux", bench.vmlinux.as_deref(), subject),
@@ -134,7 +140,7 @@ impl Experiment {
 impl Bench {
     fn machine(&self, memory_mib: u32, vcpus: u32) -> Machine {
         let disk = Disk { path: self.disk.clone(), queues: 1, direct: false };
-        Machine { kernel: PathBuf::new(), memory_mib, vcpus, disk, net: false }
+        Machine { kernel: PathBuf::new(), memory_mib, vcpus, disk, net: false, trace: self.trace.clone() }
     }
 
     fn command(&self, subject: &Subject, kernel: &Path, memory_mib: u32, vcpus: u32) -> Result<Command> {
@@ -277,6 +283,34 @@ impl Bench {
             before = cpu;
         }
         Ok(numbers)
+    }
+
+    /// What recording adds: ratios of times, and nanoseconds where the tracer sees them.
+    fn trace(&self, count: u32, subject: &Subject) -> Result<Numbers> {
+        let file = self.scratch.join("trace.json");
+        let recorded = Bench { trace: Some(file.clone()), ..self.clone() };
+        let reads = [("rr32", Phase::RandomRead(4096, 32, count * 5))];
+        let once = |bench: &Bench| -> Result<Numbers> {
+            let mut numbers = bench.exits(count, subject)?;
+            numbers.extend(bench.requests(bench.machine(128, 1), &reads, subject)?);
+            if trace::works() {
+                numbers.extend(bench.outside(count.min(1000), subject)?);
+            }
+            Ok(numbers)
+        };
+        // Off, on, on, off: what drifts meanwhile hits both alike.
+        let [off, on, on_too, off_too] = [once(self)?, once(&recorded)?, once(&recorded)?, once(self)?];
+        let both = |runs: [&Numbers; 2], id: &str| {
+            let number = |run: &Numbers| run.iter().find(|(name, _)| name == id).map(|(_, number)| *number);
+            Some(f64::midpoint(number(runs[0])?, number(runs[1])?))
+        };
+        let pair = |id| Some((both([&on, &on_too], id)?, both([&off, &off_too], id)?));
+        let times = ["exit-out", "exit-in", "exit-mmio"].map(|id| (id, pair(id).map(|(on, off)| on / off)));
+        let added = ["outside-out", "outside-in", "outside-mmio"].map(|id| (id, pair(id).map(|(on, off)| on - off)));
+        let read = [("rr32", pair("rr32").map(|(on, off)| off / on))];
+        fs::remove_file(&file).with_context(|| format!("Cannot remove {}", file.display()))?;
+        let all = times.into_iter().chain(added).chain(read);
+        Ok(all.filter_map(|(id, number)| Some((format!("trace-{id}"), number?))).collect())
     }
 
     /// Frames to the guest come all the time, so they have a machine of their own.

@@ -24,7 +24,7 @@ const fn rate(id: &'static str, name: &'static str, unit: &'static str) -> Quant
 }
 
 /// All of them.
-pub const ALL: [Quantity; 59] = [
+pub const ALL: [Quantity; 66] = [
     cost("start-128m", "exec to first guest byte, 128 MiB, 1 vCPU", "ms"),
     cost("start-128m-cpu", "its CPU time, user and system", "ms"),
     cost("start-128m-calls", "its system calls", ""),
@@ -72,6 +72,13 @@ pub const ALL: [Quantity; 59] = [
     cost("net-in-cpu", "CPU time beside vCPUs", "ms/GB"),
     rate("net-echo", "UDP request and answer, asleep until an interrupt", "k/s"),
     cost("net-echo-cpu", "CPU time beside vCPUs, per million", "s"),
+    cost("trace-exit-out", "whole exit, OUT to an unused port, recorded", "of one that is not"),
+    cost("trace-exit-in", "whole exit, IN from COM1, recorded", "of one that is not"),
+    cost("trace-exit-mmio", "whole exit, MMIO read of the disk, recorded", "of one that is not"),
+    cost("trace-outside-out", "recording adds outside of KVM_RUN, OUT to an unused port", "ns"),
+    cost("trace-outside-in", "recording adds outside of KVM_RUN, IN from COM1", "ns"),
+    cost("trace-outside-mmio", "recording adds outside of KVM_RUN, MMIO read of the disk", "ns"),
+    cost("trace-rr32", "time of a 4K random read, QD32, recorded", "of one that is not"),
     cost("vmlinux", "stock vmlinux, exec to first KVM_RUN", "ms"),
     cost("vmlinux-cpu", "its CPU time", "ms"),
     cost("vmlinux-peak", "its peak of resident memory, guest RAM too", "kB"),

@@ -15,6 +15,7 @@ use crate::{program, project};
 const DISK_LEN: usize = 256 << 20;
 
 /// What experiments share: guests, disk, and where AxVM's examples are.
+#[derive(Clone)]
 pub struct Bench {
     /// For files that come and go.
     pub scratch: PathBuf,
@@ -28,6 +29,8 @@ pub struct Bench {
     pub vmlinux: Option<PathBuf>,
     /// Likewise.
     pub bzimage: Option<PathBuf>,
+    /// Where machines are recorded.
+    pub trace: Option<PathBuf>,
 }
 
 /// AxVM, the floor, and peers: named, found, or none.
@@ -73,7 +76,7 @@ pub fn bench(kernels: bool) -> Result<Bench> {
     };
     let tsc = output(tool(&program::example("floor")?.to_string_lossy()).arg("tsc"))?;
     let tsc_khz = tsc.trim().parse().with_context(|| format!("The floor said {tsc:?} of the TSC"))?;
-    Ok(Bench { cpu_time: program::example("cpu_time")?, tsc_khz, scratch, disk, vmlinux, bzimage })
+    Ok(Bench { cpu_time: program::example("cpu_time")?, tsc_khz, scratch, disk, vmlinux, bzimage, trace: None })
 }
 
 /// Written, not sparse: the page cache has all of it from now on. In small pieces: where the host's file system keeps what

@@ -80,6 +80,8 @@ pub struct Machine {
     pub disk: Disk,
     /// Whether it has a network card, on the tap of [`super::net`].
     pub net: bool,
+    /// Where it is recorded, if it is AxVM and recorded at all.
+    pub trace: Option<PathBuf>,
 }
 
 /// The disk of a machine.
@@ -166,6 +168,11 @@ impl Subject {
         self.kind != Kind::Floor
     }
 
+    /// Whether it is measured with `--trace`, too.
+    pub fn is_recorded(&self) -> bool {
+        self.kind == Kind::Axvm
+    }
+
     /// Whether it boots bzImages here.
     pub fn takes_bzimage(&self) -> bool {
         self.kind == Kind::Axvm
@@ -184,7 +191,7 @@ impl Subject {
     /// The command for this machine; files that it needs go to `scratch`.
     pub fn command(&self, machine: &Machine, scratch: &Path) -> Result<Command> {
         let mut command = Command::new(&self.path);
-        let Machine { kernel, memory_mib, vcpus, disk, net } = machine;
+        let Machine { kernel, memory_mib, vcpus, disk, net, trace } = machine;
         let path = disk.path.display();
         match self.kind {
             Kind::Axvm | Kind::AxvmPci => {
@@ -196,6 +203,9 @@ impl Subject {
                 command.args(["--cpus", &vcpus.to_string(), "--memory", &format!("{memory_mib}M"), "--disk", &disk]);
                 if *net {
                     command.args(["--net", &format!("tap={TAP},mac={MAC}")]);
+                }
+                if let Some(file) = trace {
+                    command.arg("--trace").arg(file);
                 }
                 if self.kind == Kind::AxvmPci {
                     command.args(["--bus", "pci"]);
@@ -319,7 +329,7 @@ mod tests {
     #[test]
     fn every_subject_gets_the_same_machine() {
         let disk = Disk { path: "/d.img".into(), queues: 7, direct: false };
-        let machine = Machine { kernel: "/k.elf".into(), memory_mib: 192, vcpus: 3, disk, net: false };
+        let machine = Machine { kernel: "/k.elf".into(), memory_mib: 192, vcpus: 3, disk, net: false, trace: None };
         let scratch = std::env::temp_dir();
         for kind in [Kind::Axvm, Kind::AxvmPci, Kind::Floor, Kind::CloudHypervisor, Kind::Qemu] {
             let subject = Subject { kind, path: "/bin/x".into(), version: String::new() };

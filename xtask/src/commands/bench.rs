@@ -26,7 +26,7 @@ pub struct Bench {
     /// Peers, instead of those in the PATH: firecracker=PATH, cloud-hypervisor=PATH, qemu; none by ""
     #[arg(long, value_name = "NAME[=PATH],...")]
     vs: Option<String>,
-    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, woken, spread, cold, net, vmlinux, bzimage
+    /// Only these experiments: start-128m, start-2g, start-20, calls, off, exits, outside, block, woken, spread, cold, trace, net, vmlinux, bzimage
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
     /// In the lab instead: stock kernels to user space, with 1, 4 and 20 vCPUs; half an hour, with --quick five minutes

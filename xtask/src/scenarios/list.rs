@@ -3,6 +3,7 @@
 use super::connected::{commands, network, pci, peer, sockets, ssh};
 use super::debugged::gdb;
 use super::plain::{PLAIN, TYPE, scenario};
+use super::timeline::timeline;
 use super::{Boot, OtherKernel, Proof, Scenario};
 
 /// All of them.
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Scenario> {
         ssh(),
         commands(),
         pci(),
+        timeline(),
     ]
     .into_iter()
     .flatten()

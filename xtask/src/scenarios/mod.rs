@@ -14,6 +14,7 @@ mod judge;
 mod list;
 mod plain;
 mod script;
+mod timeline;
 
 use std::fs;
 use std::path::{Path, PathBuf};
