@@ -109,7 +109,11 @@ impl Symbols {
 
     /// These names for a guest whose vCPU has these registers. None if they are another kernel's.
     pub fn located(&self, snapshot: &Snapshot) -> Option<Located<'_>> {
-        let entry = snapshot.msr(msr::LSTAR).filter(|&entry| entry != 0);
+        self.moved(snapshot.msr(msr::LSTAR).filter(|&entry| entry != 0))
+    }
+
+    /// The same, for a guest with this entry for system calls; none if it has set none.
+    pub fn moved(&self, entry: Option<u64>) -> Option<Located<'_>> {
         let up = entry.zip(self.address(ENTRY));
         // It has not come so far, or is not Linux.
         let slide = up.map_or(0, |(now, linked)| now.wrapping_sub(linked));
@@ -210,10 +214,15 @@ impl Located<'_> {
         moved.map(|(address, name)| format!("{address:016x} T {name}\n")).collect()
     }
 
-    /// `default_idle+0x12`; none if there is no function.
-    pub fn name(&self, address: u64) -> Option<String> {
+    /// The function at an address, and how far behind its start; none if there is no function.
+    pub fn function(&self, address: u64) -> Option<(String, u64)> {
         let (name, offset) = self.symbols.at(address.wrapping_sub(self.slide))?;
-        Some(format!("{}+{offset:#x}", clean(name)))
+        Some((clean(name).to_string(), offset))
+    }
+
+    /// `default_idle+0x12`.
+    pub fn name(&self, address: u64) -> Option<String> {
+        self.function(address).map(|(name, offset)| format!("{name}+{offset:#x}"))
     }
 }
 

@@ -65,6 +65,9 @@ pub struct ReportArgs {
     /// Print the summary as text, which is what is done without -o
     #[arg(long)]
     pub text: bool,
+    /// The kernel that the guest ran, or its vmlinux or System.map: names of the functions that exit
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub symbols: Option<PathBuf>,
     /// Write a page for a browser, which needs nothing else
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,

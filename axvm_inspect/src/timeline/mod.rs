@@ -13,6 +13,7 @@
 pub mod advice;
 pub mod chrome;
 mod console;
+pub mod functions;
 pub mod page;
 pub mod phases;
 pub mod read;

@@ -381,7 +381,7 @@ for (const [saves, words] of data.advice) {
   item.append(much, words);
   byId('advice').append(item);
 }
-for (const [place, there] of [['boot', data.phases], ['silent', data.silences], ['advice', data.advice]]) {
+for (const [place, there] of [['boot', data.phases], ['silent', data.silences], ['advice', data.advice], ['functions', data.functions]]) {
   byId(place).closest('section').hidden = !there.length;
 }
 // Exits by time or by number, at the press of a button.
@@ -401,6 +401,12 @@ exitsBy(3);
 document.querySelectorAll('button[data-column]').forEach((button) => {
   button.addEventListener('click', () => exitsBy(Number(button.dataset.column)));
 });
+head(byId('functions'), ['function', 'mostly', 'count', 'total', '']);
+const exitsOfFunctions = data.functions.reduce((sum, f) => sum + f[2], 0);
+for (const [name, register, count, total] of data.functions) {
+  const words = [name, data.names[register], count, told(total)];
+  gauge(row(byId('functions').tBodies[0], words), 0, count / exitsOfFunctions);
+}
 for (const lane of lanes.filter((lane) => lane.requests.length)) {
   const times = lane.requests.map((r) => r[2] - r[1]).sort((a, b) => a - b);
   const title = document.createElement('p'), table = document.createElement('table'), bins = new Map();

@@ -13,22 +13,26 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::advice::advice;
+use super::functions::functions;
 use super::phases::{phases, silences};
 use super::read::{Name, Slice, Timeline};
 use super::summary::{rows, summary};
+use crate::symbols::Symbols;
 
+/// Functions in the table.
+const FUNCTIONS: usize = 20;
 const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The page; `title` is the file's name.
-pub fn page(timeline: &Timeline, title: &str) -> String {
-    let data = data(timeline, title).to_string().replace('<', "\\u003c");
+/// The page; `title` is the file's name, and functions of the guest have these names.
+pub fn page(timeline: &Timeline, title: &str, symbols: Option<&Symbols>) -> String {
+    let data = data(timeline, title, symbols).to_string().replace('<', "\\u003c");
     let (before, rest) = PAGE.split_once("@DATA@").unwrap_or((PAGE, ""));
     let (between, after) = rest.split_once("@SCRIPT@").unwrap_or((rest, ""));
     [before, &data, between, SCRIPT, after].concat()
 }
 
-fn data(timeline: &Timeline, title: &str) -> Value {
+fn data(timeline: &Timeline, title: &str, symbols: Option<&Symbols>) -> Value {
     let mut reasons = Reasons::default();
     let mut rows_of_page = Vec::new();
     for row in rows(timeline) {
@@ -64,11 +68,14 @@ fn data(timeline: &Timeline, title: &str) -> Value {
     let silences: Vec<_> =
         silences(timeline, &phases).iter().map(|silence| (silence.at, silence.took, silence.after)).collect();
     let phases: Vec<_> = phases.iter().map(|phase| (phase.what, phase.from, phase.to)).collect();
-    let text = summary(timeline);
+    let functions = functions(timeline, symbols).into_iter().take(FUNCTIONS);
+    let functions: Vec<_> = functions.map(|row| (row.name, row.register, row.count, row.total)).collect();
+    let text = summary(timeline, symbols);
     let about = text.split("\n\n").next().unwrap_or_default().replace('\n', ". ");
     json!({
         "title": title, "about": about, "end": timeline.end, "names": timeline.names, "reasons": reasons.words,
         "lanes": lanes, "marks": marks, "phases": phases, "silences": silences, "advice": advice, "rows": rows_of_page,
+        "functions": functions,
     })
 }
 
@@ -97,7 +104,7 @@ mod tests {
     #[test]
     fn a_page_has_all_of_it_and_asks_for_nothing() {
         let timeline = Timeline::read(&*file()).unwrap();
-        let page = page(&timeline, "t.json");
+        let page = page(&timeline, "t.json", None);
         assert!(!page.contains("@DATA@") && !page.contains("@SCRIPT@"));
         for word in ["https://", "http://", "src=", "href=", "@import", "innerHTML", "eval("] {
             assert!(!page.contains(word), "{word}");
@@ -113,7 +120,7 @@ mod tests {
     fn no_word_of_a_guest_is_markup() {
         let mut timeline = Timeline::read(&*file()).unwrap();
         timeline.marks[0].text = "</script><script>alert(1)</script><!--".into();
-        let page = page(&timeline, "</title><script>");
+        let page = page(&timeline, "</title><script>", None);
         assert_eq!((page.matches("<script").count(), page.matches("</script").count()), (2, 2));
         assert_eq!(page.matches("<!--").count(), 0);
     }

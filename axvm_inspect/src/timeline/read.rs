@@ -33,6 +33,8 @@ pub struct Slice {
     pub at: u64,
     /// How long AxVM took.
     pub took: u64,
+    /// Where the guest was; 0 if that is not known.
+    pub rip: u64,
 }
 
 /// One request of a queue.
@@ -78,6 +80,8 @@ pub struct Timeline {
     pub requests: Vec<Request>,
     /// Lines of the console, and events.
     pub marks: Vec<Mark>,
+    /// The guest's entry for system calls, by which it is known where its kernel is.
+    pub entry: Option<u64>,
     /// The last time in it.
     pub end: u64,
     /// Events that are not in the file, as it says itself; `None` for a file without its end.
@@ -122,6 +126,8 @@ struct Line<'a> {
 struct Args<'a> {
     #[serde(borrow, default)]
     name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    rip: Cow<'a, str>,
     #[serde(default)]
     lost: u64,
     #[serde(default)]
@@ -170,7 +176,8 @@ impl Timeline {
             ("X", cat) => {
                 let is_step = cat == "step";
                 let (name, reason) = (self.name(&line.name), self.name(&line.cat));
-                let slice = Slice { lane, name, reason, at, took: nanos(line.dur) };
+                let slice =
+                    Slice { lane, name, reason, at, took: nanos(line.dur), rip: address(&line.args.rip).unwrap_or(0) };
                 if is_step { self.steps.push(slice) } else { self.exits.push(slice) }
             }
             ("s", _) => self.open.entry(line.id).or_default().arrow = Some(at),
@@ -188,6 +195,7 @@ impl Timeline {
                 }
             }
             ("i", "end of trace") => self.missing = Some(line.args.lost.saturating_add(line.args.left_out)),
+            ("i", "entry") => self.entry = address(&line.name).or(self.entry),
             ("i", "clock") => {}
             ("i", _) => {
                 let kind = self.name(&line.cat);
@@ -221,6 +229,11 @@ impl Timeline {
     pub fn console(&self) -> impl Iterator<Item = (u64, &str)> {
         self.marks.iter().filter(|mark| self.word(mark.kind) == "console").map(|mark| (mark.at, &*mark.text))
     }
+}
+
+/// As the file has an address: `0x1000`.
+fn address(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
 /// From the file's microseconds; what is no time is none.

@@ -10,8 +10,10 @@ use std::collections::HashMap;
 use std::fmt::{self, Write};
 
 use super::advice::{Advice, advice};
+use super::functions::{Function, functions};
 use super::phases::{Phase, Silence, booted, phases, silences};
 use super::read::{Name, Timeline};
+use crate::symbols::Symbols;
 use crate::wrap::wrapped;
 
 /// Rows of a table.
@@ -85,15 +87,15 @@ impl fmt::Display for Took {
     }
 }
 
-/// The whole summary.
-pub fn summary(timeline: &Timeline) -> String {
+/// The whole summary; functions of the guest by these names.
+pub fn summary(timeline: &Timeline, symbols: Option<&Symbols>) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = write(&mut text, timeline);
+    let _ = write(&mut text, timeline, symbols);
     text
 }
 
-fn write(to: &mut String, timeline: &Timeline) -> fmt::Result {
+fn write(to: &mut String, timeline: &Timeline, symbols: Option<&Symbols>) -> fmt::Result {
     let vcpus = timeline.lanes.iter().filter(|lane| lane.starts_with("vcpu")).count();
     let rows = rows(timeline);
     let (count, total) =
@@ -117,6 +119,7 @@ fn write(to: &mut String, timeline: &Timeline) -> fmt::Result {
     by_count.sort_by_key(|row| std::cmp::Reverse(row.count));
     table(to, timeline, "Exits by number", &by_count, |row| share(row.count as u64, count as u64))?;
     table(to, timeline, "Exits by time in AxVM", &rows, |row| share(row.total, total))?;
+    by_function(to, timeline, symbols)?;
     for (queue, times) in latencies(timeline) {
         histogram(to, queue, &times)?;
     }
@@ -153,6 +156,23 @@ fn table(
         let count: usize = rest.iter().map(|row| row.count).sum();
         let total: u64 = rest.iter().map(|row| row.total).sum();
         writeln!(to, "  {:<34}{count:>8}{:>10}", format!("{} others", rest.len()), Took(total))?;
+    }
+    Ok(())
+}
+
+/// Which functions of the guest exit.
+fn by_function(to: &mut String, timeline: &Timeline, symbols: Option<&Symbols>) -> fmt::Result {
+    let functions = functions(timeline, symbols);
+    if functions.is_empty() {
+        return Ok(());
+    }
+    let whole: usize = functions.iter().map(|function| function.count).sum();
+    let title = if symbols.is_some() { "Exits by function" } else { "Exits by address (see --symbols)" };
+    writeln!(to, "\n{title:<36}{:<17}{:>8}{:>10}{:>7}", "mostly", "count", "total", "share")?;
+    for Function { name, register, count, total } in functions.iter().take(ROWS) {
+        let (register, total) = (timeline.word(*register), Took(*total));
+        let share = share(*count as u64, whole as u64);
+        writeln!(to, "  {name:<33.33} {register:<16.16} {count:>8}{total:>10}{share:>7}")?;
     }
     Ok(())
 }
@@ -221,7 +241,7 @@ mod tests {
     #[test]
     fn a_summary_tells_counts_times_requests_and_phases() {
         let timeline = Timeline::read(&*file()).unwrap();
-        let text = summary(&timeline);
+        let text = summary(&timeline, None);
         for line in [
             "22.0 ms of 1 vCPUs: 82 exits, 232.0 us in AxVM, 1 requests",
             "3 events are missing",
@@ -241,7 +261,7 @@ mod tests {
     fn what_is_no_event_is_said() {
         let file = file();
         let timeline = Timeline::read(&file[..file.len() / 2]).unwrap();
-        let text = summary(&timeline);
+        let text = summary(&timeline, None);
         assert!(
             text.contains("\nThe file has no end") && text.contains("\nLines that are no events of a trace: 1\n"),
             "{text}"

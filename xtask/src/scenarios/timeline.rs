@@ -9,8 +9,7 @@ use super::{Boot, Proof, Scenario};
 use crate::lab;
 
 /// When the guest is gone, its trace is complete.
-const REPORT: &str =
-    "while kill -0 $pid 2>/dev/null; do usleep 100000; done; axvm report boot.json; tail -n 2 boot.json";
+const REPORT: &str = "while kill -0 $pid 2>/dev/null; do usleep 100000; done; axvm report boot.json --symbols bzImage; tail -n 2 boot.json";
 
 /// The phases that a kernel shows which says what it does.
 const PHASES: &[&str] = &[
@@ -49,6 +48,11 @@ pub(super) fn timeline() -> Vec<Scenario> {
         Proof::Seen("what could be saved: the serial port first", |seen| {
             let advice = seen.split("What could be saved").nth(1).unwrap_or_default();
             advice.contains(" exits: printing on the serial port")
+        }),
+        // The kernel has moved itself, and is stripped.
+        Proof::Seen("which functions of the kernel exit", |seen| {
+            let functions = seen.split("\nExits by function").nth(1).unwrap_or_default();
+            functions.contains("\n  io_serial_out ") && !functions.contains("\n  0xffffffff")
         }),
         Proof::Seen("where the kernel was silent", |seen| seen.contains("after the kernel's line\n")),
     ];
