@@ -86,8 +86,9 @@ pub fn build(targets: &[String]) -> Result<()> {
     let _progress = Progress::spinner("Building the fuzz targets");
     // cargo-fuzz knows no `--locked`.
     tree::locked("fuzz/Cargo.toml")?;
+    // With one unit for each crate, as cargo-fuzz has it, a build takes more than twice the processor's time.
     let build = |name: Option<&String>| {
-        let mut command = nightly(&["fuzz", "build", "--target", TRIPLE])?;
+        let mut command = nightly(&["fuzz", "build", "--codegen-units", "16", "--target", TRIPLE])?;
         let (said, ended_well) = all_output(command.args(name).current_dir(project::root()))?;
         ensure!(ended_well, "cargo fuzz build fails:\n{}", last_lines(&said, 30));
         Ok(())
