@@ -31,8 +31,16 @@ pub struct Name {
 const MOST: usize = 1 << 20;
 /// How far names may lie before their tokens: the largest kernels have a fifth of it.
 const FARTHEST: usize = 32 << 20;
-/// A token is no longer than this, by far.
-const LONGEST_TOKEN: usize = 512;
+/// The longest name (KSYM_NAME_LEN), and so the longest token.
+const LONGEST: usize = 512;
+/// All tokens are no longer than this: their index has 16 bits.
+const TOKENS: usize = 64 << 10;
+/// Places where the tokens may be that are looked at, and names that are read in search of those of the kernel. A kernel
+/// needs one place and some more than it has names; a file that is made to be searched for ever is given up.
+const PLACES: usize = 64;
+const PATIENCE: usize = 8 * MOST;
+/// Letters of all names: ten times what large kernels have.
+const ROOM: usize = 64 << 20;
 /// Every so many names have a marker.
 const STRIDE: usize = 256;
 /// Linux lies above this address.
@@ -42,15 +50,17 @@ const DIGITS: &[u8; 20] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0";
 
 /// All names in the kernel whose unpacked image this is; none if it carries none.
 pub fn names(image: &[u8]) -> Option<Vec<Name>> {
-    memchr::memmem::find_iter(image, DIGITS).find_map(|digits| names_of(image, &Tokens::around(image, digits)?))
+    let mut patience = PATIENCE;
+    let mut places = memchr::memmem::find_iter(image, DIGITS).take(PLACES);
+    places.find_map(|digits| names_of(image, &Tokens::around(image, digits)?, &mut patience))
 }
 
-fn names_of(image: &[u8], tokens: &Tokens<'_>) -> Option<Vec<Name>> {
+fn names_of(image: &[u8], tokens: &Tokens<'_>, patience: &mut usize) -> Option<Vec<Name>> {
     let lowest = tokens.start.saturating_sub(FARTHEST);
     let mut places = (lowest..tokens.start).rev().filter(|at| at.is_multiple_of(8));
     let (at, count, names) = places.find_map(|at| {
         let count = usize::try_from(u64_at(image, at)?).ok().filter(|count| (STRIDE..MOST).contains(count))?;
-        Some((at, count, compressed(image, at + 8, tokens.start, count)?))
+        Some((at, count, compressed(image, at + 8, tokens.start, count, patience)?))
     })?;
     let offsets_len = (count * 4).next_multiple_of(8);
     let before = at.checked_sub(8).and_then(|base| Some((base.checked_sub(offsets_len)?, base)));
@@ -68,21 +78,30 @@ fn names_of(image: &[u8], tokens: &Tokens<'_>) -> Option<Vec<Name>> {
         (true, _) => base.wrapping_add(u64::from((-1 - offset).cast_unsigned())),
         (false, _) => base.wrapping_add(u64::from(offset.cast_unsigned())),
     };
+    let mut room = ROOM;
     let named = offsets.iter().zip(names).map(|(&offset, name)| {
         let (kind, name) = tokens.expand(name)?;
+        room = usize::checked_sub(room, name.len())?;
         Some(Name { address: address(offset), kind, name: name.into() })
     });
     named.collect()
 }
 
 /// So many compressed names that begin at `start`, if markers behind them say that these are names.
-fn compressed(image: &[u8], start: usize, end: usize, count: usize) -> Option<Vec<&[u8]>> {
+fn compressed<'a>(
+    image: &'a [u8],
+    start: usize,
+    end: usize,
+    count: usize,
+    patience: &mut usize,
+) -> Option<Vec<&'a [u8]>> {
     let all = image.get(start..end)?;
     let (mut names, mut markers, mut at) = (Vec::new(), Vec::new(), 0);
     for number in 0..count {
         if number.is_multiple_of(STRIDE) {
             markers.push(at);
         }
+        *patience = patience.checked_sub(1)?;
         let first = usize::from(*all.get(at)?);
         // Of longer ones the length takes two bytes, low bits first (since 6.1).
         let (begin, len) = match first {
@@ -111,15 +130,15 @@ impl<'a> Tokens<'a> {
     /// Those whose digits are there, if the index behind them agrees.
     fn around(image: &'a [u8], digits: usize) -> Option<Tokens<'a>> {
         let before = usize::from(b'0');
-        let lowest = digits.saturating_sub(before * LONGEST_TOKEN);
-        (lowest..digits).rev().filter(|start| start.is_multiple_of(8)).find_map(|start| {
-            let mut texts = image[start..].split(|&byte| byte == 0).take(256);
-            // Most places are wrong: see it soon.
-            let len: usize = texts.by_ref().take(before).map(|text| text.len() + 1).sum();
-            if start + len != digits {
+        // As many ends of tokens lie before the digits. The first token begins somewhere before its end.
+        let head = &image[digits.saturating_sub(TOKENS)..digits];
+        let first_end = digits - head.len() + memchr::memrchr_iter(0, head).nth(before - 1)?;
+        (first_end.saturating_sub(LONGEST)..=first_end).filter(|start| start.is_multiple_of(8)).find_map(|start| {
+            if memchr::memchr(0, &image[start..first_end]).is_some() {
                 return None;
             }
-            let all: Vec<&[u8]> = image[start..].split(|&byte| byte == 0).take(256).collect();
+            let room = &image[start..image.len().min(start + TOKENS)];
+            let all: Vec<&[u8]> = room.split(|&byte| byte == 0).take(256).collect();
             let ends = all.iter().scan(0, |at, text| {
                 let begin = *at;
                 *at += text.len() + 1;
@@ -135,8 +154,9 @@ impl<'a> Tokens<'a> {
 
     /// The letter of the kind, and the name.
     fn expand(&self, name: &[u8]) -> Option<(u8, String)> {
-        let bytes: Vec<u8> = name.iter().flat_map(|&code| self.all[usize::from(code)]).copied().collect();
-        let (kind, name) = bytes.split_first()?;
+        let letters = name.iter().flat_map(|&code| self.all[usize::from(code)]).copied();
+        let bytes: Vec<u8> = letters.take(LONGEST + 2).collect();
+        let (kind, name) = bytes.split_first().filter(|(_, name)| name.len() <= LONGEST)?;
         Some((*kind, String::from_utf8_lossy(name).into_owned()))
     }
 }
