@@ -51,15 +51,12 @@ const PHASES: &[(&str, &str)] = &[
 const SILENCES: &[(&str, &str)] = &[
     ("raid6: ", "RAID's fastest loop is looked for: a kernel with CONFIG_RAID6_PQ_BENCHMARK=n"),
     ("xor: measuring", "XOR's fastest loop is looked for: a kernel without RAID and btrfs"),
-    ("alg: ", "ciphers are tested: --append cryptomgr.notests"),
     ("IP-Config: ", "the kernel waits for its network (ip=): let a program of the guest set it up"),
     (
         "Waiting for root device",
         "the driver of the disk comes late, or never: axvm inspect shows what the kernel lacks",
     ),
     ("i8042: ", "a keyboard is looked for: --append i8042.nokbd"),
-    ("tsc: ", "the processor's clock is measured: --append tsc=reliable, or tsc_early_khz="),
-    ("audit: ", "the audit trail: --append audit=0"),
 ];
 
 /// What is too short to talk about: a hundredth of the boot.

@@ -36,6 +36,10 @@ const lanes = data.lanes.map((lane) => {
   }
   return { title: lane.name, at, took, name, reason, requests: lane.requests };
 }).filter((lane) => lane.at.length || lane.requests.length);
+// The program, the vCPUs by number, and the queues as they came.
+const rank = (lane) => (lane.title === 'axvm' ? -2 : lane.title.startsWith('vcpu') ? -1 : 0);
+const number = (lane) => (rank(lane) === -1 ? Number(lane.title.slice(4)) : 0);
+lanes.sort((a, b) => rank(a) - rank(b) || number(a) - number(b));
 const reasons = data.reasons;
 const colour = (reason) => `--c${reason % 8}`;
 let colours = {};

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   set-up | decompression | kernel | processors | drivers | virtio | init | root | init | ready | shut-down
-//!        "vcpus"         0.000000 on the kernel's clock      "Run /init"            "login:"
+//!        "vcpus"      stamp 0.000000                "Run /init"                  "login:"
 //! ```
 //!
-//! A kernel prints its first lines late, when it has a driver for its console; its own stamps tell when they were meant.
-//! A line comes when it is stamped or later: so the least difference between both clocks is when the kernel's began.
+//! A kernel keeps its first lines until it has a console, and then says that it has: these are placed by their stamps, back
+//! from there. Later lines come when they are meant, and their stamps are of no use: until a kernel trusts a clock, its own
+//! stands still, and jumps.
 //! A kernel that prints nothing (`quiet`) shows by its first exit, and by the first status that it writes to a device.
 //!
 //! Source: the words of Linux 5.10 to 6.18, of systemd, sysvinit and BusyBox. A machine that starts again: its first boot.
@@ -30,6 +31,7 @@ pub(super) const DECOMPRESSION: &str = "guest: decompression";
 /// The kernel unpacks its initrd, which it does beside other things.
 pub(super) const INITRD: &str = "kernel: initrd unpacked, drivers";
 const KERNEL: &str = "kernel: memory, interrupts, clocks";
+const INITRD_INIT: &str = "init, from the initrd";
 const VIRTIO: &str = "virtio drivers";
 const ROOT: &str = "root file system";
 const INIT: &str = "init, from the root file system";
@@ -42,7 +44,7 @@ const MILESTONES: &[(&str, &[&str])] = &[
     ("kernel: drivers", &["smp: Brought up", "Brought up 1 node"]),
     (INITRD, &["Unpacking initramfs", "Trying to unpack rootfs"]),
     ("kernel: more drivers", &["Freeing initrd memory"]),
-    ("init, from the initrd", &["Run /init as init"]),
+    (INITRD_INIT, &["Run /init as init"]),
     (ROOT, &["VFS: Mounted root", "mounted filesystem", "Mounting V5 Filesystem", "BTRFS info (device vd"]),
     (INIT, &["Run /sbin/init as init", "Run /bin/sh as init", "systemd[1]: systemd "]),
 ];
@@ -64,10 +66,10 @@ pub fn phases(timeline: &Timeline) -> Vec<Phase> {
     let status = timeline.marks.iter().filter(|mark| timeline.word(mark.kind) == "virtio_status").map(|mark| mark.at);
     let virtio = status.filter(|at| boot.holds(*at)).min();
     let mut begins = vec![("AxVM: set-up", boot.from)];
-    match (boot.zero, virtio, boot.first_exit) {
-        (Some(_), ..) => begins.push((DECOMPRESSION, boot.runs)),
+    match (boot.is_told(), virtio, boot.first_exit) {
+        (true, ..) => begins.push((DECOMPRESSION, boot.runs)),
         // Without a word from the kernel, its first exit is all that tells it from its decompressor.
-        (None, Some(_), Some(first)) => begins.extend([(DECOMPRESSION, boot.runs), ("kernel", first)]),
+        (false, Some(_), Some(first)) => begins.extend([(DECOMPRESSION, boot.runs), ("kernel", first)]),
         _ => begins.push(("guest: before its first words", boot.runs)),
     }
     for (what, words) in MILESTONES {
@@ -82,11 +84,11 @@ pub fn phases(timeline: &Timeline) -> Vec<Phase> {
 }
 
 /// What programs print, whose lines have no stamp: after the root file system is mounted, or without a word of the kernel
-/// after its drivers came.
+/// about that after its drivers came.
 fn programs(boot: &Boot<'_>, begins: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
     let at = |wanted: &str| begins.iter().find(|(what, _)| *what == wanted).map(|(_, at)| *at);
-    let silent = at(VIRTIO).filter(|_| boot.zero.is_none());
-    let Some(after) = at(INIT).or(at(ROOT)).or(silent) else { return Vec::new() };
+    let drivers = at(VIRTIO).filter(|_| at(INITRD_INIT).is_none());
+    let Some(after) = at(INIT).or(at(ROOT)).or(drivers) else { return Vec::new() };
     let mut lines = boot.lines.iter().filter(|line| line.stamp.is_none() && line.meant >= after);
     let of_initrd = |line: &Line<'_>| INITRD_SCRIPTS.iter().any(|words| line.text.contains(words));
     let init = lines.clone().find(|line| at(INIT).is_none() && !of_initrd(line)).map(|line| (INIT, line.meant));
@@ -116,21 +118,17 @@ pub struct Silence<'a> {
 /// So many are told.
 const SILENCES: usize = 5;
 
-/// The longest silences of the kernel during the boot, by its own stamps; the longest first.
+/// The longest silences of the kernel during the boot; the longest first.
 pub fn silences<'a>(timeline: &'a Timeline, phases: &[Phase]) -> Vec<Silence<'a>> {
     let Some(boot) = Boot::find(timeline) else { return Vec::new() };
     let end = booted(phases);
-    let stamped: Vec<_> = boot.lines.iter().filter_map(|line| Some((line, line.stamp?))).collect();
-    let pairs = stamped.windows(2).filter_map(|pair| Some((pair.first()?, pair.last()?)));
-    let pairs = pairs.filter(|((_, one), (other, two))| two > one && other.meant <= end);
-    let mut silences: Vec<_> = pairs
-        .map(|((first, one), (second, two))| Silence {
-            at: first.meant,
-            took: two - one,
-            after: words(first.text),
-            before: words(second.text),
-        })
-        .collect();
+    let lines: Vec<_> = boot.lines.iter().filter(|line| line.stamp.is_some() && line.meant <= end).collect();
+    let pairs = lines.windows(2).filter_map(|pair| Some((pair.first()?, pair.last()?)));
+    let silence = |(one, two): (&&Line<'a>, &&Line<'a>)| {
+        let (after, before) = (words(one.text), words(two.text));
+        Silence { at: one.meant, took: two.meant.saturating_sub(one.meant), after, before }
+    };
+    let mut silences: Vec<_> = pairs.map(silence).filter(|silence| silence.took > 0).collect();
     silences.sort_by_key(|silence| std::cmp::Reverse(silence.took));
     silences.truncate(SILENCES);
     silences
@@ -145,8 +143,6 @@ struct Boot<'a> {
     /// ... to the next boot, or the end.
     to: u64,
     first_exit: Option<u64>,
-    /// When the kernel's clock began.
-    zero: Option<u64>,
     lines: Vec<Line<'a>>,
 }
 
@@ -171,14 +167,23 @@ impl Boot<'_> {
         let to = next.unwrap_or(timeline.end);
         let within = |at: u64| (runs..=to).contains(&at);
         let console = || timeline.console().filter(|(at, _)| within(*at));
-        let zero = console().filter_map(|(at, line)| at.checked_sub(stamp(line)?)).min();
-        let meant = |at: u64, stamp: Option<u64>| match (stamp, zero) {
-            (Some(stamp), Some(zero)) => zero.saturating_add(stamp).min(at),
-            _ => at,
+        // Lines up to this one were kept until the console was there: the first came as soon as the last was meant.
+        let stamps =
+            console().map(|(_, text)| (stamp(text), text.contains(" console [") && text.ends_with("] enabled")));
+        let kept = stamps.enumerate().find_map(|(n, (stamp, is_it))| Some((n, stamp.filter(|_| is_it)?)));
+        let zero = console().next().zip(kept).map(|((first, _), (_, stamp))| first.saturating_sub(stamp));
+        let line = |(n, (at, text)): (usize, (u64, _))| {
+            let stamp = stamp(text);
+            let back = kept.filter(|(last, _)| n <= *last).and(zero).zip(stamp);
+            Line { meant: back.map_or(at, |(zero, stamp)| zero.saturating_add(stamp).min(at)), stamp, text }
         };
-        let line = |(at, text)| Line { meant: meant(at, stamp(text)), stamp: stamp(text), text };
-        let lines = console().map(line).collect();
-        Some(Boot { from, runs, to, first_exit: exits().filter(|at| within(*at)).min(), zero, lines })
+        let lines = console().enumerate().map(line).collect();
+        Some(Boot { from, runs, to, first_exit: exits().filter(|at| within(*at)).min(), lines })
+    }
+
+    /// Whether the kernel says what it does; with `quiet` it may still warn.
+    fn is_told(&self) -> bool {
+        self.lines.iter().any(|line| line.stamp.is_some() && line.text.contains("Linux version"))
     }
 
     fn holds(&self, at: u64) -> bool {
@@ -223,16 +228,16 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_kernels_stamps_place_its_phases() {
+    fn lines_of_a_kernel_place_its_phases() {
         let timeline = Timeline::read(&*file()).unwrap();
         let phases = phases(&timeline);
         assert!(phases.len() == 4, "{phases:?}");
         let at = |what: &str| phases.iter().find(|phase| phase.what == what).map(|phase| (phase.from, phase.to));
-        // "Linux version" comes at 3.0 ms with stamp 0, "Run /init" at 6.4 ms with stamp 2 ms: it was late.
+        // No line says that there is a console: lines are meant when they come.
         assert_eq!(at("AxVM: set-up"), Some((0, 2_000_000)));
         assert_eq!(at(DECOMPRESSION), Some((2_000_000, 3_000_000)));
-        assert_eq!(at("kernel: memory, interrupts, clocks"), Some((3_000_000, 5_000_000)));
-        assert_eq!(at("init, from the initrd"), Some((5_000_000, 22_000_000)));
+        assert_eq!(at("kernel: memory, interrupts, clocks"), Some((3_000_000, 6_400_000)));
+        assert_eq!(at("init, from the initrd"), Some((6_400_000, 22_000_000)));
         assert!(phases.windows(2).all(|pair| pair[0].to == pair[1].from), "{phases:?}");
     }
 
@@ -263,12 +268,14 @@ mod tests {
             console(180, "[    0.000000] Linux version 6.12.1 (debian)"),
             console(181, "[    0.050000] smp: Bringing up secondary CPUs ..."),
             console(182, "[    0.060000] smp: Brought up 1 node, 2 CPUs"),
-            console(190, "[    0.110000] Unpacking initramfs..."),
+            console(183, "[    0.100000] printk: legacy console [ttyS0] enabled"),
+            // This kernel's clock stands still from here on, and jumps.
+            console(190, "[    0.100000] Unpacking initramfs..."),
             console(240, "[    0.160000] Freeing initrd memory: 5092K"),
-            console(260, "[    0.180000] Run /init as init process"),
+            console(260, "[    9.180000] Run /init as init process"),
             console(270, "Loading, please wait..."),
             (290, "virtio_status", "vda: status 0x0 -> 0x1"),
-            console(320, "[    0.240000] EXT4-fs (vda): mounted filesystem 1 r/w with ordered data mode"),
+            console(320, "[    9.240000] EXT4-fs (vda): mounted filesystem 1 r/w with ordered data mode"),
             console(330, "Begin: Running /scripts/local-bottom ... done."),
             console(340, "Welcome to Debian GNU/Linux 12 (bookworm)!"),
             console(350, "[    0.270000] systemd-journald[80]: Received client request"),

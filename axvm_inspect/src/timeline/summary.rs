@@ -249,7 +249,7 @@ mod tests {
             "  vda Status read                          1   70.0 us  70.0 us  70.0 us  30.2%",
             "Requests of vda-q0: 1, p50 4.0 ms",
             "    vcpus                                  1.0 ms   1.0 ms",
-            "Silent          at  after the kernel's line\n  2.0 ms    3.0 ms  Linux version 6.12\n",
+            "Silent          at  after the kernel's line\n  3.4 ms    3.0 ms  Linux version 6.12\n",
             "up to 8.0 ms (36.4%): 81 exits: printing on the serial port: each letter",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
