@@ -1,7 +1,8 @@
 //! A driver with a beginner's mistakes: `sloppy` on the command line. AxVM's devices forgive each, and others may not.
 //!
 //! ```text
-//!   set-up: the status is not read again after FEATURES_OK     (the device might have refused)
+//!   set-up: the status is not read after a reset               (on PCI, the device might be at it yet)
+//!           the status is not read again after FEATURES_OK     (the device might have refused)
 //!           kick --> DRIVER_OK                                 (the device might miss it)
 //!   use:    random bytes come back all the same
 //! ```

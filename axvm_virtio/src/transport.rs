@@ -298,6 +298,7 @@ impl TransportCore {
             queues,
             config: ConfigIrq::new(&self.signals),
             fault: FaultReporter::new(&self.signals),
+            id: self.device.id(),
             name: Arc::clone(self.signals.name()),
             workers: Arc::clone(&self.workers),
         })
