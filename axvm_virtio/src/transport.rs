@@ -31,7 +31,7 @@ use crate::status::{DEVICE_NEEDS_RESET, DriverStatus, Transition};
 use crate::worker::{StillBusy, WorkerList};
 use axvm_sync::EventFd;
 
-pub use glance::{Glance, QueueGlance};
+pub use glance::{Glance, QueueGlance, QueueInterrupt};
 pub use shared::Transport;
 pub(crate) use shared::{Registers, Selectors};
 
