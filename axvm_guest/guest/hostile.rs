@@ -69,7 +69,10 @@ pub fn attack(seed: u64) {
 /// The honest driver's proof.
 fn works(device: Device, line: &mut Line) -> Verdict {
     match device.kind {
-        kind::BLOCK => disk::block(device, line),
+        kind::BLOCK => {
+            disk::block(device, line)?;
+            disk::behind_the_end(device, line)
+        }
         kind::RNG => devices::rng(device, line),
         kind::BALLOON => devices::balloon(device, line),
         kind::CONSOLE => devices::console(device, line),

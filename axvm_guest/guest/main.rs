@@ -4,6 +4,7 @@
 //!   entry.s --> guest_main --+-- CPU 0: proofs, or with "hostile" on the command line attacks --> S5
 //!                            |          with "shell" the command interpreter (console.rs); or with "journal" a journal on the disk
 //!                            |          with "crash" an end that has to be explained (crash.rs)
+//!                            |          with "sloppy" a driver with mistakes (sloppy.rs)
 //!                            +-- others: count themselves, answer interrupts
 //! ```
 //!
@@ -33,6 +34,7 @@ mod pic;
 mod processors;
 mod report;
 mod runtime;
+mod sloppy;
 mod start_info;
 mod symbols;
 mod virtio;
@@ -51,12 +53,14 @@ extern "C" fn guest_main(first: u32) -> ! {
     let clock = clock::find();
     let (hostile, shell) = (start_info::option("hostile"), start_info::option("shell"));
     let (journal, crash) = (start_info::option("journal"), start_info::option("crash"));
+    let sloppy = start_info::option("sloppy");
     let mut line = Line::new();
     line.text("AXVM begin ").text(match (hostile, shell) {
         (Some(_), _) => "hostile",
         (_, Some(_)) => "shell",
         _ if journal.is_some() => "journal",
         _ if crash.is_some() => "crash",
+        _ if sloppy.is_some() => "sloppy",
         _ => "selftest",
     });
     line.text(" 1").send();
@@ -66,6 +70,7 @@ extern "C" fn guest_main(first: u32) -> ! {
     match (hostile, shell) {
         (Some(seed), _) => hostile::attack(seed),
         _ if crash.is_some() => crash::crash(crash.unwrap_or(0)),
+        _ if sloppy.is_some() => prove("sloppy", sloppy::drive),
         _ if journal.is_some() => prove("journal", |line| journal::keep(journal.unwrap_or(0), line)),
         // `shell=hvc0` is no number.
         (_, Some(on_com1)) => console::interpret(on_com1 == 0),

@@ -25,7 +25,7 @@ pub const QUEUE_LEN: u16 = 8;
 /// processors, paused all the time or never, the longest of some 50 000 interrupts took 0.13 s and none was lost: `raise`
 /// comes after the used index, KVM injects at least once after each `raise`, and the line is masked only before the first
 /// request.
-const PATIENCE: u64 = 2_000_000;
+pub const PATIENCE: u64 = 2_000_000;
 
 /// Registers (4.2.2), and what has their meaning on PCI.
 pub mod register {
@@ -65,7 +65,7 @@ pub const READ_ONLY: u64 = 1 << 5;
 pub const FLUSH: u64 = 1 << 9;
 /// Several queues.
 pub const MQ: u64 = 1 << 12;
-const VERSION_1: u64 = 1 << 32;
+pub const VERSION_1: u64 = 1 << 32;
 
 /// A part of guest memory that the device may read, or write.
 #[derive(Clone, Copy)]
@@ -201,20 +201,29 @@ impl Device {
         low | high << 32
     }
 
-    /// Reset, features, queues, DRIVER_OK. Gives the features taken.
-    pub fn start(self, wanted: u64, queues: u16, line: &mut Line) -> Result<u64, crate::report::Fault> {
+    /// Makes its registers answer, on PCI.
+    pub fn prepare(self) {
         if self.is_on_pci() {
             pci::prepare(self.function, self.base(), self.vector());
         }
+    }
+
+    pub fn accept(self, features: u64) {
+        for half in [0, 1] {
+            self.write(DRIVER_FEATURES_SELECT, half);
+            self.write(DRIVER_FEATURES, (features >> (32 * half)) as u32);
+        }
+    }
+
+    /// Reset, features, queues, DRIVER_OK. Gives the features taken.
+    pub fn start(self, wanted: u64, queues: u16, line: &mut Line) -> Result<u64, crate::report::Fault> {
+        self.prepare();
         self.write(STATUS, 0);
         line.check(clock::wait(PATIENCE, || self.read(STATUS) == 0), "waited for status 0 after a reset")?;
         self.write(STATUS, 1);
         self.write(STATUS, 3);
         let taken = self.offered() & (wanted | VERSION_1);
-        for half in [0, 1] {
-            self.write(DRIVER_FEATURES_SELECT, half);
-            self.write(DRIVER_FEATURES, (taken >> (32 * half)) as u32);
-        }
+        self.accept(taken);
         self.write(STATUS, 11);
         line.check(self.read(STATUS) & 8 != 0, "FEATURES_OK refused")?;
         for queue in 0..queues {
@@ -228,7 +237,7 @@ impl Device {
         Ok(taken)
     }
 
-    fn place_queue(self, number: u16, line: &mut Line) -> Verdict {
+    pub fn place_queue(self, number: u16, line: &mut Line) -> Verdict {
         let queue = Queue::of(self, number);
         for at in (0..0x400).step_by(8) {
             write(queue.base + at, 0_u64);

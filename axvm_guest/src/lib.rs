@@ -43,6 +43,9 @@ pub const JOURNAL: &str = "journal";
 /// of RAM, 7 a page without execution. It has no IDT then.
 pub const CRASH: &str = "crash";
 
+/// The word on the guest's command line that makes it a driver with mistakes, which AxVM's devices forgive.
+pub const SLOPPY: &str = "sloppy";
+
 /// The word on the guest's command line that leaves it with what only a machine with PCI can prove.
 pub const PCI: &str = "pci";
 

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axvm_boot::plan::{Kind, Part, VirtioKind};
-use axvm_inspect::hang::{DeviceFacts, HangFacts, HangReport, LineFacts, Look, QueueFacts, Seen, VcpuFacts};
+use axvm_devices::pci::{MsixEntry, MsixRoute};
+use axvm_inspect::hang::{DeviceFacts, HangFacts, HangReport, LineFacts, Look, Message, QueueFacts, Seen, VcpuFacts};
 use axvm_inspect::snapshot::{Processor, Snapshot};
 use axvm_inspect::symbols::Symbols;
 use axvm_kvm::state::MpState;
 use axvm_kvm::{KvmVcpu, Rest};
-use axvm_virtio::{Glance, QueueGlance, Transport};
+use axvm_virtio::{Glance, QueueGlance, QueueInterrupt, Transport};
 
 use crate::Machine;
 use crate::inventory::Chip;
@@ -125,6 +126,18 @@ pub(crate) fn see(vcpu: &KvmVcpu, looks: Vec<Look>) -> Option<Seen> {
     Some(Seen { mp_state, snapshot, processor, lapic: None, looks })
 }
 
+/// What a queue sends.
+fn message(interrupt: QueueInterrupt) -> Message {
+    match interrupt {
+        QueueInterrupt::Line => Message::Line,
+        QueueInterrupt::None => Message::None,
+        QueueInterrupt::Vector(number, MsixRoute { entry: MsixEntry { address, data, .. }, is_kept, is_pending }) => {
+            let destination = (address >> 12 & 0xff | (address >> 5 & 0x7f) << 8) as u32;
+            Message::Msix { entry: number, vector: data as u8, destination, is_kept, is_pending }
+        }
+    }
+}
+
 fn device(part: &Part, transport: &Transport, bus: &'static str) -> Option<DeviceFacts> {
     let Kind::Virtio(kind) = part.kind else { return None };
     let driver = match kind {
@@ -137,8 +150,8 @@ fn device(part: &Part, transport: &Transport, bus: &'static str) -> Option<Devic
     };
     let Glance { status, interrupt_status, queues } = transport.glance();
     let queue = |queue: QueueGlance| {
-        let QueueGlance { index, size, avail, used, used_event, kicked, waits_for_input } = queue;
-        QueueFacts { index, size, avail, used, used_event, kicked, waits_for_input }
+        let QueueGlance { index, size, avail, used, used_event, kicked, waits_for_input, interrupt } = queue;
+        QueueFacts { index, size, avail, used, used_event, kicked, waits_for_input, message: message(interrupt) }
     };
     let queues = queues.into_iter().map(queue).collect();
     Some(DeviceFacts { name: part.name.to_string(), driver, bus, gsi: part.line, status, interrupt_status, queues })

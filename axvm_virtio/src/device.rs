@@ -19,7 +19,7 @@ use std::time::Instant;
 use axvm_memory::GuestRam;
 use thiserror::Error;
 
-use crate::queue::{QueueError, QueueState};
+use crate::queue::{Checked, QueueError, QueueState, Watch};
 use crate::signals::{ConfigIrq, FaultReporter};
 use crate::state::{DeviceState, StateError};
 use crate::worker::{StillBusy, Work, Worker, WorkerList, WorkerParts};
@@ -104,6 +104,8 @@ pub struct Activation {
     pub config: ConfigIrq,
     /// Where to report what goes wrong.
     pub fault: FaultReporter,
+    /// What kind of device it is.
+    pub id: DeviceId,
     /// Name of the device, such as `vda`; threads are named after it.
     pub name: Arc<str>,
     /// The workers of this device.
@@ -119,12 +121,13 @@ impl Activation {
         work: W,
     ) -> Result<Option<Worker<W>>, StartError> {
         for live in &mut queues {
-            live.queue.record_on(self.fault.tape(&format!("{}-q{}", self.name, live.index)));
-            live.queue.check_by(self.fault.check(
-                live.index,
-                live.queue.size(),
-                self.features & feature::EVENT_IDX != 0,
-            ));
+            let tape = self.fault.tape(&format!("{}-q{}", self.name, live.index));
+            let (queue, size, features) = (live.index, live.queue.size(), self.features);
+            // The odd queues of a card: those of frames for the guest, and of commands, are even.
+            let has_frames = self.id == DeviceId::Net && queue % 2 == 1;
+            let event_idx = features & feature::EVENT_IDX != 0;
+            let checked = Checked { queue, size, event_idx, features, has_frames };
+            live.queue.watch_by(Watch::new(tape, self.fault.check(&self.ram, checked)));
         }
         let Some(first) = queues.first() else { return Ok(None) };
         let index = first.index;

@@ -43,5 +43,5 @@ pub mod vsock;
 mod worker;
 
 pub use signals::{ConfigIrq, FaultReporter, QueueIrq};
-pub use transport::{Glance, QueueGlance, Transport};
+pub use transport::{Glance, QueueGlance, QueueInterrupt, Transport};
 pub use worker::{Busy, StillBusy};

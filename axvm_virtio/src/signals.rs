@@ -20,9 +20,10 @@ use axvm_devices::Irq;
 use axvm_events::rules::Rule;
 use axvm_events::tape::Tape;
 use axvm_events::{Event, Events};
+use axvm_memory::GuestRam;
 
 use crate::check::{Findings, rules};
-use crate::queue::RingCheck;
+use crate::queue::{Checked, RingCheck};
 use crate::state::{StateError, VectorsState};
 use crate::vectors::{Cause, VectorMap};
 
@@ -252,10 +253,14 @@ impl FaultReporter {
     }
 
     /// A check of a queue, if rules are checked.
-    pub(crate) fn check(&self, queue: u16, size: u16, event_idx: bool) -> Option<Box<RingCheck>> {
+    pub(crate) fn check(&self, ram: &Arc<GuestRam>, checked: Checked) -> Option<RingCheck> {
         let DeviceSignals { events, name, .. } = &*self.0;
-        let check = || RingCheck::new(events.clone(), Arc::clone(name), (queue, size), event_idx);
-        events.checks_rules().then(|| Box::new(check()))
+        events.checks_rules().then(|| RingCheck::new(events.clone(), Arc::clone(name), ram, checked))
+    }
+
+    /// The driver broke a rule, and needs no reset; nothing happens unless rules are checked.
+    pub(crate) fn broke(&self, rule: &'static Rule, seen: impl FnOnce() -> String) {
+        self.0.broke(rule, seen);
     }
 
     /// The host failed a request: tells the user, at most once a second.

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use axvm_arch::Gpa;
+use axvm_events::Events;
 use axvm_memory::{GuestArray, GuestRam};
 
-use crate::queue::QueueLayout;
+use crate::queue::{Checked, QueueLayout, RingCheck, VirtQueue, Watch};
 
 /// VIRTQ_DESC_F_NEXT.
 pub const NEXT: u16 = 1;
@@ -26,6 +27,14 @@ pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 /// VIRTQ_DESC_F_INDIRECT.
 pub const INDIRECT: u16 = 4;
+
+/// Has a queue held against the standard, as queue 0 of a device called `queue`, if `events` checks rules.
+pub fn check(queue: &mut VirtQueue, event_idx: bool, events: &Events) {
+    let checked = Checked { queue: 0, size: queue.size(), event_idx, features: 0, has_frames: false };
+    let check = || RingCheck::new(events.clone(), "queue".into(), queue.ram(), checked);
+    let watch = Watch::new(None, events.checks_rules().then(check));
+    queue.watch_by(watch);
+}
 
 /// A descriptor, exactly as a driver writes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -31,7 +31,7 @@ use crate::status::{DEVICE_NEEDS_RESET, DriverStatus, Transition};
 use crate::worker::{StillBusy, WorkerList};
 use axvm_sync::EventFd;
 
-pub use glance::{Glance, QueueGlance};
+pub use glance::{Glance, QueueGlance, QueueInterrupt};
 pub use shared::Transport;
 pub(crate) use shared::{Registers, Selectors};
 
@@ -298,6 +298,7 @@ impl TransportCore {
             queues,
             config: ConfigIrq::new(&self.signals),
             fault: FaultReporter::new(&self.signals),
+            id: self.device.id(),
             name: Arc::clone(self.signals.name()),
             workers: Arc::clone(&self.workers),
         })

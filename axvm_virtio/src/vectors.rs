@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use axvm_devices::pci::Msix;
+use axvm_devices::pci::{Msix, MsixRoute};
 
 use crate::state::{StateError, VectorsState};
 
@@ -53,6 +53,12 @@ impl VectorMap {
     /// Interrupts again for every queue that has a vector.
     pub(crate) fn raise_all(&self) {
         (0..self.queues.len() as u16).for_each(|queue| _ = self.raise(Cause::Queue(queue)));
+    }
+
+    /// Where the interrupts of a queue lead; `None` if its driver chose no vector.
+    pub(crate) fn route(&self, queue: u16) -> Option<(u16, MsixRoute)> {
+        let vector = self.get(Cause::Queue(queue));
+        self.msix.route(vector).map(|route| (vector, route))
     }
 
     /// What the driver reads back.

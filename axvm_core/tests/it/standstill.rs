@@ -110,3 +110,17 @@ fn symbols_name_functions() {
     let (code, _, told) = place.run("run --kernel guest.elf --memory 32M --symbols .");
     assert!(code == 1 && told.contains("give --symbols the file itself"), "{told}");
 }
+
+#[test]
+fn a_queue_on_pci_tells_where_its_messages_go() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (_axvm, mut talk) = place.shell("--console stdio --disk disk.img --bus pci --name messages");
+    talk.say("work 1\r");
+    talk.hear("= ");
+    let (code, told, _) = place.run("ctl messages explain");
+    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(code == 0 && told.contains("; MSI-X 0: 0x28 -> APIC 0x0"), "{told}");
+}

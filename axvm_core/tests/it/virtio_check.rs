@@ -39,6 +39,19 @@ fn a_lying_driver_is_told_of_once_for_each_rule_and_counted() {
 }
 
 #[test]
+fn a_driver_whose_mistakes_are_forgiven_works_and_is_told_of_them() {
+    let early = "features-unread 1, kick-early 1";
+    for (bus, broken) in [("mmio", format!("2 ({early})")), ("pci", format!("3 ({early}, pci-reset-unread 1)"))] {
+        let Some(output) = run("", &["--bus", bus, "--append", axvm_guest::SLOPPY, "--virtio-check", "log"]) else {
+            return;
+        };
+        assert!(String::from_utf8_lossy(&output.stdout).contains("AXVM sloppy ok"), "{output:?}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains(&format!("rules broken: {broken}\n")), "{errors}");
+    }
+}
+
+#[test]
 fn the_first_rule_that_is_broken_ends_the_machine_if_the_user_wants_that() {
     let Some((errors, code)) = checked(&["--append", "hostile=3", "--virtio-check", "stop"]) else { return };
     assert_eq!(code, Some(7), "{errors}");

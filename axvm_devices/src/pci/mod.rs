@@ -26,4 +26,4 @@ pub use config::{Capability, ConfigSpace, Identity};
 pub use function::{PciFunction, PciFunctionParts, PciFunctionState};
 pub use host::{Bridge, PciHost, PciHostState};
 pub use hotplug::{PciHotplug, PciHotplugState};
-pub use msix::{MsiRouter, Msix, MsixEntry, MsixState, MsixVector};
+pub use msix::{MsiRouter, Msix, MsixEntry, MsixRoute, MsixState, MsixVector};

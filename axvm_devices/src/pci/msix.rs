@@ -89,6 +89,17 @@ impl MsixEntry {
     }
 }
 
+/// Where an interrupt of a vector leads now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MsixRoute {
+    /// Its entry.
+    pub entry: MsixEntry,
+    /// It is kept: the entry or the whole function is masked, or MSI-X is off.
+    pub is_kept: bool,
+    /// It was raised, and waits until it is kept no more.
+    pub is_pending: bool,
+}
+
 /// Everything of a function's MSI-X.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +213,14 @@ impl Msix {
         if let Some(gate) = self.vectors.get(usize::from(vector)) {
             gate.raise();
         }
+    }
+
+    /// Where interrupts of this vector lead; `None` if there is no such vector.
+    pub fn route(&self, vector: u16) -> Option<MsixRoute> {
+        let gate = self.vectors.get(usize::from(vector))?;
+        let entry = lock(&self.table).entries[usize::from(vector)];
+        let state = gate.state.load(Ordering::Acquire);
+        Some(MsixRoute { entry, is_kept: state & (CLOSED | OFF) != 0, is_pending: state & PENDING != 0 })
     }
 
     /// The guest reads the table. `data` arrives zeroed.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use axvm_arch::layout::gsi;
 use axvm_arch::mode::CpuMode;
 
-use super::facts::{DeviceFacts, Doing, HangFacts, QueueFacts, Seen};
+use super::facts::{DeviceFacts, Doing, HangFacts, Message, QueueFacts, Seen};
 use crate::crash::Cause;
 use crate::symbols::Located;
 
@@ -80,8 +80,25 @@ fn unseen(facts: &HangFacts<'_>, device: &DeviceFacts, queue: &QueueFacts) -> Op
             device.name, queue.index
         )
     };
-    let (where_it_is, remedy) = interrupt(facts, device)?;
+    let (where_it_is, remedy) = match queue.message {
+        Message::Line => interrupt(facts, device)?,
+        message => by_message(facts, message)?,
+    };
     Some(Cause::new(what(where_it_is), remedy))
+}
+
+/// Where the message of a queue is, and what to do.
+fn by_message(facts: &HangFacts<'_>, message: Message) -> Option<(String, &'static str)> {
+    // A driver that chose no vector looks by itself.
+    let Message::Msix { entry, vector, is_kept, .. } = message else { return None };
+    if is_kept {
+        return Some((
+            format!("its interrupt, entry {entry} of MSI-X, is masked, or MSI-X is off"),
+            "no handler is there for the message, or the kernel has turned it off: look at /proc/interrupts of the guest, \
+             and for a failed request_irq on its console",
+        ));
+    }
+    at_vcpu(facts, vector)
 }
 
 /// Where the interrupt of a device is, and what to do.
@@ -96,7 +113,23 @@ fn interrupt(facts: &HangFacts<'_>, device: &DeviceFacts) -> Option<(String, &'s
              without noapic",
         ));
     }
-    let vector = entry.vector;
+    if let Some(found) = at_vcpu(facts, entry.vector) {
+        return Some(found);
+    }
+    (device.interrupt_status != 0).then(|| {
+        (
+            format!(
+                "the interrupt was raised, and its driver has not acknowledged it (InterruptStatus {:#x})",
+                device.interrupt_status
+            ),
+            "the handler did not run or did not write InterruptACK: look whether the line in the guest is the device's \
+             (/proc/interrupts), and whether another driver shares it",
+        )
+    })
+}
+
+/// The vCPU at which an interrupt with this vector has come and not ended.
+fn at_vcpu(facts: &HangFacts<'_>, vector: u8) -> Option<(String, &'static str)> {
     let mut seen = facts.vcpus.iter().enumerate().filter_map(|(n, vcpu)| Some((n, vcpu.seen.as_ref()?)));
     if let Some((n, _)) = seen.clone().find(|(_, seen)| seen.pending().contains(&vector)) {
         return Some((
@@ -111,16 +144,7 @@ fn interrupt(facts: &HangFacts<'_>, device: &DeviceFacts) -> Option<(String, &'s
             "look at what that vCPU does, above: the handler waits for something",
         ));
     }
-    (device.interrupt_status != 0).then(|| {
-        (
-            format!(
-                "the interrupt was raised, and its driver has not acknowledged it (InterruptStatus {:#x})",
-                device.interrupt_status
-            ),
-            "the handler did not run or did not write InterruptACK: look whether the line in the guest is the device's \
-             (/proc/interrupts), and whether another driver shares it",
-        )
-    })
+    None
 }
 
 /// The driver has offered buffers that the device has not taken, and no kick is on its way.

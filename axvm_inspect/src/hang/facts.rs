@@ -118,6 +118,30 @@ pub struct QueueFacts {
     pub kicked: bool,
     /// Its buffers wait in the device for what comes from outside: frames, entropy, keys. They are no requests.
     pub waits_for_input: bool,
+    /// How it interrupts.
+    pub message: Message,
+}
+
+/// How a queue interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// By the line of its device.
+    Line,
+    /// Not at all: its driver chose no vector.
+    None,
+    /// By a message.
+    Msix {
+        /// The entry of the table of MSI-X.
+        entry: u16,
+        /// The interrupt vector that it names.
+        vector: u8,
+        /// The local APIC that it goes to.
+        destination: u32,
+        /// It is masked, or MSI-X is off.
+        is_kept: bool,
+        /// It was raised, and waits until it is not masked.
+        is_pending: bool,
+    },
 }
 
 impl QueueFacts {

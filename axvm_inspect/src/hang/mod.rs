@@ -25,7 +25,7 @@ use crate::crash::{Cause, last_lines};
 use crate::symbols::Located;
 use crate::wrap::paragraph;
 
-pub use facts::{DeviceFacts, Doing, HangFacts, LineFacts, Look, QueueFacts, Seen, VcpuFacts};
+pub use facts::{DeviceFacts, Doing, HangFacts, LineFacts, Look, Message, QueueFacts, Seen, VcpuFacts};
 
 /// The report. Its text fits a terminal of 80 columns.
 #[derive(Clone, Debug, Serialize)]
@@ -154,15 +154,29 @@ fn device_lines(device: &DeviceFacts) -> Vec<String> {
             count => format!(", {count} open"),
         };
         line.push_str(&in_flight);
-        if queue.unseen() > 0 {
+        if queue.unseen() > 0 && queue.message != Message::None {
             let _ = write!(line, ", {} not looked at", queue.unseen());
         }
         if queue.kicked {
             line.push_str(", kicked");
         }
+        line.push_str(&message_words(queue.message));
         line
     }));
     lines
+}
+
+/// Where the messages of a queue go.
+fn message_words(message: Message) -> String {
+    match message {
+        Message::Line => String::new(),
+        Message::None => "; no MSI-X vector: its driver looks by itself".into(),
+        Message::Msix { entry, vector, destination, is_kept, is_pending } => {
+            let kept = if is_kept { ", masked" } else { "" };
+            let pending = if is_pending { ", pending" } else { "" };
+            format!("; MSI-X {entry}: {vector:#04x} -> APIC {destination:#x}{kept}{pending}")
+        }
+    }
 }
 
 /// The steps that a driver has taken.

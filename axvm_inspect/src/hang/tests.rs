@@ -66,6 +66,7 @@ impl Guest {
             used_event: Some(12),
             kicked: false,
             waits_for_input: false,
+            message: Message::Line,
         };
         let idle = vcpu(MpState::Halted, rflags::IF, &[IDLE; 5]);
         Guest {
@@ -178,6 +179,24 @@ fn an_interrupt_that_does_not_arrive_is_followed_to_where_it_is() {
     guest.means("has not acknowledged it (InterruptStatus 0x1)", "InterruptACK");
     guest.devices[0].interrupt_status = 0;
     guest.means("No sign of a fault", "shell");
+}
+
+#[test]
+fn a_message_that_does_not_arrive_is_followed_too() {
+    let mut guest = Guest::at_rest();
+    guest.devices[0].gsi = None;
+    let message = |is_kept| Message::Msix { entry: 1, vector: 0x25, destination: 1, is_kept, is_pending: is_kept };
+    (guest.queue().used_event, guest.queue().message) = (Some(11), message(true));
+    guest.means("its interrupt, entry 1 of MSI-X, is masked, or MSI-X is off", "/proc/interrupts");
+    assert!(guest.report().devices[1].ends_with("1 not looked at; MSI-X 1: 0x25 -> APIC 0x1, masked, pending"));
+    guest.queue().message = message(false);
+    guest.means("No sign of a fault", "shell");
+    set(&mut guest.vcpus[1], LapicState::ISR, 0x25);
+    guest.means("vector 0x25, has begun on vCPU 1 and not ended", "handler");
+    // Linux asks for no interrupt of a card's control queue, and polls.
+    guest.queue().message = Message::None;
+    guest.means("No sign of a fault", "shell");
+    assert!(!guest.report().devices[1].contains("not looked at"));
 }
 
 #[test]

@@ -31,20 +31,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axvm_memory::{Direction, GuestRam, GuestRange};
 
 use super::QUEUE_SIZE;
+use super::check;
 use super::config::MAX_REQUEST;
 use super::disk_config::{OnFull, SERIAL_LEN};
 use super::error::{is_full, is_unsupported};
 use super::handle::DiskLink;
 use super::image::{DiskImage, SyncError};
-use super::request::{Extent, HEADER_LEN, Header, Segment, Segments, kind, status, status_byte, target};
+use super::request::{Extent, HEADER_LEN, Header, Segment, Segments, UNMAP, kind, status, status_byte, target};
 use crate::queue::Chain;
 use crate::signals::FaultReporter;
 use crate::worker::{Serve, Served, WorkerStatus};
 
 /// Most bytes of a transfer before the stop flag is looked at: some milliseconds of work.
 pub(super) const PIECE: usize = 16 << 20;
-/// Flag of a write-zeroes segment: the space may be given back.
-const UNMAP: u32 = 1;
 
 /// Why a request does not end in S_OK.
 enum Refusal {
@@ -113,12 +112,25 @@ impl RequestExecutor {
         match header.kind {
             kind::IN => self.read(header.sector, chain.writable_len - 1, status),
             kind::OUT => self.write(header.sector, status),
-            kind::FLUSH => self.flush(),
-            kind::GET_ID => self.identify(chain.writable_len - 1),
+            kind::FLUSH => {
+                if header.sector != 0 {
+                    self.check(chain);
+                }
+                self.flush()
+            }
+            kind::GET_ID => {
+                self.check(chain);
+                self.identify(chain.writable_len - 1)
+            }
             kind::DISCARD => self.discard(status),
             kind::WRITE_ZEROES => self.write_zeroes(status),
             _ => Err(Refusal::Unsupported),
         }
+    }
+
+    /// Tells of the rule that the request breaks, if rules are checked.
+    fn check(&self, chain: &Chain<'_>) {
+        check::request(&self.fault, &self.ram, chain, self.image.size());
     }
 
     /// A chain has no more descriptors than the queue has entries (2.7.5.3.1), in an indirect table as well. Looked at
@@ -288,6 +300,9 @@ impl Serve for RequestExecutor {
         });
         if was_kept && !self.kept {
             self.link.forget(self.queue);
+        }
+        if matches!(outcome, Err(Refusal::Unsupported | Refusal::Malformed)) {
+            self.check(chain);
         }
         let (status, filled) = match outcome {
             Ok(filled) => (status::OK, filled),

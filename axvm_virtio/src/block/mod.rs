@@ -10,6 +10,7 @@
 //! Spec: virtio 1.2, 5.2 "Block Device".
 //! Left out: secure erase, lifetime information, zoned disks.
 
+mod check;
 mod config;
 mod direct;
 mod disk_config;

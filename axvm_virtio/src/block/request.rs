@@ -34,7 +34,10 @@ pub(super) mod status {
 }
 
 pub(super) const HEADER_LEN: usize = 16;
-const SEGMENT_LEN: usize = 16;
+/// Length of a segment of a discard or write-zeroes request.
+pub(super) const SEGMENT_LEN: usize = 16;
+/// Flag of a write-zeroes segment: the space may be given back.
+pub(super) const UNMAP: u32 = 1;
 
 /// The fixed start of every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

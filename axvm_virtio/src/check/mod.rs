@@ -3,10 +3,12 @@
 //! ```text
 //!   vCPU, register access --> registers ---\
 //!   status, features, claims: transport ----> rules --> axvm_events: told once each, counted
-//!   worker, each chain -----> queue --------/
+//!   worker, each chain -----> queue, frames /
+//!   devices' own refusals ------------------'
 //! ```
 //!
-//! Off, it is a branch where a register is accessed and one for each chain; nothing is kept.
+//! Off, it is a branch where a register is accessed; a chain costs none, for a queue asks once whether anything looks at
+//! it: this, or a recorder. Nothing is kept.
 //!
 //! Spec: virtio 1.2. Left out: packed rings, which no device offers.
 

@@ -63,6 +63,10 @@ rules! {
         "the flags of the available ring are 0 or 1, and 0 where VIRTIO_F_EVENT_IDX was negotiated";
     HEAD_IN_FLIGHT "head-in-flight" Text "2.7.13" "Supplying Buffers to The Device":
         "a buffer is placed into free descriptors: a head is not offered again before the device returned it";
+    DESCRIPTOR_IN_FLIGHT "descriptor-in-flight" Text "2.7.13.1" "Placing Buffers Into The Descriptor Table":
+        "a descriptor is in one chain at a time, until the device returned it";
+    DESCRIPTOR_CHANGED "descriptor-changed" Text "2.7.13.1" "Placing Buffers Into The Descriptor Table":
+        "a descriptor stays as it is until the device returned its chain";
     CONFIG_WRITE_EARLY "config-write-early" Must "3.1.1" "Device Initialization":
         "the configuration space is not written before FEATURES_OK";
     STATUS_ORDER "status-order" Must "3.1.1" "Device Initialization":
@@ -83,6 +87,8 @@ rules! {
         "queue_size is written with a power of two";
     PCI_ENABLE_ZERO "pci-enable-zero" Must "4.1.4.3.2" "Common configuration structure layout":
         "0 is not written to queue_enable";
+    PCI_RESET_UNREAD "pci-reset-unread" Must "4.1.4.3.2" "Common configuration structure layout":
+        "the status is read as 0 after a reset, before the device is set up again";
     MMIO_UNDEFINED "mmio-undefined" Must "4.2.2.2" "MMIO Device Register Layout":
         "nothing is accessed where no register is described";
     MMIO_WRITE_READ_ONLY "mmio-write-read-only" Must "4.2.2.2" "MMIO Device Register Layout":
@@ -107,12 +113,12 @@ rules! {
 
 /// Rules of the kinds of devices, by the words with which a device refuses what its driver asks for.
 macro_rules! device_rules {
-    ($($name:ident $id:literal $level:ident $section:literal $title:literal : $clause:literal, $($words:literal),+;)*) => {
+    ($($name:ident $id:literal $level:ident $section:literal $title:literal : $clause:literal $(, $words:literal)*;)*) => {
         rules_of_devices! { $($name $id $level $section $title : $clause;)* }
         /// The rule that a device's fault with these words is about.
         pub(crate) fn of_fault(words: &str) -> Option<&'static Rule> {
             match words {
-                $($($words)|+ => Some(&$name),)*
+                $($($words => Some(&$name),)*)*
                 _ => None,
             }
         }
@@ -133,9 +139,27 @@ device_rules! {
     NET_TRANSMIT "net-transmit" Text "5.1.6.2" "Packet Transmission":
         "a frame to send is for the device to read",
         "A frame to send has a part for the device to write";
+    NET_NUM_BUFFERS "net-num-buffers" Must "5.1.6.2.1" "Packet Transmission":
+        "num_buffers of a frame to send is 0";
+    NET_FLAGS "net-flags" Must "5.1.6.2.1" "Packet Transmission":
+        "flags of a frame to send are 0 without VIRTIO_NET_F_CSUM, and never DATA_VALID or RSC_INFO";
+    NET_SEGMENTS "net-segments" Must "5.1.6.2.1" "Packet Transmission":
+        "gso_type of a frame to send is one that was negotiated, and comes with NEEDS_CSUM and gso_size";
+    NET_CHECKSUM "net-checksum" Must "5.1.6.2.1" "Packet Transmission":
+        "csum_start and csum_offset name a checksum in the frame";
     NET_RECEIVE "net-receive" Text "5.1.6.3" "Setting Up Receive Buffers":
         "a receive buffer is for the device to write, with room for the header",
         "A buffer for frames has a part for the device to read", "A buffer for frames has no room for a header";
+    BLOCK_CAPACITY "block-capacity" Must "5.2.6.1" "Device Operation":
+        "no read or write goes beyond the capacity";
+    BLOCK_LEN "block-length" Must "5.2.6.1" "Device Operation":
+        "data of reads and writes is whole sectors of 512 bytes, of discards and zeroes whole segments, of GET_ID 20 bytes";
+    BLOCK_SEGMENTS "block-segments" Must "5.2.6.1" "Device Operation":
+        "no more segments than the configuration space allows are in a discard or write zeroes";
+    BLOCK_UNMAP "block-unmap" Must "5.2.6.1" "Device Operation":
+        "the unmap bit of a discard is 0";
+    BLOCK_FLUSH "block-flush" Must "5.2.6.1" "Device Operation":
+        "the sector of a flush is 0";
     BLOCK_STATUS "block-status" Text "5.2.6" "Device Operation":
         "a request ends with a byte for its status",
         "A block request has no room for its status";
@@ -157,6 +181,12 @@ device_rules! {
     VSOCK_TRANSMIT "vsock-transmit" Text "5.10.6.4" "Receive and Transmit":
         "a packet to send is for the device to read",
         "A packet of the driver has a part for the device to write";
+    VSOCK_HEADER "vsock-header" Text "5.10.6" "Device Operation":
+        "a packet to send begins with a whole header";
+    VSOCK_CREDIT "vsock-credit" Must "5.10.6.3.1" "Device Operation: Buffer Space Management":
+        "data is only sent when the other side has space for it";
+    VSOCK_SOURCE "vsock-source" Must "5.10.6.4.1" "Device Operation: Receive and Transmit":
+        "the source of a packet is guest_cid";
     VSOCK_RECEIVE "vsock-receive" Text "5.10.6.4" "Receive and Transmit":
         "receive buffers are for the device to write, with room for a header and data",
         "A buffer for a packet has a part for the device to read",

@@ -36,20 +36,23 @@ mod chain;
 mod check;
 mod descriptor;
 mod error;
+mod frames;
 mod layout;
 #[cfg(test)]
 mod model;
 mod rings;
+mod watch;
 
 use std::sync::Arc;
 
-use axvm_events::tape::{Kind, Tape};
+use axvm_events::tape::Kind;
 use axvm_memory::{AccessError, GuestArray, GuestRam};
 
 pub use chain::Chain;
-pub(crate) use check::{RingCheck, rule_of};
+pub(crate) use check::{Checked, RingCheck, rule_of};
 pub use error::QueueError;
 pub use layout::{MAX_SIZE, QueueFeatures, QueueLayout, QueueState};
+pub(crate) use watch::Watch;
 
 use chain::{Buffers, Walk};
 use rings::{AvailRing, UsedElements, UsedRing};
@@ -75,10 +78,8 @@ pub struct VirtQueue {
     buffers: Buffers,
     /// The first error; nothing is taken after it.
     broken: Option<QueueError>,
-    /// Where its requests are recorded.
-    tape: Option<Tape>,
-    /// Who looks whether the driver keeps to the standard.
-    check: Option<Box<RingCheck>>,
+    /// Who looks at its requests.
+    watch: Option<Box<Watch>>,
 }
 
 impl VirtQueue {
@@ -115,30 +116,24 @@ impl VirtQueue {
             published: state.next_used,
             buffers: Buffers::default(),
             broken: None,
-            tape: None,
-            check: None,
+            watch: None,
         })
     }
 
-    /// From now on its requests are recorded, if there is a tape.
-    pub(crate) fn record_on(&mut self, tape: Option<Tape>) {
-        self.tape = tape;
-    }
-
-    /// From now on its driver is checked, if there is a check.
-    pub(crate) fn check_by(&mut self, check: Option<Box<RingCheck>>) {
-        self.check = check;
+    /// From now on its requests are looked at, or not.
+    pub(crate) fn watch_by(&mut self, watch: Option<Box<Watch>>) {
+        self.watch = watch;
     }
 
     /// A kick of the driver woke the worker.
     pub(crate) fn was_kicked(&mut self) {
-        self.record(Kind::Doorbell, 0, 0);
+        self.record(Kind::Doorbell);
     }
 
     #[inline]
-    fn record(&mut self, kind: Kind, head: u16, written: u32) {
-        if let Some(tape) = &mut self.tape {
-            tape.mark(kind, head.into(), written.into());
+    fn record(&mut self, kind: Kind) {
+        if let Some(watch) = &mut self.watch {
+            watch.record(kind, 0, 0);
         }
     }
 
@@ -151,16 +146,15 @@ impl VirtQueue {
         match self.take() {
             Ok(None) => Ok(None),
             Ok(Some(head)) => {
-                self.record(Kind::Pop, head, 0);
                 let chain = self.buffers.chain(head);
-                if let Some(check) = &mut self.check {
-                    check.taken(&chain, self.avail.flags());
+                if let Some(watch) = &mut self.watch {
+                    watch.taken(&chain, self.avail.flags(), &self.descriptors);
                 }
                 Ok(Some(chain))
             }
             Err(error) => {
-                if let (Some(check), None) = (&self.check, self.broken) {
-                    check.error(&error);
+                if let (Some(watch), None) = (&mut self.watch, self.broken) {
+                    watch.error(&error);
                 }
                 self.broken = Some(error);
                 Err(error)
@@ -178,9 +172,8 @@ impl VirtQueue {
         assert!(self.next_used != self.next_avail, "chain {head} pushed to a queue with no chain in flight");
         self.elements.set(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
-        self.record(Kind::Complete, head, written);
-        if let Some(check) = &mut self.check {
-            check.returned(head);
+        if let Some(watch) = &mut self.watch {
+            watch.returned(head, written, &self.descriptors);
         }
     }
 
@@ -191,8 +184,8 @@ impl VirtQueue {
     pub fn put_back(&mut self) {
         assert!(self.next_used != self.next_avail, "a chain put back to a queue with no chain in flight");
         self.next_avail = self.next_avail.wrapping_sub(1);
-        if let Some(check) = &mut self.check {
-            check.put_back();
+        if let Some(watch) = &mut self.watch {
+            watch.put_back(self.avail.head(self.next_avail));
         }
     }
 
@@ -206,7 +199,7 @@ impl VirtQueue {
         self.published = new;
         let wanted = self.used.publish(&self.avail, old, new, self.features.event_idx);
         if wanted {
-            self.record(Kind::Interrupt, 0, 0);
+            self.record(Kind::Interrupt);
         }
         wanted
     }

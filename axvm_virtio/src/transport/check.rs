@@ -21,6 +21,8 @@ use super::TransportCore;
 pub(super) struct DriverCheck {
     /// FEATURES_OK was written, and the status not read since.
     unread: bool,
+    /// The device was reset, and the status not read since.
+    reset_unread: bool,
     /// Queues were disabled or reset one by one: they may come back.
     reset_queues: bool,
 }
@@ -34,7 +36,7 @@ const ORDER: [u32; 4] = [ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK];
 impl TransportCore {
     /// The driver reads the status.
     pub(crate) fn read_status(&mut self) -> u32 {
-        self.check.unread = false;
+        (self.check.unread, self.check.reset_unread) = (false, false);
         self.status()
     }
 
@@ -43,8 +45,12 @@ impl TransportCore {
         if !self.signals.events().checks_rules() {
             return;
         }
+        let is_early = std::mem::take(&mut self.check.reset_unread) && matches!(self.signals.line(), Line::Msix(_));
         let (before, signals) = (self.status(), &self.signals);
         let seen = || format!("status {before:#x}, {value:#x} was written");
+        if is_early {
+            signals.broke(&rules::PCI_RESET_UNREAD, seen);
+        }
         let kept = before & !(DEVICE_NEEDS_RESET | FAILED);
         if kept & !value != 0 {
             signals.broke(&rules::STATUS_CLEARED, seen);
@@ -87,7 +93,7 @@ impl TransportCore {
 
     /// The device was reset: what the old driver did is no fault of the next one's.
     pub(super) fn check_anew(&mut self) {
-        self.check = DriverCheck::default();
+        self.check = DriverCheck { reset_unread: true, ..DriverCheck::default() };
         if self.signals.events().checks_rules() {
             // No worker is there that waits for them.
             self.kicks.iter().filter(|kick| kick.is_signalled()).for_each(|kick| _ = kick.take());

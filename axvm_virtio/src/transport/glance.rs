@@ -11,9 +11,11 @@
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.7.6 "The Virtqueue Available Ring", 2.7.8 "The Virtqueue Used Ring".
 
 use axvm_arch::Gpa;
+use axvm_devices::pci::MsixRoute;
 
 use super::Transport;
 use crate::device::{DeviceId, feature};
+use crate::signals::Line;
 
 /// A device at a glance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,19 @@ pub struct QueueGlance {
     pub kicked: bool,
     /// Its buffers wait for what comes from outside of the guest.
     pub waits_for_input: bool,
+    /// How it interrupts.
+    pub interrupt: QueueInterrupt,
+}
+
+/// How a queue interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueInterrupt {
+    /// By the device's line.
+    Line,
+    /// Not at all: its driver chose no vector.
+    None,
+    /// By a vector of MSI-X, with this number.
+    Vector(u16, MsixRoute),
 }
 
 impl Transport {
@@ -73,6 +88,12 @@ impl Transport {
                 used_event,
                 kicked: queue.kicked,
                 waits_for_input: waits_for_input(self.id(), index),
+                interrupt: match self.signals().line() {
+                    Line::Edge(_) => QueueInterrupt::Line,
+                    Line::Msix(vectors) => vectors
+                        .route(index)
+                        .map_or(QueueInterrupt::None, |(number, route)| QueueInterrupt::Vector(number, route)),
+                },
             })
         });
         Glance { status: Some(core.status()), interrupt_status, queues: queues.collect() }

@@ -41,6 +41,8 @@ pub(super) enum Outcome {
     Keep,
     /// It ends, and the guest is told by RST.
     Reset,
+    /// The same: it sent more than there is space for.
+    Overrun,
     /// It ends, and the guest knows.
     Drop,
 }
@@ -141,8 +143,11 @@ impl Connection {
 
     fn receive(&mut self, len: u32, payload: &[u8]) -> Outcome {
         let lies = payload.len() as u64 != u64::from(len);
-        if lies || self.guest_over & NO_SEND != 0 || !self.credit.receive(len) {
+        if lies || self.guest_over & NO_SEND != 0 {
             return Outcome::Reset;
+        }
+        if !self.credit.receive(len) {
+            return Outcome::Overrun;
         }
         self.output.extend(payload);
         Outcome::Keep

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use axvm_events::rules::Rule;
 use rustix::event::PollFlags;
 
 use super::clients::Clients;
@@ -25,6 +26,7 @@ use super::connection::{Connection, Outcome};
 use super::connector::Connector;
 use super::entry::{Entry, Standing};
 use super::packet::{HOST_CID, Header, Op, STREAM};
+use crate::check::rules;
 use crate::worker::Sources;
 
 /// Most connections.
@@ -262,10 +264,14 @@ impl Hub {
         self.resets.len() < MAX_RESETS
     }
 
-    /// A packet of the guest; `payload` is shorter than it says if it lies.
-    pub(super) fn packet(&mut self, header: &Header, payload: &[u8], now: Instant) {
-        if header.src_cid != self.guest_cid || header.dst_cid != HOST_CID {
-            return;
+    /// A packet of the guest; `payload` is shorter than it says if it lies. The rule of the standard that it broke, if the
+    /// guest would not learn of it.
+    pub(super) fn packet(&mut self, header: &Header, payload: &[u8], now: Instant) -> Option<&'static Rule> {
+        if header.src_cid != self.guest_cid {
+            return Some(&rules::VSOCK_SOURCE);
+        }
+        if header.dst_cid != HOST_CID {
+            return None;
         }
         let key = Key { host_port: header.dst_port, guest_port: header.src_port };
         let op = header.op();
@@ -273,7 +279,7 @@ impl Hub {
             if op != Some(Op::Rst) {
                 self.resets.push_back((key, header.kind));
             }
-            return;
+            return None;
         }
         match (self.entries.get_mut(&key), op) {
             (Some(entry), _) => match entry.connection.packet(header, payload, key.host_port, now) {
@@ -282,12 +288,17 @@ impl Hub {
                     self.settle(key, standing);
                 }
                 Outcome::Reset => self.reset(key),
+                Outcome::Overrun => {
+                    self.reset(key);
+                    return Some(&rules::VSOCK_CREDIT);
+                }
                 Outcome::Drop => drop(self.entries.remove(&key)),
             },
             (None, Some(Op::Request)) => self.dial(key, header, now),
             (None, Some(Op::Rst)) => {}
             (None, _) => self.resets.push_back((key, STREAM)),
         }
+        None
     }
 
     /// The guest wants a port of the host.

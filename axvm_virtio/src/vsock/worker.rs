@@ -17,6 +17,7 @@ use axvm_memory::{GuestRam, GuestRange};
 use super::host::HeldHub;
 use super::packet::{HEADER_LEN, Header};
 use super::{EVENT, RECEIVE, TRANSMIT};
+use crate::check::rules;
 use crate::device::{Activation, LiveQueue};
 use crate::queue::{Chain, VirtQueue};
 use crate::signals::{FaultReporter, whole};
@@ -71,8 +72,16 @@ impl VsockWork {
                 return Err("A packet of the driver has a part for the device to write".to_owned());
             }
             match take(&self.ram, &chain, &mut self.data) {
-                Some((header, len)) => self.hub.packet(&header, &self.data[..len], now),
-                None => self.fault.note("a packet of the driver is shorter than its header"),
+                Some((header, len)) => {
+                    if let Some(rule) = self.hub.packet(&header, &self.data[..len], now) {
+                        self.fault
+                            .broke(rule, || format!("a packet from CID {} of {} bytes", header.src_cid, header.len));
+                    }
+                }
+                None => {
+                    self.fault.broke(&rules::VSOCK_HEADER, || format!("a packet of {} bytes", chain.readable_len));
+                    self.fault.note("a packet of the driver is shorter than its header");
+                }
             }
             let head = chain.head;
             queue.push_used(head, 0);

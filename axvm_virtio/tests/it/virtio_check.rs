@@ -3,21 +3,24 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::sync::Arc;
 
 use axvm_arch::Gpa;
 use axvm_devices::BusDevice;
-use axvm_events::rules::Rule;
+use axvm_events::Events;
+use axvm_events::rules::{Rule, Violations};
 use axvm_memory::{GuestRam, RamConfig};
 use axvm_virtio::balloon::{Balloon, BalloonConfig};
 use axvm_virtio::block::{Block, DiskConfig, DiskImage};
 use axvm_virtio::check::rules::{ALL, OF_DEVICES};
 use axvm_virtio::device::feature;
-use axvm_virtio::net::LinkKind;
+use axvm_virtio::net::{Link, LinkKind, Net, NetHandle, Offloads};
+use axvm_virtio::queue::{QueueFeatures, QueueState, VirtQueue};
 use axvm_virtio::rng::Rng;
 use axvm_virtio::testing::{Buffer, FakeDriver, INDIRECT, NEXT, RawDescriptor, WRITE};
 
-use crate::common::card::{self, Card};
-use crate::common::guest::Guest;
+use crate::common::card::{self, Card, Peer};
+use crate::common::guest::{Guest, Packet};
 use crate::common::line::{self, Line};
 use crate::common::*;
 use crate::pci::broken_on_pci;
@@ -105,15 +108,62 @@ fn vsock(queue: usize, buffers: &[Buffer]) -> Vec<&'static str> {
     guest.machine.broken()
 }
 
-fn block() -> Vec<&'static str> {
+/// What is found of a request of this type; `act` offers its chains.
+fn block(kind: u32, sector: u64, act: impl FnOnce(&mut Disk)) -> Vec<&'static str> {
     let file = Disk::file();
     let image = DiskImage::open(&DiskConfig::new(file.path())).unwrap();
     let mut disk = Disk::on(Machine::new(Box::new(Block::new(image.clone()))), image, 0);
-    disk.write_header(IN, 0);
-    disk.driver.add(&[Buffer::readable(HEADER, 16)]);
+    disk.write_header(kind, sector);
+    act(&mut disk);
     disk.kick();
     wait_until(|| !disk.machine.broken().is_empty());
     disk.machine.broken()
+}
+
+/// The same of one with so much data, which the device may write, or read: then it is `bytes`.
+fn request(kind: u32, sector: u64, len: u32, bytes: Option<&[u8]>) -> Vec<&'static str> {
+    block(kind, sector, |disk| {
+        disk.machine.ram.write(DATA, bytes.unwrap_or_default()).unwrap();
+        let data = Buffer { gpa: DATA, len, writable: bytes.is_none() };
+        let all = [Buffer::readable(HEADER, 16), data, Buffer::writable(STATUS, 1)];
+        let used = if len == 0 { &[all[0], all[2]][..] } else { &all };
+        disk.driver.add(used);
+    })
+}
+
+/// What is found of a frame with this header, of a driver that accepted this.
+fn frame(features: u64, header: [u8; 12]) -> Vec<&'static str> {
+    let (ours, peer) = Peer::pair(LinkKind::Tap);
+    let handle = NetHandle::new(Link::stand_in(vec![ours], Offloads::ALL).unwrap()).unwrap();
+    let machine = Machine::new(Box::new(Net::new(handle.clone(), card::CONFIG)));
+    let mut card = Card::on(machine, handle, peer, features);
+    card.machine.ram.write(DATA, &[&header[..], &[0; 60]].concat()).unwrap();
+    card.offer(card::TRANSMIT, &[Buffer::readable(DATA, 72)]);
+    wait_until(|| !card.machine.broken().is_empty());
+    card.machine.broken()
+}
+
+/// What is found of a guest that sends these packets.
+fn packets(list: &[Packet]) -> Vec<&'static str> {
+    let mut guest = Guest::new(0);
+    guest.bring_up();
+    let listener = guest.listen(1);
+    guest.post_buffers(4);
+    let _stream = guest.connect(7, 1, &listener);
+    list.iter().for_each(|packet| guest.send(packet));
+    wait_until(|| !guest.machine.broken().is_empty());
+    guest.machine.broken()
+}
+
+/// What is found of a ring, by the device's side of it, which has one chain.
+fn ring(act: impl FnOnce(&mut FakeDriver, &mut VirtQueue)) -> Vec<&'static str> {
+    let ram = GuestRam::allocate(&RamConfig::new(32 << 20)).unwrap();
+    let rules = Arc::<Violations>::default();
+    let mut driver = FakeDriver::new(&ram, RING, 8, false);
+    let mut queue = VirtQueue::new(&ram, &driver.layout(), QueueFeatures::default(), QueueState::default()).unwrap();
+    axvm_virtio::testing::check(&mut queue, false, &Events::default().with_rules(Arc::clone(&rules)));
+    act(&mut driver, &mut queue);
+    rules.all().iter().map(|violation| violation.rule.id).collect()
 }
 
 fn balloon() -> Vec<&'static str> {
@@ -194,6 +244,10 @@ fn by_queues(rule: &str) -> Option<Vec<&'static str>> {
         "pci-width" => broken_on_pci(|set| set(0x14, 4, 1)),
         "pci-write-read-only" => broken_on_pci(|set| set(0x12, 2, 1)),
         "pci-queue-size" => broken_on_pci(|set| set(0x18, 2, 6)),
+        "pci-reset-unread" => broken_on_pci(|set| {
+            set(0x14, 1, 0);
+            set(0x14, 1, 1);
+        }),
         "pci-enable-zero" => broken_on_pci(|set| set(0x1c, 2, 0)),
         _ => return None,
     })
@@ -210,19 +264,26 @@ fn by_rings(rule: &str) -> Option<Vec<&'static str>> {
             driver.add(&[writable]);
             driver.kick();
         }),
-        "head-in-flight" => {
-            // A disk takes what is offered before it begins.
-            let file = Disk::file();
-            let image = DiskImage::open(&DiskConfig::new(file.path())).unwrap();
-            let mut disk = Disk::on(Machine::new(Box::new(Block::new(image.clone()))), image, 0);
-            disk.write_header(IN, 0);
+        // A disk takes what is offered before it begins.
+        "head-in-flight" => block(IN, 0, |disk| {
             let request = [Buffer::readable(HEADER, 16), Buffer::writable(DATA, 512), Buffer::writable(STATUS, 1)];
             let head = disk.driver.add(&request);
             disk.driver.offer(head);
-            disk.kick();
-            wait_until(|| !disk.machine.broken().is_empty());
-            disk.machine.broken()
-        }
+        }),
+        "descriptor-in-flight" => block(IN, 0, |disk| {
+            let request = [Buffer::readable(HEADER, 16), Buffer::writable(DATA, 512), Buffer::writable(STATUS, 1)];
+            disk.driver.add(&request);
+            // A header of its own, and the rest of the first.
+            disk.driver.write_descriptor(3, entry(HEADER.0, 16, NEXT, 1));
+            disk.driver.offer(3);
+        }),
+        "descriptor-changed" => ring(|driver, queue| {
+            driver.add(&[Buffer::writable(DATA, 16), Buffer::writable(DATA, 16)]);
+            driver.kick();
+            let head = queue.pop().unwrap().unwrap().head;
+            driver.write_descriptor(1, entry(DATA.0, 8, WRITE, 0));
+            queue.push_used(head, 0);
+        }),
         "descriptor-index" => after(0, |_, driver| {
             driver.offer(8);
             driver.kick();
@@ -250,12 +311,24 @@ fn by_requests(rule: &str) -> Option<Vec<&'static str>> {
     Some(match rule {
         "net-transmit" => net(card::TRANSMIT, &[writable]),
         "net-receive" => net(card::RECEIVE, &[readable]),
-        "block-status" => block(),
+        "net-num-buffers" => frame(0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
+        "net-flags" => frame(0, [1, 0, 0, 0, 0, 0, 14, 0, 6, 0, 0, 0]),
+        "net-segments" => frame(0, [0, 1, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0]),
+        "net-checksum" => frame(1, [1, 0, 0, 0, 0, 0, 54, 0, 6, 0, 0, 0]),
+        "block-capacity" => request(IN, 1 << 30, 512, None),
+        "block-length" => request(GET_ID, 0, 512, None),
+        "block-segments" => request(DISCARD, 0, 16 * 33, Some(&[])),
+        "block-unmap" => request(DISCARD, 0, 16, Some(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0])),
+        "block-flush" => request(FLUSH, 1, 0, None),
+        "block-status" => block(IN, 0, |disk| _ = disk.driver.add(&[Buffer::readable(HEADER, 16)])),
         "console-receive" => console(line::RECEIVE, &[readable]),
         "console-transmit" => console(line::TRANSMIT, &[writable]),
         "entropy-readable" => chain(0, &[entry(DATA.0, 16, 0, 0)], &[]),
         "entropy-empty" => chain(0, &[entry(DATA.0, 0, WRITE, 0)], &[]),
         "balloon-pages" => balloon(),
+        "vsock-header" => vsock(1, &[readable]),
+        "vsock-credit" => packets(&vec![Packet::data(7, 1, &[0; 60 << 10]); 6]),
+        "vsock-source" => packets(&[Packet { cids: (99, 2), ..Packet::data(7, 1, b"x") }]),
         "vsock-transmit" => vsock(1, &[writable]),
         "vsock-receive" => vsock(0, &[readable]),
         _ => return None,
@@ -286,6 +359,24 @@ fn each_rule_is_found_broken_where_a_driver_breaks_it_and_no_other() {
     for rule in ALL.iter().chain(OF_DEVICES) {
         assert_eq!(broken_by(rule), [rule.id], "{rule:?}");
     }
+}
+
+#[test]
+fn chains_that_were_put_back_are_not_in_flight() {
+    let found = ring(|driver, queue| {
+        for _ in 0..3 {
+            driver.add(&[Buffer::writable(DATA, 16), Buffer::writable(DATA, 16)]);
+        }
+        driver.kick();
+        for returned in [false, true] {
+            let heads: Vec<_> = (0..3).map(|_| queue.pop().unwrap().unwrap().head).collect();
+            match returned {
+                true => heads.into_iter().for_each(|head| queue.push_used(head, 0)),
+                false => (0..3).for_each(|_| queue.put_back()),
+            }
+        }
+    });
+    assert_eq!(found, [""; 0]);
 }
 
 #[test]
