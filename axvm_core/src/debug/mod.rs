@@ -16,6 +16,7 @@ mod listen;
 mod monitor;
 mod registers;
 mod target;
+mod trial;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -24,8 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use axvm_kvm::Watch;
-use axvm_machine::{Hit, Machine, Step};
+use axvm_machine::{Hit, Machine, Resources, Step};
 use axvm_memory::GuestRam;
 use axvm_sandbox::Role;
 use axvm_sync::{lock, wait_any};
@@ -37,6 +39,8 @@ use gdbstub::target::ext::breakpoints::WatchKind;
 
 pub use self::listen::OpenedGdb;
 use self::target::{GdbTarget, tid};
+use self::trial::Trial;
+use crate::config::Config;
 use crate::current::Current;
 use crate::explain::Explainer;
 use crate::speech;
@@ -51,6 +55,7 @@ pub struct Debugger {
     current: Arc<Current>,
     ram: Arc<GuestRam>,
     explainer: Arc<Explainer>,
+    trial: Arc<Trial>,
     /// Whether one is there. The next machine stops before its first instruction then.
     is_attached: AtomicBool,
     /// The first machine waits in any case.
@@ -85,10 +90,31 @@ impl Connection for Stream {
 type Stop = MultiThreadStopReason<u64>;
 
 impl Debugger {
-    /// For the machines of this process, of which the first one is to wait for gdb, if `waits`.
-    pub fn new(current: Arc<Current>, ram: Arc<GuestRam>, explainer: Arc<Explainer>, waits: bool) -> Debugger {
+    /// For the machines of this process, of which the first one waits for gdb if the user said so.
+    pub fn open(
+        config: &Config,
+        resources: &Resources,
+        current: &Arc<Current>,
+        explainer: &Arc<Explainer>,
+    ) -> Result<Arc<Debugger>> {
         let (is_attached, told, ending, gone) = Default::default();
-        Debugger { current, ram, explainer, is_attached, waits: AtomicBool::new(waits), told, ending, gone }
+        let trial = Trial::open(resources.kvm()).context("Cannot make an event for gdb (see ulimit -n)")?;
+        Ok(Arc::new(Debugger {
+            current: Arc::clone(current),
+            ram: Arc::clone(resources.ram()),
+            explainer: Arc::clone(explainer),
+            trial: Arc::new(trial),
+            is_attached,
+            waits: AtomicBool::new(config.settings.gdb_wait()),
+            told,
+            ending,
+            gone,
+        }))
+    }
+
+    /// What the main thread is asked for.
+    pub fn trial(&self) -> &Trial {
+        &self.trial
     }
 
     /// Whether a session is on.
@@ -118,7 +144,7 @@ impl Debugger {
     }
 
     /// Serves gdb at the other end of a stream that a client of the control socket has made, on a thread of its own.
-    pub fn begin(debugger: &Arc<Debugger>, streams: Vec<OwnedFd>) -> Result<(), String> {
+    pub fn begin(debugger: &Arc<Debugger>, streams: Vec<OwnedFd>) -> std::result::Result<(), String> {
         let stream = streams
             .into_iter()
             .next()
@@ -137,7 +163,8 @@ impl Debugger {
             return false;
         }
         if let Some(machine) = self.current.wait_for_machine(PATIENCE) {
-            let mut target = GdbTarget::new(machine, Arc::clone(&self.ram), Arc::clone(&self.explainer));
+            let mut target =
+                GdbTarget::new(machine, Arc::clone(&self.ram), Arc::clone(&self.explainer), Arc::clone(&self.trial));
             // A stream that breaks is an end like others.
             if let Err(error) = self.session(File::from(stream), &mut target)
                 && error.kind() == io::ErrorKind::Other
@@ -220,8 +247,13 @@ impl Debugger {
     }
 
     fn step(&self, target: &mut GdbTarget, vcpu: u32) -> Stop {
+        let is_halt = target.is_before_halt(vcpu);
         target.forget();
         target.current = vcpu;
+        if is_halt {
+            let _ = target.machine.alter(vcpu, |own| own.halt());
+            return signal(vcpu, Signal::SIGTRAP);
+        }
         let control = axvm_kvm::DebugControl { step: true, ..target.breakpoints.control() };
         let _ = target.machine.alter(vcpu, move |own| own.set_debug(&control));
         let end = target.machine.step(vcpu);

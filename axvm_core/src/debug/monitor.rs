@@ -16,7 +16,7 @@ use super::target::GdbTarget;
 use crate::settings::number;
 
 const HELP: &str = "\
-monitor breakpoints [out|int3]   those there are, and what new ones in code are made of
+monitor breakpoints [KIND]       those there are, and what stops a guest here; KIND: best, out, int3
 monitor registers [bits]         all of the stopped vCPU, and what each bit means
 monitor walk ADDRESS             the page table entries that translate it
 monitor phys ADDRESS [LENGTH]    guest-physical memory
@@ -40,11 +40,10 @@ fn answer(target: &mut GdbTarget, command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     match words[..] {
         [] | ["help"] => HELP.into(),
-        ["breakpoints"] => target.breakpoints.words(),
-        ["breakpoints", kind @ ("out" | "int3")] => {
-            target.breakpoints.patch = if kind == "out" { Patch::Out } else { Patch::Int3 };
-            target.breakpoints.words()
-        }
+        ["breakpoints"] => target.breakpoints.words(&target.trial.found()),
+        ["breakpoints", "best"] => patch(target, Patch::Best),
+        ["breakpoints", "out"] => patch(target, Patch::Out),
+        ["breakpoints", "int3"] => patch(target, Patch::Int3),
         ["registers"] => explained(target).map_or_else(not_told, |all| all.to_string()),
         ["registers", "bits"] => explained(target).map_or_else(not_told, |all| all.meanings()),
         ["walk", address] => match number(address) {
@@ -73,6 +72,11 @@ fn answer(target: &mut GdbTarget, command: &str) -> String {
         }
         _ => format!("There is no such command; monitor help lists them\n{HELP}"),
     }
+}
+
+fn patch(target: &mut GdbTarget, patch: Patch) -> String {
+    target.breakpoints.patch = patch;
+    target.breakpoints.words(&target.trial.found())
 }
 
 fn not_told() -> String {
