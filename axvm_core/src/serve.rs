@@ -130,7 +130,7 @@ pub fn serve(
     signs: &Signs<'_>,
 ) -> Result<Option<i32>> {
     let Outside { signals, server, grace, end, explainer, debugger, taker } = *outside;
-    let trial = debugger.map(Debugger::trial);
+    let errands = debugger.map(Debugger::errands);
     let mut ending: Option<Ending> = None;
     let mut look = signs.first_look();
     let mut reception = Reception::of(server);
@@ -149,7 +149,7 @@ pub fn serve(
         let own = [signals.as_fd(), consoles.explain().as_fd()];
         let others: Vec<_> = own
             .into_iter()
-            .chain(trial.map(|trial| trial.wanted().as_fd()))
+            .chain(errands.map(|errands| errands.wanted().as_fd()))
             .chain(speech::behind())
             .chain(reception.listeners())
             .collect();
@@ -159,7 +159,7 @@ pub fn serve(
             WaitOutcome::Halted(place) => signs.halted(machine, place),
             WaitOutcome::Readable | WaitOutcome::TimedOut => {}
         }
-        trial.inspect(|trial| trial.answer());
+        errands.inspect(|errands| errands.serve());
         if consoles.explain().take() {
             explainer.inspect(|explainer| explainer.tell(machine));
         }

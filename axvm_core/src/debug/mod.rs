@@ -12,11 +12,11 @@
 //! Spec: GDB manual, appendix E "GDB Remote Serial Protocol".
 
 mod breakpoints;
+mod errands;
 mod listen;
 mod monitor;
 mod registers;
 mod target;
-mod trial;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -37,9 +37,9 @@ use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
 
+use self::errands::Errands;
 pub use self::listen::OpenedGdb;
 use self::target::{GdbTarget, tid};
-use self::trial::Trial;
 use crate::config::Config;
 use crate::current::Current;
 use crate::explain::Explainer;
@@ -55,7 +55,7 @@ pub struct Debugger {
     current: Arc<Current>,
     ram: Arc<GuestRam>,
     explainer: Arc<Explainer>,
-    trial: Arc<Trial>,
+    errands: Arc<Errands>,
     /// Whether one is there. The next machine stops before its first instruction then.
     is_attached: AtomicBool,
     /// The first machine waits in any case.
@@ -98,12 +98,12 @@ impl Debugger {
         explainer: &Arc<Explainer>,
     ) -> Result<Arc<Debugger>> {
         let (is_attached, told, ending, gone) = Default::default();
-        let trial = Trial::open(resources.kvm()).context("Cannot make an event for gdb (see ulimit -n)")?;
+        let errands = Errands::open(resources.kvm()).context("Cannot make an event for gdb (see ulimit -n)")?;
         Ok(Arc::new(Debugger {
             current: Arc::clone(current),
             ram: Arc::clone(resources.ram()),
             explainer: Arc::clone(explainer),
-            trial: Arc::new(trial),
+            errands: Arc::new(errands),
             is_attached,
             waits: AtomicBool::new(config.settings.gdb_wait()),
             told,
@@ -113,8 +113,8 @@ impl Debugger {
     }
 
     /// What the main thread is asked for.
-    pub fn trial(&self) -> &Trial {
-        &self.trial
+    pub fn errands(&self) -> &Errands {
+        &self.errands
     }
 
     /// Whether a session is on.
@@ -153,7 +153,7 @@ impl Debugger {
             return Err("Another debugger is at this machine; one at a time".into());
         }
         let own = Arc::clone(debugger);
-        let thread = axvm_sandbox::spawn(Role::Api, "gdb".to_owned(), move || _ = own.serve(stream));
+        let thread = axvm_sandbox::spawn(Role::Gdb, "gdb".to_owned(), move || _ = own.serve(stream));
         thread.map(drop).map_err(|error| format!("The host starts no thread for gdb: {error}"))
     }
 
@@ -164,7 +164,7 @@ impl Debugger {
         }
         if let Some(machine) = self.current.wait_for_machine(PATIENCE) {
             let mut target =
-                GdbTarget::new(machine, Arc::clone(&self.ram), Arc::clone(&self.explainer), Arc::clone(&self.trial));
+                GdbTarget::new(machine, Arc::clone(&self.ram), Arc::clone(&self.explainer), Arc::clone(&self.errands));
             // A stream that breaks is an end like others.
             if let Err(error) = self.session(File::from(stream), &mut target)
                 && error.kind() == io::ErrorKind::Other
@@ -176,7 +176,7 @@ impl Debugger {
                 target.disarm();
                 target.machine.stops().take();
                 if !target.was_paused {
-                    let _ = target.machine.resume(Instant::now() + PATIENCE);
+                    let _ = target.go_on();
                 }
             }
         }
@@ -224,7 +224,7 @@ impl Debugger {
         if target.machine.is_paused() {
             target.was_paused = false;
             target.arm(&target.breakpoints.control());
-            if target.machine.resume(Instant::now() + PATIENCE).is_err() {
+            if !target.go_on() {
                 return Ran::Stopped(self.hold(target, Signal::SIGTRAP));
             }
         }
@@ -267,6 +267,8 @@ impl Debugger {
     /// Holds the machine, and says what stopped it: a breakpoint, or `or`.
     fn hold(&self, target: &mut GdbTarget, or: Signal) -> Stop {
         target.forget();
+        // By its user, while it ran.
+        target.was_paused |= target.machine.is_paused();
         let held = target.machine.hold_vcpus(Instant::now() + PATIENCE);
         let hits = target.machine.stops().take();
         if held.is_err()

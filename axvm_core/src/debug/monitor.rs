@@ -40,7 +40,7 @@ fn answer(target: &mut GdbTarget, command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     match words[..] {
         [] | ["help"] => HELP.into(),
-        ["breakpoints"] => target.breakpoints.words(&target.trial.found()),
+        ["breakpoints"] => target.breakpoints.words(&target.errands.support()),
         ["breakpoints", "best"] => patch(target, Patch::Best),
         ["breakpoints", "out"] => patch(target, Patch::Out),
         ["breakpoints", "int3"] => patch(target, Patch::Int3),
@@ -76,7 +76,7 @@ fn answer(target: &mut GdbTarget, command: &str) -> String {
 
 fn patch(target: &mut GdbTarget, patch: Patch) -> String {
     target.breakpoints.patch = patch;
-    target.breakpoints.words(&target.trial.found())
+    target.breakpoints.words(&target.errands.support())
 }
 
 fn not_told() -> String {

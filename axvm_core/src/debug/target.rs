@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axvm_arch::Gpa;
 use axvm_arch::paging::{Page, Paging};
@@ -34,9 +35,10 @@ use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 
+use super::PATIENCE;
 use super::breakpoints::{Breakpoints, Place};
+use super::errands::Errands;
 use super::registers::{Amd64, GdbRegisters};
-use super::trial::Trial;
 use crate::explain::Explainer;
 
 const PAGE: u64 = 4096;
@@ -47,7 +49,7 @@ pub struct GdbTarget {
     pub(super) ram: Arc<GuestRam>,
     pub(super) explainer: Arc<Explainer>,
     pub(super) breakpoints: Breakpoints,
-    pub(super) trial: Arc<Trial>,
+    pub(super) errands: Arc<Errands>,
     /// The vCPU that stopped last.
     pub(super) current: u32,
     /// A pause of its user's, which outlasts the session unless gdb lets the guest go on.
@@ -60,10 +62,15 @@ pub struct GdbTarget {
 
 impl GdbTarget {
     /// For a machine, before its vCPUs are held.
-    pub fn new(machine: Arc<Machine>, ram: Arc<GuestRam>, explainer: Arc<Explainer>, trial: Arc<Trial>) -> GdbTarget {
+    pub fn new(
+        machine: Arc<Machine>,
+        ram: Arc<GuestRam>,
+        explainer: Arc<Explainer>,
+        errands: Arc<Errands>,
+    ) -> GdbTarget {
         let (breakpoints, known) = Default::default();
         let was_paused = machine.is_paused();
-        GdbTarget { machine, ram, explainer, breakpoints, trial, current: 0, was_paused, step: None, known }
+        GdbTarget { machine, ram, explainer, breakpoints, errands, current: 0, was_paused, step: None, known }
     }
 
     /// The vCPU that is to be stepped, if the resume was a step; once.
@@ -74,6 +81,15 @@ impl GdbTarget {
     /// What was read of the vCPUs is of no use any more.
     pub fn forget(&mut self) {
         self.known.clear();
+    }
+
+    /// Lets the machine go on; whether it does.
+    pub fn go_on(&self) -> bool {
+        if !self.machine.holds_devices() {
+            return self.machine.resume(Instant::now() + PATIENCE).is_ok();
+        }
+        let machine = Arc::clone(&self.machine);
+        self.errands.ask(move || machine.resume(Instant::now() + PATIENCE).is_ok()).unwrap_or(false)
     }
 
     /// Tells each vCPU when to stop.
@@ -139,7 +155,7 @@ impl GdbTarget {
     fn place(&mut self, at: u64) -> Place {
         let page = self.page(self.current, at);
         let bits = self.paging(self.current).map_or(64, |(_, bits)| bits);
-        Place { at, page, bits, support: self.trial.found() }
+        Place { at, page, bits, support: self.errands.support() }
     }
 
     /// Each page of a range, until one is not there; how many bytes.
