@@ -11,6 +11,7 @@
 //!
 //! Spec: GDB manual, appendix E "GDB Remote Serial Protocol".
 
+mod answers;
 mod breakpoints;
 mod errands;
 mod listen;
