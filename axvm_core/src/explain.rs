@@ -63,6 +63,11 @@ impl Explainer {
         self.with_symbols(|symbols| machine.look_into(&console, symbols))
     }
 
+    /// The last lines on the guest's console.
+    pub fn last_lines(&self, count: usize) -> Vec<String> {
+        self.consoles.last(count)
+    }
+
     /// Shows a report on standard error.
     pub fn tell(&self, machine: &Machine) {
         match self.report(machine) {

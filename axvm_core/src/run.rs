@@ -89,7 +89,8 @@ pub fn run(args: RunArgs) -> Result<u8> {
     network.watch(&events)?;
     let consoles = consoles.start(&current, &events)?;
     let explainer = Arc::new(explainer.listen(consoles.last_words()));
-    let around = Around { current: Arc::clone(&current), explainer: Arc::clone(&explainer), recorder };
+    let debugger = Debugger::open(&config, &resources, &current, &explainer)?;
+    let around = Around { current: Arc::clone(&current), explainer: Arc::clone(&explainer), recorder, debugger };
     let panel = Panel::new(&config, &resources, &consoles, around).with_check(&check);
     let debugger = Arc::clone(panel.debugger());
     let _gdb = gdb.map(|gdb| gdb.start(Arc::clone(&debugger))).transpose()?;
@@ -125,8 +126,7 @@ pub fn run(args: RunArgs) -> Result<u8> {
     // The machine is gone, and nothing records any more. With the panel the recorder goes, and its file is complete.
     server.stop();
     check.tell_totals();
-    let quit = consoles.were_quit();
-    let end = end.map(|end| explained(end, &explainer));
+    let (quit, end) = (consoles.were_quit(), end.map(|end| explained(end, &explainer)));
     if let Some(command) = command {
         return of_command(command.ended(), &end?, &config, &consoles);
     }

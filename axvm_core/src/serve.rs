@@ -129,7 +129,8 @@ pub fn serve(
     outside: &Outside<'_>,
     signs: &Signs<'_>,
 ) -> Result<Option<i32>> {
-    let Outside { signals, server, grace, end, explainer, taker, .. } = *outside;
+    let Outside { signals, server, grace, end, explainer, debugger, taker } = *outside;
+    let errands = debugger.map(Debugger::errands);
     let mut ending: Option<Ending> = None;
     let mut look = signs.first_look();
     let mut reception = Reception::of(server);
@@ -146,13 +147,19 @@ pub fn serve(
         let deadline = again.into_iter().flatten().min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let own = [signals.as_fd(), consoles.explain().as_fd()];
-        let others: Vec<_> = own.into_iter().chain(speech::behind()).chain(reception.listeners()).collect();
+        let others: Vec<_> = own
+            .into_iter()
+            .chain(errands.map(|errands| errands.wanted().as_fd()))
+            .chain(speech::behind())
+            .chain(reception.listeners())
+            .collect();
         let outcome = machine.wait(&others, left).context("Cannot wait for events")?;
         match outcome {
             WaitOutcome::Stopped => return Ok(ending.map(|ending| ending.signal)),
             WaitOutcome::Halted(place) => signs.halted(machine, place),
             WaitOutcome::Readable | WaitOutcome::TimedOut => {}
         }
+        errands.inspect(|errands| errands.serve());
         if consoles.explain().take() {
             explainer.inspect(|explainer| explainer.tell(machine));
         }

@@ -19,13 +19,16 @@ use std::io;
 use axvm_arch::registers::Registers;
 use kvm_bindings::{kvm_guest_debug, kvm_guest_debug_arch};
 
-use crate::{KvmVcpu, registers};
+use crate::{Exit, KvmVcpu, registers};
 
 const ENABLE: u32 = 1;
 const SINGLE_STEP: u32 = 1 << 1;
 const USE_SOFTWARE: u32 = 1 << 16;
 const USE_HARDWARE: u32 = 1 << 17;
+const INJECT_BREAKPOINT: u32 = 1 << 19;
 const BLOCK_INTERRUPTS: u32 = 1 << 20;
+/// #BP.
+pub(crate) const BREAKPOINT: u32 = 3;
 /// DR7: what is always set.
 const DR7: u64 = 0x400;
 
@@ -48,8 +51,8 @@ pub enum Watch {
 pub struct DebugControl {
     /// After one instruction; no interrupt comes meanwhile.
     pub step: bool,
-    /// At INT3.
-    pub int3: bool,
+    /// At an INT3 that was put at one of these linear addresses. The guest's own are given back to it.
+    pub int3: Vec<u64>,
     /// At these linear addresses; at most [`HARDWARE_COUNT`].
     pub hardware: Vec<(u64, Watch)>,
     /// At an OUT that was put there.
@@ -108,7 +111,7 @@ impl KvmVcpu {
         let mut flags = 0;
         for (wanted, bits) in [
             (control.step, ENABLE | SINGLE_STEP | BLOCK_INTERRUPTS),
-            (control.int3, ENABLE | USE_SOFTWARE),
+            (!control.int3.is_empty(), ENABLE | USE_SOFTWARE),
             (!control.hardware.is_empty(), ENABLE | USE_HARDWARE),
         ] {
             flags |= if wanted { bits } else { 0 };
@@ -119,11 +122,32 @@ impl KvmVcpu {
         }
         debugreg[7] = control.dr7();
         self.traps.clone_from(&control.traps);
-        Ok(self.fd.set_guest_debug(&kvm_guest_debug {
-            control: flags,
-            arch: kvm_guest_debug_arch { debugreg },
-            ..Default::default()
-        })?)
+        self.int3.clone_from(&control.int3);
+        self.guest_debug =
+            kvm_guest_debug { control: flags, arch: kvm_guest_debug_arch { debugreg }, ..Default::default() };
+        Ok(self.fd.set_guest_debug(&self.guest_debug)?)
+    }
+
+    /// [`KvmVcpu::enter`]. An INT3 of the guest's own beside those of a debugger goes to its handler, and it runs on.
+    pub(crate) fn enter_debugged(&mut self) -> io::Result<bool> {
+        while self.enter() {
+            if self.int3.is_empty() {
+                return Ok(true);
+            }
+            match self.page.exit() {
+                Exit::Debug { pc, exception: BREAKPOINT, .. } if !self.int3.contains(&pc) => {
+                    self.inject_breakpoint()?
+                }
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Has the guest's handler of #BP run next, as after an INT3.
+    pub fn inject_breakpoint(&self) -> io::Result<()> {
+        let control = self.guest_debug.control | ENABLE | INJECT_BREAKPOINT;
+        Ok(self.fd.set_guest_debug(&kvm_guest_debug { control, ..self.guest_debug })?)
     }
 
     /// Gives the vCPU other general registers. It must stand still.
@@ -137,6 +161,19 @@ impl KvmVcpu {
             self.fd.set_mp_state(kvm_bindings::kvm_mp_state { mp_state: kvm_bindings::KVM_MP_STATE_RUNNABLE })?;
         }
         Ok(())
+    }
+
+    /// Does the HLT of one byte that the vCPU stands before: behind it, and halted. In a step, a KVM that interprets HLT
+    /// keeps in mind that it was to halt, and does so behind a later instruction.
+    pub fn halt(&self) -> io::Result<()> {
+        let mut regs = self.fd.get_regs()?;
+        regs.rip = regs.rip.wrapping_add(1);
+        let mut events = self.fd.get_vcpu_events()?;
+        // Else the STI before it would hold back the interrupt that is to end it.
+        events.interrupt.shadow = 0;
+        self.fd.set_regs(&regs)?;
+        self.fd.set_vcpu_events(&events)?;
+        Ok(self.fd.set_mp_state(kvm_bindings::kvm_mp_state { mp_state: kvm_bindings::KVM_MP_STATE_HALTED })?)
     }
 
     /// Whether the next run comes back at once. A vCPU that waits at a gate was told so; one that is stepped there is not.

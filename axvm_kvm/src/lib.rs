@@ -18,6 +18,7 @@
 
 mod capabilities;
 mod debug;
+mod debug_support;
 mod error;
 mod exit;
 pub mod failure;
@@ -35,6 +36,7 @@ mod vm;
 
 pub use capabilities::{CAPABILITIES, Capabilities, Capability, Survey};
 pub use debug::{DebugControl, HARDWARE_COUNT, LONG_TRAP, SHORT_TRAP, Trap, Watch};
+pub use debug_support::{DebugSupport, Stopping};
 pub use error::{KvmError, Owner};
 pub use exit::{Exit, Vcpu};
 pub use kick::Kicker;

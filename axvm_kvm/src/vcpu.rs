@@ -24,7 +24,7 @@ use axvm_memory::GuestRam;
 use kvm_bindings::{self as kvm, CpuId, Msrs, kvm_lapic_state};
 use kvm_ioctls::VcpuFd;
 
-use crate::debug::Trapped;
+use crate::debug::{BREAKPOINT, Trapped};
 use crate::run_page::RunPage;
 use crate::{Exit, Kicker, KvmError, Trap, Vcpu, Vm, registers};
 
@@ -40,8 +40,6 @@ const APIC_LVT_LINT0: usize = 0x350;
 const APIC_LVT_LINT1: usize = 0x360;
 /// SVR: APIC software-enabled, vector 0xff.
 const SVR_ENABLED: u32 = 1 << 8 | 0xff;
-/// #BP.
-const BREAKPOINT: u32 = 3;
 /// LVT delivery mode NMI, not masked.
 const LVT_NMI: u32 = 0b100 << 8;
 /// LVT delivery mode ExtINT, not masked: the PIC answers.
@@ -73,6 +71,10 @@ pub struct KvmVcpu {
     ram: Arc<GuestRam>,
     /// Where a debugger has put an OUT.
     pub(crate) traps: Vec<Trap>,
+    /// Where a debugger has put INT3.
+    pub(crate) int3: Vec<u64>,
+    /// What KVM was told for a debugger.
+    pub(crate) guest_debug: kvm::kvm_guest_debug,
     /// The byte of an OUT that is done, but for its device.
     late_out: [u8; 1],
     /// The next run is told to come back by this vCPU itself.
@@ -99,6 +101,8 @@ impl Vm {
             msrs: self.msrs.clone(),
             ram: self.ram.clone(),
             traps: Vec::new(),
+            int3: Vec::new(),
+            guest_debug: kvm::kvm_guest_debug::default(),
             late_out: [0],
             holds_itself: false,
             sync_regs: self.capabilities.sync_regs,
@@ -236,7 +240,7 @@ impl Vcpu for KvmVcpu {
             return Ok(Exit::Interrupted);
         }
         let mut could_run = false;
-        while !self.enter() {
+        while !self.enter_debugged()? {
             let failed = io::Error::last_os_error();
             match failed.raw_os_error() {
                 Some(libc::EINTR) => return Ok(Exit::Interrupted),

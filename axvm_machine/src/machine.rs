@@ -308,6 +308,11 @@ impl Machine {
         }
     }
 
+    /// Whether devices are held, too: then a [`Machine::resume`] starts threads.
+    pub fn holds_devices(&self) -> bool {
+        matches!(self.mode(), Mode::Pausing | Mode::Paused(_))
+    }
+
     /// Holds first the vCPUs, then the devices; twice is once. When this succeeds, all stands still until
     /// [`Machine::resume`], or until the user or the host has a reason to stop it. One that only the guest has, such as a
     /// reset that it asked for just before, waits.

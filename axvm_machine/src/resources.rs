@@ -26,7 +26,7 @@ use crate::{Machine, MachineError, MachineSpec};
 
 /// The host's side of a machine, open and ready.
 pub struct Resources {
-    pub(crate) kvm: Kvm,
+    pub(crate) kvm: Arc<Kvm>,
     pub(crate) ram: Arc<GuestRam>,
     pub(crate) disks: Vec<Arc<DiskImage>>,
     pub(crate) kernel: Arc<Image>,
@@ -56,7 +56,7 @@ impl Resources {
         }
         // Before the error of opening: it may be for want of a descriptor.
         ensure_descriptors(spec)?;
-        let kvm = kvm?;
+        let kvm = Arc::new(kvm?);
         steps.done("kvm", || format!("up to {limit} vCPUs"));
 
         let ram = GuestRam::allocate(&spec.memory)?;
@@ -130,6 +130,11 @@ impl Resources {
     /// The kernel and the initrd, to look into.
     pub fn images(&self) -> (Arc<Image>, Option<Arc<Image>>) {
         (Arc::clone(&self.kernel), self.initrd.clone())
+    }
+
+    /// The host's KVM.
+    pub fn kvm(&self) -> &Arc<Kvm> {
+        &self.kvm
     }
 
     /// Guest RAM.

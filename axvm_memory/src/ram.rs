@@ -87,7 +87,8 @@ impl GuestRam {
         GuestRam::map(config)
     }
 
-    /// The same for looking at a machine that will not run, of any size: the host needs no more memory than is written to.
+    /// The same for looking at a machine that will not run, of any size, or for a small one that runs a moment: the host is
+    /// not asked what it has, and needs no more memory than is written to.
     pub fn allocate_to_inspect(size: u64) -> Result<Arc<GuestRam>, RamError> {
         let config = RamConfig { pages: PageSize::Small, ..RamConfig::new(size) };
         check_size(&config)?;

@@ -36,6 +36,7 @@ pub(crate) const VCPU: &[u64] = &[
     // To debug: registers that the user sets, steps and breakpoints of its own guest.
     0x4090_ae82, // KVM_SET_REGS
     0x4004_ae99, // KVM_SET_MP_STATE: a step ends a HLT
+    0x4040_aea0, // KVM_SET_VCPU_EVENTS: a HLT that is stepped over ends what an STI holds back
     0x4048_ae9b, // KVM_SET_GUEST_DEBUG
     0x4020_ae76, // KVM_IRQFD: taken off and put back, all edges have arrived then
 ];

@@ -8,9 +8,9 @@
 //!   then    threads are made by spawn(), which enters the role before anything else:
 //!
 //!     main (all rows) --+-- ram
-//!                       +-- lint
+//!                       +-- lint, gdb
 //!                       +-- console
-//!                       +-- api   (queue's rows, threads) --+
+//!                       +-- api   (queue's rows, threads) --+-- gdb
 //!                       '-- vcpuN (queue's rows, threads, KVM) +-- vda-q0 ...
 //! ```
 //!
@@ -72,11 +72,13 @@ pub enum Role {
     Ram,
     /// Looks into the guest's kernel and initrd, which are open.
     Lint,
+    /// Answers a debugger.
+    Gdb,
 }
 
 impl Role {
-    pub(crate) const ALL: [Role; 7] =
-        [Role::Main, Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint];
+    pub(crate) const ALL: [Role; 8] =
+        [Role::Main, Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint, Role::Gdb];
 }
 
 /// Why the sandbox could not be closed.

@@ -23,10 +23,11 @@ const CONSOLE: Roles = 1 << Role::Console as u8;
 const API: Roles = 1 << Role::Api as u8;
 const RAM: Roles = 1 << Role::Ram as u8;
 const LINT: Roles = 1 << Role::Lint as u8;
+const GDB: Roles = 1 << Role::Gdb as u8;
 
 const MAIN: Roles = 1 << Role::Main as u8;
 /// All but main.
-const ALL: Roles = DATA | RAM | LINT;
+const ALL: Roles = DATA | RAM | LINT | GDB;
 /// Those that make the queue threads: a vCPU at DRIVER_OK, the control socket's at the end of a pause.
 const MAKERS: Roles = VCPU | API;
 /// What the queue threads may, their makers must.
@@ -111,28 +112,28 @@ pub(crate) const REFUSED: &[(u32, Roles, &[c_long])] = &[
 #[rustfmt::skip]
 pub(crate) const TABLE: &[Row] = &[
     // Bytes in and out of what is open.
-    Row(libc::SYS_read, DATA, Always, "eventfds, timers, files"),
+    Row(libc::SYS_read, DATA | GDB, Always, "eventfds, timers, files"),
     Row(libc::SYS_write, ALL, Always, "eventfds, consoles, warnings"),
     Row(libc::SYS_writev, ALL, Always, "[rare] long frames, from RAM to a tap; last words of the C library"),
     Row(libc::SYS_pread64, CONSOLE, Always, "a console file at its limit, into its older generation"),
     Row(libc::SYS_ftruncate, CONSOLE, Always, "a console file at its limit starts over"),
     Row(libc::SYS_preadv, DATA | LINT, Always, "disks, kernel and initrd, straight into RAM; a look into the latter"),
     Row(libc::SYS_pwritev, WORK, Always, "disks, straight from RAM"),
-    Row(libc::SYS_lseek, API, Always, "the size of a disk that grew; the list of mappings, for a backtrace"),
+    Row(libc::SYS_lseek, API | GDB, Always, "the size of a disk that grew; the list of mappings, for a backtrace; a file of symbols"),
     Row(libc::SYS_io_uring_enter, WORK, OneOf(3, ENTER), "disks with an io_uring, which was told before what it may do"),
     Row(libc::SYS_fdatasync, WORK, Always, "flush"),
     Row(libc::SYS_fallocate, WORK | RAM, Always, "discard, write zeroes, clear RAM"),
-    Row(libc::SYS_fstat, CONSOLE | API, Always, "[musl] what a descriptor is"),
+    Row(libc::SYS_fstat, CONSOLE | API | GDB, Always, "[musl] what a descriptor is"),
     Row(libc::SYS_lstat, CONSOLE | API, Always, "[musl] the same as statx"),
     Row(libc::SYS_stat, CONSOLE | API, Always, "[musl] the same as statx"),
     Row(libc::SYS_newfstatat, CONSOLE | API, Always, "[rare] statx, where an outer filter forbids it"),
     Row(libc::SYS_fstatfs, API, Always, "room on the file system of a disk"),
-    Row(libc::SYS_statx, CONSOLE | API, Always, "whether a socket is still ours, sizes of files"),
-    Row(libc::SYS_fcntl, DATA, OneOf(1, DESCRIPTOR), "flags and copies of descriptors"),
+    Row(libc::SYS_statx, CONSOLE | API | GDB, Always, "whether a socket is still ours, sizes of files"),
+    Row(libc::SYS_fcntl, DATA | GDB, OneOf(1, DESCRIPTOR), "flags and copies of descriptors"),
     Row(libc::SYS_fcntl, API, OnPci(1, &[libc::F_SETLK as u64]), "the lock of an image that a client hands over"),
     Row(libc::SYS_fcntl, LINT, OneOf(1, &[libc::F_GETFD as u64]), "[debug] whether a descriptor is open, before it is closed"),
-    Row(libc::SYS_close, DATA | LINT, Always, "ends of descriptors"),
-    Row(libc::SYS_getrandom, DATA, Always, "entropy device, hash maps"),
+    Row(libc::SYS_close, DATA | LINT | GDB, Always, "ends of descriptors"),
+    Row(libc::SYS_getrandom, DATA | GDB, Always, "entropy device, hash maps"),
     // Files by name, for reading. Landlock says which.
     Row(libc::SYS_open, API, Bits(1, WRITE, 0), "[musl] openat"),
     Row(libc::SYS_openat, API, Bits(2, WRITE, 0), "/proc/self/smaps: pages behind RAM; /proc and /sys of the libraries"),
@@ -150,7 +151,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_restart_syscall, ALL, Always, "[rare] a wait that a signal broke"),
     // Sockets: those that are connected or listen, and their clients.
     Row(libc::SYS_socketpair, MAIN, UNIX, "the self-test's console"),
-    Row(libc::SYS_accept4, CONSOLE | WORK, Always, "clients"),
+    Row(libc::SYS_accept4, CONSOLE | WORK | GDB, Always, "clients"),
     Row(libc::SYS_recvfrom, CONSOLE | API, Always, "clients"),
     Row(libc::SYS_recvmsg, WORK, Always, "connections of a socket device, which another process has made"),
     Row(libc::SYS_sendto, DATA, Null(4), "clients, connections of a socket device, service manager"),
@@ -161,7 +162,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_ioctl, VCPU, OneOf(1, kvm::VCPU), "KVM_RUN first: the call that counts"),
     Row(libc::SYS_ioctl, VCPU, OnPci(1, kvm::PCI), "interrupt messages and doorbells that a guest changes"),
     Row(libc::SYS_ioctl, API, OnPci(1, kvm::HOTPLUG), "a device that comes while the guest runs"),
-    Row(libc::SYS_ioctl, MAIN | CONSOLE | API, OneOf(1, kvm::BUTTON), "the power button's interrupt"),
+    Row(libc::SYS_ioctl, MAIN | CONSOLE | API | GDB, OneOf(1, kvm::BUTTON), "the power button's interrupt"),
     Row(libc::SYS_ioctl, ALL, OneOf(1, TERMINAL), "terminals as they were found; typing into one (TIOCSTI) is not here"),
     Row(libc::SYS_ioctl, CONSOLE, OneOf(1, PTY), "pseudo-terminals"),
     Row(libc::SYS_ioctl, WORK, OneOf(1, TAP), "a tap, as its driver wants it"),

@@ -84,7 +84,7 @@ fn call<const COUNT: usize>(number: i64, arguments: [u64; COUNT]) -> i64 {
 fn every_thread_is_filtered_and_has_no_capability() {
     works("every_thread_is_filtered_and_has_no_capability", || {
         armed();
-        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint] {
+        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint, Role::Gdb] {
             let (tell, told) = std::sync::mpsc::channel();
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let run = move || {
@@ -153,7 +153,7 @@ fn a_panic_of_any_thread_is_told_and_survived() {
         armed();
         let told = || std::panic::catch_unwind(|| panic!("{:?}", std::backtrace::Backtrace::force_capture())).is_err();
         assert!(told());
-        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint] {
+        for role in [Role::Vcpu, Role::Queue, Role::Console, Role::Api, Role::Ram, Role::Lint, Role::Gdb] {
             on(role, "panics", move || assert!(told()));
         }
     });

@@ -82,7 +82,7 @@ impl OpenedGdb {
         let OpenedGdb(listener, socket, at) = self;
         let waits = if debugger.waits() { "The guest waits for gdb" } else { "gdb may come in" };
         speech::tell(format_args!("{waits}: gdb -ex 'target remote {at}'"));
-        let thread = axvm_sandbox::spawn(Role::Console, "gdb".to_owned(), move || {
+        let thread = axvm_sandbox::spawn(Role::Gdb, "gdb".to_owned(), move || {
             while wait_any(&[listener.as_fd()], None).is_ok() {
                 if let Ok(stream) = listener.accept()
                     && !debugger.serve(stream)

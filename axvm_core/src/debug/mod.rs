@@ -11,7 +11,9 @@
 //!
 //! Spec: GDB manual, appendix E "GDB Remote Serial Protocol".
 
+mod answers;
 mod breakpoints;
+mod errands;
 mod listen;
 mod monitor;
 mod registers;
@@ -24,8 +26,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use axvm_kvm::Watch;
-use axvm_machine::{Hit, Machine, Step};
+use axvm_machine::{Hit, Machine, Resources, Step};
 use axvm_memory::GuestRam;
 use axvm_sandbox::Role;
 use axvm_sync::{lock, wait_any};
@@ -35,8 +38,10 @@ use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
 
+use self::errands::Errands;
 pub use self::listen::OpenedGdb;
 use self::target::{GdbTarget, tid};
+use crate::config::Config;
 use crate::current::Current;
 use crate::explain::Explainer;
 use crate::speech;
@@ -51,6 +56,7 @@ pub struct Debugger {
     current: Arc<Current>,
     ram: Arc<GuestRam>,
     explainer: Arc<Explainer>,
+    errands: Arc<Errands>,
     /// Whether one is there. The next machine stops before its first instruction then.
     is_attached: AtomicBool,
     /// The first machine waits in any case.
@@ -85,10 +91,31 @@ impl Connection for Stream {
 type Stop = MultiThreadStopReason<u64>;
 
 impl Debugger {
-    /// For the machines of this process, of which the first one is to wait for gdb, if `waits`.
-    pub fn new(current: Arc<Current>, ram: Arc<GuestRam>, explainer: Arc<Explainer>, waits: bool) -> Debugger {
+    /// For the machines of this process, of which the first one waits for gdb if the user said so.
+    pub fn open(
+        config: &Config,
+        resources: &Resources,
+        current: &Arc<Current>,
+        explainer: &Arc<Explainer>,
+    ) -> Result<Arc<Debugger>> {
         let (is_attached, told, ending, gone) = Default::default();
-        Debugger { current, ram, explainer, is_attached, waits: AtomicBool::new(waits), told, ending, gone }
+        let errands = Errands::open(resources.kvm()).context("Cannot make an event for gdb (see ulimit -n)")?;
+        Ok(Arc::new(Debugger {
+            current: Arc::clone(current),
+            ram: Arc::clone(resources.ram()),
+            explainer: Arc::clone(explainer),
+            errands: Arc::new(errands),
+            is_attached,
+            waits: AtomicBool::new(config.settings.gdb_wait()),
+            told,
+            ending,
+            gone,
+        }))
+    }
+
+    /// What the main thread is asked for.
+    pub fn errands(&self) -> &Errands {
+        &self.errands
     }
 
     /// Whether a session is on.
@@ -118,7 +145,7 @@ impl Debugger {
     }
 
     /// Serves gdb at the other end of a stream that a client of the control socket has made, on a thread of its own.
-    pub fn begin(debugger: &Arc<Debugger>, streams: Vec<OwnedFd>) -> Result<(), String> {
+    pub fn begin(debugger: &Arc<Debugger>, streams: Vec<OwnedFd>) -> std::result::Result<(), String> {
         let stream = streams
             .into_iter()
             .next()
@@ -127,7 +154,7 @@ impl Debugger {
             return Err("Another debugger is at this machine; one at a time".into());
         }
         let own = Arc::clone(debugger);
-        let thread = axvm_sandbox::spawn(Role::Api, "gdb".to_owned(), move || _ = own.serve(stream));
+        let thread = axvm_sandbox::spawn(Role::Gdb, "gdb".to_owned(), move || _ = own.serve(stream));
         thread.map(drop).map_err(|error| format!("The host starts no thread for gdb: {error}"))
     }
 
@@ -137,7 +164,8 @@ impl Debugger {
             return false;
         }
         if let Some(machine) = self.current.wait_for_machine(PATIENCE) {
-            let mut target = GdbTarget::new(machine, Arc::clone(&self.ram), Arc::clone(&self.explainer));
+            let mut target =
+                GdbTarget::new(machine, Arc::clone(&self.ram), Arc::clone(&self.explainer), Arc::clone(&self.errands));
             // A stream that breaks is an end like others.
             if let Err(error) = self.session(File::from(stream), &mut target)
                 && error.kind() == io::ErrorKind::Other
@@ -149,7 +177,7 @@ impl Debugger {
                 target.disarm();
                 target.machine.stops().take();
                 if !target.was_paused {
-                    let _ = target.machine.resume(Instant::now() + PATIENCE);
+                    let _ = target.go_on();
                 }
             }
         }
@@ -197,7 +225,7 @@ impl Debugger {
         if target.machine.is_paused() {
             target.was_paused = false;
             target.arm(&target.breakpoints.control());
-            if target.machine.resume(Instant::now() + PATIENCE).is_err() {
+            if !target.go_on() {
                 return Ran::Stopped(self.hold(target, Signal::SIGTRAP));
             }
         }
@@ -220,8 +248,13 @@ impl Debugger {
     }
 
     fn step(&self, target: &mut GdbTarget, vcpu: u32) -> Stop {
+        let is_halt = target.is_before_halt(vcpu);
         target.forget();
         target.current = vcpu;
+        if is_halt {
+            let _ = target.machine.alter(vcpu, |own| own.halt());
+            return signal(vcpu, Signal::SIGTRAP);
+        }
         let control = axvm_kvm::DebugControl { step: true, ..target.breakpoints.control() };
         let _ = target.machine.alter(vcpu, move |own| own.set_debug(&control));
         let end = target.machine.step(vcpu);
@@ -235,6 +268,8 @@ impl Debugger {
     /// Holds the machine, and says what stopped it: a breakpoint, or `or`.
     fn hold(&self, target: &mut GdbTarget, or: Signal) -> Stop {
         target.forget();
+        // By its user, while it ran.
+        target.was_paused |= target.machine.is_paused();
         let held = target.machine.hold_vcpus(Instant::now() + PATIENCE);
         let hits = target.machine.stops().take();
         if held.is_err()

@@ -7,24 +7,34 @@ use std::io;
 
 use axvm_arch::Gpa;
 use axvm_devices::StopReason;
+use axvm_inspect::hang::HangReport;
 use axvm_inspect::registers::Explained;
 use axvm_inspect::{core_file, listing};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd};
 
+use super::answers;
 use super::breakpoints::Patch;
 use super::target::GdbTarget;
 use crate::settings::number;
 
 const HELP: &str = "\
-monitor breakpoints [out|int3]   those there are, and what new ones in code are made of
+monitor breakpoints [KIND]       those there are, and what stops a guest here; KIND: best, out, int3
 monitor registers [bits]         all of the stopped vCPU, and what each bit means
 monitor walk ADDRESS             the page table entries that translate it
 monitor phys ADDRESS [LENGTH]    guest-physical memory
 monitor kaslr                    by how much the kernel was moved, and what to type
 monitor explain                  vCPUs, interrupts, queues, and what that usually means
+monitor lapic                    the stopped vCPU's interrupt controller: what waits, how its timer runs
+monitor ioapic                   where each interrupt line leads
+monitor virtio                   the virtio devices and their queues
+monitor cpuid [LEAF]             what the stopped vCPU's CPUID says
+monitor msr [NUMBER]             its MSRs
+monitor memmap                   what is where in guest-physical memory
+monitor dmesg [COUNT]            the last lines on the guest's console
 monitor exits                    how often each vCPU came back from the guest
 monitor devices                  who sits where
 monitor power                    press the power button
+monitor nmi                      give the first vCPU an NMI: what Linux does then, unknown_nmi_panic says
 monitor reset                    press the reset button
 ";
 
@@ -40,11 +50,10 @@ fn answer(target: &mut GdbTarget, command: &str) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     match words[..] {
         [] | ["help"] => HELP.into(),
-        ["breakpoints"] => target.breakpoints.words(),
-        ["breakpoints", kind @ ("out" | "int3")] => {
-            target.breakpoints.patch = if kind == "out" { Patch::Out } else { Patch::Int3 };
-            target.breakpoints.words()
-        }
+        ["breakpoints"] => target.breakpoints.words(&target.errands.support()),
+        ["breakpoints", "best"] => patch(target, Patch::Best),
+        ["breakpoints", "out"] => patch(target, Patch::Out),
+        ["breakpoints", "int3"] => patch(target, Patch::Int3),
         ["registers"] => explained(target).map_or_else(not_told, |all| all.to_string()),
         ["registers", "bits"] => explained(target).map_or_else(not_told, |all| all.meanings()),
         ["walk", address] => match number(address) {
@@ -57,6 +66,27 @@ fn answer(target: &mut GdbTarget, command: &str) -> String {
         ["explain"] => match target.explainer.report(&target.machine) {
             Some(report) => report.to_string() + "\n",
             None => "The machine is on its way to an end\n".into(),
+        },
+        ["lapic"] => match target.machine.alter(target.current, |vcpu| vcpu.save().map(|state| state.lapic)) {
+            Some(Ok(lapic)) => answers::lapic(&lapic),
+            _ => not_told(),
+        },
+        ["ioapic"] => report(target, |report| report.lines),
+        ["virtio"] => report(target, |report| report.devices),
+        ["cpuid", ref only @ ..] => only_one(only, |only| {
+            target.snapshot(target.current).map_or_else(not_told, |(_, own)| answers::cpuid(&own.cpuid, only))
+        }),
+        ["msr", ref only @ ..] => only_one(only, |only| {
+            target.snapshot(target.current).map_or_else(not_told, |(own, _)| answers::msrs(&own.msrs, only))
+        }),
+        ["memmap"] => answers::memory_map(&target.ram, &target.machine),
+        ["dmesg", ref count @ ..] => only_one(count, |count| {
+            let last = target.explainer.last_lines(count.map_or(LAST_LINES, |count| count.min(LONGEST) as usize));
+            lines(last, "Nothing was written there yet")
+        }),
+        ["nmi"] => match target.machine.alter(0, |vcpu| vcpu.nmi()) {
+            Some(Ok(())) => "The first vCPU takes the NMI when it goes on\n".into(),
+            _ => not_told(),
         },
         ["exits"] => (0..).zip(target.machine.exits()).fold(String::new(), |mut text, (n, exits): (u32, u64)| {
             let _ = writeln!(text, "vCPU {n}: {exits}");
@@ -73,6 +103,35 @@ fn answer(target: &mut GdbTarget, command: &str) -> String {
         }
         _ => format!("There is no such command; monitor help lists them\n{HELP}"),
     }
+}
+
+fn patch(target: &mut GdbTarget, patch: Patch) -> String {
+    target.breakpoints.patch = patch;
+    target.breakpoints.words(&target.errands.support())
+}
+
+/// So many lines of a console are shown if no count is given.
+const LAST_LINES: usize = 40;
+
+/// What a command says that takes one number, or none.
+fn only_one(words: &[&str], answer: impl FnOnce(Option<u64>) -> String) -> String {
+    match *words {
+        [] => answer(None),
+        [word] => number(word).map_or_else(|| no_number(word), |only| answer(Some(only))),
+        _ => "Write one number, or none\n".into(),
+    }
+}
+
+fn report(target: &GdbTarget, part: impl FnOnce(HangReport) -> Vec<String>) -> String {
+    match target.explainer.report(&target.machine) {
+        Some(report) => lines(part(report), "There is none"),
+        None => "The machine is on its way to an end\n".into(),
+    }
+}
+
+/// Each on a line of its own; or that there is none.
+fn lines(all: Vec<String>, none: &str) -> String {
+    if all.is_empty() { format!("{none}\n") } else { all.join("\n") + "\n" }
 }
 
 fn not_told() -> String {

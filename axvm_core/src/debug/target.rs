@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axvm_arch::Gpa;
 use axvm_arch::paging::{Page, Paging};
@@ -34,7 +35,9 @@ use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 
-use super::breakpoints::Breakpoints;
+use super::PATIENCE;
+use super::breakpoints::{Breakpoints, Place};
+use super::errands::Errands;
 use super::registers::{Amd64, GdbRegisters};
 use crate::explain::Explainer;
 
@@ -46,6 +49,7 @@ pub struct GdbTarget {
     pub(super) ram: Arc<GuestRam>,
     pub(super) explainer: Arc<Explainer>,
     pub(super) breakpoints: Breakpoints,
+    pub(super) errands: Arc<Errands>,
     /// The vCPU that stopped last.
     pub(super) current: u32,
     /// A pause of its user's, which outlasts the session unless gdb lets the guest go on.
@@ -58,10 +62,15 @@ pub struct GdbTarget {
 
 impl GdbTarget {
     /// For a machine, before its vCPUs are held.
-    pub fn new(machine: Arc<Machine>, ram: Arc<GuestRam>, explainer: Arc<Explainer>) -> GdbTarget {
+    pub fn new(
+        machine: Arc<Machine>,
+        ram: Arc<GuestRam>,
+        explainer: Arc<Explainer>,
+        errands: Arc<Errands>,
+    ) -> GdbTarget {
         let (breakpoints, known) = Default::default();
         let was_paused = machine.is_paused();
-        GdbTarget { machine, ram, explainer, breakpoints, current: 0, was_paused, step: None, known }
+        GdbTarget { machine, ram, explainer, breakpoints, errands, current: 0, was_paused, step: None, known }
     }
 
     /// The vCPU that is to be stepped, if the resume was a step; once.
@@ -72,6 +81,15 @@ impl GdbTarget {
     /// What was read of the vCPUs is of no use any more.
     pub fn forget(&mut self) {
         self.known.clear();
+    }
+
+    /// Lets the machine go on; whether it does.
+    pub fn go_on(&self) -> bool {
+        if !self.machine.holds_devices() {
+            return self.machine.resume(Instant::now() + PATIENCE).is_ok();
+        }
+        let machine = Arc::clone(&self.machine);
+        self.errands.ask(move || machine.resume(Instant::now() + PATIENCE).is_ok()).unwrap_or(false)
     }
 
     /// Tells each vCPU when to stop.
@@ -120,6 +138,24 @@ impl GdbTarget {
         }
         let walk = paging.walk(address, &|gpa, data| self.ram.read(gpa, data).is_ok());
         walk.end.map_err(|fault| fault.to_string())
+    }
+
+    /// Whether the next instruction of a kernel is HLT.
+    pub fn is_before_halt(&mut self, index: u32) -> bool {
+        let Ok((registers, _)) = self.registers(index) else { return false };
+        let (rip, privilege) = (registers.cpu.linear_rip(), registers.cpu.system.ss.dpl);
+        let mut code = [0];
+        let Ok(page) = self.page(index, rip) else { return false };
+        let is_ram = self.ram.read(page.gpa, &mut code).is_ok();
+        self.breakpoints.hide(page.gpa, &mut code);
+        is_ram && privilege == 0 && code == [0xf4]
+    }
+
+    /// Where a breakpoint is to be.
+    fn place(&mut self, at: u64) -> Place {
+        let page = self.page(self.current, at);
+        let bits = self.paging(self.current).map_or(64, |(_, bits)| bits);
+        Place { at, page, bits, support: self.errands.support() }
     }
 
     /// Each page of a range, until one is not there; how many bytes.
@@ -300,9 +336,8 @@ impl BreakpointsExt for GdbTarget {
 
 impl SwBreakpoint for GdbTarget {
     fn add_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        let page = self.page(self.current, addr);
-        let bits = self.paging(self.current).map_or(64, |(_, bits)| bits);
-        Ok(self.breakpoints.add_soft(&self.ram, addr, page, bits))
+        let place = self.place(addr);
+        Ok(self.breakpoints.add_soft(&self.ram, &place))
     }
 
     fn remove_sw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
@@ -312,7 +347,8 @@ impl SwBreakpoint for GdbTarget {
 
 impl HwBreakpoint for GdbTarget {
     fn add_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
-        Ok(self.breakpoints.add_hard(addr, Watch::Execute))
+        let place = self.place(addr);
+        Ok(self.breakpoints.add_hard(&place, Watch::Execute))
     }
 
     fn remove_hw_breakpoint(&mut self, addr: u64, _: usize) -> TargetResult<bool, Self> {
@@ -329,7 +365,8 @@ fn watch(addr: u64, len: u64, kind: WatchKind) -> Option<Watch> {
 
 impl HwWatchpoint for GdbTarget {
     fn add_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        Ok(watch(addr, len, kind).is_some_and(|watch| self.breakpoints.add_hard(addr, watch)))
+        let place = self.place(addr);
+        Ok(watch(addr, len, kind).is_some_and(|watch| self.breakpoints.add_hard(&place, watch)))
     }
 
     fn remove_hw_watchpoint(&mut self, addr: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {

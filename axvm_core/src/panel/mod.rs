@@ -78,6 +78,8 @@ pub struct Around {
     pub explainer: Arc<Explainer>,
     /// Who records it.
     pub recorder: Arc<Recorder>,
+    /// Who debugs it.
+    pub debugger: Arc<Debugger>,
 }
 
 /// A look at the exits.
@@ -99,7 +101,7 @@ struct Facts {
 impl Panel {
     /// A panel for the machines of this process.
     pub fn new(config: &Config, resources: &Resources, consoles: &Consoles, around: Around) -> Panel {
-        let Around { current, explainer, recorder } = around;
+        let Around { current, explainer, recorder, debugger } = around;
         let disks = config.machine.disks.iter().enumerate().map(|(n, disk)| types::Disk {
             name: disk_name(n),
             path: disk.path.clone(),
@@ -124,9 +126,6 @@ impl Panel {
         let (ram, images) = (Arc::clone(resources.ram()), resources.disks().to_vec());
         let vsock = resources.vsock().map(|(_, host)| host.clone());
         let additions = resources.additions().clone();
-        let waits = config.settings.gdb_wait();
-        let debugger =
-            Arc::new(Debugger::new(Arc::clone(&current), Arc::clone(resources.ram()), Arc::clone(&explainer), waits));
         let vcpus = config.machine.topology.count().min(4) as u16;
         Panel {
             facts,

@@ -110,7 +110,8 @@ fn a_guest_is_stopped_looked_at_stepped_and_goes_on() {
     gdb.ask("stepi");
     assert_ne!(gdb.ask("print/x $rip").split('=').nth(1), rip.split('=').nth(1), "one instruction further");
     let told = gdb.ask("monitor breakpoints");
-    assert!(told.contains("Breakpoints in code are an OUT"), "{told}");
+    assert!(told.contains("Breakpoints in code are what stops a guest here"), "{told}");
+    assert!(told.contains("What stops a kernel (level 0)  on this KVM: "), "{told}");
     gdb.ask("delete");
     gdb.say("continue");
     talk.hear("= 10 of 10 work done");
@@ -161,6 +162,18 @@ fn a_gdb_that_is_killed_leaves_a_guest_without_breakpoints() {
         ("monitor explain", "What the guest does"),
         ("monitor devices", "vda"),
         ("monitor kaslr", "The guest is no Linux"),
+        ("monitor lapic", "LVT LINT0                  0x"),
+        ("monitor lapic", "IRR, waiting"),
+        ("monitor ioapic", "COM1"),
+        ("monitor virtio", "vda"),
+        ("monitor cpuid 0x80000001", "0x80000001: eax 0x"),
+        ("monitor cpuid 0x7fffffff", "There is no such leaf"),
+        ("monitor msr 0xc0000080x", "is no number"),
+        ("monitor msr", "0x00000010 0x"),
+        ("monitor memmap", "RAM\n"),
+        ("monitor dmesg", "work done"),
+        ("monitor dmesg 1 2", "Write one number, or none"),
+        ("monitor nmi", "The first vCPU takes the NMI when it goes on"),
         ("monitor nonsense", "There is no such command"),
         ("x/i 0xffff800000000000", "Cannot access memory"),
     ] {
@@ -172,6 +185,52 @@ fn a_gdb_that_is_killed_leaves_a_guest_without_breakpoints() {
     gdb.ask("set {char}0x200000 = 'a'");
     assert!(gdb.ask("x/1xb 0x200000").contains("0x61"));
     axvm.signal(rustix::process::Signal::KILL);
+}
+
+/// Whichever it is on this KVM.
+#[test]
+fn a_watchpoint_is_met_or_refused_with_the_reason() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, talk) = machine(&place);
+    let Some(mut gdb) = Gdb::at(&place) else { return };
+    // Over the HLT that it waits in, and what it does when that ends, more than once.
+    gdb.ask("stepi 60");
+    let told = gdb.ask("monitor breakpoints");
+    let line = told.lines().find(|line| line.starts_with("What stops a kernel")).unwrap_or_default().to_owned();
+    let has = |what: &str| line.contains(what);
+    let stack = gdb.ask("output (long)$rsp").trim_end_matches("(gdb) ").to_owned();
+    gdb.ask(&format!("watch *(char *){stack}"));
+    if has("watchpoints") {
+        gdb.say("continue");
+        talk.say("work 10\r");
+        let met = gdb.talk.hear("(gdb) ");
+        assert!(met.contains("Hardware watchpoint 1"), "{met}");
+    } else {
+        let refused = gdb.ask("continue");
+        assert!(refused.contains("Could not insert hardware watchpoint 1"), "{refused}");
+        let told = gdb.ask("monitor breakpoints");
+        assert!(told.contains(": watchpoints do not stop kernels (privilege level 0) on this KVM"), "{told}");
+    }
+    gdb.ask("delete");
+    gdb.ask("monitor breakpoints int3");
+    if has("INT3") {
+        gdb.ask("break *$rip");
+        gdb.say("continue");
+        talk.say("work 10\r");
+        assert!(gdb.talk.hear("(gdb) ").contains("Breakpoint 2"));
+    } else {
+        gdb.ask("break *($rip + 1)");
+        let refused = gdb.ask("continue");
+        assert!(refused.contains("Cannot insert breakpoint 2"), "{refused}");
+        let told = gdb.ask("monitor breakpoints");
+        assert!(told.contains(": INT3 does not stop kernels (privilege level 0) on this KVM"), "{told}");
+    }
+    gdb.ask("delete");
+    gdb.ask("detach");
+    is_well(&place, axvm, talk);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod exec;
 mod exec_machine;
 mod faults;
 mod gdb;
+mod gdb_packets;
 mod guests;
 mod hang;
 mod hotplug;

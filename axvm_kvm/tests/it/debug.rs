@@ -3,7 +3,7 @@
 use axvm_arch::Gpa;
 use axvm_kvm::{DebugControl, Exit, SHORT_TRAP, Trap, Vcpu};
 
-use crate::common::{Bench, CODE, guest, kvm_or_skip};
+use crate::common::{Bench, CODE, guest, kvm_or_skip, say_skipped_for};
 
 guest!(
     writes_three_letters,
@@ -55,6 +55,35 @@ fn a_breakpoint_at_any_instruction_loses_no_byte_and_stops_once() {
         let met = u32::from(offset != 13);
         assert_eq!((String::from_utf8(letters).unwrap().as_str(), stops), ("AAC", met), "{what}");
     }
+}
+
+guest!(meets_an_int3, ".code32", "nop", "int3", "mov al, 0x41", "out 0x80, al", "2: hlt", "jmp 2b");
+guest!(reports_a_breakpoint, ".code32", "mov al, 0x42", "out 0x80, al", "iretd");
+
+/// Such a guest, and a debugger with an INT3 of its own elsewhere.
+fn with_int3(kvm: &axvm_kvm::Kvm) -> Bench {
+    let mut bench = Bench::new(kvm, meets_an_int3());
+    bench.interrupt_gate(3, 0x2000);
+    bench.place(0x2000, reports_a_breakpoint());
+    bench.bsp.set_debug(&DebugControl { int3: vec![0x3000], ..DebugControl::default() }).unwrap();
+    bench
+}
+
+#[test]
+fn an_int3_of_the_guests_own_is_its_handlers() {
+    let kvm = kvm_or_skip!();
+    if !kvm.try_debugging().unwrap().kernel.int3 {
+        return say_skipped_for("KVM does not stop at INT3", "");
+    }
+    let mut bench = with_int3(&kvm);
+    assert_eq!([bench.run_to_report(), bench.run_to_report()], [0x42, 0x41]);
+}
+
+#[test]
+fn a_breakpoint_that_is_given_back_comes_to_the_guests_handler() {
+    let mut bench = with_int3(&kvm_or_skip!());
+    bench.bsp.inject_breakpoint().unwrap();
+    assert_eq!(bench.run_to_report(), 0x42, "the handler is first");
 }
 
 #[test]
