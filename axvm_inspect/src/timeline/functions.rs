@@ -12,6 +12,9 @@ use std::collections::HashMap;
 use super::read::{Name, Timeline};
 use crate::symbols::Symbols;
 
+/// Where Linux has its modules, whose functions no file names (Documentation/arch/x86/x86_64/mm.rst).
+const MODULES: u64 = 0xffff_ffff_a000_0000;
+
 /// One function's exits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
@@ -37,7 +40,8 @@ pub fn functions(timeline: &Timeline, symbols: Option<&Symbols>) -> Vec<Function
     let mut named: HashMap<String, HashMap<Name, (usize, u64)>> = HashMap::new();
     for (rip, registers) in places {
         let name = located.and_then(|located| Some(located.function(rip)?.0));
-        let function = named.entry(name.unwrap_or_else(|| format!("{rip:#x}"))).or_default();
+        let nameless = || if located.is_some() && rip >= MODULES { "module " } else { "" };
+        let function = named.entry(name.unwrap_or_else(|| format!("{}{rip:#x}", nameless()))).or_default();
         for (register, (count, total)) in registers {
             let all = function.entry(register).or_default();
             *all = (all.0 + count, all.1.saturating_add(total));

@@ -52,7 +52,9 @@ pub(super) fn timeline() -> Vec<Scenario> {
         // The kernel has moved itself, and is stripped.
         Proof::Seen("which functions of the kernel exit", |seen| {
             let functions = seen.split("\nExits by function").nth(1).unwrap_or_default();
-            functions.contains("\n  io_serial_out ") && !functions.contains("\n  0xffffffff")
+            ["\n  io_serial_out ", "\n  read_pci_config ", "\n  module 0xffffffffc"]
+                .iter()
+                .all(|name| functions.contains(name))
         }),
         Proof::Seen("where the kernel was silent", |seen| seen.contains("after the kernel's line\n")),
     ];
