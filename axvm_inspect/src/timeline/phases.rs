@@ -28,6 +28,8 @@ pub struct Phase {
 
 /// The kernel unpacks itself.
 pub(super) const DECOMPRESSION: &str = "guest: decompression";
+/// One that is not packed goes to its first words.
+const EARLY: &str = "guest: early setup";
 /// The kernel unpacks its initrd, which it does beside other things.
 pub(super) const INITRD: &str = "kernel: initrd unpacked, drivers";
 const KERNEL: &str = "kernel: memory, interrupts, clocks";
@@ -66,12 +68,9 @@ pub fn phases(timeline: &Timeline) -> Vec<Phase> {
     let status = timeline.marks.iter().filter(|mark| timeline.word(mark.kind) == "virtio_status").map(|mark| mark.at);
     let virtio = status.filter(|at| boot.holds(*at)).min();
     let mut begins = vec![("AxVM: set-up", boot.from)];
-    match (boot.is_told(), virtio, boot.first_exit) {
-        (true, ..) => begins.push((DECOMPRESSION, boot.runs)),
-        // Without a word from the kernel, its first exit is all that tells it from its decompressor.
-        (false, Some(_), Some(first)) => begins.extend([(DECOMPRESSION, boot.runs), ("kernel", first)]),
-        _ => begins.push(("guest: before its first words", boot.runs)),
-    }
+    begins.push((if timeline.kernel.starts_with("bzImage") { DECOMPRESSION } else { EARLY }, boot.runs));
+    // Without a word from the kernel, its first exit is all that tells it from its decompressor.
+    begins.extend(boot.first_exit.filter(|_| !boot.is_told() && virtio.is_some()).map(|at| ("kernel", at)));
     for (what, words) in MILESTONES {
         begins.extend(boot.says(words).filter(|line| line.stamp.is_some()).map(|line| (*what, line.meant)));
     }
@@ -244,6 +243,7 @@ mod tests {
     /// A trace of a machine that is set up in 10 ms, in which these things happen: time in ms, kind, words.
     fn boot(events: &[(u64, &str, &str)]) -> Timeline {
         let mut chrome = Chrome::new(Scale { start: 0, tick: 1.0 }, u64::MAX);
+        chrome.step(8_000_000, Duration::from_millis(1), "boot", "bzImage, boot protocol 2.15");
         chrome.step(10_000_000, Duration::from_millis(2), "vcpus", "");
         let vcpu = chrome.lane("vcpu0");
         let (kind, address, value) = (Kind::PortWrite, 0xcf8, 0);
@@ -330,7 +330,9 @@ mod tests {
     #[test]
     fn a_trace_without_a_start_has_no_boot() {
         let mut timeline = boot(&[]);
-        assert_eq!(begins(&timeline), [("AxVM: set-up", 0), ("guest: before its first words", 10)]);
+        assert_eq!(begins(&timeline), [("AxVM: set-up", 0), ("guest: decompression", 10)]);
+        timeline.kernel = "ELF".into();
+        assert_eq!(begins(&timeline), [("AxVM: set-up", 0), ("guest: early setup", 10)]);
         timeline.steps.clear();
         assert_eq!(begins(&timeline), []);
     }
