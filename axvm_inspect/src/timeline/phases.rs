@@ -166,10 +166,12 @@ impl Boot<'_> {
         let to = next.unwrap_or(timeline.end);
         let within = |at: u64| (runs..=to).contains(&at);
         let console = || timeline.console().filter(|(at, _)| within(*at));
-        // Lines up to this one were kept until the console was there: the first came as soon as the last was meant.
-        let stamps =
-            console().map(|(_, text)| (stamp(text), text.contains(" console [") && text.ends_with("] enabled")));
-        let kept = stamps.enumerate().find_map(|(n, (stamp, is_it))| Some((n, stamp.filter(|_| is_it)?)));
+        // Lines up to this one were kept until the console was there: the first came as soon as the last was meant. The one
+        // that says so is written before the others are printed (Linux 6.12), or after (6.1).
+        let says_so = |text: &str| text.contains(" console [") && text.ends_with("] enabled");
+        let last = console().position(|(_, text)| says_so(text));
+        let before = console().take(last.unwrap_or(0)).filter_map(|(_, text)| stamp(text)).last();
+        let kept = last.zip(before);
         let zero = console().next().zip(kept).map(|((first, _), (_, stamp))| first.saturating_sub(stamp));
         let line = |(n, (at, text)): (usize, (u64, _))| {
             let stamp = stamp(text);
@@ -268,6 +270,7 @@ mod tests {
             console(180, "[    0.000000] Linux version 6.12.1 (debian)"),
             console(181, "[    0.050000] smp: Bringing up secondary CPUs ..."),
             console(182, "[    0.060000] smp: Brought up 1 node, 2 CPUs"),
+            console(182, "[    0.100000] Console: colour dummy device 80x25"),
             console(183, "[    0.100000] printk: legacy console [ttyS0] enabled"),
             // This kernel's clock stands still from here on, and jumps.
             console(190, "[    0.100000] Unpacking initramfs..."),
@@ -307,6 +310,21 @@ mod tests {
             (60_000_000, "EXT4-fs (vda): mounted filesystem 1 r/w with ordered data mode")
         );
         assert_eq!((longest.at, longest.after), (260_000_000, "Run /init as init process"));
+    }
+
+    #[test]
+    fn kept_lines_are_placed_whenever_the_kernel_says_that_it_has_a_console() {
+        for enabled in
+            ["[    0.100000] printk: legacy console [ttyS0] enabled", "[    7.900000] printk: console [ttyS0] enabled"]
+        {
+            let timeline = boot(&[
+                (180, "console", "[    0.000000] Linux version 6.1.0"),
+                (185, "console", "[    0.100000] Console: colour dummy device 80x25"),
+                (190, "console", enabled),
+                (195, "console", "[    7.910000] smp: Bringing up secondary CPUs ..."),
+            ]);
+            assert_eq!(begins(&timeline)[2..], [(KERNEL, 80), ("kernel: other processors", 195)], "{enabled}");
+        }
     }
 
     #[test]
