@@ -28,6 +28,8 @@ pub struct Phase {
 
 /// The kernel unpacks itself.
 pub(super) const DECOMPRESSION: &str = "guest: decompression";
+/// One that is not packed goes to its first words.
+const EARLY: &str = "guest: early setup";
 /// The kernel unpacks its initrd, which it does beside other things.
 pub(super) const INITRD: &str = "kernel: initrd unpacked, drivers";
 const KERNEL: &str = "kernel: memory, interrupts, clocks";
@@ -66,12 +68,9 @@ pub fn phases(timeline: &Timeline) -> Vec<Phase> {
     let status = timeline.marks.iter().filter(|mark| timeline.word(mark.kind) == "virtio_status").map(|mark| mark.at);
     let virtio = status.filter(|at| boot.holds(*at)).min();
     let mut begins = vec![("AxVM: set-up", boot.from)];
-    match (boot.is_told(), virtio, boot.first_exit) {
-        (true, ..) => begins.push((DECOMPRESSION, boot.runs)),
-        // Without a word from the kernel, its first exit is all that tells it from its decompressor.
-        (false, Some(_), Some(first)) => begins.extend([(DECOMPRESSION, boot.runs), ("kernel", first)]),
-        _ => begins.push(("guest: before its first words", boot.runs)),
-    }
+    begins.push((if timeline.kernel.starts_with("bzImage") { DECOMPRESSION } else { EARLY }, boot.runs));
+    // Without a word from the kernel, its first exit is all that tells it from its decompressor.
+    begins.extend(boot.first_exit.filter(|_| !boot.is_told() && virtio.is_some()).map(|at| ("kernel", at)));
     for (what, words) in MILESTONES {
         begins.extend(boot.says(words).filter(|line| line.stamp.is_some()).map(|line| (*what, line.meant)));
     }
@@ -167,10 +166,12 @@ impl Boot<'_> {
         let to = next.unwrap_or(timeline.end);
         let within = |at: u64| (runs..=to).contains(&at);
         let console = || timeline.console().filter(|(at, _)| within(*at));
-        // Lines up to this one were kept until the console was there: the first came as soon as the last was meant.
-        let stamps =
-            console().map(|(_, text)| (stamp(text), text.contains(" console [") && text.ends_with("] enabled")));
-        let kept = stamps.enumerate().find_map(|(n, (stamp, is_it))| Some((n, stamp.filter(|_| is_it)?)));
+        // Lines up to this one were kept until the console was there: the first came as soon as the last was meant. The one
+        // that says so is written before the others are printed (Linux 6.12), or after (6.1).
+        let says_so = |text: &str| text.contains(" console [") && text.ends_with("] enabled");
+        let last = console().position(|(_, text)| says_so(text));
+        let before = console().take(last.unwrap_or(0)).filter_map(|(_, text)| stamp(text)).last();
+        let kept = last.zip(before);
         let zero = console().next().zip(kept).map(|((first, _), (_, stamp))| first.saturating_sub(stamp));
         let line = |(n, (at, text)): (usize, (u64, _))| {
             let stamp = stamp(text);
@@ -244,6 +245,7 @@ mod tests {
     /// A trace of a machine that is set up in 10 ms, in which these things happen: time in ms, kind, words.
     fn boot(events: &[(u64, &str, &str)]) -> Timeline {
         let mut chrome = Chrome::new(Scale { start: 0, tick: 1.0 }, u64::MAX);
+        chrome.step(8_000_000, Duration::from_millis(1), "boot", "bzImage, boot protocol 2.15");
         chrome.step(10_000_000, Duration::from_millis(2), "vcpus", "");
         let vcpu = chrome.lane("vcpu0");
         let (kind, address, value) = (Kind::PortWrite, 0xcf8, 0);
@@ -268,6 +270,7 @@ mod tests {
             console(180, "[    0.000000] Linux version 6.12.1 (debian)"),
             console(181, "[    0.050000] smp: Bringing up secondary CPUs ..."),
             console(182, "[    0.060000] smp: Brought up 1 node, 2 CPUs"),
+            console(182, "[    0.100000] Console: colour dummy device 80x25"),
             console(183, "[    0.100000] printk: legacy console [ttyS0] enabled"),
             // This kernel's clock stands still from here on, and jumps.
             console(190, "[    0.100000] Unpacking initramfs..."),
@@ -310,6 +313,21 @@ mod tests {
     }
 
     #[test]
+    fn kept_lines_are_placed_whenever_the_kernel_says_that_it_has_a_console() {
+        for enabled in
+            ["[    0.100000] printk: legacy console [ttyS0] enabled", "[    7.900000] printk: console [ttyS0] enabled"]
+        {
+            let timeline = boot(&[
+                (180, "console", "[    0.000000] Linux version 6.1.0"),
+                (185, "console", "[    0.100000] Console: colour dummy device 80x25"),
+                (190, "console", enabled),
+                (195, "console", "[    7.910000] smp: Bringing up secondary CPUs ..."),
+            ]);
+            assert_eq!(begins(&timeline)[2..], [(KERNEL, 80), ("kernel: other processors", 195)], "{enabled}");
+        }
+    }
+
+    #[test]
     fn a_quiet_kernel_shows_by_what_it_accesses() {
         let timeline = boot(&[
             (90, "virtio_status", "vda: status 0x0 -> 0x1"),
@@ -330,7 +348,9 @@ mod tests {
     #[test]
     fn a_trace_without_a_start_has_no_boot() {
         let mut timeline = boot(&[]);
-        assert_eq!(begins(&timeline), [("AxVM: set-up", 0), ("guest: before its first words", 10)]);
+        assert_eq!(begins(&timeline), [("AxVM: set-up", 0), ("guest: decompression", 10)]);
+        timeline.kernel = "ELF".into();
+        assert_eq!(begins(&timeline), [("AxVM: set-up", 0), ("guest: early setup", 10)]);
         timeline.steps.clear();
         assert_eq!(begins(&timeline), []);
     }

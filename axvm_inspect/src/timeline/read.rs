@@ -76,6 +76,8 @@ pub struct Timeline {
     pub exits: Vec<Slice>,
     /// What AxVM did before the guest ran.
     pub steps: Vec<Slice>,
+    /// What the kernel is, as the step `boot` says: `bzImage, ...`.
+    pub kernel: String,
     /// Requests that were completed.
     pub requests: Vec<Request>,
     /// Lines of the console, and events.
@@ -128,6 +130,8 @@ struct Args<'a> {
     name: Cow<'a, str>,
     #[serde(borrow, default)]
     rip: Cow<'a, str>,
+    #[serde(borrow, default)]
+    detail: Cow<'a, str>,
     #[serde(default)]
     lost: u64,
     #[serde(default)]
@@ -178,6 +182,9 @@ impl Timeline {
                 let (name, reason) = (self.name(&line.name), self.name(&line.cat));
                 let slice =
                     Slice { lane, name, reason, at, took: nanos(line.dur), rip: address(&line.args.rip).unwrap_or(0) };
+                if is_step && line.name == "boot" {
+                    self.kernel = line.args.detail.into_owned();
+                }
                 if is_step { self.steps.push(slice) } else { self.exits.push(slice) }
             }
             ("s", _) => self.open.entry(line.id).or_default().arrow = Some(at),
@@ -252,6 +259,7 @@ pub(super) mod tests {
     pub(in crate::timeline) fn file() -> Vec<u8> {
         let mut chrome = Chrome::new(Scale { start: 0, tick: 1.0 }, u64::MAX);
         chrome.step(2_000_000, Duration::from_millis(1), "vcpus", "1 created");
+        chrome.step(900_000, Duration::from_micros(500), "boot", "bzImage, boot protocol 2.15, zstd");
         let (vcpu, queue) = (chrome.lane("vcpu0"), chrome.lane("vda-q0"));
         let record =
             |at, took, kind, address, value| Record { at, took, kind, size: 1, count: 1, address, value, rip: 0 };

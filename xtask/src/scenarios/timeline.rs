@@ -33,7 +33,7 @@ pub(super) fn timeline() -> Vec<Scenario> {
         append: "loglevel=7",
         brings: Some(lab::passt),
         on: Some(("reboot: Power down", REPORT)),
-        limit: 150,
+        limit: 300,
         ..PLAIN
     };
     let proofs = vec![
