@@ -13,6 +13,7 @@ mod judge;
 mod list;
 mod plain;
 mod script;
+mod standard;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -109,6 +110,8 @@ pub enum Proof {
     SecondAnswered,
     /// What the first boot's action printed satisfies this; the words say what was expected.
     Seen(&'static str, fn(&str) -> bool),
+    /// AxVM said so on stderr in the first boot.
+    Said(&'static str),
     /// The image takes up this many KiB less than what the action saw.
     Shrunk(u64),
 }
