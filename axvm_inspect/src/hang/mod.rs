@@ -145,7 +145,7 @@ fn device_lines(device: &DeviceFacts) -> Vec<String> {
         Some(status) => format!("status {status:#x} {}", status_words(status)),
     };
     let mut lines = vec![format!("{}: {status}", device.name)];
-    lines.extend(device.queues.iter().map(|queue| {
+    lines.extend(device.queues.iter().flat_map(|queue| {
         let QueueFacts { index, size, avail, used, .. } = queue;
         let mut line = format!("  queue {index}, size {size}: offered {avail}, returned {used}");
         let in_flight = match queue.in_flight() {
@@ -160,21 +160,20 @@ fn device_lines(device: &DeviceFacts) -> Vec<String> {
         if queue.kicked {
             line.push_str(", kicked");
         }
-        line.push_str(&message_words(queue.message));
-        line
+        [Some(line), message_line(queue.message)].into_iter().flatten()
     }));
     lines
 }
 
-/// Where the messages of a queue go.
-fn message_words(message: Message) -> String {
+/// Where the messages of a queue go, if it sends any.
+fn message_line(message: Message) -> Option<String> {
     match message {
-        Message::Line => String::new(),
-        Message::None => "; no MSI-X vector: its driver looks by itself".into(),
+        Message::Line => None,
+        Message::None => Some("    no vector of MSI-X: its driver looks by itself".into()),
         Message::Msix { entry, vector, destination, is_kept, is_pending } => {
             let kept = if is_kept { ", masked" } else { "" };
             let pending = if is_pending { ", pending" } else { "" };
-            format!("; MSI-X {entry}: {vector:#04x} -> APIC {destination:#x}{kept}{pending}")
+            Some(format!("    MSI-X {entry}: vector {vector:#04x} -> APIC {destination:#x}{kept}{pending}"))
         }
     }
 }

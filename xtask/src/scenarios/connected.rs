@@ -14,7 +14,8 @@ pub(super) fn pci() -> Vec<Scenario> {
     let high =
         Boot { arguments: "--disk DISK --memory 4G --cpus 4 --bus pci", checks: "msix:3:4,disk,log:lab", ..plain };
     let twice = Boot { checks: "boots:2,msix:3:2,log:lab", append: "reboot=acpi", rounds: 2, ..plain };
-    let plug = Boot { checks: "hotplug,disk,log:lab", on: Some(("MARK plug", PLUG)), limit: 180, ..plain };
+    let plug = format!("{SAID}{PLUG}").leak();
+    let plug = Boot { checks: "hotplug,disk,log:lab", on: Some(("MARK plug", plug)), limit: 180, ..plain };
     let proofs = vec![
         Proof::CleanDisk,
         Proof::Seen("a disk and a card that came and went", |seen| {
@@ -33,9 +34,11 @@ pub(super) fn pci() -> Vec<Scenario> {
     vec![scenario("pci", plain), scenario("pci-4g", high), scenario("pci-reset", twice), plugged, listed]
 }
 
+/// `said NAME` waits for the guest's mark.
+pub(super) const SAID: &str = "said() { until grep -q \"MARK $1\" $dir/console; do sleep 1; done; }\n";
+
 /// What a person does to a machine whose guest waits for a disk and a card: each comes, and goes when the guest is done.
 const PLUG: &str = "(
-    said() { until grep -q \"MARK $1\" $dir/console; do sleep 1; done; }
     axvm ctl $pid disk add plug.img,serial=PLUG
     said unmounted
     axvm ctl $pid disk remove vdb && echo vdb is gone

@@ -118,6 +118,11 @@ fn prove(proof: &Proof, dir: &Path, disk: &Path, payload: &Payload) -> Result<()
             anyhow::ensure!(holds(&seen), "expected {what}, the host saw: {}", seen.trim());
             Ok(())
         }
+        Proof::Said(words) => {
+            let stderr = text(&dir.join("0/stderr"));
+            anyhow::ensure!(stderr.contains(words), "AxVM never said '{words}', but: {}", last_lines(&stderr, 8));
+            Ok(())
+        }
         Proof::Shrunk(kib) => shrunk(*kib, &seen, &text(&dir.join("du"))),
     }
 }

@@ -3,6 +3,7 @@
 use super::connected::{commands, network, pci, peer, sockets, ssh};
 use super::debugged::gdb;
 use super::plain::{PLAIN, TYPE, scenario};
+use super::standard::{KEPT, drivers};
 use super::timeline::timeline;
 use super::{Boot, OtherKernel, Proof, Scenario};
 
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
         commands(),
         pci(),
         timeline(),
+        drivers(),
     ]
     .into_iter()
     .flatten()
@@ -115,7 +117,7 @@ pub fn distribution() -> Vec<Scenario> {
 /// A kernel that finds devices on either bus, and its own initrd, which is told the modules of the disk.
 pub fn alpine() -> Vec<Scenario> {
     let boot = Boot {
-        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci",
+        arguments: "--disk DISK --memory 512M --cpus 2 --bus pci --virtio-check stop",
         checks: "msix:3:2,disk,log:lab",
         append: "modules=virtio_blk,ext4 rootfstype=ext4 rootflags=rw root=/dev/vda",
         rounds: 0,
@@ -123,7 +125,7 @@ pub fn alpine() -> Vec<Scenario> {
         limit: 300,
         ..PLAIN
     };
-    vec![scenario("alpine-pci", boot)]
+    vec![Scenario { proofs: vec![KEPT, Proof::CleanDisk], ..scenario("alpine-pci", boot) }]
 }
 
 /// 1 to 20 vCPUs, and memory on both sides of the hole below 4 GiB.

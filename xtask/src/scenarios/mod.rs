@@ -14,6 +14,7 @@ mod judge;
 mod list;
 mod plain;
 mod script;
+mod standard;
 mod timeline;
 
 use std::fs;
@@ -111,6 +112,8 @@ pub enum Proof {
     SecondAnswered,
     /// What the first boot's action printed satisfies this; the words say what was expected.
     Seen(&'static str, fn(&str) -> bool),
+    /// AxVM said so on stderr in the first boot.
+    Said(&'static str),
     /// The image takes up this many KiB less than what the action saw.
     Shrunk(u64),
 }

@@ -10,7 +10,8 @@ pub(super) fn job(scenarios: &[&Scenario]) -> String {
     let mut job = LIBRARY.to_owned();
     job.push_str("truncate -s 1M second.img; printf 'host was here' | dd of=second.img conv=notrunc 2>/dev/null\n");
     job.push_str(
-        "truncate -s 1M grow.img; mkdir -p /var/tmp tight; mount -t tmpfs -o size=4m tmpfs tight; truncate -s 32M tight/disk.img\n",
+        "truncate -s 1M grow.img; mkdir -p /var/tmp tight; mount -t tmpfs -o size=4m tmpfs tight; truncate -s 32M tight/disk.img
+        truncate -s 16M load.img\n",
     );
     // For the guest's cards: a server behind the default route, and a tap.
     job.push_str(
