@@ -51,12 +51,27 @@ impl Errands {
         }
     }
 
-    /// On another thread: has `act` done. None if the main thread does not come to it, as on the way to an end.
+    /// On another thread: has `act` done. None if the main thread does not come to it, as on the way to an end; then it is
+    /// not done later either.
     pub fn ask<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        self.ask_within(PATIENCE, act)
+    }
+
+    fn ask_within<T: Send + 'static>(&self, limit: Duration, act: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (answer, answered) = sync_channel(1);
-        lock(&self.todo).push(Box::new(move || _ = answer.try_send(act())));
+        let act = Arc::new(Mutex::new(Some(act)));
+        let own = Arc::clone(&act);
+        lock(&self.todo).push(Box::new(move || {
+            let act = lock(&own).take();
+            let _ = act.map(|act| answer.try_send(act()));
+        }));
         self.wanted.signal();
-        answered.recv_timeout(PATIENCE).ok()
+        match answered.recv_timeout(limit) {
+            Ok(answer) => Some(answer),
+            Err(_) if lock(&act).take().is_some() => None,
+            // It was begun.
+            Err(_) => answered.recv().ok(),
+        }
     }
 
     /// What stops a guest on this host's KVM: tried out once, when the first breakpoint wants to know.
@@ -71,5 +86,36 @@ impl Errands {
             Some(tried) => self.support.get_or_init(|| tried.map_err(cannot)).clone(),
             None => Err(cannot("the machine is about to end or to start again".into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
+    #[test]
+    fn an_errand_is_done_on_the_thread_that_serves_or_not_at_all() {
+        let Ok(kvm) = Kvm::open() else {
+            eprintln!("skipped: no /dev/kvm");
+            return;
+        };
+        let errands = Errands::open(&Arc::new(kvm)).unwrap();
+        let late = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&late);
+        let none = errands.ask_within(Duration::from_millis(1), move || counted.fetch_add(1, Ordering::Relaxed));
+        assert_eq!(none, None, "no thread serves");
+        errands.serve();
+        assert_eq!(late.load(Ordering::Relaxed), 0, "its client does not wait any more");
+        thread::scope(|scope| {
+            let ask = || errands.ask(|| thread::current().id());
+            let asked = axvm_sandbox::spawn_scoped(scope, axvm_sandbox::Role::Gdb, "asks", ask).unwrap();
+            while !asked.is_finished() {
+                errands.serve();
+                thread::yield_now();
+            }
+            assert_eq!(asked.join().unwrap(), Some(thread::current().id()));
+        });
     }
 }
