@@ -46,10 +46,12 @@ peer() {
     until [ -S /tmp/one ] || [ $tries -ge 100 ]; do tries=$((tries + 1)); usleep 100000; done
 }
 
-# Kills process $1 after $2 seconds. What even that does not end hangs in the outer machine's kernel: the host is told where.
+# Kills process $1 after $2 seconds, once it has said what its guest does (out/SCENARIO/BOOT/explain). What even that does not end hangs in the outer machine's kernel: the host is told where.
 bound() {
+    told=$PWD/$dir/explain
     cd /
     sleep "$2"
+    timeout 15 axvm ctl "$1" explain >"$told" 2>&1
     kill -9 "$1"
     sleep 20
     for task in /proc/"$1"/task/*; do

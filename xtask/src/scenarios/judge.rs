@@ -75,6 +75,10 @@ fn boot_failures(boot: &Boot, dir: &Path) -> Vec<String> {
     if !failures.is_empty() {
         failures.push(format!("console: {}", last_lines(&console, 8)));
         failures.push(format!("stderr: {}", last_lines(&text(&dir.join("stderr")), 8)));
+        let explained = text(&dir.join("explain"));
+        if !explained.is_empty() {
+            failures.push(format!("what the guest did when its time was over: {explained}"));
+        }
     }
     failures
 }
