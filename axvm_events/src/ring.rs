@@ -48,47 +48,47 @@ impl Word for AtomicU64 {
 }
 
 /// What both ends share.
-struct Ring<W> {
+struct Ring<W, const N: usize> {
     /// Records written so far.
     head: W,
     /// A power of two of them.
-    slots: Box<[[W; WORDS]]>,
+    slots: Box<[[W; N]]>,
 }
 
 /// The writing end: one thread's.
-pub(crate) struct RingWriter<W> {
-    ring: Arc<Ring<W>>,
+pub(crate) struct RingWriter<W, const N: usize = WORDS> {
+    ring: Arc<Ring<W, N>>,
     /// The ring's head, which only this end moves.
     head: u64,
 }
 
 /// The reading end.
-pub(crate) struct RingReader<W> {
-    ring: Arc<Ring<W>>,
+pub(crate) struct RingReader<W, const N: usize = WORDS> {
+    ring: Arc<Ring<W, N>>,
     /// Records read or missed so far.
     next: u64,
 }
 
-/// A ring of at least `capacity` records: its two ends.
-pub(crate) fn ring<W: Word>(capacity: usize) -> (RingWriter<W>, RingReader<W>) {
+/// A ring of at least `capacity` records of `N` words: its two ends.
+pub(crate) fn ring<W: Word, const N: usize>(capacity: usize) -> (RingWriter<W, N>, RingReader<W, N>) {
     let slot = |_| std::array::from_fn(|_| W::zero());
     let slots = (0..capacity.max(2).next_power_of_two()).map(slot).collect();
     let ring = Arc::new(Ring { head: W::zero(), slots });
     (RingWriter { ring: Arc::clone(&ring), head: 0 }, RingReader { ring, next: 0 })
 }
 
-impl<W: Word> Ring<W> {
+impl<W: Word, const N: usize> Ring<W, N> {
     #[inline]
-    fn slot(&self, number: u64) -> &[W; WORDS] {
+    fn slot(&self, number: u64) -> &[W; N] {
         // A power of two, and not more than memory has room for.
         &self.slots[number as usize & (self.slots.len() - 1)]
     }
 }
 
-impl<W: Word> RingWriter<W> {
+impl<W: Word, const N: usize> RingWriter<W, N> {
     /// Adds a record; where the ring is full, over the oldest.
     #[inline]
-    pub(crate) fn push(&mut self, record: [u64; WORDS]) {
+    pub(crate) fn push(&mut self, record: [u64; N]) {
         // A reader that sees one of these words sees the head that says so, too.
         W::fence(Ordering::Release);
         for (word, value) in self.ring.slot(self.head).iter().zip(record) {
@@ -100,16 +100,16 @@ impl<W: Word> RingWriter<W> {
     }
 }
 
-impl<W: Word> RingWriter<W> {
+impl<W: Word, const N: usize> RingWriter<W, N> {
     /// The last records, at most `limit` of them, the oldest first: for the thread that wrote them.
-    pub(crate) fn last(&self, limit: usize) -> Vec<[u64; WORDS]> {
+    pub(crate) fn last(&self, limit: usize) -> Vec<[u64; N]> {
         let count = self.head.min(limit as u64).min(self.ring.slots.len() as u64);
         let slot = |number| self.ring.slot(number).each_ref().map(|word: &W| word.load(Ordering::Relaxed));
         (self.head - count..self.head).map(slot).collect()
     }
 }
 
-impl<W: Word> RingReader<W> {
+impl<W: Word, const N: usize> RingReader<W, N> {
     /// Whether the writing end is gone. What it wrote before can still be read.
     pub(crate) fn is_abandoned(&self) -> bool {
         let is_abandoned = Arc::strong_count(&self.ring) == 1;
@@ -130,7 +130,7 @@ impl<W: Word> RingReader<W> {
     }
 
     /// Reads up to `limit` records into `to`, the oldest first; how many were overwritten before they could be read.
-    pub(crate) fn read(&mut self, to: &mut Vec<[u64; WORDS]>, limit: usize) -> u64 {
+    pub(crate) fn read(&mut self, to: &mut Vec<[u64; N]>, limit: usize) -> u64 {
         let ring = &*self.ring;
         let capacity = ring.slots.len() as u64;
         let head = ring.head.load(Ordering::Acquire);
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn records_come_in_order_and_once() {
-        let (mut writer, mut reader) = ring::<AtomicU64>(8);
+        let (mut writer, mut reader) = ring::<AtomicU64, WORDS>(8);
         let mut read = Vec::new();
         for round in 0..5 {
             (0..5).for_each(|n| writer.push(record(round * 5 + n)));
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_slow_reader_gets_the_latest_and_the_number_of_those_that_are_lost() {
-        let (mut writer, mut reader) = ring::<AtomicU64>(8);
+        let (mut writer, mut reader) = ring::<AtomicU64, WORDS>(8);
         (0..100).for_each(|n| writer.push(record(n)));
         let mut read = Vec::new();
         assert_eq!(reader.read(&mut read, 3), 93);
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_is_there_can_be_read_again() {
-        let (mut writer, mut reader) = ring::<AtomicU64>(8);
+        let (mut writer, mut reader) = ring::<AtomicU64, WORDS>(8);
         for count in [3, 100] {
             (0..count).for_each(|n| writer.push(record(n)));
             let mut first = Vec::new();
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_was_written_outlives_its_writer() {
-        let (mut writer, mut reader) = ring::<AtomicU64>(4);
+        let (mut writer, mut reader) = ring::<AtomicU64, WORDS>(4);
         writer.push(record(1));
         assert!(!reader.is_abandoned());
         drop(writer);
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn a_reader_beside_a_busy_writer_sees_whole_records_and_misses_none_unsaid() {
         const COUNT: u64 = 200_000;
-        let (mut writer, mut reader) = ring::<AtomicU64>(64);
+        let (mut writer, mut reader) = ring::<AtomicU64, WORDS>(64);
         let thread = std::thread::spawn(move || (0..COUNT).for_each(|n| writer.push(record(n))));
         let (mut read, mut next) = (Vec::new(), 0);
         while next < COUNT {
@@ -224,6 +224,7 @@ mod tests {
         thread.join().unwrap();
     }
 
+    /// Records of two words: enough to tell one of one piece from one of two.
     mod model {
         use super::*;
 
@@ -246,13 +247,13 @@ mod tests {
         #[test]
         fn a_dump_beside_a_writer_has_whole_records() {
             loom::model(|| {
-                let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64>(2);
-                writer.push([1, 0, 0, 0, 1]);
-                let thread = loom::thread::spawn(move || (2..=3).for_each(|n| writer.push([n, 0, 0, 0, n])));
+                let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64, 2>(2);
+                writer.push([1; 2]);
+                let thread = loom::thread::spawn(move || (2..=3).for_each(|n| writer.push([n; 2])));
                 let mut read = Vec::new();
                 reader.rewind();
                 reader.read(&mut read, usize::MAX);
-                assert!(read.iter().all(|[first, .., last]| first == last), "a record of two");
+                assert!(read.iter().all(|[first, last]| first == last), "a record of two");
                 thread.join().unwrap();
             });
         }
@@ -261,11 +262,11 @@ mod tests {
         #[test]
         fn no_order_of_accesses_mixes_two_records() {
             loom::model(|| {
-                let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64>(2);
-                let thread = loom::thread::spawn(move || (1..=3).for_each(|n| writer.push([n, 0, 0, 0, n])));
+                let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64, 2>(2);
+                let thread = loom::thread::spawn(move || (1..=3).for_each(|n| writer.push([n; 2])));
                 let mut read = Vec::new();
                 let mut next = reader.read(&mut read, 2);
-                for [first, .., last] in read {
+                for [first, last] in read {
                     next += 1;
                     assert_eq!((first, last), (next, next), "a record of two");
                 }
