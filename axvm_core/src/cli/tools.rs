@@ -331,7 +331,7 @@ pub struct PsArgs {
 Examples:
   axvm gdb web
   axvm gdb web -- -ex 'break do_sys_openat2' -ex continue
-  axvm gdb web -- vmlinux             with lines and variables, from its debug package (monitor kaslr)
+  axvm gdb web -- vmlinux             with lines and variables (monitor kaslr)
   axvm gdb web -- -batch -ex 'info registers'")]
 pub struct GdbArgs {
     /// The machine: path of its control socket, process id, or name
