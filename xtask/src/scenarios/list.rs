@@ -35,19 +35,24 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// What the guest's kernel has no part in, or the same one whatever its version.
-const OF_THE_HOST: [&str; 20] = [
+const OF_THE_HOST: [&str; 25] = [
     "control",
     "disk-ephemeral",
+    "disk-grows",
     "disk-host-full",
     "disk-read-only",
     "disk-two",
+    "exec",
     "exec-console",
     "explain",
+    "halt",
     "host-view",
     "killed-in-mid-write",
     "lspci",
+    "memory-comes-back",
     "memory-pool",
     "memory-shared",
+    "panic",
     "pci-4g",
     "qemu-peer",
     "reset-ends",
@@ -430,13 +435,18 @@ fn obeyed(seen: &str) -> bool {
         && said("/tmp/web.api")
 }
 
+/// What a real-time kernel does otherwise than a generic one: its locks.
+pub fn fewest() -> Vec<Scenario> {
+    all().into_iter().filter(|scenario| ["cpus-2", "network"].contains(&scenario.name)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn few_are_still_some() {
-        assert_eq!(few().len(), 6);
+        assert_eq!((few().len(), fewest().len()), (6, 2));
     }
 
     #[test]

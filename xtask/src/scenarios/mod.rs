@@ -30,7 +30,7 @@ use crate::progress::Progress;
 use crate::project;
 
 pub use judge::Verdict;
-pub use list::{all, alpine, distribution, few, others, shared_out};
+pub use list::{all, alpine, distribution, few, fewest, others, shared_out};
 
 /// A few boots of one machine with the same disk, and what must be true afterwards.
 pub struct Scenario {

@@ -43,7 +43,10 @@ fn all([older, newer]: [Vec<Scenario>; 2]) -> Vec<(System, Vec<Scenario>)> {
     let older = older.into_iter().chain(scenarios::others()).collect();
     let mut queue = vec![(System::Stock(Wanted::V6_1), older), (System::Stock(Wanted::V6_12), newer)];
     queue.push((System::Debian, scenarios::distribution()));
-    queue.extend(Wanted::OTHERS.map(|wanted| (System::Stock(wanted), scenarios::few())));
+    queue.extend(Wanted::OTHERS.map(|wanted| {
+        let few = if wanted.name.ends_with("-rt") { scenarios::fewest() } else { scenarios::few() };
+        (System::Stock(wanted), few)
+    }));
     queue.push((System::Alpine, scenarios::alpine()));
     queue
 }
