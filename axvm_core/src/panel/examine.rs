@@ -77,10 +77,7 @@ impl Panel {
             })?),
         };
         let machine = self.machine()?;
-        let look = machine.examine(vcpu.unwrap_or_default(), Snapshot::take);
-        let (snapshot, processor) = look
-            .ok_or_else(|| no_vcpu(&machine, vcpu.unwrap_or_default()))?
-            .map_err(|error| ControlError(format!("KVM does not tell the vCPU's registers: {error}")))?;
+        let (snapshot, processor) = look_at(&machine, vcpu.unwrap_or_default())?;
         let address = self.address(address, &snapshot)?;
         let piece = Piece { snapshot, processor, is_linear: vcpu.is_some(), address, len };
         let read = machine.examine(vcpu.unwrap_or_default(), move |vcpu: &KvmVcpu| piece.read(vcpu.ram()));
@@ -89,9 +86,7 @@ impl Panel {
 
     pub(super) fn guest_symbols(&self) -> Result<GuestSymbols, ControlError> {
         let machine = self.machine()?;
-        let look = machine.examine(0, Snapshot::take).ok_or_else(|| no_vcpu(&machine, 0))?;
-        let (snapshot, _) =
-            look.map_err(|error| ControlError(format!("KVM does not tell the vCPU's registers: {error}")))?;
+        let (snapshot, _) = look_at(&machine, 0)?;
         self.explainer.with_symbols(|symbols| {
             let symbols = symbols.ok_or(NO_NAMES)?;
             let located = symbols.located(&snapshot).ok_or("The names are of another kernel (--symbols)")?;
@@ -170,6 +165,12 @@ fn write(machine: &Machine, ram: &GuestRam, file: &File, status: &Mutex<DumpStat
     let mut status = lock(status);
     status.state = if written.is_ok() { DumpState::Written } else { DumpState::Failed };
     status.error = written.err().map(|error| error.to_string());
+}
+
+/// How a vCPU stands.
+fn look_at(machine: &Machine, vcpu: u32) -> Result<(Snapshot, Processor), ControlError> {
+    let look = machine.examine(vcpu, Snapshot::take).ok_or_else(|| no_vcpu(machine, vcpu))?;
+    look.map_err(|error| ControlError(format!("KVM does not tell the vCPU's registers: {error}")))
 }
 
 /// A vCPU that was not there.
