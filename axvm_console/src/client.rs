@@ -110,7 +110,9 @@ impl ConsoleClient {
         match rustix::io::read(&self.fd, &mut *buffer) {
             Ok(0) => self.typed_all = true,
             Ok(count) => return &buffer[..count],
-            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::INTR) => {}
+            // A pseudo-terminal that was left and is open again: who opened it is another client.
+            Err(Errno::AGAIN) => self.typed_all |= self.hung_up && self.kind == Kind::Pty,
             Err(_) => {
                 self.typed_all = true;
                 self.hang_up();

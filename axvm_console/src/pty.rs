@@ -58,33 +58,36 @@ impl Pty {
         Arc::clone(&self.master)
     }
 
-    /// Whether a program has it open now; if none has, it is made ready for the next. To be asked whenever the
-    /// descriptor is readable: a program opened or closed it.
+    /// Whether a program has it open now, or has left and what it typed is still to be read; if neither, it is made
+    /// ready for the next. To be asked whenever the descriptor is readable: a program opened or closed it, or did both
+    /// (`echo > /dev/pts/N`).
     pub fn is_attached(&self) -> bool {
-        self.is_open() || {
+        self.is_in_use() || {
             self.clear();
-            self.is_open()
+            self.is_in_use()
         }
     }
 
-    fn is_open(&self) -> bool {
+    fn is_in_use(&self) -> bool {
         let mut events = [MaybeUninit::uninit(); 1024];
         let mut events = inotify::Reader::new(&self.watch, &mut events);
         while events.next().is_ok() {}
-        let mut master = [PollFd::new(&self.master, PollFlags::empty())];
+        let mut master = [PollFd::new(&self.master, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut master, Some(&now)).is_ok() && !master[0].revents().contains(PollFlags::HUP)
+        let asked = poll(&mut master, Some(&now)).is_ok();
+        let found = master[0].revents();
+        asked && (found.contains(PollFlags::IN) || !found.contains(PollFlags::HUP))
     }
 
-    /// Raw mode, and nothing left of what the last program did not read. The kernel knows "no program is there" only
-    /// after a first program left: this is one.
+    /// Raw mode, and nothing left of what the last program did not read; what a program typed stays. The kernel knows
+    /// "no program is there" only after a first program left: this is one.
     fn clear(&self) {
         if let Ok(mut mode) = tcgetattr(&self.master) {
             mode.make_raw();
             let _ = tcsetattr(&self.master, OptionalActions::Now, &mode);
         }
         if let Some(program) = self.program() {
-            let _ = tcflush(program, QueueSelector::IOFlush);
+            let _ = tcflush(program, QueueSelector::IFlush);
         }
     }
 

@@ -37,6 +37,23 @@ fn a_program_attaches_leaves_and_attaches_again() {
 }
 
 #[test]
+fn typing_counts_however_soon_the_program_leaves() {
+    let bench = open(&BackEnd::Pty).unwrap();
+    for at_once in [1, 20] {
+        for round in 0..50 {
+            let typed: Vec<_> = (0..at_once).map(|n| format!("{round}.{n}\r")).collect();
+            typed.iter().for_each(|line| program(&bench).write_all(line.as_bytes()).unwrap());
+            let typed = typed.concat();
+            assert_eq!(String::from_utf8_lossy(&receive(&bench.port, typed.len())), typed);
+        }
+    }
+    // And who stays is shown what comes.
+    let program = program(&bench);
+    bench.port.send(b"shown");
+    assert_eq!(read(&program, 5), b"shown");
+}
+
+#[test]
 fn a_late_program_sees_exactly_the_last_64_kib() {
     let sent = pattern(1 << 20);
     let time_on = |back_end| {
