@@ -13,6 +13,9 @@ use crate::report::{Line, Verdict};
 use crate::virtio::{Device, FLUSH, MQ, Queue, devices, kind};
 use crate::{apic, clock, start_info};
 
+/// A message takes no longer than that, in microseconds.
+const ON_THE_WAY: u64 = 10_000;
+
 /// A message that is masked is pending, then comes; registers and doorbells move with the BAR, above 4 GiB, too.
 pub fn msix(line: &mut Line) -> Verdict {
     let Some(device) = devices().find(|device| device.kind == kind::BLOCK) else { return line.absent() };
@@ -34,12 +37,16 @@ pub fn msix(line: &mut Line) -> Verdict {
     let queue = Queue::of(device, 0);
     let Some(msix) = function.msix() else { return line.failed("no MSI-X") };
     let is_pending = || read::<u32>(bar + MSIX_PENDING) & 1 != 0;
-    for mask in [bar + MSIX_TABLE + 12, 0] {
-        let set = |masked: bool| match mask {
-            0 => function.write(msix, if masked { ENABLE | FUNCTION_MASK } else { ENABLE }),
-            entry => write(entry, u32::from(masked)),
+    for by_entry in [true, false] {
+        // All queues have one vector: where the machine is carried over, each of them may interrupt without a reason.
+        let entries = (0..u64::from(queues)).map(|number| bar + MSIX_TABLE + number * 16 + 12);
+        let set = |masked: bool| match by_entry {
+            true => entries.clone().for_each(|entry| write(entry, u32::from(masked))),
+            false => function.write(msix, if masked { ENABLE | FUNCTION_MASK } else { ENABLE }),
         };
         set(true);
+        // A message that was posted before still arrives.
+        clock::wait(ON_THE_WAY, || false);
         let (used, came): (u16, u32) = (read(queue.used() + 2), apic::count(vector));
         queue.offer(0);
         let back = clock::wait(2_000_000, || read::<u16>(queue.used() + 2) != used);
