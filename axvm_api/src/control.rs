@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use thiserror::Error;
 
 use crate::types::{
-    Added, Balloon, BalloonStatistics, DriveUpdate, DumpStatus, Explanation, GuestSymbols, MemoryContents,
+    Added, Balloon, BalloonStatistics, DriveUpdate, DumpStatus, Explanation, GuestSymbols, Inspection, MemoryContents,
     NetworkUpdate, NewDrive, NewNetwork, Removal, Status, TraceRequest, TraceStatus, VcpuRegisters, VmConfig,
 };
 
@@ -19,6 +19,9 @@ pub trait Control: Send + Sync {
     fn status(&self) -> Result<Status, ControlError>;
     /// What the guest does, and why that may be no progress.
     fn explain(&self) -> Result<Explanation, ControlError>;
+    /// The whole machine at one moment; and how the first vCPU translates an address, which is a number, a register or a
+    /// symbol.
+    fn inspect(&self, walk: Option<&str>) -> Result<Inspection, ControlError>;
     /// Each vCPU's registers.
     fn registers(&self) -> Result<Vec<VcpuRegisters>, ControlError>;
     /// `len` bytes of the guest's memory from `address`, which is a number, a register or a symbol, in `space`: `physical`,

@@ -1,8 +1,9 @@
-//! What a client sees of what a guest does: the bodies of `/explain`, `/registers`, `/memory`, `/symbols`, `/dump` and
+//! What a client sees of what a guest does: the bodies of `/explain`, `/inspect`, `/registers`, `/memory`, `/symbols`, `/dump` and
 //! `/trace`.
 //!
 //! ```text
-//!   a moment: Explanation, VcpuRegisters, MemoryContents, GuestSymbols      a file: DumpStatus, TraceRequest, TraceStatus
+//!   a moment: Explanation, Inspection, VcpuRegisters, MemoryContents, GuestSymbols
+//!   a file:   DumpStatus, TraceRequest, TraceStatus
 //! ```
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// `GET /registers`, for each vCPU: how it stands.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -98,6 +100,19 @@ pub struct Explanation {
     pub devices: Vec<String>,
     /// The console's last lines.
     pub console: Vec<String>,
+    /// All of it for people, in lines of at most 80 columns.
+    pub text: String,
+}
+
+/// `GET /inspect`: the whole machine at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Inspection {
+    /// The version of the tree below; the same as of `axvm inspect --format json`.
+    pub version: u32,
+    /// What the machine is called.
+    pub name: String,
+    /// Its sections: machine, signs, memory, vcpus, clocks, lines, queues, walk; each with rows, as those of `axvm inspect`.
+    pub sections: Value,
     /// All of it for people, in lines of at most 80 columns.
     pub text: String,
 }

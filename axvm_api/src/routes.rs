@@ -20,8 +20,9 @@ use serde::de::DeserializeOwned;
 use crate::control::{Control, ControlError};
 use crate::http::Response;
 use crate::types::{
-    Action, ActionRequest, Added, BalloonUpdate, DriveUpdate, FIRECRACKER_API, InstanceInfo, MemoryContents,
-    NetworkUpdate, NewDrive, NewNetwork, Removal, StatisticsUpdate, TraceRequest, Version, VmUpdate, WantedState,
+    Action, ActionRequest, Added, BalloonUpdate, DriveUpdate, FIRECRACKER_API, Inspection, InstanceInfo,
+    MemoryContents, NetworkUpdate, NewDrive, NewNetwork, Removal, StatisticsUpdate, TraceRequest, Version, VmUpdate,
+    WantedState,
 };
 
 /// One method of one path.
@@ -191,6 +192,10 @@ fn own() -> Vec<Route> {
         get("/explain", "What the guest does, and what that usually means: for one that does not move", |control| {
             control.explain()
         }),
+        get("/inspect", "The whole machine at one moment: memory, vCPUs, clocks, interrupt lines, queues", |control| {
+            control.inspect(None)
+        }),
+        inspect(),
         get("/registers", "The registers of each vCPU", |control| control.registers()),
         memory(),
         get("/symbols", "What the guest's kernel calls its functions, and where they are", |control| control.symbols()),
@@ -240,6 +245,20 @@ where
 }
 
 /// A route whose path says what to read.
+fn inspect() -> Route {
+    Route {
+        method: "GET",
+        path: "/inspect/{address}",
+        summary: "The same, and how the first vCPU translates an address: a number, a register such as rsp, or a symbol",
+        body: None,
+        answer: Some(SchemaGenerator::subschema_for::<Inspection>),
+        work: Work::Call(Box::new(|control, path, _, _| match path.split('/').skip(2).collect::<Vec<_>>()[..] {
+            [address] => control.inspect(Some(address)).map(|inspection| Response::json(&inspection)),
+            _ => Err("The path is /inspect/ADDRESS".into()),
+        })),
+    }
+}
+
 fn memory() -> Route {
     Route {
         method: "GET",

@@ -10,9 +10,9 @@ use axvm_sync::lock;
 use crate::control::{Attach, Control, ControlError};
 use crate::types::{
     Added, Balloon, BalloonStatistics, BootSource, CacheType, Disk, Drive, DriveUpdate, DumpState, DumpStatus, Exits,
-    Explanation, GuestSymbols, HugePages, LikelyCause, LinkState, MachineConfig, MachineState, Memory, MemoryContents,
-    NetworkInterface, NetworkStatus, NetworkUpdate, NewDrive, NewNetwork, RateLimiter, Removal, Resident, Status,
-    TraceRequest, TraceState, TraceStatus, VcpuRegisters, VmConfig, Vsock, VsockStatus,
+    Explanation, GuestSymbols, HugePages, Inspection, LikelyCause, LinkState, MachineConfig, MachineState, Memory,
+    MemoryContents, NetworkInterface, NetworkStatus, NetworkUpdate, NewDrive, NewNetwork, RateLimiter, Removal,
+    Resident, Status, TraceRequest, TraceState, TraceStatus, VcpuRegisters, VmConfig, Vsock, VsockStatus,
 };
 
 /// A machine that notes what it is asked.
@@ -114,6 +114,12 @@ impl Control for FakeMachine {
         let causes = vec![LikelyCause { what: "No sign of a fault".into(), remedy: "look at the console".into() }];
         let vcpus = vec!["vCPU 0: halted".into()];
         Ok(Explanation { quiet_seconds: 3, causes, vcpus, last_exits, lines, devices, console, text: "What\n".into() })
+    }
+
+    fn inspect(&self, walk: Option<&str>) -> Result<Inspection, ControlError> {
+        self.note(format!("inspect {}", walk.unwrap_or("no address")))?;
+        let (version, name, sections, text) = (1, "web".into(), serde_json::json!([]), "Machine\n".into());
+        Ok(Inspection { version, name, sections, text })
     }
 
     fn trace(&self, request: &TraceRequest, descriptors: Vec<OwnedFd>) -> Result<(), ControlError> {

@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use crate::examined::{
-    DumpState, DumpStatus, Explanation, GuestSymbols, LikelyCause, MemoryContents, TraceAction, TraceRequest,
-    TraceState, TraceStatus, VcpuRegisters,
+    DumpState, DumpStatus, Explanation, GuestSymbols, Inspection, LikelyCause, MemoryContents, TraceAction,
+    TraceRequest, TraceState, TraceStatus, VcpuRegisters,
 };
 
 /// The level of Firecracker's API that these types follow; what its clients read as the version.

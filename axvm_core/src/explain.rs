@@ -18,7 +18,9 @@ use axvm_events::{Event, Events};
 use axvm_inspect::crash::{CONSOLE_LINES, CrashReport};
 use axvm_inspect::hang::HangReport;
 use axvm_inspect::symbols::Symbols;
-use axvm_machine::{Image, Machine};
+use axvm_inspect::xray::Xray;
+use axvm_machine::{Image, Machine, View};
+use axvm_memory::GuestRam;
 use axvm_sync::lock;
 
 use crate::config::Config;
@@ -61,6 +63,19 @@ impl Explainer {
     pub fn report(&self, machine: &Machine) -> Option<HangReport> {
         let console = self.consoles.last(CONSOLE_LINES);
         self.with_symbols(|symbols| machine.look_into(&console, symbols))
+    }
+
+    /// All of the machine at one moment; none if it is on its way to an end.
+    pub fn inspect(
+        &self,
+        machine: &Machine,
+        name: &str,
+        said: &[(&'static str, String)],
+        walks: &[u64],
+        ram: &GuestRam,
+    ) -> Option<Xray> {
+        let console = &self.consoles.last(CONSOLE_LINES)[..];
+        self.with_symbols(|symbols| machine.inspect(&View { name, said, walks, console, symbols, ram }))
     }
 
     /// The last lines on the guest's console.

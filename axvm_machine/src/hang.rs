@@ -4,6 +4,7 @@
 //!   hold --RIPs--> let go --10 ms--> hold --RIPs--> ... --> hold --registers, APICs, IOAPIC--> let go
 //!                                                    rings and registers of devices, while these go on
 //!                                                    '--> HangReport (axvm_inspect)
+//!   inspect: one hold --all of it, with clocks--> Xray
 //! ```
 //!
 //! Source: KVM API, `KVM_GET_MP_STATE`, `KVM_GET_LAPIC`, `KVM_GET_IRQCHIP`.
@@ -11,13 +12,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axvm_arch::Gpa;
 use axvm_boot::plan::{Kind, Part, VirtioKind};
 use axvm_devices::pci::{MsixEntry, MsixRoute};
 use axvm_inspect::hang::{DeviceFacts, HangFacts, HangReport, LineFacts, Look, Message, QueueFacts, Seen, VcpuFacts};
 use axvm_inspect::snapshot::{Processor, Snapshot};
 use axvm_inspect::symbols::Symbols;
+use axvm_inspect::xray::{ClockFacts, LiveFacts, Xray};
 use axvm_kvm::state::MpState;
-use axvm_kvm::{KvmVcpu, Rest};
+use axvm_kvm::{KvmVcpu, Rest, VmState};
+use axvm_memory::GuestRam;
 use axvm_virtio::{Glance, QueueGlance, QueueInterrupt, Transport};
 
 use crate::Machine;
@@ -41,30 +45,61 @@ impl Machine {
             }
             std::thread::sleep(BETWEEN);
         }
-        let ((vcpus, ioapic), _) = self.holding_those_who_come(|| {
+        let (moment, _) = self.holding_those_who_come(|| {
             looks.push(self.look());
-            let vm = Arc::clone(self.vm());
-            let ioapic = self.visit_held(0, move |_| vm.save().ok()).flatten().map(|vm| vm.ioapic);
-            ((0..self.vcpu_count()).map(|index| self.see(index, &looks)).collect::<Vec<_>>(), ioapic)
+            self.moment(&looks)
         })?;
-        let lines = self
-            .plan()
-            .parts()
-            .iter()
-            .filter_map(|part| Some(LineFacts { gsi: part.line?, name: part.name.to_string() }));
-        let facts = HangFacts {
+        let devices = self.devices(quiet, paused);
+        Some(moment.facts(&devices, self.command_line(), console, symbols).report())
+    }
+
+    /// All of it at one moment. Holds its vCPUs once, for a fraction of a millisecond each; `None` if it is on its way to an
+    /// end.
+    pub fn inspect(&self, view: &View<'_>) -> Option<Xray> {
+        let (quiet, paused) = (self.quiet(), self.is_paused());
+        let (moment, _) = self.holding_those_who_come(|| self.moment(&[self.look()]))?;
+        let devices = self.devices(quiet, paused);
+        let View { name, said, walks, console, symbols, ram } = *view;
+        let regions: Vec<(u64, u64)> = ram.regions().map(|region| (region.gpa.0, region.len)).collect();
+        Some(Xray::live(&LiveFacts {
+            name,
+            said,
+            plan: self.plan(),
+            ram: &regions,
+            hang: moment.facts(&devices, self.command_line(), console, symbols),
+            clocks: &self.clocks(&moment),
+            walks,
+            read: &|gpa: Gpa, bytes: &mut [u8]| ram.read(gpa, bytes).is_ok(),
+        }))
+    }
+
+    /// What is held, as it stands; `looks`: where each vCPU was, the last time now.
+    fn moment(&self, looks: &[Vec<Option<Look>>]) -> Moment {
+        let vm = Arc::clone(self.vm());
+        let (vm, tsc_khz) = self.visit_held(0, move |_| (vm.save().ok(), vm.tsc_khz())).unwrap_or_default();
+        Moment { vcpus: (0..self.vcpu_count()).map(|index| self.see(index, looks)).collect(), vm, tsc_khz }
+    }
+
+    /// What goes on while vCPUs are held.
+    fn devices(&self, quiet: Duration, paused: bool) -> Devices {
+        let line = |part: &Part| Some(LineFacts { gsi: part.line?, name: part.name.to_string() });
+        Devices {
             quiet,
             paused,
-            vcpus: &vcpus,
-            ioapic: ioapic.as_ref(),
-            lines: &lines.collect::<Vec<_>>(),
-            devices: &self.device_facts(),
-            busy: &self.busy().into_iter().map(|busy| (busy.thread, busy.duration)).collect::<Vec<_>>(),
-            console,
-            command_line: self.command_line(),
-            symbols,
-        };
-        Some(facts.report())
+            lines: self.plan().parts().iter().filter_map(line).collect(),
+            devices: self.device_facts(),
+            busy: self.busy().into_iter().map(|busy| (busy.thread, busy.duration)).collect(),
+        }
+    }
+
+    fn clocks(&self, moment: &Moment) -> ClockFacts {
+        let pm_timer = self.inventory().items().iter().find_map(|item| match &item.chip {
+            Chip::PmTimer(timer) => Some(Duration::from_nanos(timer.state().nanos)),
+            _ => None,
+        });
+        let vm = moment.vm.as_ref();
+        let kvmclock = vm.map(|vm| Duration::from_nanos(vm.clock_ns));
+        ClockFacts { kvmclock, pit: vm.map(|vm| vm.pit), pm_timer, tsc_khz: moment.tsc_khz }
     }
 
     /// Where each vCPU is that is held.
@@ -108,6 +143,54 @@ impl Machine {
             }
         }
         devices
+    }
+}
+
+/// What else there is to say of a machine that is inspected.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// What it is called.
+    pub name: &'a str,
+    /// What was said of it, in words.
+    pub said: &'a [(&'static str, String)],
+    /// Linear addresses to be translated as the first vCPU has them.
+    pub walks: &'a [u64],
+    /// The last lines on its console.
+    pub console: &'a [String],
+    /// Its kernel's names.
+    pub symbols: Option<&'a Symbols>,
+    /// Its memory.
+    pub ram: &'a GuestRam,
+}
+
+/// What was held at one moment.
+struct Moment {
+    vcpus: Vec<VcpuFacts>,
+    vm: Option<VmState>,
+    tsc_khz: Option<u32>,
+}
+
+/// What went on meanwhile.
+struct Devices {
+    quiet: Duration,
+    paused: bool,
+    lines: Vec<LineFacts>,
+    devices: Vec<DeviceFacts>,
+    busy: Vec<(String, Duration)>,
+}
+
+impl Moment {
+    fn facts<'a>(
+        &'a self,
+        devices: &'a Devices,
+        command_line: &'a str,
+        console: &'a [String],
+        symbols: Option<&'a Symbols>,
+    ) -> HangFacts<'a> {
+        let Devices { quiet, paused, lines, devices, busy } = devices;
+        let (vcpus, ioapic) = (&self.vcpus, self.vm.as_ref().map(|vm| &vm.ioapic));
+        let (quiet, paused) = (*quiet, *paused);
+        HangFacts { quiet, paused, vcpus, ioapic, lines, devices, busy, console, command_line, symbols }
     }
 }
 

@@ -49,6 +49,7 @@ pub use build_config::without_mmio;
 pub use debug::Step;
 pub use error::MachineError;
 pub use examine::DumpError;
+pub use hang::View;
 pub use image::Image;
 pub use inventory::{Chip, Inventory, Item};
 pub use machine::{Machine, PauseError, WaitOutcome};

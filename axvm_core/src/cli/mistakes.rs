@@ -185,7 +185,7 @@ mod tests {
             assert_eq!(told(line), message, "{line}");
         }
         for line in ["ctl web frob", "ctl web"] {
-            let known = "there are status, explain, registers, memory, symbols, gdb, dump, pause, resume, shutdown, nmi, break, reset, stop, balloon, disk, net, trace, console, \
+            let known = "there are status, explain, inspect, registers, memory, symbols, gdb, dump, pause, resume, shutdown, nmi, break, reset, stop, balloon, disk, net, trace, console, \
                          events";
             assert!(told(line).ends_with(known), "{}", told(line));
         }

@@ -84,6 +84,15 @@ pub enum CtlAction {
         #[arg(long)]
         json: bool,
     },
+    /// Show the whole machine at one moment: memory, vCPUs, clocks, interrupt lines, queues
+    Inspect {
+        /// And how the first vCPU translates this address: a number, a register such as rsp, or a function of the kernel
+        #[arg(long, value_name = "ADDRESS")]
+        walk: Option<String>,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Tell the registers of its vCPUs
     Registers {
         /// Of this vCPU only

@@ -1,6 +1,7 @@
 //! A guest's registers and memory in the words of the API.
 //!
 //! ```text
+//!   /inspect, /inspect/rsp      Machine::inspect --Xray--> tree, text
 //!   /registers                 Seen --Explained--> names and numbers, text
 //!   /memory/vcpu0/rsp/64       register, symbol or number --walk, page by page--> bytes
 //!   /symbols                   Symbols --LSTAR--> where they are now
@@ -13,12 +14,13 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use axvm_api::types::{DumpState, DumpStatus, GuestSymbols, MemoryContents, VcpuRegisters};
+use axvm_api::types::{DumpState, DumpStatus, GuestSymbols, Inspection, MemoryContents, VcpuRegisters};
 use axvm_api::{Control, ControlError};
 use axvm_arch::Gpa;
 use axvm_inspect::hang::{Doing, Seen, VcpuFacts};
 use axvm_inspect::registers::Explained;
 use axvm_inspect::snapshot::{Processor, Snapshot};
+use axvm_inspect::xray::{Style, text};
 use axvm_kvm::KvmVcpu;
 use axvm_machine::Machine;
 use axvm_memory::GuestRam;
@@ -35,6 +37,24 @@ const NO_NAMES: &str = "The guest's kernel carries no names of functions (KALLSY
 const ENDING: &str = "The machine is on its way to an end";
 
 impl Panel {
+    pub(super) fn inspection(&self, walk: Option<&str>) -> Result<Inspection, ControlError> {
+        let machine = self.machine()?;
+        let walk = walk.map(|word| self.address(word, &look_at(&machine, 0)?.0)).transpose()?;
+        let status = self.status()?;
+        let said = [
+            ("state", if machine.is_paused() { "paused" } else { "running" }.to_owned()),
+            ("up", format!("{:.1} s", status.uptime_s)),
+            ("AxVM", format!("{}, process {}", status.version, status.pid)),
+            ("vCPUs", status.cpus.to_string()),
+            ("memory", format!("{} MiB", status.memory.size >> 20)),
+            ("command line", machine.command_line().to_owned()),
+        ];
+        let xray = self.explainer.inspect(&machine, &status.name, &said, walk.as_slice(), &self.ram).ok_or(ENDING)?;
+        let text = text(&xray, Style { colour: false, columns: None });
+        let sections = serde_json::to_value(xray.sections).map_err(|error| ControlError(error.to_string()))?;
+        Ok(Inspection { version: xray.version, name: xray.name, sections, text })
+    }
+
     pub(super) fn vcpu_registers(&self) -> Result<Vec<VcpuRegisters>, ControlError> {
         let seen = self.machine()?.see_vcpus().ok_or(ENDING)?;
         Ok((0..).zip(seen).map(|(vcpu, seen)| self.explained(vcpu, seen)).collect())

@@ -293,6 +293,10 @@ impl Control for Panel {
         Ok(words::explanation(report))
     }
 
+    fn inspect(&self, walk: Option<&str>) -> Result<types::Inspection, ControlError> {
+        self.inspection(walk)
+    }
+
     fn registers(&self) -> Result<Vec<types::VcpuRegisters>, ControlError> {
         self.vcpu_registers()
     }

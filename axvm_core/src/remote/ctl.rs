@@ -72,6 +72,7 @@ fn ask(socket: PathBuf, action: &CtlAction) -> Result<u8> {
                 false => print(explanation.text)?,
             }
         }
+        CtlAction::Inspect { walk, json } => examine::inspect(&mut client, walk.as_deref(), *json)?,
         CtlAction::Symbols => examine::symbols(&mut client)?,
         CtlAction::Registers { vcpu, bits, json } => examine::registers(&mut client, *vcpu, *bits, *json)?,
         CtlAction::Memory(args) => examine::memory(&mut client, args)?,

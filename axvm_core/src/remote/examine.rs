@@ -1,6 +1,7 @@
-//! `axvm ctl MACHINE registers`, `memory`, `symbols`, `dump`: what a guest's processors and memory hold.
+//! `axvm ctl MACHINE inspect`, `registers`, `memory`, `symbols`, `dump`: what a guest's processors and memory hold.
 //!
 //! ```text
+//!   inspect     GET /inspect, /inspect/rsp                  text, JSON
 //!   registers   GET /registers                              text
 //!   memory      GET /memory/vcpu0/rsp/128, piece by piece   digits, instructions, or a file
 //!   symbols     GET /symbols                                a System.map
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use axvm_api::Client;
-use axvm_api::types::{DumpState, DumpStatus, GuestSymbols, MemoryContents, VcpuRegisters};
+use axvm_api::types::{DumpState, DumpStatus, GuestSymbols, Inspection, MemoryContents, VcpuRegisters};
 use axvm_arch::HexBytes;
 use axvm_inspect::listing;
 use serde_json::Value;
@@ -30,6 +31,28 @@ use crate::speech::{print, show};
 const PIECE: u64 = 32 << 10;
 /// From one look at a dump to the next.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Shows the whole machine.
+pub fn inspect(client: &mut Client, walk: Option<&str>, json: bool) -> Result<()> {
+    let path = match walk {
+        Some(address) => format!("/inspect/{}", part(address)?),
+        None => "/inspect".to_owned(),
+    };
+    let Inspection { version, name, sections, text } = client.get(&path)?;
+    if json {
+        let tree = serde_json::json!({ "version": version, "name": name, "sections": sections });
+        return Ok(print(format!("{}\n", serde_json::to_string_pretty(&tree)?))?);
+    }
+    Ok(print(text)?)
+}
+
+/// An address that becomes a part of a path.
+fn part(address: &str) -> Result<&str> {
+    if address.is_empty() || !address.chars().all(|c| c.is_ascii_alphanumeric() || "_.$".contains(c)) {
+        bail!("{address} is no address; name a number such as 0x100000, a register such as rsp, or a function");
+    }
+    Ok(address)
+}
 
 /// Tells registers.
 pub fn registers(client: &mut Client, vcpu: Option<u32>, bits: bool, json: bool) -> Result<()> {
@@ -63,10 +86,7 @@ pub fn symbols(client: &mut Client) -> Result<()> {
 /// Shows memory.
 pub fn memory(client: &mut Client, args: &MemoryArgs) -> Result<()> {
     let space = if args.physical { "physical".to_owned() } else { format!("vcpu{}", args.vcpu) };
-    // It becomes a part of a path.
-    if !args.address.chars().all(|c| c.is_ascii_alphanumeric() || "_.$".contains(c)) {
-        bail!("{} is no address; name a number such as 0x100000, a register such as rsp, or a function", args.address);
-    }
+    part(&args.address)?;
     let mut all: Option<MemoryContents> = None;
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < args.len {

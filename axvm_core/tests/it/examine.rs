@@ -11,6 +11,65 @@ use axvm_api::types::{DumpState, DumpStatus, MachineState, MemoryContents, VcpuR
 use crate::common::{Place, has_kvm, skip, until};
 
 #[test]
+fn a_whole_machine_is_shown_at_one_moment() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let (axvm, mut talk) = place.waiting_shell("--cpus 2 --memory 32M");
+    talk.ask("work 10");
+    let (code, told, _) = place.run("ctl api inspect --walk rsp");
+    assert!(code == 0 && told.lines().all(|line| line.chars().count() <= 80), "{told}");
+    for line in [
+        "  state         running\n",
+        "  1  1 vCPU was never started\n",
+        "          0x0 +------------------+ RAM, 32 MiB (AxVM): the guest's own\n",
+        "   0xd0000000 : vda              : 512 B, AxVM: registers\n",
+        "  vCPU 0  halted, interrupts on\n",
+        "  vCPU 1  waits for INIT and SIPI: it was never started\n",
+        "      TSC         0x",
+        "      APIC timer  one-shot        masked: it does not interrupt\n",
+        "  GSI 4   COM1       0x24 Fixed edge -> physical 0x0\n",
+        "  vda      virtio_blk by virtio_mmio; status 0xf ACKNOWLEDGE DRIVER FEATURES_OK\n",
+        "      queue 0  8 buffers  offered ",
+        "  PDE    0x",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+
+    // The clocks go on, but for what a pause stops.
+    let look = || {
+        let (_, told, _) = place.run("ctl api inspect --json");
+        let tree: serde_json::Value = serde_json::from_str(&told).unwrap();
+        let sections = tree["sections"].as_array().unwrap().clone();
+        let ids: Vec<_> = sections.iter().map(|section| section["id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(ids, ["machine", "signs", "memory", "vcpus", "clocks", "lines", "queues"]);
+        let clocks = sections[4]["rows"].as_array().unwrap().clone();
+        let seconds = |name: &str| {
+            let row = clocks.iter().find(|row| row["name"] == name).unwrap();
+            row["value"].as_str().unwrap().trim_end_matches(" s").parse::<f64>().unwrap()
+        };
+        let tsc = clocks.last().unwrap()["rows"][0]["value"].as_u64().unwrap();
+        (seconds("kvmclock"), seconds("ACPI timer"), tsc)
+    };
+    assert_eq!(place.run("ctl api pause").0, 0);
+    let before = look();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let after = look();
+    assert!(after.0 >= before.0 + 0.05 && after.1 == before.1 && after.2 > before.2, "{before:?} {after:?}");
+    assert_eq!(place.run("ctl api resume").0, 0);
+    assert!(look().1 > after.1);
+
+    let (code, _, error) = place.run("ctl api inspect --walk nothing_of_that_name");
+    assert!(code == 1 && error.contains("nothing_of_that_name is neither a number"), "{error}");
+    let (code, _, error) = place.run("ctl api inspect --walk ../x");
+    assert!(code == 1 && error.contains("../x is no address"), "{error}");
+    talk.ask("work 10");
+    assert_eq!(place.run("ctl api stop").0, 0);
+    axvm.ends_with(0);
+}
+
+#[test]
 fn registers_and_memory_are_told_of_a_guest_that_goes_on() {
     if !has_kvm() {
         return;

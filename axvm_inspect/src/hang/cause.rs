@@ -291,13 +291,17 @@ fn not_started(facts: &HangFacts<'_>, waiting: usize) -> Cause {
             || *word == "noapic"
             || *word == "nolapic"
     });
+    let never = match waiting {
+        1 => "1 vCPU was never started".to_owned(),
+        count => format!("{count} vCPUs were never started"),
+    };
     match limit {
         Some(word) => Cause::new(
-            format!("{waiting} vCPU(s) were never started: the command line says {word}"),
+            format!("{never}: the command line says {word}"),
             format!("take {word} off, or give the machine fewer vCPUs (--cpus)"),
         ),
         None => Cause::new(
-            format!("{waiting} vCPU(s) were never started"),
+            never,
             "early in the boot this is as it should be; later: the kernel has no SMP, NR_CPUS is smaller, or it does not \
              read the tables that name them (ACPI: --acpi full)",
         ),

@@ -3,6 +3,7 @@
 //! Spec: virtio 1.2, 2.1 "Device Status Field", 2.7.7 "Used Buffer Notification Suppression"; Intel SDM volume 3, chapter
 //! 11 "Advanced Programmable Interrupt Controller (APIC)".
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -144,6 +145,48 @@ pub enum Message {
     },
 }
 
+impl DeviceFacts {
+    /// How far its driver is.
+    pub(crate) fn status_words(&self) -> String {
+        match self.status {
+            None => "a vCPU is at its registers".into(),
+            Some(0) => "no driver has touched it".into(),
+            Some(status) => format!("status {status:#x} {}", steps(status)),
+        }
+    }
+}
+
+impl Message {
+    /// Where a message goes, or that there is none; nothing of a queue that has a line.
+    pub(crate) fn way(self) -> Option<String> {
+        match self {
+            Message::Line => None,
+            Message::None => Some("no vector of MSI-X: its driver looks by itself".into()),
+            Message::Msix { entry, vector, destination, is_kept, is_pending } => {
+                let kept = if is_kept { ", masked" } else { "" };
+                let pending = if is_pending { ", pending" } else { "" };
+                Some(format!("MSI-X {entry}: vector {vector:#04x} -> APIC {destination:#x}{kept}{pending}"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for QueueFacts {
+    /// How far driver and device are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "offered {}, returned {}", self.avail, self.used)?;
+        match self.in_flight() {
+            0 => {}
+            count if self.waits_for_input => write!(f, ", {count} wait for input")?,
+            count => write!(f, ", {count} open")?,
+        }
+        if self.unseen() > 0 && self.message != Message::None {
+            write!(f, ", {} not looked at", self.unseen())?;
+        }
+        f.write_str(if self.kicked { ", kicked" } else { "" })
+    }
+}
+
 impl QueueFacts {
     /// Buffers that the device has.
     pub fn in_flight(&self) -> u16 {
@@ -175,6 +218,20 @@ pub enum Doing {
     Polling(RangeInclusive<u64>),
     /// It runs.
     Running,
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Doing::InHost => f.write_str("in the host, and does not come back"),
+            Doing::NotStarted => f.write_str("waits for INIT and SIPI: it was never started"),
+            Doing::Idle => f.write_str("halted, interrupts on"),
+            Doing::HaltedForGood => f.write_str("halted, interrupts off: for good"),
+            Doing::Spinning(range) => write!(f, "spins between {:#x} and {:#x}", range.start(), range.end()),
+            Doing::Polling(range) => write!(f, "asks devices from between {:#x} and {:#x}", range.start(), range.end()),
+            Doing::Running => f.write_str("runs"),
+        }
+    }
 }
 
 /// A loop is this long at most, in bytes.
@@ -235,4 +292,18 @@ impl Seen {
     pub fn apic_is_on(&self) -> bool {
         self.lapic.as_ref().is_none_or(|lapic| lapic.register(LapicState::SVR) >> 8 & 1 != 0)
     }
+}
+
+/// The steps that a driver has taken.
+fn steps(status: u32) -> String {
+    let bits = [
+        (1, "ACKNOWLEDGE"),
+        (2, "DRIVER"),
+        (8, "FEATURES_OK"),
+        (4, "DRIVER_OK"),
+        (64, "DEVICE_NEEDS_RESET"),
+        (128, "FAILED"),
+    ];
+    let set: Vec<&str> = bits.iter().filter(|(bit, _)| status & bit != 0).map(|(_, word)| *word).collect();
+    set.join(" ")
 }

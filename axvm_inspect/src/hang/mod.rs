@@ -55,7 +55,7 @@ impl HangFacts<'_> {
         let unused = self.symbols.is_some() && names.is_none();
         HangReport {
             quiet_seconds: self.quiet.as_secs(),
-            causes: cause::rank(self, names),
+            causes: self.causes(names),
             vcpus: self.vcpus.iter().enumerate().map(|(n, vcpu)| vcpu_line(n, vcpu, names)).collect(),
             last_exits: last_exit_lines(self.vcpus),
             lines: self.interrupt_lines(),
@@ -65,8 +65,13 @@ impl HangFacts<'_> {
         }
     }
 
+    /// What likely holds the guest up, the likeliest first; never none.
+    pub(crate) fn causes(&self, names: Option<Located<'_>>) -> Vec<Cause> {
+        cause::rank(self, names)
+    }
+
     /// The names of functions where they are now; any vCPU may tell.
-    fn located(&self) -> Option<Located<'_>> {
+    pub(crate) fn located(&self) -> Option<Located<'_>> {
         let symbols = self.symbols?;
         let seen = self.vcpus.iter().filter_map(|vcpu| vcpu.seen.as_ref());
         // The first vCPU sets its registers first.
@@ -74,14 +79,13 @@ impl HangFacts<'_> {
     }
 
     /// Where a line leads; nothing of one that no driver has ever touched.
-    fn line(&self, line: &LineFacts) -> Option<String> {
+    pub(crate) fn route(&self, line: &LineFacts) -> Option<String> {
         let ioapic = self.ioapic?;
         let pin = gsi::pin(line.gsi);
         let entry = ioapic.pins.get(pin as usize)?;
         let asks = ioapic.requested >> pin & 1 != 0;
         let untouched = RedirectionEntry { masked: true, ..RedirectionEntry::default() };
-        (*entry != untouched || asks)
-            .then(|| format!("GSI {:<2} {:<10} {entry:?}{}", line.gsi, line.name, if asks { ", asks" } else { "" }))
+        (*entry != untouched || asks).then(|| format!("{entry:?}{}", if asks { ", asks" } else { "" }))
     }
 
     /// A line of text for each that a driver has touched, and one for all others.
@@ -89,8 +93,10 @@ impl HangFacts<'_> {
         let mut lines: Vec<&LineFacts> = self.lines.iter().collect();
         lines.sort_by_key(|line| line.gsi);
         let (told, untouched): (Vec<_>, Vec<_>) =
-            lines.into_iter().map(|line| (line, self.line(line))).partition(|(_, words)| words.is_some());
-        let mut words: Vec<String> = told.into_iter().filter_map(|(_, words)| words).collect();
+            lines.into_iter().map(|line| (line, self.route(line))).partition(|(_, words)| words.is_some());
+        let told = told.into_iter().filter_map(|(line, words)| Some((line, words?)));
+        let mut words: Vec<String> =
+            told.map(|(line, words)| format!("GSI {:<2} {:<10} {words}", line.gsi, line.name)).collect();
         let names: Vec<String> = untouched.iter().map(|(line, _)| format!("{} {}", line.gsi, line.name)).collect();
         if self.ioapic.is_some() && !names.is_empty() {
             words.push(format!("masked, as after a reset (no handler): GSI {}", names.join(", ")));
@@ -106,16 +112,7 @@ fn last_exit_lines(vcpus: &[VcpuFacts]) -> Vec<String> {
 
 fn vcpu_line(n: usize, vcpu: &VcpuFacts, names: Option<Located<'_>>) -> String {
     let mut line = format!("vCPU {n}: ");
-    let doing = match vcpu.doing() {
-        Doing::InHost => "in the host, and does not come back".into(),
-        Doing::NotStarted => "waits for INIT and SIPI: it was never started".into(),
-        Doing::Idle => "halted, interrupts on".into(),
-        Doing::HaltedForGood => "halted, interrupts off: for good".into(),
-        Doing::Spinning(range) => format!("spins between {:#x} and {:#x}", range.start(), range.end()),
-        Doing::Polling(range) => format!("asks devices from between {:#x} and {:#x}", range.start(), range.end()),
-        Doing::Running => "runs".to_owned(),
-    };
-    line.push_str(&doing);
+    let _ = write!(line, "{}", vcpu.doing());
     if let Some(seen) = vcpu.seen.as_ref().filter(|_| vcpu.doing() != Doing::NotStarted) {
         let rip = seen.snapshot.cpu.linear_rip();
         let name = names.and_then(|names| names.name(rip)).map(|name| format!(", {name}")).unwrap_or_default();
@@ -139,57 +136,12 @@ fn vcpu_line(n: usize, vcpu: &VcpuFacts, names: Option<Located<'_>>) -> String {
 }
 
 fn device_lines(device: &DeviceFacts) -> Vec<String> {
-    let status = match device.status {
-        None => "a vCPU is at its registers".into(),
-        Some(0) => "no driver has touched it".into(),
-        Some(status) => format!("status {status:#x} {}", status_words(status)),
-    };
-    let mut lines = vec![format!("{}: {status}", device.name)];
+    let mut lines = vec![format!("{}: {}", device.name, device.status_words())];
     lines.extend(device.queues.iter().flat_map(|queue| {
-        let QueueFacts { index, size, avail, used, .. } = queue;
-        let mut line = format!("  queue {index}, size {size}: offered {avail}, returned {used}");
-        let in_flight = match queue.in_flight() {
-            0 => String::new(),
-            count if queue.waits_for_input => format!(", {count} wait for input"),
-            count => format!(", {count} open"),
-        };
-        line.push_str(&in_flight);
-        if queue.unseen() > 0 && queue.message != Message::None {
-            let _ = write!(line, ", {} not looked at", queue.unseen());
-        }
-        if queue.kicked {
-            line.push_str(", kicked");
-        }
-        [Some(line), message_line(queue.message)].into_iter().flatten()
+        let line = format!("  queue {}, size {}: {queue}", queue.index, queue.size);
+        [Some(line), queue.message.way().map(|way| format!("    {way}"))].into_iter().flatten()
     }));
     lines
-}
-
-/// Where the messages of a queue go, if it sends any.
-fn message_line(message: Message) -> Option<String> {
-    match message {
-        Message::Line => None,
-        Message::None => Some("    no vector of MSI-X: its driver looks by itself".into()),
-        Message::Msix { entry, vector, destination, is_kept, is_pending } => {
-            let kept = if is_kept { ", masked" } else { "" };
-            let pending = if is_pending { ", pending" } else { "" };
-            Some(format!("    MSI-X {entry}: vector {vector:#04x} -> APIC {destination:#x}{kept}{pending}"))
-        }
-    }
-}
-
-/// The steps that a driver has taken.
-fn status_words(status: u32) -> String {
-    let bits = [
-        (1, "ACKNOWLEDGE"),
-        (2, "DRIVER"),
-        (8, "FEATURES_OK"),
-        (4, "DRIVER_OK"),
-        (64, "DEVICE_NEEDS_RESET"),
-        (128, "FAILED"),
-    ];
-    let set: Vec<&str> = bits.iter().filter(|(bit, _)| status & bit != 0).map(|(_, word)| *word).collect();
-    set.join(" ")
 }
 
 impl fmt::Display for HangReport {

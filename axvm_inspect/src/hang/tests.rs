@@ -258,7 +258,7 @@ fn what_the_vcpus_do_is_told() {
 fn vcpus_that_were_never_started_have_a_reason() {
     let mut guest = Guest::at_rest();
     guest.vcpus[1] = vcpu(MpState::Uninitialized, 0, &[0xfff0]);
-    guest.means("1 vCPU(s) were never started", "NR_CPUS");
+    guest.means("1 vCPU was never started", "NR_CPUS");
     assert!(guest.report().vcpus[1].starts_with("vCPU 1: waits for INIT and SIPI: it was never started; 7 exits"));
     guest.command_line.push_str(" maxcpus=1");
     guest.means("the command line says maxcpus=1", "--cpus");

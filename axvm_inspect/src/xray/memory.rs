@@ -10,7 +10,7 @@
 use axvm_arch::layout;
 use axvm_boot::e820::E820Kind;
 use axvm_boot::linux::{Entry, LinuxStart};
-use axvm_boot::plan::{Kind, Part, Place};
+use axvm_boot::plan::{Kind, Part, Place, Plan};
 
 use super::{Facts, Row, Section, read};
 
@@ -22,16 +22,37 @@ const AXVM: &str = "AxVM";
 pub(super) fn section(facts: &Facts) -> Section {
     let items = items(facts);
     let last = items.iter().map(Row::end).max().unwrap_or(0);
-    let mut bands = bands(facts.start, last);
+    let bands = filled(bands(facts.start, last), items);
+    let about = "Guest-physical addresses: what the kernel is told of them (e820; a hole is not in it), and who has what \
+                 there. What lies in RAM the kernel may overwrite once it has read it.";
+    Section { id: ID, title: "Memory", about: about.into(), rows: bands }
+}
+
+/// The same of a machine that runs: what its kernel has made of its RAM is not known.
+pub(super) fn live(plan: &Plan, ram: &[(u64, u64)]) -> Section {
+    let mut items: Vec<Row> = plan.parts().iter().flat_map(windows).collect();
+    items.sort_by_key(|item| (item.at, std::cmp::Reverse(item.len)));
+    let last = items.iter().map(Row::end).max().unwrap_or(0);
+    let (mut bands, mut at) = (Vec::new(), 0);
+    for &(start, len) in ram {
+        bands.extend(hole(at, start));
+        bands.push(Row::new("RAM").at(start).len(len).owner(AXVM).means("the guest's own"));
+        at = start + len;
+    }
+    bands.extend(hole(at, last));
+    let about = "Guest-physical addresses: where there is RAM, and who answers between.";
+    Section { id: ID, title: "Memory", about: about.into(), rows: filled(bands, items) }
+}
+
+/// Each of `items`, which are in ascending order, in the band that it begins in.
+fn filled(mut bands: Vec<Row>, items: Vec<Row>) -> Vec<Row> {
     for item in items {
         let at = item.at.unwrap_or(0);
         if let Some(band) = bands.iter_mut().find(|band| (band.at.unwrap_or(0)..band.end()).contains(&at)) {
             insert(&mut band.rows, item);
         }
     }
-    let about = "Guest-physical addresses: what the kernel is told of them (e820; a hole is not in it), and who has what \
-                 there. What lies in RAM the kernel may overwrite once it has read it.";
-    Section { id: ID, title: "Memory", about: about.into(), rows: bands }
+    bands
 }
 
 /// Puts `item` behind those before it, or into the one that it lies in.

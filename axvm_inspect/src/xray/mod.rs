@@ -1,16 +1,17 @@
-//! The boot x-ray: a machine at power-on, before its first instruction, as one tree of data.
+//! The boot x-ray: a machine at power-on, before its first instruction, or at a moment while it runs, as one tree of data.
 //!
 //! ```text
-//!   Facts: plan, tables, LinuxStart, RAM --of--> Xray --text--> terminal, 80 columns
-//!                                                 |  --serde-> JSON, of a documented version
-//!                                                 |  --html--> one page, for a browser without a network
-//!   Xray, Xray ------------------------------diff-+--> what differs between two machines
+//!   LiveFacts: vCPUs, lines, queues, clocks --live--.
+//!   Facts: plan, tables, LinuxStart, RAM ------of----+-> Xray --text--> terminal, 80 columns
+//!                                                          |  --serde-> JSON, of a documented version
+//!                                                          |  --html--> one page, for a browser without a network
+//!   Xray, Xray ---------------------------------------diff-+--> what differs between two machines
 //! ```
 //!
 //! All that is shown was made by the code that boots: the facts are its results, and what is in guest memory is read from
 //! there. Kernel images are untrusted: no text of theirs reaches a terminal or a page as it is.
 //!
-//! No specification of its own: each section's rows cite theirs. Left out: a machine that runs.
+//! No specification of its own: each section's rows cite theirs.
 
 use axvm_arch::Gpa;
 use axvm_arch::cpuid::CpuidEntry;
@@ -31,6 +32,7 @@ mod cpuid;
 mod devices;
 mod diff;
 mod html;
+mod live;
 mod memory;
 mod processor;
 mod text;
@@ -38,13 +40,14 @@ mod words;
 
 pub use diff::{Change, Changes, Diff};
 pub use html::{diff_html, html};
+pub use live::{ClockFacts, LiveFacts};
 pub use text::{Style, text};
 
 /// The version of the tree: a program that reads the JSON compares it. It grows when a field or a section's id changes its
 /// meaning or goes; new ones may come without.
 pub const VERSION: u32 = 1;
 
-/// The ids of all sections, in their order.
+/// The ids of all sections at power-on, in their order.
 pub const SECTIONS: [&str; 10] =
     ["machine", "lacks", "memory", "boot_params", "command_line", "registers", "walk", "devices", "acpi", "cpuid"];
 
@@ -97,7 +100,7 @@ pub struct CpuidFacts {
     pub host_flags: String,
 }
 
-/// A machine at power-on.
+/// A machine at power-on, or at a moment while it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Xray {
     /// [`VERSION`].

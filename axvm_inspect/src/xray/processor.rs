@@ -97,7 +97,7 @@ pub(super) fn walks(facts: &Facts) -> Section {
     Section { id: "walk", title: "Page walk", about, rows }
 }
 
-fn walk(walk: &Walk) -> Row {
+pub(super) fn walk(walk: &Walk) -> Row {
     let end = walk.to_string();
     let end = end.lines().last().unwrap_or_default();
     let steps = walk.steps.iter().map(|step| {
