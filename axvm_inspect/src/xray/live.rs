@@ -179,7 +179,7 @@ fn vcpu_clocks(n: u32, seen: &Seen, khz: Option<u32>) -> Row {
     }
     rows.extend(seen.lapic.as_ref().map(timer_row));
     let page = seen.snapshot.msr(msr::kvm::SYSTEM_TIME).filter(|page| page & 1 != 0);
-    rows.extend(page.map(|page| Row::new("kvmclock").at(page & !1).means("where KVM tells it the time")));
+    rows.extend(page.map(|page| Row::new("kvmclock").value(page & !1).means("where in memory KVM tells it the time")));
     Row::new(format!("vCPU {n}")).rows(rows)
 }
 

@@ -367,7 +367,7 @@ fn control() -> Vec<Scenario> {
         echo replay $(timeout 2 axvm ctl web console </dev/null | grep -c 'axvm: init after')
         axvm ctl web registers 0 | head -n 2
         axvm ctl web memory idtr 16 --walk | grep 'physical 0x'
-        axvm ctl web inspect --walk idtr | grep -E '^  kvmclock|^  PIT|APIC timer|deadline |^  vda|^      0x.* P[TDM]'
+        axvm ctl web inspect --walk idtr | grep -E '^  kvmclock|^  PIT|APIC timer|deadline |^  vda|^ +0x.* P[TDM]'
         axvm ctl web dump /tmp/core && head -c 65536 /tmp/core | strings | grep -m 1 ^OSRELEASE
         echo mappings $(od -An -tu2 -j56 -N2 /tmp/core); rm /tmp/core
         axvm ctl web balloon 200; sleep 6
@@ -420,7 +420,7 @@ fn obeyed(seen: &str) -> bool {
         && said("ps web running 2 512M")
         && seen.lines().any(|line| line.starts_with("vCPU 0: ") && line.contains(", in ") && line.contains("+0x"))
         && said("  mode  long mode, 64 bits, 4-level paging, CPL ")
-        && ["  kvmclock  ", "      kvmclock", "APIC timer", "virtio_blk by virtio_mmio; status 0xf", "  PML4E  "].iter().all(|row| said(row))
+        && ["  kvmclock  ", "APIC timer  TSC deadline", "virtio_blk by virtio_mmio; status 0xf", "  PML4E  "].iter().all(|row| said(row))
         && said("/tmp/core: 512M of RAM, ")
         && said("\nOSRELEASE=6.")
         && (8..5000).contains(&number("mappings"))
