@@ -254,11 +254,9 @@ impl fmt::Display for Event {
             Event::DeviceAdded { device, place } => write!(f, "{device}: added at {place}"),
             Event::DeviceRemoved { device, forced: false } => write!(f, "{device}: removed, the guest let it go"),
             Event::DeviceRemoved { device, forced: true } => write!(f, "{device}: removed by force"),
-            Event::Resumed { after } => write!(
-                f,
-                "resumed after {:.1} s: meanwhile the guest's TSC and kvmclock ran on, and ACPI's timer stood still",
-                after.as_secs_f64()
-            ),
+            Event::Resumed { after } => {
+                write!(f, "resumed after {:.1} s: meanwhile the guest's clocks ran on", after.as_secs_f64())
+            }
             Event::Warning { from, message } => write!(f, "{from}: {message}"),
             Event::Power { reason } => write!(f, "power: {reason}"),
         }

@@ -89,10 +89,9 @@ impl Chip {
         match self {
             Chip::Virtio(transport) | Chip::Disk(transport, _) => Engine::Threads(transport),
             Chip::Balloon(transport, _) | Chip::Net(transport, _) => Engine::Threads(transport),
-            Chip::PmTimer(timer) => Engine::Counter(timer),
             Chip::Slots(slots) => Engine::Slots(slots),
             // They act only when a vCPU or the main thread calls them.
-            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) => Engine::None,
+            Chip::Uart(_) | Chip::Rtc(_) | Chip::I8042(_) | Chip::AcpiPm(_) | Chip::PmTimer(_) => Engine::None,
             Chip::Pvpanic(_) | Chip::PciHost(_) | Chip::DebugExit(_) | Chip::DebugConsole(_) => Engine::None,
         }
     }
@@ -102,30 +101,26 @@ impl Chip {
         match self.engine() {
             Engine::Threads(transport) => transport.begin_stop(),
             Engine::Slots(slots) => slots.transports().iter().for_each(|transport| transport.begin_stop()),
-            Engine::Counter(_) | Engine::None => {}
+            Engine::None => {}
         }
     }
 
     /// Holds it still; no vCPU runs.
     fn pause(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self.engine() {
-            Engine::Threads(transport) => return transport.pause(deadline),
-            Engine::Slots(slots) => return slots.each(|transport| transport.pause(deadline)),
-            Engine::Counter(timer) => timer.pause(),
-            Engine::None => {}
+            Engine::Threads(transport) => transport.pause(deadline),
+            Engine::Slots(slots) => slots.each(|transport| transport.pause(deadline)),
+            Engine::None => Ok(()),
         }
-        Ok(())
     }
 
     /// Lets it go on.
     fn resume(&self, deadline: Instant) -> Result<(), StillBusy> {
         match self.engine() {
-            Engine::Threads(transport) => return transport.resume(deadline),
-            Engine::Slots(slots) => return slots.each(|transport| transport.resume(deadline)),
-            Engine::Counter(timer) => timer.resume(),
-            Engine::None => {}
+            Engine::Threads(transport) => transport.resume(deadline),
+            Engine::Slots(slots) => slots.each(|transport| transport.resume(deadline)),
+            Engine::None => Ok(()),
         }
-        Ok(())
     }
 
     /// Ends it: every request that it took is completed, or back in its ring.
@@ -133,7 +128,7 @@ impl Chip {
         match self.engine() {
             Engine::Threads(transport) => transport.stop(deadline),
             Engine::Slots(slots) => slots.each(|transport| transport.stop(deadline)),
-            Engine::Counter(_) | Engine::None => Ok(()),
+            Engine::None => Ok(()),
         }
     }
 
@@ -142,7 +137,7 @@ impl Chip {
         match self.engine() {
             Engine::Threads(transport) => transport.busy(),
             Engine::Slots(slots) => slots.transports().iter().flat_map(|transport| transport.busy()).collect(),
-            Engine::Counter(_) | Engine::None => Vec::new(),
+            Engine::None => Vec::new(),
         }
     }
 }
@@ -153,8 +148,6 @@ enum Engine<'a> {
     Threads(&'a Transport),
     /// Those of what is in the slots, or on its way out.
     Slots(&'a Slots),
-    /// A counter that goes with the host's clock.
-    Counter(&'a PmTimer),
     None,
 }
 

@@ -37,7 +37,7 @@ fn a_whole_machine_is_shown_at_one_moment() {
         assert!(told.contains(line), "{line}: {told}");
     }
 
-    // The clocks go on, but for what a pause stops.
+    // The clocks run on in a pause, too.
     let look = || {
         let (_, told, _) = place.run("ctl api inspect --json");
         let tree: serde_json::Value = serde_json::from_str(&told).unwrap();
@@ -56,9 +56,8 @@ fn a_whole_machine_is_shown_at_one_moment() {
     let before = look();
     std::thread::sleep(std::time::Duration::from_millis(50));
     let after = look();
-    assert!(after.0 >= before.0 + 0.05 && after.1 == before.1 && after.2 > before.2, "{before:?} {after:?}");
+    assert!(after.0 >= before.0 + 0.05 && after.1 >= before.1 + 0.05 && after.2 > before.2, "{before:?} {after:?}");
     assert_eq!(place.run("ctl api resume").0, 0);
-    assert!(look().1 > after.1);
 
     let (code, _, error) = place.run("ctl api inspect --walk nothing_of_that_name");
     assert!(code == 1 && error.contains("nothing_of_that_name is neither a number"), "{error}");

@@ -131,7 +131,7 @@ fn clocks(facts: &LiveFacts) -> Section {
         Row::new("kvmclock").text(seconds(lived)).means(means)
     }));
     rows.extend(pm_timer.map(|ran| {
-        let means = "the counter of 3.58 MHz in ACPI's registers; a pause does not count";
+        let means = "the counter of 3.58 MHz in ACPI's registers; a pause counts";
         Row::new("ACPI timer").text(seconds(ran)).means(means)
     }));
     rows.extend(pit.as_ref().map(pit_row));
