@@ -23,6 +23,7 @@ monitor registers [bits]         all of the stopped vCPU, and what each bit mean
 monitor walk ADDRESS             the page table entries that translate it
 monitor phys ADDRESS [LENGTH]    guest-physical memory
 monitor kaslr                    by how much the kernel was moved, and what to type
+monitor panic                    where the kernel's panic() is, and what to type to stop there
 monitor explain                  vCPUs, interrupts, queues, and what that usually means
 monitor lapic                    the stopped vCPU's interrupt controller: what waits, how its timer runs
 monitor ioapic                   where each interrupt line leads
@@ -63,6 +64,7 @@ fn answer(target: &mut GdbTarget, command: &str) -> String {
         ["phys", address] => physical(target, address, "128"),
         ["phys", address, len] => physical(target, address, len),
         ["kaslr"] => kaslr(target),
+        ["panic"] => panic(target),
         ["explain"] => match target.explainer.report(&target.machine) {
             Some(report) => report.to_string() + "\n",
             None => "The machine is on its way to an end\n".into(),
@@ -168,6 +170,15 @@ fn physical(target: &GdbTarget, address: &str, len: &str) -> String {
 }
 
 /// What Linux says of itself for those who read its memory.
+fn panic(target: &mut GdbTarget) -> String {
+    let Some((snapshot, _)) = target.snapshot(target.current) else { return not_told() };
+    let at = target.explainer.with_symbols(|symbols| symbols?.located(&snapshot)?.address("panic"));
+    match at {
+        Some(at) => format!("The kernel's panic() is at {at:#x}. Type: break *{at:#x}\n"),
+        None => "The kernel carries no names, none of a function panic(), or is not up yet (--symbols of axvm run gives some)\n".into(),
+    }
+}
+
 fn kaslr(target: &GdbTarget) -> String {
     let mut page = vec![0; 4096];
     for region in target.ram.regions() {

@@ -162,6 +162,7 @@ fn a_gdb_that_is_killed_leaves_a_guest_without_breakpoints() {
         ("monitor explain", "What the guest does"),
         ("monitor devices", "vda"),
         ("monitor kaslr", "The guest is no Linux"),
+        ("monitor panic", "The kernel carries no names, none of a function panic(), or"),
         ("monitor lapic", "LVT LINT0                  0x"),
         ("monitor lapic", "IRR, waiting"),
         ("monitor ioapic", "COM1"),

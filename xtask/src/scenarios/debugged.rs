@@ -18,6 +18,7 @@ info symbol $rip
 continue
 delete
 monitor breakpoints
+monitor panic
 detach
 ";
 
@@ -50,6 +51,7 @@ fn stopped(seen: &str) -> bool {
         && lines(&["hit Breakpoint 1, 0x", " in do_sys_openat2 ()"]) == 2
         && lines(&["#1", " in __x64_sys_open"]) == 1
         && lines(&["do_sys_openat2 + "]) == 1
+        && lines(&["The kernel's panic() is at 0xffffffff"]) == 1
         && lines(&["[Inferior 1", "detached]"]) == 1
         && names.is_some_and(|names| names > 20_000)
         && lines(&["0xffffffff", "  "]) >= 2

@@ -39,6 +39,7 @@ const WORK: &str = "(
     timeout 20 wget -q -O back http://127.0.0.1:8080/data && cmp back www/data && echo the same
     axvm ctl $pid net net1 down
     said vsock
+    grep LOG $dir/console
     rm -f /tmp/v_5000; vsock-trial programs /tmp/v_5000 & programs=$!
     vsock-trial clients /tmp/v 40; vsock-trial end /tmp/v
     while kill -0 $pid 2>/dev/null; do sleep 1; done; kill $programs
