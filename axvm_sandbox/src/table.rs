@@ -182,7 +182,7 @@ pub(crate) const TABLE: &[Row] = &[
     Row(libc::SYS_prctl, ALL, OneOf(0, OWN), "names of threads, the auxiliary vector, names of heaps"),
     Row(libc::SYS_seccomp, MAKERS, FILTER, "a new thread gets its filter"),
     Row(libc::SYS_sched_getaffinity, ALL, Always, "count of processors, size of a stack"),
-    Row(libc::SYS_setpriority, LINT, OneOf(1, &[0]), "the calling thread, behind the vCPUs"),
+    Row(libc::SYS_setpriority, LINT | CONSOLE | API, OneOf(1, &[0]), "the calling thread, behind the vCPUs; a trace that begins later has the limits of the API's, too"),
     Row(libc::SYS_sched_setaffinity, VCPU, OneOf(0, &[0]), "--pin: the calling thread"),
     Row(libc::SYS_gettid, ALL, Always, "names of threads"),
     Row(libc::SYS_getpid, ALL, Always, "signals to itself"),

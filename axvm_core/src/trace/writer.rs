@@ -10,7 +10,7 @@
 //! Clock: the processor's time stamp counter, measured against CLOCK_MONOTONIC; the file has pairs of both, so that what
 //! other programs recorded can be laid beside it.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,6 +20,7 @@ use axvm_events::Event;
 use axvm_events::tape::{Capacity, Kind, TapeReader};
 use axvm_inspect::timeline::chrome::{Chrome, PROGRAM, Scale};
 use axvm_kvm::tsc;
+use rustix::process::setpriority_process;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Noted, Output, Recording, Start};
@@ -32,6 +33,9 @@ const MEASURED: Duration = Duration::from_millis(30);
 const SYNC: Duration = Duration::from_secs(1);
 /// Text that may wait to be written.
 const TEXT: usize = 256 << 10;
+/// The writer's place in the host's order of threads: where all processors are busy, it takes a tenth of one from a vCPU or
+/// a worker, and what it does not come to read is lost and counted. Not the last place: someone may wait for the end.
+const BEHIND: i32 = 10;
 /// Records that are read at once.
 const BATCH: usize = 1024;
 
@@ -55,6 +59,10 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes to the end. Where records are kept, their readers are given back.
     pub(super) fn write(mut self, over: &AtomicBool) -> io::Result<()> {
+        if self.until == Until::Stopped {
+            // Where that is not allowed it has the place of all threads.
+            let _ = setpriority_process(None, BEHIND);
+        }
         let mut readers = Vec::new();
         let written = self.write_on(over, &mut readers);
         if self.recording.keeps {
@@ -98,9 +106,9 @@ impl Writer {
             }
             if last {
                 chrome.end(tsc());
-                return self.output.file.write_all(&chrome.take());
+                return chrome.write_to(&mut self.output.file);
             }
-            self.output.file.write_all(&chrome.take())?;
+            chrome.write_to(&mut self.output.file)?;
             thread::park_timeout(PAUSE);
         }
     }
@@ -122,7 +130,7 @@ impl Writer {
             });
             chrome.missed(lane, tsc(), missed);
             if chrome.waiting() > TEXT {
-                self.output.file.write_all(&chrome.take())?;
+                chrome.write_to(&mut self.output.file)?;
             }
             if count < BATCH {
                 break;

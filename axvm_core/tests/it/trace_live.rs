@@ -31,6 +31,14 @@ fn requests(events: &[Value], queue: &str) -> usize {
     events.iter().filter(|event| event["ph"] == "e" && event["cat"] == queue).count()
 }
 
+/// The nice value of a thread: field 19 of its `stat`, the 17th behind the name.
+fn niceness(axvm: &Axvm, thread: &str) -> Option<i32> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", axvm.pid())).unwrap();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let fields = stats.filter_map(|stat| stat.split_once(&format!("({thread}) ")).map(|(_, fields)| fields.to_owned()));
+    fields.last()?.split(' ').nth(16)?.parse().ok()
+}
+
 fn end(axvm: Axvm, place: &Place) {
     ctl(place, "stop");
     axvm.ends_with(0);
@@ -53,6 +61,7 @@ fn a_trace_begins_and_ends_while_the_machine_runs() {
         assert!(refused(&place, "trace start u.json").contains("stop it first"));
         assert!(!place.path("u.json").exists(), "no file is made in vain");
         talk.ask("work 3");
+        assert_eq!(niceness(&axvm, "trace"), Some(10), "the writer comes behind the others");
         ctl(&place, "trace stop");
         let events = events(&place.path("t.json"));
         let letters = names(&events, "port write").iter().filter(|name| **name == "COM1 THR").count();

@@ -16,7 +16,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ pub struct Chrome {
     text: Vec<u8>,
     scale: Scale,
     limit: u64,
-    /// Bytes so far, with those that were taken.
+    /// Bytes so far, with those that were written.
     len: u64,
     left_out: u64,
     missed: u64,
@@ -135,12 +135,20 @@ impl Chrome {
         chrome
     }
 
-    /// What is to be written next.
-    pub fn take(&mut self) -> Vec<u8> {
+    /// Writes what waits.
+    pub fn write_to(&mut self, file: &mut impl io::Write) -> io::Result<()> {
+        file.write_all(&self.text)?;
+        self.text.clear();
+        Ok(())
+    }
+
+    /// What waits.
+    #[cfg(test)]
+    pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.text)
     }
 
-    /// Bytes that wait to be taken.
+    /// Bytes that wait to be written.
     pub fn waiting(&self) -> usize {
         self.text.len()
     }
@@ -171,9 +179,9 @@ impl Chrome {
     pub fn record(&mut self, lane: usize, record: &Record, name: impl FnOnce(Kind, u64) -> Option<String>) {
         match record.kind {
             Kind::PortRead | Kind::PortWrite | Kind::MmioRead | Kind::MmioWrite => self.access(lane, record, name),
-            Kind::Halt => self.exit(lane, record, ("HLT", "halt"), format_args!("")),
-            Kind::Kick => self.exit(lane, record, ("held or kicked", "kick"), format_args!("")),
-            Kind::End => self.exit(lane, record, ("the last exit", "end"), format_args!("")),
+            Kind::Halt => self.exit(lane, record, ("HLT", "halt"), |_| {}),
+            Kind::Kick => self.exit(lane, record, ("held or kicked", "kick"), |_| {}),
+            Kind::End => self.exit(lane, record, ("the last exit", "end"), |_| {}),
             Kind::Doorbell | Kind::Pop | Kind::Complete | Kind::Interrupt => self.request(lane, record),
             Kind::Entry => {
                 let at = record.at;
@@ -200,12 +208,10 @@ impl Chrome {
             self.kicked(device, lane, record);
         }
         let name = self.lanes[lane].serial.register(&name);
-        self.exit(
-            lane,
-            record,
-            (name, reason),
-            format_args!(r#""{space}":"{address:#x}","value":"{value:#x}","size":{size},"count":{count}"#),
-        );
+        self.exit(lane, record, (name, reason), |line| {
+            line.text("\"").text(space).text("\":\"").hex(address).text("\",\"value\":\"").hex(value);
+            line.text("\",\"size\":").number(size.into()).text(",\"count\":").number(count.into());
+        });
         let lines = self.lanes[lane].serial.accessed(name, record);
         self.console(lane, lines);
     }
@@ -238,13 +244,18 @@ impl Chrome {
         name
     }
 
-    fn exit(&mut self, lane: usize, record: &Record, (name, reason): (&str, &str), args: fmt::Arguments<'_>) {
-        let (at, took, tid) = (self.scale.time(record.at), self.scale.ticks(record.took.into()), lane + 1);
-        let rip = Rip(record.rip, if args.as_str() == Some("") { "" } else { "," });
-        self.event(format_args!(
-            r#"{{"name":"{}","cat":"{reason}","ph":"X","ts":{at},"dur":{took},"pid":1,"tid":{tid},"args":{{{rip}{args}}}}}"#,
-            Quoted(name)
-        ));
+    /// `args`: what is to be said of it beside RIP.
+    fn exit(&mut self, lane: usize, record: &Record, (name, reason): (&str, &str), args: impl FnOnce(&mut Line<'_>)) {
+        let (at, took) = (self.scale.time(record.at), self.scale.ticks(record.took.into()));
+        let Some(mut line) = self.open() else { return };
+        line.text("{\"name\":\"").quoted(name).text("\",\"cat\":\"").text(reason);
+        line.text("\",\"ph\":\"X\",\"ts\":").time(at).text(",\"dur\":").time(took).lane(lane + 1).text(",\"args\":{");
+        let before = line.len();
+        args(&mut line);
+        if record.rip != 0 {
+            line.text(if line.len() > before { ",\"rip\":\"" } else { "\"rip\":\"" }).hex(record.rip).text("\"");
+        }
+        line.text("}}");
     }
 
     /// One step of a request. A slice of no length holds each end of an arrow.
@@ -294,30 +305,32 @@ impl Chrome {
 
     fn hop(&mut self, tid: usize, at: u64, name: &str) {
         let at = self.scale.time(at);
-        self.event(format_args!(
-            r#"{{"name":"{name}","cat":"hop","ph":"X","ts":{at},"dur":0.001,"pid":1,"tid":{tid}}}"#
-        ));
+        let Some(mut line) = self.open() else { return };
+        line.text("{\"name\":\"").text(name).text("\",\"cat\":\"hop\",\"ph\":\"X\",\"ts\":").time(at);
+        line.text(",\"dur\":0.001").lane(tid).text("}");
     }
 
     fn arrow(&mut self, tid: usize, at: u64, number: u64, phase: &str) {
         let at = self.scale.time(at);
-        let end = if phase == "f" { r#","bp":"e""# } else { "" };
-        self.event(format_args!(
-            r#"{{"name":"request","cat":"flow","ph":"{phase}"{end},"id":{number},"ts":{at},"pid":1,"tid":{tid}}}"#
-        ));
+        let Some(mut line) = self.open() else { return };
+        line.text("{\"name\":\"request\",\"cat\":\"flow\",\"ph\":\"").text(phase);
+        line.text(if phase == "f" { "\",\"bp\":\"e\",\"id\":" } else { "\",\"id\":" }).number(number);
+        line.text(",\"ts\":").time(at).lane(tid).text("}");
     }
 
     /// A request from pop to completion: requests of one queue overlap, so each has a track of its own.
     fn span(&mut self, lane: usize, (since, at): (u64, u64), number: u64, record: &Record) {
-        let (since, at, tid) = (self.scale.time(since), self.scale.time(at), lane + 1);
-        let (head, written, name) = (record.address, record.value, Arc::clone(&self.lanes[lane].name));
-        let name = Quoted(&name);
-        self.event(format_args!(
-            r#"{{"name":"request","cat":"{name}","ph":"b","id":{number},"ts":{since},"pid":1,"tid":{tid},"args":{{"head":{head},"written":{written}}}}}"#
-        ));
-        self.event(format_args!(
-            r#"{{"name":"request","cat":"{name}","ph":"e","id":{number},"ts":{at},"pid":1,"tid":{tid}}}"#
-        ));
+        let (since, at, name) = (self.scale.time(since), self.scale.time(at), Arc::clone(&self.lanes[lane].name));
+        for (phase, at) in [("b", since), ("e", at)] {
+            let Some(mut line) = self.open() else { return };
+            line.text("{\"name\":\"request\",\"cat\":\"").quoted(&name).text("\",\"ph\":\"").text(phase);
+            line.text("\",\"id\":").number(number).text(",\"ts\":").time(at).lane(lane + 1);
+            if phase == "b" {
+                line.text(",\"args\":{\"head\":").number(record.address);
+                line.text(",\"written\":").number(record.value).text("}");
+            }
+            line.text("}");
+        }
     }
 
     /// Something that happened at a moment, of a kind that programs know.
@@ -381,32 +394,103 @@ impl Chrome {
     }
 
     /// An event, if there is room for it.
-    fn event(&mut self, line: fmt::Arguments<'_>) {
-        if self.len + RESERVE > self.limit {
-            self.left_out += 1;
-            return;
+    fn event(&mut self, event: fmt::Arguments<'_>) {
+        if let Some(line) = self.open() {
+            // A vector takes all of it.
+            let _ = line.chrome.text.write_fmt(event);
         }
-        self.line(line);
     }
 
     fn line(&mut self, line: fmt::Arguments<'_>) {
-        let before = self.text.len();
-        // A vector takes all of it.
-        let _ = self.text.write_fmt(line);
-        self.text.extend(b",\n");
-        self.len += (self.text.len() - before) as u64;
+        let begun = Line::of(self);
+        let _ = begun.chrome.text.write_fmt(line);
+    }
+
+    /// Begins the line of an event, if there is room for it.
+    fn open(&mut self) -> Option<Line<'_>> {
+        if self.len + RESERVE > self.limit {
+            self.left_out += 1;
+            return None;
+        }
+        Some(Line::of(self))
     }
 }
 
-/// Where the guest was, as the first of the arguments, and what follows then; nothing if that is not known.
-struct Rip(u64, &'static str);
+/// A line that is being written, piece by piece: a busy disk has a million a second, for which `write!` takes twice as
+/// long. Dropped, it ends.
+struct Line<'a> {
+    chrome: &'a mut Chrome,
+    /// Where it begins.
+    start: usize,
+}
 
-impl fmt::Display for Rip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => Ok(()),
-            rip => write!(f, r#""rip":"{rip:#x}"{}"#, self.1),
+impl Line<'_> {
+    fn of(chrome: &mut Chrome) -> Line<'_> {
+        let start = chrome.text.len();
+        Line { chrome, start }
+    }
+
+    fn len(&self) -> usize {
+        self.chrome.text.len() - self.start
+    }
+
+    /// As it is.
+    #[inline(always)]
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.chrome.text.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    /// As [`Quoted`].
+    fn quoted(&mut self, text: &str) -> &mut Self {
+        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        if text.len() <= TEXT && text.as_bytes().iter().all(is_plain) {
+            return self.text(text);
         }
+        let _ = write!(self.chrome.text, "{}", Quoted(text));
+        self
+    }
+
+    #[inline(always)]
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.digits::<10>(number, 1)
+    }
+
+    #[inline(always)]
+    fn hex(&mut self, number: u64) -> &mut Self {
+        self.text("0x").digits::<16>(number, 1)
+    }
+
+    #[inline(always)]
+    fn time(&mut self, Micros(nanos): Micros) -> &mut Self {
+        self.number(nanos / 1000).text(".").digits::<10>(nanos % 1000, 3)
+    }
+
+    /// Whose it is.
+    #[inline(always)]
+    fn lane(&mut self, tid: usize) -> &mut Self {
+        self.text(",\"pid\":1,\"tid\":").number(tid as u64)
+    }
+
+    /// A number of at least so many digits.
+    #[inline(always)]
+    fn digits<const BASE: u64>(&mut self, mut number: u64, least: usize) -> &mut Self {
+        let mut digits = [b'0'; 20];
+        let mut first = digits.len();
+        while number > 0 || digits.len() - first < least {
+            first -= 1;
+            digits[first] = b"0123456789abcdef"[(number % BASE) as usize];
+            number /= BASE;
+        }
+        self.chrome.text.extend_from_slice(&digits[first..]);
+        self
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        self.chrome.text.extend_from_slice(b",\n");
+        self.chrome.len += self.len() as u64;
     }
 }
 
