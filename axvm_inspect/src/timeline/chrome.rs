@@ -15,19 +15,18 @@
 //! Format: "Trace Event Format", JSON Array Format; times are microseconds since the trace began.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axvm_events::tape::{Kind, Record};
 
 use super::console::Serial;
+use super::line::{Line, Micros, Quoted};
 
 /// Names of registers that are kept: more than a machine has, and an end for a guest that looks everywhere.
 const NAMES: usize = 4096;
-/// Characters of a text.
-const TEXT: usize = 400;
 /// Room for the last lines, below the limit.
 const RESERVE: u64 = 2048;
 /// How each trace begins.
@@ -52,34 +51,6 @@ impl Scale {
 
     fn ticks(&self, ticks: u64) -> Micros {
         Micros((ticks as f64 * self.tick) as u64)
-    }
-}
-
-/// Nanoseconds, shown as microseconds.
-#[derive(Clone, Copy)]
-struct Micros(u64);
-
-impl fmt::Display for Micros {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
-    }
-}
-
-/// Text inside of JSON's quotes: bounded, escaped, without control characters.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for letter in self.0.chars().take(TEXT) {
-            match letter {
-                '"' => f.write_str("\\\"")?,
-                '\\' => f.write_str("\\\\")?,
-                '\n' => f.write_str("; ")?,
-                letter if letter.is_control() => {}
-                letter => f.write_char(letter)?,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -395,15 +366,13 @@ impl Chrome {
 
     /// An event, if there is room for it.
     fn event(&mut self, event: fmt::Arguments<'_>) {
-        if let Some(line) = self.open() {
-            // A vector takes all of it.
-            let _ = line.chrome.text.write_fmt(event);
+        if let Some(mut line) = self.open() {
+            line.format(event);
         }
     }
 
     fn line(&mut self, line: fmt::Arguments<'_>) {
-        let begun = Line::of(self);
-        let _ = begun.chrome.text.write_fmt(line);
+        self.begin().format(line);
     }
 
     /// Begins the line of an event, if there is room for it.
@@ -412,85 +381,11 @@ impl Chrome {
             self.left_out += 1;
             return None;
         }
-        Some(Line::of(self))
-    }
-}
-
-/// A line that is being written, piece by piece: a busy disk has a million a second, for which `write!` takes twice as
-/// long. Dropped, it ends.
-struct Line<'a> {
-    chrome: &'a mut Chrome,
-    /// Where it begins.
-    start: usize,
-}
-
-impl Line<'_> {
-    fn of(chrome: &mut Chrome) -> Line<'_> {
-        let start = chrome.text.len();
-        Line { chrome, start }
+        Some(self.begin())
     }
 
-    fn len(&self) -> usize {
-        self.chrome.text.len() - self.start
-    }
-
-    /// As it is.
-    #[inline(always)]
-    fn text(&mut self, text: &str) -> &mut Self {
-        self.chrome.text.extend_from_slice(text.as_bytes());
-        self
-    }
-
-    /// As [`Quoted`].
-    fn quoted(&mut self, text: &str) -> &mut Self {
-        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-        if text.len() <= TEXT && text.as_bytes().iter().all(is_plain) {
-            return self.text(text);
-        }
-        let _ = write!(self.chrome.text, "{}", Quoted(text));
-        self
-    }
-
-    #[inline(always)]
-    fn number(&mut self, number: u64) -> &mut Self {
-        self.digits::<10>(number, 1)
-    }
-
-    #[inline(always)]
-    fn hex(&mut self, number: u64) -> &mut Self {
-        self.text("0x").digits::<16>(number, 1)
-    }
-
-    #[inline(always)]
-    fn time(&mut self, Micros(nanos): Micros) -> &mut Self {
-        self.number(nanos / 1000).text(".").digits::<10>(nanos % 1000, 3)
-    }
-
-    /// Whose it is.
-    #[inline(always)]
-    fn lane(&mut self, tid: usize) -> &mut Self {
-        self.text(",\"pid\":1,\"tid\":").number(tid as u64)
-    }
-
-    /// A number of at least so many digits.
-    #[inline(always)]
-    fn digits<const BASE: u64>(&mut self, mut number: u64, least: usize) -> &mut Self {
-        let mut digits = [b'0'; 20];
-        let mut first = digits.len();
-        while number > 0 || digits.len() - first < least {
-            first -= 1;
-            digits[first] = b"0123456789abcdef"[(number % BASE) as usize];
-            number /= BASE;
-        }
-        self.chrome.text.extend_from_slice(&digits[first..]);
-        self
-    }
-}
-
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        self.chrome.text.extend_from_slice(b",\n");
-        self.chrome.len += self.len() as u64;
+    fn begin(&mut self) -> Line<'_> {
+        Line::new(&mut self.text, &mut self.len)
     }
 }
 

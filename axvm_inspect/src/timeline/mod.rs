@@ -14,6 +14,7 @@ pub mod advice;
 pub mod chrome;
 mod console;
 pub mod functions;
+mod line;
 pub mod page;
 pub mod phases;
 pub mod read;
