@@ -1,5 +1,5 @@
-//! What a client sees of what a guest does: the bodies of `/explain`, `/inspect`, `/registers`, `/memory`, `/symbols`, `/dump` and
-//! `/trace`.
+//! What a client sees of what a guest does: the bodies of `/explain`, `/inspect`, `/registers`, `/memory`, `/symbols`,
+//! `/dump` and `/trace`.
 //!
 //! ```text
 //!   a moment: Explanation, Inspection, VcpuRegisters, MemoryContents, GuestSymbols
@@ -111,7 +111,8 @@ pub struct Inspection {
     pub version: u32,
     /// What the machine is called.
     pub name: String,
-    /// Its sections: machine, signs, memory, vcpus, clocks, lines, queues, walk; each with rows, as those of `axvm inspect`.
+    /// Its sections: machine, signs, memory, vcpus, clocks, lines, queues, walk; each with rows, as those of `axvm
+    /// inspect`.
     pub sections: Value,
     /// All of it for people, in lines of at most 80 columns.
     pub text: String,

@@ -175,7 +175,11 @@ fn panic(target: &mut GdbTarget) -> String {
     let at = target.explainer.with_symbols(|symbols| symbols?.located(&snapshot)?.address("panic"));
     match at {
         Some(at) => format!("The kernel's panic() is at {at:#x}. Type: break *{at:#x}\n"),
-        None => "The kernel carries no names, none of a function panic(), or is not up yet (--symbols of axvm run gives some)\n".into(),
+        None => {
+            "The kernel carries no names, none of a function panic(), or is not up yet (--symbols of axvm run gives \
+                 some)\n"
+                .into()
+        }
     }
 }
 
