@@ -6,7 +6,8 @@
 //!   writer:     '- is overwritten now    '- next
 //! ```
 //!
-//! The writer says that a slot's record is gone before it writes into the slot: with the head that it stored last. A
+//! The writer says that a slot's record is gone before it writes into the slot: with the head that it stored last. So it
+//! may write a draft there, and the record when all of it is known: the memory has come to its processor meanwhile. A
 //! reader copies, looks at the head again, and throws away what the writer may have touched meanwhile. So neither waits
 //! for the other, no record is half of one and half of another, and what is lost is counted.
 //!
@@ -89,18 +90,23 @@ impl<W: Word, const N: usize> RingWriter<W, N> {
     /// Adds a record; where the ring is full, over the oldest.
     #[inline]
     pub(crate) fn push(&mut self, record: [u64; N]) {
+        self.draft(record);
+        self.head += 1;
+        // Release: a reader that sees this head sees the whole record.
+        self.ring.head.store(self.head, Ordering::Release);
+    }
+
+    /// Writes the next record where no reader reads it yet. Its memory comes to the processor meanwhile: to push it later
+    /// waits for none.
+    #[inline]
+    pub(crate) fn draft(&mut self, record: [u64; N]) {
         // A reader that sees one of these words sees the head that says so, too.
         W::fence(Ordering::Release);
         for (word, value) in self.ring.slot(self.head).iter().zip(record) {
             word.store(value, Ordering::Relaxed);
         }
-        self.head += 1;
-        // Release: a reader that sees this head sees the whole record.
-        self.ring.head.store(self.head, Ordering::Release);
     }
-}
 
-impl<W: Word, const N: usize> RingWriter<W, N> {
     /// The last records, at most `limit` of them, the oldest first: for the thread that wrote them.
     pub(crate) fn last(&self, limit: usize) -> Vec<[u64; N]> {
         let count = self.head.min(limit as u64).min(self.ring.slots.len() as u64);
@@ -199,6 +205,17 @@ mod tests {
     }
 
     #[test]
+    fn a_draft_is_not_read_and_the_record_it_overwrites_is_gone() {
+        let (mut writer, mut reader) = ring::<AtomicU64, WORDS>(4);
+        (0..4).for_each(|n| writer.push(record(n)));
+        writer.draft(record(9));
+        let mut read = Vec::new();
+        assert_eq!((reader.read(&mut read, 9), &read), (1, &(1..4).map(record).collect()));
+        writer.push(record(4));
+        assert_eq!((reader.read(&mut read, 9), read.last()), (0, Some(&record(4))));
+    }
+
+    #[test]
     fn what_was_written_outlives_its_writer() {
         let (mut writer, mut reader) = ring::<AtomicU64, WORDS>(4);
         writer.push(record(1));
@@ -254,6 +271,26 @@ mod tests {
                 reader.rewind();
                 reader.read(&mut read, usize::MAX);
                 assert!(read.iter().all(|[first, last]| first == last), "a record of two");
+                thread.join().unwrap();
+            });
+        }
+
+        /// A draft is in the slot of the oldest record.
+        #[test]
+        fn no_draft_is_read() {
+            loom::model(|| {
+                let (mut writer, mut reader) = ring::<loom::sync::atomic::AtomicU64, 2>(2);
+                (1..=2).for_each(|n| writer.push([n; 2]));
+                let thread = loom::thread::spawn(move || {
+                    writer.draft([9; 2]);
+                    writer.push([3; 2]);
+                });
+                let mut read = Vec::new();
+                let mut next = reader.read(&mut read, 2);
+                for record in read {
+                    next += 1;
+                    assert_eq!(record, [next; 2], "a draft");
+                }
                 thread.join().unwrap();
             });
         }

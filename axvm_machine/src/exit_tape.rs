@@ -12,7 +12,7 @@
 use std::io;
 
 use axvm_events::tape::{Kind, Record, Tape, value};
-use axvm_kvm::{Exit, Vcpu};
+use axvm_kvm::{Exit, Vcpu, tsc};
 
 /// Where a loop records.
 pub(crate) trait ExitTape {
@@ -24,8 +24,8 @@ pub(crate) trait ExitTape {
     /// Runs the guest until it exits: at which address, if that is recorded.
     fn run<'a>(&self, vcpu: &'a mut dyn Vcpu) -> io::Result<(Exit<'a>, u64)>;
 
-    /// An exit came.
-    fn begin(&mut self, exit: &Exit<'_>, rip: u64) -> Self::Recording<'_>;
+    /// An exit of this kind came: an access to this address, `size` bytes at a time, with `data` where the guest writes.
+    fn begin(&mut self, kind: Kind, address: u64, size: usize, data: &[u8], rip: u64) -> Self::Recording<'_>;
 }
 
 /// An exit that is being answered. Dropped, it is recorded.
@@ -54,7 +54,7 @@ impl ExitTape for Off {
     }
 
     #[inline(always)]
-    fn begin(&mut self, _: &Exit<'_>, _: u64) -> Nothing {
+    fn begin(&mut self, _: Kind, _: u64, _: usize, _: &[u8], _: u64) -> Nothing {
         Nothing
     }
 }
@@ -83,19 +83,15 @@ impl ExitTape for Tape {
     }
 
     #[inline]
-    fn begin(&mut self, exit: &Exit<'_>, rip: u64) -> Running<'_> {
-        let (kind, address, size, data) = match exit {
-            Exit::IoIn { port, size, data } => (Kind::PortRead, (*port).into(), *size, &**data),
-            Exit::IoOut { port, size, data } => (Kind::PortWrite, (*port).into(), *size, *data),
-            Exit::MmioRead { address, data } => (Kind::MmioRead, *address, data.len(), &**data),
-            Exit::MmioWrite { address, data } => (Kind::MmioWrite, *address, data.len(), *data),
-            Exit::Halted => (Kind::Halt, 0, 0, &[][..]),
-            Exit::Interrupted => (Kind::Kick, 0, 0, &[][..]),
-            _ => (Kind::End, 0, 0, &[][..]),
-        };
-        let count = u16::try_from(data.len() / size.max(1)).unwrap_or(u16::MAX).max(1);
-        let (size, value, at) = (size as u8, value(data), self.now());
-        Running { tape: self, record: Record { at, took: 0, kind, size, count, address, value, rip } }
+    fn begin(&mut self, kind: Kind, address: u64, size: usize, data: &[u8], rip: u64) -> Running<'_> {
+        // A division takes as long as the rest.
+        let count = if data.len() > size { u16::try_from(data.len() / size).unwrap_or(u16::MAX) } else { 1 };
+        let value = if kind.is_write() { value(data) } else { 0 };
+        let (size, at) = (size as u8, tsc());
+        let record = Record { at, took: 0, kind, size, count, address, value, rip };
+        // Since the last exit the host has had the caches for itself.
+        self.draft(record);
+        Running { tape: self, record }
     }
 }
 
@@ -105,6 +101,7 @@ impl Recording for Running<'_> {
         self.record.value = value(data);
     }
 
+    #[cold]
     fn before(&self) -> Vec<Record> {
         let mut last = self.tape.last(2 * LAST);
         // To be held is none of the guest's doings.
@@ -117,7 +114,7 @@ impl Recording for Running<'_> {
 impl Drop for Running<'_> {
     #[inline]
     fn drop(&mut self) {
-        let took = self.tape.now().saturating_sub(self.record.at);
+        let took = tsc().saturating_sub(self.record.at);
         self.tape.push(Record { took: u32::try_from(took).unwrap_or(u32::MAX), ..self.record });
     }
 }

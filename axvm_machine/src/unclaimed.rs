@@ -11,6 +11,7 @@
 use std::sync::Mutex;
 
 use axvm_devices::port_elsewhere;
+use axvm_events::tape::value;
 use axvm_events::{Event, Events};
 use axvm_sync::lock;
 
@@ -61,9 +62,7 @@ impl Access {
     }
 
     pub(crate) fn write(address: u64, data: &[u8]) -> Access {
-        let mut value = [0; 8];
-        value.iter_mut().zip(data).for_each(|(byte, &written)| *byte = written);
-        Access { address, width: data.len(), written: Some(u64::from_le_bytes(value)), count: 1 }
+        Access { address, width: data.len(), written: Some(value(data)), count: 1 }
     }
 
     /// This one and `later`, which is of the same instruction.
@@ -99,6 +98,7 @@ impl Unclaimed {
     }
 
     /// Tells of `access` by vCPU `vcpu` if it is the first of its place. `rip` is asked for then only.
+    #[cold]
     pub(crate) fn tell(&self, access: Access, vcpu: u32, rip: impl FnOnce() -> Option<u64>) {
         if !self.is_told() || !lock(&self.seen).is_first(self.space.place(access.address), access.count) {
             return;

@@ -103,6 +103,11 @@ impl AddressSpace {
         if data.len() == size {
             return self.unanswered(self.bus.read(address, data), || Access::read(address, size));
         }
+        self.read_each(address, size, data)
+    }
+
+    #[cold]
+    fn read_each(&self, address: u64, size: usize, data: &mut [u8]) -> Option<Access> {
         let elements = data.chunks_exact_mut(size);
         let accesses = elements.filter_map(|data| (!self.bus.read(address, data)).then(|| Access::read(address, size)));
         accesses.reduce(Access::and)
@@ -114,6 +119,11 @@ impl AddressSpace {
         if data.len() == size {
             return self.unanswered(self.bus.write(address, data), || Access::write(address, data));
         }
+        self.write_each(address, size, data)
+    }
+
+    #[cold]
+    fn write_each(&self, address: u64, size: usize, data: &[u8]) -> Option<Access> {
         let unanswered = data.chunks_exact(size).filter(|data| !self.bus.write(address, data));
         unanswered.map(|data| Access::write(address, data)).reduce(Access::and)
     }
@@ -286,22 +296,34 @@ pub(crate) fn run(
             exits.count();
             activity.note();
         }
-        let mut recording = tape.begin(&exit, rip);
+        let mut recording;
         let unclaimed = match exit {
             Exit::IoIn { port, size, data } => {
+                recording = tape.begin(Kind::PortRead, port.into(), size, data, rip);
                 let unanswered = ports.read(port.into(), size, data);
                 recording.answered(data);
                 unanswered.map(|access| (ports, access))
             }
-            Exit::IoOut { port, size, data } => ports.write(port.into(), size, data).map(|access| (ports, access)),
+            Exit::IoOut { port, size, data } => {
+                recording = tape.begin(Kind::PortWrite, port.into(), size, data, rip);
+                ports.write(port.into(), size, data).map(|access| (ports, access))
+            }
             Exit::MmioRead { address, data } => {
+                recording = tape.begin(Kind::MmioRead, address, data.len(), data, rip);
                 let unanswered = mmio.read(address, data.len(), data);
                 recording.answered(data);
                 unanswered.map(|access| (mmio, access))
             }
-            Exit::MmioWrite { address, data } => mmio.write(address, data.len(), data).map(|access| (mmio, access)),
-            Exit::Halted => None,
+            Exit::MmioWrite { address, data } => {
+                recording = tape.begin(Kind::MmioWrite, address, data.len(), data, rip);
+                mmio.write(address, data.len(), data).map(|access| (mmio, access))
+            }
+            Exit::Halted => {
+                recording = tape.begin(Kind::Halt, 0, 0, &[], rip);
+                None
+            }
             Exit::Interrupted => {
+                recording = tape.begin(Kind::Kick, 0, 0, &[], rip);
                 exits.keep(recording.before());
                 match gate.pass(index, vcpu) {
                     Passage::Open => None,
@@ -309,20 +331,24 @@ pub(crate) fn run(
                 }
             }
             Exit::Debug { pc, dr6, exception } => {
+                let _recording = tape.begin(Kind::End, 0, 0, &[], rip);
                 return stops.hit(index, Hit { pc, dr6, exception }, vcpu, gate);
             }
-            other => match Failure::of(&other) {
-                Some(failure) => {
+            other => {
+                recording = tape.begin(Kind::End, 0, 0, &[], rip);
+                if let Some(failure) = Failure::of(&other) {
                     let exits = recording.before().iter().map(|exit| shared.words(exit)).collect();
                     stop.request(crash::end(index, failure, vcpu, exits, crash));
                     return Passage::Closed;
                 }
-                None => None,
-            },
+                None
+            }
         };
         if let Some((space, access)) = unclaimed {
             space.unclaimed.tell(access, index, || vcpu.rip());
         }
+        // Answered.
+        drop(recording);
     }
 }
 
@@ -331,6 +357,7 @@ mod tests {
     use super::*;
     use axvm_devices::{BusBuilder, BusDevice};
     use axvm_events::tape::{Capacity, Tapes};
+    use axvm_kvm::tsc;
     use std::collections::VecDeque;
     use std::sync::Mutex;
 
@@ -469,23 +496,29 @@ mod tests {
             Step::Kick,
             Step::Shutdown,
         ];
-        static TIME: AtomicU64 = AtomicU64::new(0);
-        let tapes = Tapes::new(|| TIME.fetch_add(1, Ordering::Relaxed));
+        let before = tsc();
+        let tapes = Tapes::new(tsc);
         let mut vcpu = Scripted(steps.into(), Vec::new());
         tapes.switch(true);
         run(0, &mut vcpu, &Exits::default(), &shared, &mut tapes.tape("vcpu0", Capacity::Thread).unwrap());
         let mut read = Vec::new();
         tapes.take_new()[0].read(9, |record| read.push(record));
+        let ends = read.iter().scan(before, |end, record| {
+            let begun_behind = record.at >= *end && record.took > 0;
+            *end = record.at + u64::from(record.took);
+            Some(begun_behind)
+        });
+        assert!(ends.into_iter().all(|begun_behind| begun_behind), "one after the other: {read:?}");
         let record =
-            |at, kind, size, count, address, value| Record { at, took: 1, kind, size, count, address, value, rip: 0 };
+            |kind, size, count, address, value| Record { at: 0, took: 0, kind, size, count, address, value, rip: 0 };
         assert_eq!(
-            read,
+            read.into_iter().map(|record| Record { at: 0, took: 0, ..record }).collect::<Vec<_>>(),
             [
-                record(0, Kind::PortRead, 1, 1, 0x12, 0x42),
-                record(2, Kind::PortWrite, 2, 2, 0x10, 0x0403_0201),
-                record(4, Kind::MmioRead, 4, 1, 0x1003, 0x4343_4343),
-                record(6, Kind::Kick, 0, 1, 0, 0),
-                record(8, Kind::End, 0, 1, 0, 0),
+                record(Kind::PortRead, 1, 1, 0x12, 0x42),
+                record(Kind::PortWrite, 2, 2, 0x10, 0x0403_0201),
+                record(Kind::MmioRead, 4, 1, 0x1003, 0x4343_4343),
+                record(Kind::Kick, 0, 1, 0, 0),
+                record(Kind::End, 0, 1, 0, 0),
             ]
         );
     }
