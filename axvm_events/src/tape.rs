@@ -118,6 +118,7 @@ pub fn value(data: &[u8]) -> u64 {
         [byte] => byte.into(),
         [a, b] => u16::from_le_bytes([a, b]).into(),
         [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
         _ => value_of_any(data),
     }
 }
@@ -147,7 +148,7 @@ impl fmt::Debug for Tape {
 impl Tape {
     /// What the clock says.
     #[inline]
-    pub fn now(&self) -> u64 {
+    fn now(&self) -> u64 {
         (self.clock)()
     }
 
@@ -394,5 +395,10 @@ mod tests {
     #[test]
     fn values_are_little_endian_and_no_longer_than_a_register() {
         assert_eq!((value(&[]), value(&[0x41]), value(&[0xff; 20])), (0, 0x41, u64::MAX));
+        for width in 1..=8 {
+            let bytes: Vec<u8> = (1..=width).collect();
+            let wanted = bytes.iter().enumerate().map(|(place, &byte)| u64::from(byte) << (8 * place)).sum();
+            assert_eq!(value(&bytes), wanted, "{width} bytes");
+        }
     }
 }

@@ -7,6 +7,9 @@
 //! The loop is compiled twice, with [`Off`] and with a [`Tape`]; which one runs is chosen when the thread starts, and after
 //! each pause. `Off` is nothing: no branch, no clock.
 //!
+//! The host has had the caches since the last exit, so nothing here is called: the clock is read in place (all tapes of a
+//! machine count by [`tsc`]), and a draft fetches the record's memory while the exit is answered.
+//!
 //! KVM leaves RIP behind at each exit while something is recorded, and all registers with it (KVM_CAP_SYNC_REGS).
 
 use std::io;
@@ -89,7 +92,6 @@ impl ExitTape for Tape {
         let value = if kind.is_write() { value(data) } else { 0 };
         let (size, at) = (size as u8, tsc());
         let record = Record { at, took: 0, kind, size, count, address, value, rip };
-        // Since the last exit the host has had the caches for itself.
         self.draft(record);
         Running { tape: self, record }
     }
